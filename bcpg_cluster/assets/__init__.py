@@ -1,0 +1,1 @@
+"""The embedded default: a small task, tiny models that can do part of it, and its prompts."""

@@ -1,0 +1,464 @@
+"""The composition root: from a configuration to the objects of a run. The only place that names implementations.
+
+Heavy imports happen inside the member factories, which run in the members' own processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.cluster.pool import Pool, PoolLimits
+from bcpg_cluster.cluster.runtime import MemberSpec, Runtime
+from bcpg_cluster.config import Config, JudgeConfig, PoolConfig, resolve_asset
+from bcpg_cluster.coordinator import Coordinator, Parts, Serving
+from bcpg_cluster.engines.protocols import Judge, RolloutEngine, Sampling, TrainerRank, TrainSettings
+from bcpg_cluster.errors import ConfigError, DataError
+from bcpg_cluster.method.segment import StepRules
+from bcpg_cluster.method.verdict import JudgePrompt, parse_judge_prompt
+from bcpg_cluster.observer import Observer
+from bcpg_cluster.prompts import check_disjoint, read_prompts, round_prompts
+from bcpg_cluster.records import Prompt
+from bcpg_cluster.rewards.protocol import Verifier
+from bcpg_cluster.stages.generate import generate
+from bcpg_cluster.stages.job import Stage, StageWorker
+from bcpg_cluster.stages.judge import judge as judge_stage
+from bcpg_cluster.stages.segment import segment
+from bcpg_cluster.stages.train import TrainWorker
+from bcpg_cluster.stages.verify import verify
+from bcpg_cluster.stages.weigh import weigh
+from bcpg_cluster.store.manifest import Manifest
+
+# --- what members host (called in the member's own process) ------------------------------------------------------
+
+
+def host_rollout(
+    run_dir: str, config: Mapping[str, Any], policy_version: int, snapshot: str | None, member: int
+) -> StageWorker:
+    """A member of the rollout pool; it starts with the weights that are served when it is made."""
+    settings = Config.model_validate(config)
+    engine = _rollout_engine(settings, policy_version, snapshot, member)
+    sample, measure = settings.generate, settings.evaluate
+    stages: dict[str, Stage] = {
+        "generate": partial(
+            generate,
+            engine=engine,
+            group_size=sample.group_size,
+            sampling=Sampling(sample.max_tokens, sample.temperature, sample.top_p, sample.top_k),
+            run_seed=settings.seed,
+            seed_per_request=sample.seed_per_request,
+        ),
+        "evaluate": partial(
+            generate,
+            engine=engine,
+            group_size=measure.num_samples,
+            sampling=Sampling(measure.max_tokens or sample.max_tokens, measure.temperature, measure.top_p),
+            run_seed=settings.seed,
+            seed_per_request=sample.seed_per_request,
+            prompts_table="eval_prompts",
+            greedy=measure.greedy,
+        ),
+    }
+    return StageWorker(run_dir, stages, engine)
+
+
+def _rollout_engine(config: Config, policy_version: int, snapshot: str | None, member: int) -> RolloutEngine:
+    if config.policy.kind == "fake":
+        from bcpg_cluster.engines.fake import FakeGenerator
+
+        return FakeGenerator(policy_version=policy_version, snapshot=snapshot)
+    from bcpg_cluster.engines.vllm_rollout import VllmGenerator
+
+    backend = None if config.push.backend == "disk" else config.push.backend
+    # members with one seed would draw the same responses to unseeded requests
+    engine_args = {"seed": config.seed * 1000 + member, **config.policy.engine_args}
+    return VllmGenerator(
+        resolve_asset(config.policy.model),
+        engine_args=engine_args,
+        weight_transfer_backend=backend,
+        policy_version=policy_version,
+        snapshot=snapshot,
+    )
+
+
+def host_judges(run_dir: str, config: Mapping[str, Any], pool: str) -> StageWorker:
+    """A member of a judge pool, with every judge of that pool."""
+    settings = Config.model_validate(config)
+    judges = {name: j for name, j in settings.judges.items() if settings.judge_pool(name) == pool}
+    engines = {name: _judge(name, judge) for name, judge in judges.items()}
+    stages = {
+        f"judge.{name}": partial(judge_stage, engine=engine, name=name, show_gold=judges[name].show_gold)
+        for name, engine in engines.items()
+    }
+    return StageWorker(run_dir, stages, next(iter(engines.values())))
+
+
+def _judge(name: str, config: JudgeConfig) -> Judge:
+    if config.kind == "chain_truth":
+        from bcpg_cluster.engines.chain_truth import ChainTruth
+
+        return ChainTruth()
+    if config.kind == "fake":
+        from bcpg_cluster.engines.fake import FakeJudge
+
+        return FakeJudge(name, precision=config.precision, recall=config.recall)
+    model = resolve_asset(config.model or "")
+    if config.kind == "prm":
+        from bcpg_cluster.engines.prm import VllmStepScorer
+
+        return VllmStepScorer(
+            model,
+            name,
+            engine_args=config.engine_args,
+            model_version=model_digest(model),
+            separator=config.separator,
+            system=config.system,
+        )
+    from bcpg_cluster.engines.llm_judge import LlmJudge
+    from bcpg_cluster.engines.vllm_rollout import VllmGenerator
+
+    generator = VllmGenerator(model, engine_args=config.engine_args, weight_transfer_backend=None)
+    return LlmJudge(
+        generator,
+        name,
+        load_judge_prompt(config.prompt),
+        config.view,
+        model_version=model_digest(model),
+        max_tokens=config.max_tokens,
+        max_prompt_tokens=generator.max_model_len - config.max_tokens,
+    )
+
+
+def host_cpu(run_dir: str, config: Mapping[str, Any]) -> StageWorker:
+    """A member of the cpu pool: verification, segmentation, weighing, and the judges that need no engine."""
+    settings = Config.model_validate(config)
+    verifier = _verifier(settings)
+    share = settings.weigh.min_verified_share
+    judges = {name: j for name, j in settings.judges.items() if settings.judge_pool(name) == "cpu"}
+    stages: dict[str, Stage] = {
+        "verify": partial(verify, verifier=verifier, prompts_table="prompts", rollouts_table="rollouts"),
+        "verify_evaluation": partial(
+            verify, verifier=verifier, prompts_table="eval_prompts", rollouts_table="eval_rollouts"
+        ),
+        "segment": partial(segment, rules=step_rules(settings), min_verified_share=share),
+        "weigh": partial(
+            weigh,
+            voters=settings.voters,
+            measures=[name for name, judge in settings.judges.items() if judge.role == "measure"],
+            thresholds={name: judge.threshold for name, judge in settings.judges.items()},
+            rule=settings.weigh.rule,
+            beta=settings.weigh.beta,
+            min_verified_share=share,
+        ),
+    }
+    for name, judge in judges.items():
+        stages[f"judge.{name}"] = partial(
+            judge_stage, engine=_judge(name, judge), name=name, show_gold=judge.show_gold
+        )
+    return StageWorker(run_dir, stages)
+
+
+def _verifier(config: Config) -> Verifier:
+    if config.verify.kind == "math":
+        from bcpg_cluster.rewards.math_answer import MathVerifier
+
+        return MathVerifier(config.verify.time_limit_s)
+    from bcpg_cluster.rewards.exact import ExactVerifier
+
+    return ExactVerifier(config.verify.answer_pattern, config.verify.numeric)
+
+
+def host_trainer(run_dir: str, config: Mapping[str, Any], rank: int, world_size: int) -> TrainWorker:
+    """A rank of the trainer group."""
+    settings = Config.model_validate(config)
+    return TrainWorker(
+        run_dir, rank, world_size, partial(_trainer, settings.train.kind, settings.train.group_timeout_s)
+    )
+
+
+def _trainer(kind: str, timeout_s: float, rank: int, world_size: int, host: str, port: int) -> TrainerRank:
+    if kind == "fake":
+        from bcpg_cluster.engines.fake import FakeTrainerRank
+
+        return FakeTrainerRank()
+    if kind == "torch":
+        from bcpg_cluster.engines.torch_trainer import TorchTrainer
+
+        return TorchTrainer()
+    from bcpg_cluster.engines.deepspeed_trainer import DeepSpeedRank
+
+    return DeepSpeedRank(rank, world_size, host, port, timeout_s=timeout_s)
+
+
+# --- small translations ------------------------------------------------------------------------------------------
+
+
+def step_rules(config: Config) -> StepRules:
+    """The segmenter's rules."""
+    section = config.segment
+    rules = StepRules(split_on=section.split_on, min_tokens=section.min_tokens, max_tokens=section.max_tokens)
+    return rules if section.cues is None else replace(rules, cues=section.cues)
+
+
+def train_settings(config: Config, round_: int) -> TrainSettings:
+    """One round's training; every round shuffles by a seed of its own."""
+    section = config.train.model_dump(exclude={"kind", "group_timeout_s"})
+    return TrainSettings(**{**section, "seed": config.seed * 1000 + round_, "deepspeed": section["deepspeed"] or None})
+
+
+def load_judge_prompt(source: str) -> JudgePrompt:
+    """A shipped prompt (``embedded:taxonomy``) or a user's TOML file.
+
+    Raises:
+        ConfigError: it does not exist or is not a judge prompt.
+    """
+    name = source.removeprefix("embedded:")
+    path = Path(resolve_asset(f"embedded:judge_prompts/{name}.toml")) if name != source else Path(source)
+    try:
+        return parse_judge_prompt(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"judge prompt {source!r}: {error}",
+            rule="a judge prompt is a TOML file with name, system, user and step",
+            remedy="see bcpg_cluster/assets/judge_prompts/",
+        ) from None
+
+
+def model_digest(model: str) -> str:
+    """Names a model in verdict records: a digest of a local directory's files (large ones by size), else the name itself."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)}:{size}\n".encode())
+        if size < 64 * 2**20:
+            digest.update(path.read_bytes())
+    return f"{folder.name}@{digest.hexdigest()[:12]}"
+
+
+# --- before anything heavy starts --------------------------------------------------------------------------------
+
+
+def read_all_prompts(config: Config) -> tuple[list[Prompt], list[Prompt]]:
+    """Train and test prompts, checked (see ``prompts``)."""
+    train = read_prompts(resolve_asset(config.prompts.train))
+    test = read_prompts(resolve_asset(config.prompts.test))
+    check_disjoint(train, test)
+    round_prompts(train, 1, config.prompts.per_round, config.prompts.order, config.seed)
+    return train, test
+
+
+def check_models(config: Config) -> None:
+    """Look at every model that is a local directory, before an engine does.
+
+    Raises:
+        DataError: a directory that is not a Hugging Face checkpoint with a tokenizer.
+    """
+    models = {"policy.model": config.policy.model} if config.policy.kind != "fake" else {}
+    models |= {f"judges.{n}.model": j.model for n, j in config.judges.items() if j.kind in ("llm", "prm") and j.model}
+    for key, name in models.items():
+        path = Path(resolve_asset(name))
+        looks_local = name.startswith(("/", ".", "~", "embedded:")) or path.exists()
+        if not looks_local:
+            continue  # a hub id: the hub's own client will say what is wrong with it
+        needs = {"config.json": ("config.json",), "a tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json")}
+        missing = [what for what, files in needs.items() if not any((path / file).is_file() for file in files)]
+        if not path.is_dir() or missing:
+            raise DataError(
+                f"{key}: {path} " + (f"lacks {' and '.join(missing)}" if path.is_dir() else "is not a directory"),
+                rule="a local model is a Hugging Face checkpoint directory: config.json, weights, tokenizer files",
+                remedy="give such a directory or a Hugging Face id",
+            )
+
+
+def check_memory(config: Config, available_gib: float) -> None:
+    """Raises :class:`ConfigError` when one machine is asked for more members than it has memory for."""
+    rows = [(name, config.pool(name).members, config.pool(name).memory_gib) for name in config.pool_names()]
+    needed = sum(members * memory for _, members, memory in rows)
+    if needed > available_gib:
+        table = "; ".join(f"{name}: {members} x {memory:g} GiB" for name, members, memory in rows)
+        raise ConfigError(
+            f"the pools need {needed:.1f} GiB, this machine has {available_gib:.1f} GiB free ({table})",
+            rule="on one machine the sum of pools.*.members x memory_gib fits into its free memory",
+            remedy="lower pools.<name>.members, or correct memory_gib",
+        )
+
+
+def free_memory_gib() -> float:
+    """What this machine could still give to processes."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        facts = dict(line.split(":", 1) for line in file)
+    return int(facts["MemAvailable"].split()[0]) / 2**20
+
+
+def local_resources(config: Config) -> dict[str, float]:
+    """Custom resources a local Ray is started with, so that every pool fits at its largest."""
+    resources: dict[str, float] = {}
+    for name in config.pool_names():
+        pool = config.pool(name)
+        for resource, amount in pool.resources.items():
+            resources[resource] = resources.get(resource, 0.0) + amount * (pool.max or pool.members)
+    return resources
+
+
+# --- the run -----------------------------------------------------------------------------------------------------
+
+
+def build_coordinator(
+    config: Config,
+    manifest: Manifest,
+    runtime: Runtime,
+    observer: Observer,
+    stop_asked: Callable[[], bool],
+    prompts: tuple[list[Prompt], list[Prompt]],
+) -> Coordinator:
+    """All parts of a run, its pools started."""
+    run_dir, content = str(manifest.run_dir), config.model_dump(mode="json")
+    base_model = resolve_asset(config.policy.model)
+    newest = max(manifest.state.snapshots, default=0)
+    record = manifest.state.snapshots.get(newest)
+    serving = Serving(newest, str(manifest.run_dir / record.path) if record and record.path else None)
+
+    def on_retry(what: str, why: str) -> None:
+        manifest.add_retry(what, why)
+        observer.retry(what, why)
+
+    def rollout_arguments(member: int) -> dict[str, Any]:
+        return {
+            "run_dir": run_dir,
+            "config": content,
+            "policy_version": serving.version,
+            "snapshot": serving.path,
+            "member": member,
+        }
+
+    pools = {}
+    for name in config.pool_names():
+        if name == "trainer":
+            continue
+        factory, arguments = _member(name, run_dir, content, rollout_arguments)
+        settings = config.pool(name)
+        pools[name] = Pool(
+            name,
+            runtime,
+            partial(_spec, name, factory, arguments, settings),
+            PoolLimits(
+                settings.leases_per_member, settings.lease_timeout_s, settings.start_timeout_s, settings.max_attempts
+            ),
+            on_retry=on_retry,
+        )
+        pools[name].resize(settings.members)
+    trainer = config.pool("trainer")
+    gang = Gang(
+        "trainer",
+        runtime,
+        lambda group, rank: _trainer_spec(run_dir, content, trainer, group, rank),
+        trainer.members,
+        start_timeout_s=trainer.start_timeout_s,
+        check_stop=partial(_raise_if_stopped, stop_asked),
+    )
+    return Coordinator(
+        config,
+        Parts(
+            manifest=manifest,
+            pools=pools,
+            gang=gang,
+            serving=serving,
+            train_prompts=prompts[0],
+            test_prompts=prompts[1],
+            base_model=base_model,
+            train_settings=partial(train_settings, config),
+            observer=observer,
+            stop_asked=stop_asked,
+        ),
+    )
+
+
+def _member(
+    pool: str, run_dir: str, content: Mapping[str, Any], rollout_arguments: Callable[[int], dict[str, Any]]
+) -> tuple[Callable[..., Any], Callable[[int], dict[str, Any]]]:
+    if pool == "rollout":
+        return host_rollout, rollout_arguments
+    if pool == "cpu":
+        return host_cpu, lambda member: {"run_dir": run_dir, "config": content}
+    return host_judges, lambda member: {"run_dir": run_dir, "config": content, "pool": pool}
+
+
+def _spec(
+    pool: str,
+    factory: Callable[..., Any],
+    arguments: Callable[[int], dict[str, Any]],
+    settings: PoolConfig,
+    member: int,
+) -> MemberSpec:
+    return MemberSpec(
+        name=f"{pool}/{member}",
+        factory=factory,
+        arguments=arguments(member),
+        work_threads=settings.leases_per_member,
+        num_cpus=settings.num_cpus,
+        num_gpus=settings.num_gpus,
+        resources=settings.resources,
+        env={**_member_environment(), **settings.env},
+    )
+
+
+def _trainer_spec(
+    run_dir: str, content: Mapping[str, Any], settings: PoolConfig, group: int, rank: int
+) -> MemberSpec:
+    suffix = "" if group == 0 else f".{group}"  # a re-made group cannot reuse names that Ray still holds
+    return MemberSpec(
+        name=f"trainer/{rank}{suffix}",
+        factory=host_trainer,
+        arguments={"run_dir": run_dir, "config": content, "rank": rank, "world_size": settings.members},
+        work_threads=1,
+        num_cpus=settings.num_cpus,
+        num_gpus=settings.num_gpus,
+        resources=settings.resources,
+        env={**_member_environment(), **settings.env},
+    )
+
+
+def _member_environment() -> dict[str, str]:
+    """What every member needs before it imports anything heavy (measured reasons: docs/decisions.md)."""
+    environment = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    return {**environment, "PATH": os.environ.get("PATH", "")}
+
+
+def _raise_if_stopped(stop_asked: Callable[[], bool]) -> None:
+    from bcpg_cluster.errors import Interrupted
+
+    if stop_asked():
+        raise Interrupted("stopped in training; it goes on from its last step checkpoint")
+
+
+def check_vendor_options(config: Config) -> None:
+    """Let vLLM's and DeepSpeed's own parsers look at what is passed through to them (imports both: some seconds).
+
+    Raises:
+        ConfigError: an option the vendor does not know or does not accept.
+    """
+    from bcpg_cluster.engines.deepspeed_trainer import check_deepspeed_config
+    from bcpg_cluster.engines.vllm_rollout import check_engine_args
+
+    if config.policy.kind == "vllm":
+        check_engine_args(resolve_asset(config.policy.model), config.policy.engine_args)
+    for judge in config.judges.values():
+        if judge.kind in ("llm", "prm"):
+            check_engine_args(resolve_asset(judge.model or ""), judge.engine_args)
+    if config.train.kind == "deepspeed":
+        check_deepspeed_config(config.train.deepspeed)

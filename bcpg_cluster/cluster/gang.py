@@ -1,0 +1,113 @@
+"""A group of members that only work together: the trainer's ranks. It is whole or it is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from typing import Any
+
+from bcpg_cluster.cluster.runtime import Member, MemberSpec, Runtime
+from bcpg_cluster.errors import EngineError, MemberLostError
+
+
+class Gang:
+    """``size`` members that get every call together. A rank that dies or is late takes the group with it.
+
+    Args:
+        spec: gives the spec of (group number, rank); a re-made group gets new names.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        runtime: Runtime,
+        spec: Callable[[int, int], MemberSpec],
+        size: int,
+        *,
+        start_timeout_s: float = 600.0,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name, self.size = name, size
+        self._runtime, self._spec = runtime, spec
+        self._start_timeout_s = start_timeout_s
+        self._check_stop = check_stop
+        self._members: list[Member] = []
+        self._generation = 0
+        self._has_met = False
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the group is there."""
+        return bool(self._members)
+
+    @property
+    def members(self) -> list[Member]:
+        """The ranks, in order."""
+        return list(self._members)
+
+    def begin_start(self) -> None:
+        """Ask for the members without waiting for them."""
+        if self._members:
+            return
+        self._members = [self._runtime.start(self._spec(self._generation, rank)) for rank in range(self.size)]
+        self._generation += 1
+        self._has_met = False
+
+    def ensure_up(self) -> None:
+        """Have the group ready: started, and met at a rendezvous that rank 0 opens on its own machine.
+
+        Raises:
+            EngineError: it did not come up; it is gone and may be started again.
+        """
+        self.begin_start()
+        if self._has_met:
+            return
+        host, port = self._collect([self._members[0].call("rendezvous", label="rendezvous")], self._start_timeout_s)[0]
+        self.call_all("meet", host, port, timeout_s=self._start_timeout_s)
+        self._has_met = True
+
+    def submit_all(self, method: str, *args: Any, label: str = "") -> list[Future[Any]]:
+        """Call a method on every rank at once; the caller waits (see :meth:`collect`)."""
+        if not self._members:
+            raise MemberLostError(f"{self.name} is not up")
+        return [member.call(method, *args, label=label or method) for member in self._members]
+
+    def call_all(self, method: str, *args: Any, timeout_s: float | None = None, label: str = "") -> list[Any]:
+        """Call a method on every rank and wait for all; results in rank order."""
+        return self._collect(self.submit_all(method, *args, label=label), timeout_s)
+
+    def _collect(self, futures: list[Future[Any]], timeout_s: float | None) -> list[Any]:
+        waited = 0.0
+        while True:
+            finished, pending = wait(futures, timeout=1.0, return_when=FIRST_EXCEPTION)
+            failed = [future for future in finished if future.exception() is not None]
+            if failed:
+                self._fail(self._first_cause(futures))
+            if not pending:
+                return [future.result() for future in futures]
+            waited += 1.0
+            if timeout_s is not None and waited > timeout_s:
+                self._fail(MemberLostError(f"{self.name} did not answer within {timeout_s:.0f} s"))
+            try:
+                self._check_stop()
+            except BaseException:
+                self.kill()
+                raise
+
+    def _first_cause(self, futures: list[Future[Any]]) -> BaseException:
+        """The most telling error: a rank's own error before "a peer was lost"."""
+        wait(futures, timeout=5.0)  # the other ranks usually fail right after
+        errors = [future.exception() for future in futures if future.done() and future.exception() is not None]
+        own = [error for error in errors if not isinstance(error, EngineError)]
+        return (own or errors)[0]  # type: ignore[return-value]
+
+    def _fail(self, error: BaseException) -> None:
+        self.kill()
+        raise error
+
+    def kill(self) -> None:
+        """End all ranks."""
+        for member in self._members:
+            member.kill()
+        self._members = []
+        self._has_met = False

@@ -1,0 +1,285 @@
+"""A pool of equal members that work through leases.
+
+One thread drives a pool by calling :meth:`Pool.poll`; nothing here knows Ray or clocks of its own. A lease is one try of one
+piece of work on one member. A member that dies or overruns its lease is replaced, and its leases go back to the front of the
+queue; a piece of work that keeps failing stops the run. Members are numbered upwards and a name is never used twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from bcpg_cluster.cluster.runtime import Member, MemberSpec, Runtime
+from bcpg_cluster.errors import EngineError, MemberLostError
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """How a pool behaves; see ``config.PoolConfig``."""
+
+    leases_per_member: int = 2
+    lease_timeout_s: float = 3600.0
+    start_timeout_s: float = 600.0
+    max_attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A piece of work: ``arguments(attempt number)`` gives the call's arguments, fresh for every attempt."""
+
+    key: tuple[Any, ...]
+    method: str
+    arguments: Callable[[int], tuple[Any, ...]]
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A finished piece of work."""
+
+    key: tuple[Any, ...]
+    result: Any
+    member: str
+    attempts: int
+
+
+@dataclass(slots=True)
+class _Lease:
+    work: Work
+    attempt: int
+    answer: Future[Any]
+    deadline: float
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    member: Member
+    ready: Future[Any]
+    start_deadline: float
+    is_ready: bool = False
+    is_draining: bool = False
+    leases: list[_Lease] = field(default_factory=list)
+    busy_s: float = 0.0
+    busy_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """A member as status displays show it; ``state`` is starting, ready or draining."""
+
+    name: str
+    state: str
+    num_leases: int
+    busy_s: float
+
+
+class Pool:
+    """See the module's docstring.
+
+    Args:
+        spec: gives the spec of the member with a number; asked anew for every start, so that a replacement gets the present
+            state (e.g. the newest snapshot).
+        on_retry: told of every lost lease or member: (what, why).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        runtime: Runtime,
+        spec: Callable[[int], MemberSpec],
+        limits: PoolLimits,
+        *,
+        on_retry: Callable[[str, str], None] = lambda what, why: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._runtime, self._spec, self._limits = runtime, spec, limits
+        self._on_retry, self._clock = on_retry, clock
+        self._slots: list[_Slot] = []
+        self._queue: deque[tuple[Work, int]] = deque()
+        self._size = 0
+        self._started = 0
+        self._failed_starts = 0
+
+    # --- size
+
+    def resize(self, size: int) -> None:
+        """Grow at once; shrink by draining: leases under way are finished, nothing is lost."""
+        self._size = size
+        staying = [slot for slot in self._slots if not slot.is_draining]
+        for slot in sorted(staying, key=lambda s: (s.is_ready, len(s.leases)))[: max(len(staying) - size, 0)]:
+            slot.is_draining = True
+        for slot in self._slots:  # one that was to go may stay after all
+            if slot.is_draining and sum(not s.is_draining for s in self._slots) < size:
+                slot.is_draining = False
+        while sum(not slot.is_draining for slot in self._slots) < size:
+            self._start_one()
+
+    def _start_one(self) -> None:
+        member = self._runtime.start(self._spec(self._started))
+        self._started += 1
+        ready = member.call("ping", control=True, label="start")
+        self._slots.append(_Slot(member, ready, self._clock() + self._limits.start_timeout_s))
+
+    @property
+    def size(self) -> int:
+        """Members asked for."""
+        return self._size
+
+    @property
+    def num_queued(self) -> int:
+        """Pieces of work that no member has yet."""
+        return len(self._queue)
+
+    @property
+    def num_leased(self) -> int:
+        """Pieces of work under way."""
+        return sum(len(slot.leases) for slot in self._slots)
+
+    def members(self) -> list[Member]:
+        """The members that are ready and stay."""
+        return [slot.member for slot in self._slots if slot.is_ready and not slot.is_draining]
+
+    def status(self) -> list[MemberStatus]:
+        """All members, for displays."""
+        now = self._clock()
+        return [
+            MemberStatus(
+                slot.member.name,
+                "draining" if slot.is_draining else "ready" if slot.is_ready else "starting",
+                len(slot.leases),
+                slot.busy_s + (now - slot.busy_since if slot.busy_since is not None else 0.0),
+            )
+            for slot in self._slots
+        ]
+
+    # --- work
+
+    def submit(self, work: Work) -> None:
+        """Queue a piece of work."""
+        self._queue.append((work, 1))
+
+    def drop_queue(self) -> int:
+        """Forget what no member has yet; the number of pieces forgotten."""
+        dropped = len(self._queue)
+        self._queue.clear()
+        return dropped
+
+    def futures(self) -> Iterator[Future[Any]]:
+        """What to wait for before the next :meth:`poll` can bring something."""
+        for slot in self._slots:
+            if not slot.is_ready:
+                yield slot.ready
+            for lease in slot.leases:
+                yield lease.answer
+
+    def poll(self, *, assign: bool = True) -> list[Done]:
+        """Take in what happened, replace what was lost, hand out leases (unless ``assign`` is off: winding down).
+
+        Raises:
+            EngineError: a piece of work, or the start of a member, failed ``max_attempts`` times.
+            BcpgError: an error that trying again cannot mend (bad input), as the member raised it.
+        """
+        self._absorb_starts()
+        done = [finished for slot in list(self._slots) for finished in self._absorb_leases(slot)]
+        for slot in [slot for slot in self._slots if slot.is_draining and not slot.leases]:
+            slot.member.kill()
+            self._slots.remove(slot)
+        if assign:
+            self._assign()
+        return done
+
+    def lose(self, member: Member, why: str) -> None:
+        """Treat a member as gone (it missed a deadline elsewhere): kill it, re-queue its leases, start another."""
+        for slot in self._slots:
+            if slot.member is member:
+                self._replace(slot, why)
+                return
+
+    def _absorb_starts(self) -> None:
+        for slot in [slot for slot in self._slots if not slot.is_ready]:
+            if slot.ready.done():
+                error = slot.ready.exception()
+                if error is None:
+                    slot.is_ready, self._failed_starts = True, 0
+                    continue
+                if not isinstance(error, EngineError):
+                    raise error
+                why = f"did not start: {error}"
+            elif self._clock() > slot.start_deadline:
+                why = f"did not start within {self._limits.start_timeout_s:.0f} s"
+            else:
+                continue
+            self._failed_starts += 1
+            if self._failed_starts >= self._limits.max_attempts:
+                raise EngineError(f"{slot.member.name} {why} (the last of {self._failed_starts} tries)")
+            self._replace(slot, why)
+
+    def _absorb_leases(self, slot: _Slot) -> Iterator[Done]:
+        now = self._clock()
+        for lease in list(slot.leases):
+            if lease.answer.done():
+                error = lease.answer.exception()
+                if error is None:
+                    self._release(slot, lease)
+                    yield Done(lease.work.key, lease.answer.result(), slot.member.name, lease.attempt)
+                elif isinstance(error, MemberLostError):
+                    self._replace(slot, str(error))
+                    return
+                elif isinstance(error, EngineError):
+                    self._release(slot, lease)
+                    self._requeue(lease, str(error))
+                else:
+                    raise error
+            elif now > lease.deadline:
+                self._replace(slot, f"{lease.work.label} took longer than {self._limits.lease_timeout_s:.0f} s")
+                return
+
+    def _release(self, slot: _Slot, lease: _Lease) -> None:
+        slot.leases.remove(lease)
+        if not slot.leases and slot.busy_since is not None:
+            slot.busy_s += self._clock() - slot.busy_since
+            slot.busy_since = None
+
+    def _requeue(self, lease: _Lease, why: str) -> None:
+        self._on_retry(lease.work.label or str(lease.work.key), why)
+        if lease.attempt >= self._limits.max_attempts:
+            raise EngineError(f"pool {self.name}: {lease.work.label} failed {lease.attempt} times; the last time: {why}")
+        self._queue.appendleft((lease.work, lease.attempt + 1))
+
+    def _replace(self, slot: _Slot, why: str) -> None:
+        slot.member.kill()
+        self._slots.remove(slot)
+        self._on_retry(slot.member.name, why)
+        for lease in slot.leases:
+            self._requeue(lease, why)
+        if sum(not s.is_draining for s in self._slots) < self._size:
+            self._start_one()
+
+    def _assign(self) -> None:
+        while self._queue:
+            free = [
+                slot
+                for slot in self._slots
+                if slot.is_ready and not slot.is_draining and len(slot.leases) < self._limits.leases_per_member
+            ]
+            if not free:
+                return
+            slot = min(free, key=lambda s: len(s.leases))
+            work, attempt = self._queue.popleft()
+            answer = slot.member.call(work.method, *work.arguments(attempt), label=work.label)
+            now = self._clock()
+            slot.leases.append(_Lease(work, attempt, answer, now + self._limits.lease_timeout_s))
+            if slot.busy_since is None:
+                slot.busy_since = now
+
+    def close(self) -> None:
+        """Stop all members."""
+        for slot in self._slots:
+            slot.member.kill()
+        self._slots.clear()

@@ -1,0 +1,212 @@
+"""Members as Ray actors. The only file that imports Ray."""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bcpg_cluster.cluster.runtime import MemberSpec
+from bcpg_cluster.errors import BcpgError, EngineError, MemberLostError, UserError
+
+_CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # where `ray start` notes the address of this machine's cluster
+_CONTROL_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterChoice:
+    """Which Ray to use. ``address`` is ``local`` to start one; ``reason`` is printed."""
+
+    address: str
+    reason: str
+
+
+def choose_cluster(address: str | None, environ: Mapping[str, str] = os.environ) -> ClusterChoice:
+    """``--address``, then ``RAY_ADDRESS``, then a Ray already running on this machine, else a local one."""
+    if address:
+        return ClusterChoice(address, "given by --address")
+    if environ.get("RAY_ADDRESS"):
+        return ClusterChoice(environ["RAY_ADDRESS"], "given by RAY_ADDRESS")
+    if _CURRENT_CLUSTER.is_file():
+        running = _CURRENT_CLUSTER.read_text().strip()
+        if _answers(running):
+            return ClusterChoice(running, "a Ray is running on this machine")
+    return ClusterChoice("local", "no Ray is running here, so a local one is started")
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens at ``host:port`` (a stale note of a cluster that is gone is common)."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2.0):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+class _Host:
+    """The actor: it holds one object and passes calls on. Work and control calls have threads of their own."""
+
+    def __init__(self, factory: Any, arguments: dict[str, Any]) -> None:
+        self._hosted: Any = None
+        self._failure: BcpgError | None = None
+        try:
+            self._hosted = factory(**arguments)
+        except BcpgError as error:
+            self._failure = error  # raised by every call: an error in an actor's constructor would lose its type
+        except Exception as error:
+            self._failure = EngineError(f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}")
+
+    def work(self, method: str, args: tuple[Any, ...]) -> Any:
+        if self._failure is not None:
+            raise self._failure
+        return getattr(self._hosted, method)(*args)
+
+    def control(self, method: str, args: tuple[Any, ...]) -> Any:
+        if self._failure is not None:
+            raise self._failure
+        return getattr(self._hosted, method)(*args)
+
+
+class RayMember:
+    """A started actor."""
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self.name = name
+        self._actor = actor
+
+    def call(self, method: str, /, *args: Any, control: bool = False, label: str = "") -> Future[Any]:
+        """See :class:`bcpg_cluster.cluster.runtime.Member`."""
+        kind = self._actor.control if control else self._actor.work
+        answer: Future[Any] = Future()
+        try:
+            reference = kind.options(name=label or method).remote(method, args)
+        except Exception as error:  # Ray raises its own kinds for an actor known to be dead
+            answer.set_exception(MemberLostError(f"{self.name}: {error}"))
+            return answer
+        reference.future().add_done_callback(lambda done: _settle(answer, done, self.name))
+        return answer
+
+    def kill(self) -> None:
+        """See :class:`bcpg_cluster.cluster.runtime.Member`."""
+        import ray
+
+        ray.kill(self._actor, no_restart=True)
+
+
+def _settle(answer: Future[Any], done: Future[Any], name: str) -> None:
+    """Pass a Ray call's end on, with Ray's errors turned into ours."""
+    from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+    error = done.exception()
+    if error is None:
+        answer.set_result(done.result())
+        return
+    if isinstance(error, RayTaskError):
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        answer.set_exception(cause if not isinstance(cause, RayError) else EngineError(f"{name}: {cause}"))
+    elif isinstance(error, (RayActorError, GetTimeoutError)):
+        answer.set_exception(MemberLostError(f"{name}: {_first_line(error)}"))
+    elif isinstance(error, RayError):
+        answer.set_exception(MemberLostError(f"{name}: {_first_line(error)}"))
+    else:
+        answer.set_exception(error)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " | ".join(lines[:6]) or type(error).__name__
+
+
+class RayRuntime:
+    """Starts members as actors of a cluster. The run's actors live in a namespace of its own.
+
+    Args:
+        local_resources: custom resources a local cluster is started with.
+        namespace: where ``status`` and ``scale`` find the run's actors.
+    """
+
+    def __init__(
+        self,
+        choice: ClusterChoice,
+        *,
+        namespace: str,
+        local_resources: Mapping[str, float] | None = None,
+        log_to_driver: bool = False,
+        dashboard: bool = True,
+    ) -> None:
+        import ray
+
+        self.namespace = namespace
+        common: dict[str, Any] = {
+            "namespace": namespace,
+            "log_to_driver": log_to_driver,
+            "logging_level": "ERROR",
+            "configure_logging": True,
+        }
+        if choice.address == "local":
+            # Ray starts workers at nice 15; their imports crawl on a busy small machine (docs/decisions.md).
+            os.environ.setdefault("RAY_worker_niceness", "0")
+            ray.init(
+                address="local", resources=dict(local_resources or {}), include_dashboard=dashboard, **common
+            )
+        else:
+            try:
+                ray.init(address=choice.address, **common)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"no Ray cluster answers at {choice.address} ({choice.reason}): {_first_line(error)}",
+                    rule="--address, RAY_ADDRESS or a Ray running on this machine must be reachable, with this cluster's token",
+                    remedy="check `ray status --address ...`, unset RAY_ADDRESS, or give --address local",
+                ) from None
+        self._ray = ray
+        self._members: list[RayMember] = []
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """Where Ray's dashboard listens; ``None`` when there is none."""
+        url = self._ray.worker.global_worker.node.webui_url if self._ray.worker.global_worker.node else None
+        return f"http://{url}" if url else None
+
+    def cluster_resources(self) -> dict[str, float]:
+        """Everything the cluster has, by resource name."""
+        resources: dict[str, float] = self._ray.cluster_resources()
+        return resources
+
+    def start(self, spec: MemberSpec) -> RayMember:
+        """See :class:`bcpg_cluster.cluster.runtime.Runtime`."""
+        ray = self._ray
+        host = type(spec.name.partition("/")[0].replace(".", "_"), (_Host,), {})
+        host.work = ray.method(concurrency_group="work")(_copy(_Host.work))  # type: ignore[attr-defined]
+        host.control = ray.method(concurrency_group="control")(_copy(_Host.control))  # type: ignore[attr-defined]
+        actor_class = ray.remote(
+            concurrency_groups={"work": spec.work_threads, "control": _CONTROL_THREADS}
+        )(host)
+        actor = actor_class.options(
+            name=spec.name,
+            namespace=self.namespace,
+            num_cpus=spec.num_cpus,
+            num_gpus=spec.num_gpus,
+            resources=dict(spec.resources),
+            max_restarts=0,
+            runtime_env={"env_vars": dict(spec.env)} if spec.env else None,
+        ).remote(spec.factory, dict(spec.arguments))
+        member = RayMember(spec.name, actor)
+        self._members.append(member)
+        return member
+
+    def shutdown(self) -> None:
+        """Stop all actors of this run and leave the cluster (a local one ends with it)."""
+        self._ray.shutdown()
+
+
+def _copy(function: Any) -> Any:
+    """A function object of its own, since Ray notes the concurrency group on the function."""
+    import types
+
+    return types.FunctionType(function.__code__, function.__globals__, function.__name__)

@@ -1,0 +1,59 @@
+"""What the pools ask of the thing that runs their members: Ray, or threads of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSpec:
+    """A member to start.
+
+    Attributes:
+        name: readable and unique in the run, e.g. ``rollout/0``.
+        factory: module-level function that builds the hosted object inside the member's own process.
+        arguments: its keyword arguments (plain data: they cross processes).
+        work_threads: calls of the ``work`` kind that may run at once. Control calls have threads of their own, so that they
+            are answered while work is under way.
+    """
+
+    name: str
+    factory: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    work_threads: int = 1
+    num_cpus: float = 0.0
+    num_gpus: float = 0.0
+    resources: Mapping[str, float] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Member(Protocol):
+    """A started member. Calls return at once; a member that is gone answers with ``MemberLostError``."""
+
+    @property
+    def name(self) -> str:
+        """The spec's name."""
+        ...
+
+    def call(self, method: str, /, *args: Any, control: bool = False, label: str = "") -> Future[Any]:
+        """Call a method of the hosted object; ``label`` names the task in dashboards."""
+        ...
+
+    def kill(self) -> None:
+        """End it now; calls under way fail with ``MemberLostError``. What it does afterwards no longer counts."""
+        ...
+
+
+class Runtime(Protocol):
+    """Starts members."""
+
+    def start(self, spec: MemberSpec) -> Member:
+        """Ask for a member; returns before it is ready (its first call waits for it)."""
+        ...
+
+    def shutdown(self) -> None:
+        """Let go of everything this runtime started."""
+        ...

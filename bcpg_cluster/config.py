@@ -1,0 +1,405 @@
+"""The configuration of a run: one frozen section per stage, importable without torch.
+
+A config file is YAML with these sections; every field has a default except the models and prompts. Unknown keys are
+errors. ``embedded:NAME`` names something shipped inside the package.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bcpg_cluster.errors import ConfigError
+
+EMBEDDED = "embedded:"
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class PolicyConfig(Section):
+    """The model that is trained.
+
+    ``engine_args`` go to vLLM untouched and are checked by vLLM's own parser.
+    """
+
+    model: str
+    kind: Literal["vllm", "fake"] = "vllm"
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+
+
+class PromptsConfig(Section):
+    """Where problems come from: JSON lines with ``prompt_id``, ``question`` and ``answer``.
+
+    ``order`` says which prompts a round gets: ``stated`` takes the file's own order, ``shuffled`` a permutation by the run's
+    seed; either way each round takes the next ``per_round`` and starts again at the front when all were used.
+    """
+
+    train: str
+    test: str
+    per_round: int = Field(256, ge=1)
+    order: Literal["stated", "shuffled"] = "shuffled"
+
+
+class GenerateConfig(Section):
+    """How the policy is sampled. A shard holds whole groups.
+
+    ``seed_per_request`` makes every sample reproducible by itself, at a cost in speed on GPUs (it switches off vLLM's fast sampler).
+    """
+
+    group_size: int = Field(16, ge=2)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    max_tokens: int = Field(ge=1)
+    prompts_per_shard: int = Field(32, ge=1)
+    seed_per_request: bool = True
+
+
+class VerifyConfig(Section):
+    """How an answer is checked. ``exact`` reads ``answer_pattern``'s last match; ``math`` is math-verify."""
+
+    kind: Literal["exact", "math"] = "exact"
+    answer_pattern: str = r"answer (\S+)"
+    numeric: bool = True
+    time_limit_s: float = Field(10.0, gt=0)
+
+
+class SegmentConfig(Section):
+    """How a wrong response is cut into steps (see ``method.segment.StepRules``); ``None`` keeps the rule's default."""
+
+    split_on: Literal["line", "paragraph"] = "line"
+    cues: tuple[str, ...] | None = None
+    min_tokens: int = Field(1, ge=1)
+    max_tokens: int = Field(0, ge=0)
+
+
+class JudgeConfig(Section):
+    """One member of the judge ensemble.
+
+    Attributes:
+        role: ``vote`` takes part in the consensus; ``measure`` is only compared with it (the truth, where it is known).
+        threshold: lambda of Eq. 4, for judges that score; applied when weights are made, never when judging.
+        view: ``causal`` shows steps 0..k for the verdict on k (the paper's notation), ``full`` asks for all verdicts in one call.
+        show_gold: whether the judge sees the gold answer.
+        prompt: ``embedded:NAME`` or a TOML file.
+        pool: where it runs; by default ``judge.<name>`` (``prm`` for the judge of that name, ``cpu`` for ``chain_truth``).
+    """
+
+    kind: Literal["llm", "prm", "chain_truth", "fake"]
+    role: Literal["vote", "measure"] = "vote"
+    model: str | None = None
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    prompt: str = "embedded:taxonomy"
+    view: Literal["causal", "full"] = "full"
+    show_gold: bool = False
+    max_tokens: int = Field(512, ge=1)
+    threshold: float = Field(0.5, ge=0, le=1)
+    separator: str = "<extra_0>"
+    system: str = "Please reason step by step, and put your final answer within \\boxed{}."
+    precision: float = Field(0.9, ge=0, le=1)
+    recall: float = Field(0.8, ge=0, le=1)
+    pool: str | None = None
+
+    @model_validator(mode="after")
+    def _needs_a_model(self) -> JudgeConfig:
+        if self.kind in ("llm", "prm") and not self.model:
+            raise ValueError(f"a judge of kind {self.kind!r} needs a model")
+        return self
+
+
+class WeighConfig(Section):
+    """How verdicts become token weights (Eqs. 3-7). ``beta`` 1 is plain BCPG."""
+
+    rule: Literal["all"] = "all"
+    beta: float = Field(0.5, ge=-1, le=1)
+    min_verified_share: float = Field(0.5, ge=0, le=1)
+
+
+class TrainConfig(Section):
+    """One round's training; the fields are those of ``engines.protocols.TrainSettings``."""
+
+    kind: Literal["deepspeed", "torch", "fake"] = "deepspeed"
+    tau: float = Field(1e-3, ge=0)
+    learning_rate: float = Field(5e-7, gt=0)
+    min_learning_rate: float = Field(2.5e-7, ge=0)
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    grad_clip: float = Field(1.0, gt=0)
+    epochs: int = Field(1, ge=1)
+    batch_sequences: int = Field(512, ge=1)
+    micro_batch_tokens: int = Field(8192, ge=1)
+    checkpoint_every_steps: int = Field(0, ge=0)
+    logprob_chunk_tokens: int = Field(1024, ge=1)
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    group_timeout_s: float = Field(600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _schedule_falls(self) -> TrainConfig:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}; "
+                "the cosine schedule goes down from learning_rate to min_learning_rate"
+            )
+        return self
+
+
+class PushConfig(Section):
+    """How new weights reach the rollout engines, and how that is proven.
+
+    Attributes:
+        backend: ``gloo`` is ours (CPU); ``nccl`` and ``ipc`` are vLLM's own; ``disk`` lets every engine reload the snapshot.
+        deadline_s: for the whole push; past it the stuck are killed and reload from the snapshot.
+        tolerance_nats: the largest difference per token allowed between the trainer's and an engine's log-prob of a canary,
+            and the smallest difference between old and new weights that makes a canary tell them apart.
+    """
+
+    backend: Literal["gloo", "nccl", "ipc", "disk"] = "gloo"
+    deadline_s: float = Field(300.0, gt=0)
+    num_canaries: int = Field(8, ge=1)
+    tolerance_nats: float = Field(1e-3, gt=0)
+
+
+class EvaluateConfig(Section):
+    """The same benchmark every round: ``num_samples`` responses to each test prompt, and one greedy if ``greedy``."""
+
+    num_prompts: int | None = Field(None, ge=1)
+    num_samples: int = Field(4, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    greedy: bool = True
+    max_tokens: int | None = Field(None, ge=1)
+    prompts_per_shard: int = Field(64, ge=1)
+
+
+class PoolConfig(Section):
+    """A pool of equal actors.
+
+    Attributes:
+        members: how many to start. ``min``/``max`` bound later resizing (default: ``members``).
+        leases_per_member: shards a member works on at once, so that its batch never drains at a shard border.
+        resources: Ray's custom resources of one member; ``num_cpus``, ``num_gpus`` likewise.
+        memory_gib: what one member needs; checked against the machine before anything starts.
+        env: environment variables of the member's process.
+        lease_timeout_s: a lease that takes longer is given to another member and this one is replaced.
+        max_attempts: tries of one piece of work before the run stops.
+    """
+
+    members: int = Field(1, ge=1)
+    min: int | None = Field(None, ge=1)
+    max: int | None = Field(None, ge=1)
+    leases_per_member: int = Field(2, ge=1)
+    num_cpus: float = Field(1.0, ge=0)
+    num_gpus: float = Field(0.0, ge=0)
+    resources: dict[str, float] = Field(default_factory=dict)
+    memory_gib: float = Field(1.0, gt=0)
+    env: dict[str, str] = Field(default_factory=dict)
+    lease_timeout_s: float = Field(3600.0, gt=0)
+    start_timeout_s: float = Field(600.0, gt=0)
+    max_attempts: int = Field(3, ge=1)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> PoolConfig:
+        low, high = self.min or self.members, self.max or self.members
+        if not low <= self.members <= high:
+            raise ValueError(f"members {self.members} is outside min {low} .. max {high}")
+        return self
+
+
+class SnapshotsConfig(Section):
+    """Which snapshots are kept: the base, the best by sampled accuracy, and the newest ``keep_last``."""
+
+    keep_last: int = Field(2, ge=1)
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0)
+    policy: PolicyConfig
+    prompts: PromptsConfig
+    generate: GenerateConfig
+    verify: VerifyConfig = Field(default_factory=VerifyConfig)
+    segment: SegmentConfig = Field(default_factory=SegmentConfig)
+    judges: dict[str, JudgeConfig]
+    weigh: WeighConfig = Field(default_factory=WeighConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    push: PushConfig = Field(default_factory=PushConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    pools: dict[str, PoolConfig] = Field(default_factory=dict)
+    snapshots: SnapshotsConfig = Field(default_factory=SnapshotsConfig)
+
+    @field_validator("judges")
+    @classmethod
+    def _judge_names(cls, judges: dict[str, JudgeConfig]) -> dict[str, JudgeConfig]:
+        for name in judges:
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"judge name {name!r} must be letters, digits, '_' or '-' (it names a pool and a table)")
+        if not any(judge.role == "vote" for judge in judges.values()):
+            raise ValueError("no judge has role 'vote'; without one no step can be mined")
+        return judges
+
+    @model_validator(mode="after")
+    def _pools_are_used(self) -> Config:
+        unknown = sorted(set(self.pools) - set(self.pool_names()))
+        if unknown:
+            raise ValueError(f"pools {unknown} are used by nothing; this config has the pools {list(self.pool_names())}")
+        if self.train.kind in ("torch", "fake") and self.pool("trainer").members != 1:
+            raise ValueError(f"train.kind {self.train.kind!r} is one process; set pools.trainer.members to 1")
+        return self
+
+    def judge_pool(self, judge: str) -> str:
+        """The pool a judge runs in."""
+        config = self.judges[judge]
+        if config.pool:
+            return config.pool
+        if config.kind in ("chain_truth", "fake"):
+            return "cpu"
+        return "prm" if judge == "prm" else f"judge.{judge}"
+
+    def pool_names(self) -> Iterator[str]:
+        """All pools of this run, in start order."""
+        yield "rollout"
+        for pool in dict.fromkeys(self.judge_pool(judge) for judge in self.judges):
+            if pool != "cpu":
+                yield pool
+        yield "cpu"
+        yield "trainer"
+
+    def pool(self, name: str) -> PoolConfig:
+        """A pool's settings; the defaults when the file says nothing of it."""
+        return self.pools.get(name, PoolConfig())
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """The judges whose consensus mines a step."""
+        return tuple(name for name, judge in self.judges.items() if judge.role == "vote")
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that decides the results. Pool sizes, time limits and what is kept may change in mid-run."""
+        content = self.model_dump(mode="json", exclude={"pools", "snapshots", "name"})
+        content["push"].pop("deadline_s")
+        content["train"].pop("checkpoint_every_steps")
+        content["train"].pop("group_timeout_s")
+        content["trainer_ranks"] = self.pool("trainer").members
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name."""
+    folder = Path(__file__).parent / "configs"
+    if not folder.is_dir():  # a checkout: configs/ is beside the package
+        folder = Path(__file__).parent.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def resolve_asset(name: str) -> str:
+    """Turn ``embedded:NAME`` into the path of the shipped file or directory; anything else is returned as it is.
+
+    Raises:
+        ConfigError: nothing of that name is shipped.
+    """
+    if not name.startswith(EMBEDDED):
+        return name
+    root = Path(str(resources.files("bcpg_cluster"))) / "assets"
+    path = root / name.removeprefix(EMBEDDED)
+    if not path.exists():
+        shipped = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("_"))
+        raise ConfigError(
+            f"{name!r} is not shipped",
+            rule=f"embedded: names one of {shipped} (prompts as embedded:prompts/train.jsonl)",
+            remedy="correct the name, or give a path or a Hugging Face id",
+        )
+    return str(path)
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config by path or shipped name, with ``key.path=value`` overrides (values are YAML).
+
+    Raises:
+        ConfigError: it does not exist, is not YAML, or does not hold; names every offending key.
+    """
+    path = shipped_configs().get(str(source)) or Path(source)
+    if not path.is_file():
+        raise ConfigError(
+            f"config {str(source)!r} does not exist",
+            rule="--config is a YAML file or the name of a shipped config",
+            remedy=f"shipped: {', '.join(shipped_configs()) or 'none'}",
+        )
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}", rule="a config is a YAML mapping", remedy="mend the file") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}", rule="a config is a YAML mapping", remedy="see configs/")
+    for override in overrides:
+        _apply_override(content, override)
+    return parse_config(content, str(path))
+
+
+def parse_config(content: Mapping[str, Any], where: str) -> Config:
+    """Check a mapping. Raises :class:`ConfigError` naming every offending key, the rule, and near names for typing slips."""
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        problems, near = [], []
+        for item in error.errors(include_url=False):
+            key = ".".join(str(part) for part in item["loc"]) or "(whole config)"
+            given = "" if item["type"] in ("missing", "extra_forbidden", "value_error") else f" (got {item['input']!r})"
+            problems.append(f"{key}: {item['msg']}{given}")
+            if item["type"] == "extra_forbidden":
+                near += [f"{key} -> {guess}" for guess in _near_keys(item["loc"])]
+        raise ConfigError(
+            f"{where} does not hold:\n    " + "\n    ".join(problems),
+            rule="known keys with values of the stated kind (docs/operate.md lists them; `bcpg-cluster validate` checks)",
+            remedy="did you mean " + ", ".join(near) + "?" if near else "correct the keys named above",
+        ) from None
+
+
+def _near_keys(location: tuple[str | int, ...]) -> list[str]:
+    """Known keys of the section ``location`` lies in that look like its last part."""
+    section: type[BaseModel] = Config
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part))
+        if field is None:
+            continue  # a name inside a mapping of sections (a judge, a pool)
+        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                section = kind
+    return difflib.get_close_matches(str(location[-1]), section.model_fields, n=2)
+
+
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    """Set ``a.b.c=value`` in place. A pool's name may hold a dot (``pools.judge.llm.members=2``)."""
+    key, equals, value = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override!r} cannot be read", rule="--set section.key=value", remedy="e.g. --set weigh.beta=0.25")
+    if parts[:2] == ["pools", "judge"] and len(parts) >= 4:
+        parts[1:3] = [f"judge.{parts[2]}"]
+    node = content
+    for part in parts[:-1]:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {part!r} is not a section", rule="--set section.key=value", remedy="see configs/")
+    try:
+        node[parts[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        node[parts[-1]] = value

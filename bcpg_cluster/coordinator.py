@@ -1,0 +1,258 @@
+"""The round loop. Read this first.
+
+    evaluate v0 ─► round 1: prompts ─► generate ─► verify ─► segment ─► judge.* ─► weigh        (map stages, overlapping)
+                            train (gang) ─► snapshot v1 ─► push, proven by canaries ─► evaluate v1 ─► report
+                   round 2: the same, from v1 ...
+
+The coordinator holds no rows. It asks the manifest what is missing, has it done, and notes what came of it; so going on after
+a crash is the same as going on. ``Parts`` are made by ``build``; nothing here names an implementation.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass
+from typing import Any
+
+from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.cluster.pool import Pool
+from bcpg_cluster.config import Config
+from bcpg_cluster.dataflow import Dataflow
+from bcpg_cluster.engines.protocols import TrainSettings
+from bcpg_cluster.errors import Interrupted
+from bcpg_cluster.observer import Observer
+from bcpg_cluster.prompts import round_prompts, split_shards
+from bcpg_cluster.push import Pusher, PushSettings
+from bcpg_cluster.records import Prompt
+from bcpg_cluster.report import round_report
+from bcpg_cluster.stages.graph import StageSpec, data_stages, evaluation_stages
+from bcpg_cluster.stages.train import read_canaries
+from bcpg_cluster.store.layout import new_attempt, report_path
+from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
+from bcpg_cluster.store.schema import outcomes_from, prompt_row
+from bcpg_cluster.store.shards import read_table, write_shard
+from bcpg_cluster.training import keep_snapshots, train_round
+
+
+class Serving:
+    """Which weights a rollout member that starts now must hold. Shared with the pool's spec of new members."""
+
+    def __init__(self, version: int, path: str | None) -> None:
+        self.version, self.path = version, path
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of."""
+
+    manifest: Manifest
+    pools: Mapping[str, Pool]
+    gang: Gang
+    serving: Serving
+    train_prompts: list[Prompt]
+    test_prompts: list[Prompt]
+    base_model: str
+    train_settings: Callable[[int], TrainSettings]
+    observer: Observer
+    stop_asked: Callable[[], bool]
+
+
+class Coordinator:
+    """Drives a run. See the module's docstring."""
+
+    def __init__(self, config: Config, parts: Parts) -> None:
+        self._config, self._parts = config, parts
+        self._manifest, self._observer = parts.manifest, parts.observer
+        self._pusher = Pusher(
+            parts.gang,
+            parts.pools["rollout"],
+            PushSettings(config.push.backend, config.push.deadline_s, config.push.tolerance_nats),
+            serving=self._serve,
+            observer=parts.observer,
+            wait_ready=self._wait_rollouts,
+        )
+
+    def run(self, rounds: int) -> dict[int, dict[str, Any]]:
+        """Complete ``rounds`` rounds; reports by round, 0 being the base policy. What is done already is not done again.
+
+        Raises:
+            Interrupted: stop was asked for.
+            BcpgError: see ``errors``.
+        """
+        if not all(round_ in self._manifest.state.reports for round_ in range(rounds + 1)):
+            self._parts.gang.begin_start()
+            self._round(0, lambda: {})
+            for round_ in range(1, rounds + 1):
+                self._round(round_, lambda: self._learn(round_))  # noqa: B023  (called before the loop goes on)
+        return {round_: self._manifest.state.reports[round_] for round_ in range(rounds + 1)}
+
+    def _round(self, round_: int, learn: Callable[[], dict[str, Any]]) -> None:
+        if round_ in self._manifest.state.reports:
+            return
+        started = time.monotonic()
+        learned = learn()
+        evaluated = self._evaluate(round_)
+        report = {"round": round_, **evaluated, **learned}
+        report["seconds"] = {**learned.get("seconds", {}), **evaluated["seconds"], "round": time.monotonic() - started}
+        previous = self._manifest.state.reports.get(round_ - 1)
+        if previous is not None:
+            report["change"] = round_report.change(previous, report)
+            report["change_from_base"] = round_report.change(self._manifest.state.reports[0], report)
+        path = self._manifest.run_dir / report_path(round_)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=2))
+        self._manifest.add_report(round_, report)
+        scores = {r: done["accuracy"] for r, done in self._manifest.state.reports.items() if r and "accuracy" in done}
+        keep_snapshots(self._manifest, scores, self._config.snapshots.keep_last)
+        self._observer.report(round_, report)
+
+    # --- the learning half of a round
+
+    def _learn(self, round_: int) -> dict[str, Any]:
+        stages = data_stages({judge: self._config.judge_pool(judge) for judge in self._config.judges})
+        prompts = self._config.prompts
+        chosen = round_prompts(self._parts.train_prompts, round_, prompts.per_round, prompts.order, self._config.seed)
+        started = time.monotonic()
+        seconds = self._map(round_, stages, "prompts", chosen, self._config.generate.prompts_per_shard, round_ - 1)
+        totals = {stage.name: round_report.total(self._receipts(round_, stage.output)) for stage in stages}
+        samples = round_report.conservation(totals["weigh"])
+        seconds["data"] = time.monotonic() - started
+        snapshot = self._train(round_, samples["kept"])
+        pushed = self._push(snapshot)
+        weighed = totals["weigh"]
+        wrong = weighed.get("tokens.wrong", 0.0)
+        measures = [name for name, judge in self._config.judges.items() if judge.role == "measure"]
+        rates = round_report.rates(totals, seconds)
+        if snapshot.metrics.get("train_s"):
+            rates["train"] = snapshot.metrics["tokens"] / snapshot.metrics["train_s"]
+        return {
+            "samples": samples,
+            "mined_share": weighed.get("tokens.mined", 0.0) / wrong if wrong else None,
+            "judges": round_report.judge_report(weighed, self._config.voters, measures),
+            "verdicts": {stage.name: totals[stage.name] for stage in stages if stage.name.startswith("judge.")},
+            "generate": totals["generate"],
+            "outcomes": totals["verify"],
+            "train": snapshot.metrics,
+            "push": pushed,
+            "tokens_per_s": rates,
+            "seconds": {**seconds, "train": snapshot.seconds, "push": pushed["seconds"], "proof": pushed["proof_s"]},
+        }
+
+    def _train(self, round_: int, num_rows: int) -> SnapshotRecord:
+        """The snapshot of this round; trained now unless it is there."""
+        done = self._manifest.state.snapshots.get(round_)
+        if done is not None:
+            return done
+        if num_rows == 0:
+            # Stated rule: a round in which every group is uniform teaches nothing; the weights stay and the run goes on.
+            self._observer.note(f"round {round_}: no group had both right and wrong answers, the weights stay as they are")
+            before = self._manifest.state.snapshots.get(round_ - 1)
+            kept = SnapshotRecord(round_, before.path if before else "", before.digests if before else {}, 0.0, {})
+            self._manifest.add_snapshot(kept)
+            return kept
+        return train_round(
+            self._manifest,
+            self._parts.gang,
+            round_=round_,
+            model_path=self._model_path(round_ - 1),
+            settings=self._parts.train_settings(round_),
+            num_canaries=self._config.push.num_canaries,
+            observer=self._observer,
+            max_attempts=self._config.pool("trainer").max_attempts,
+        )
+
+    def _push(self, snapshot: SnapshotRecord) -> dict[str, Any]:
+        done = self._manifest.state.pushes.get(snapshot.version)
+        if done is not None and self._parts.serving.version == snapshot.version:
+            return done
+        self._wait_rollouts()
+        path = self._model_path(snapshot.version)
+        canaries = read_canaries(self._manifest.run_dir / snapshot.path) if snapshot.metrics else []
+        if self._parts.serving.version == snapshot.version:  # resumed: the members started from it
+            facts = self._pusher.confirm(snapshot.version, path, canaries)
+        else:
+            trained_here = bool(snapshot.metrics)
+            facts = self._pusher.push(snapshot.version, path, snapshot.digests, canaries, from_disk=not trained_here)
+        self._manifest.add_push(snapshot.version, facts)
+        self._observer.stage(snapshot.version, "push", 1, 1)
+        return facts
+
+    # --- the measuring half
+
+    def _evaluate(self, version: int) -> dict[str, Any]:
+        prompts = self._parts.test_prompts[: self._config.evaluate.num_prompts]
+        stages = evaluation_stages()
+        seconds = self._map(version, stages, "eval_prompts", prompts, self._config.evaluate.prompts_per_shard, version)
+        receipts = self._receipts(version, "eval_outcomes")
+        report = round_report.accuracy_report(outcomes_from(read_table(self._manifest.run_dir, receipts)))
+        generated = round_report.total(self._receipts(version, "eval_rollouts"))
+        return {
+            **report,
+            "truncated_share": generated["stop.length"] / generated["samples"],
+            "mean_tokens": generated["tokens"] / generated["samples"],
+            "evaluation_tokens_per_s": round_report.rates({"evaluate": generated}, seconds).get("evaluate"),
+            "seconds": seconds,
+        }
+
+    # --- shared
+
+    def _map(
+        self,
+        round_: int,
+        stages: tuple[StageSpec, ...],
+        prompts_table: str,
+        prompts: list[Prompt],
+        per_shard: int,
+        policy_version: int,
+    ) -> dict[str, float]:
+        """Have the map stages of a round done; wall seconds by stage."""
+        shards = split_shards(prompts, per_shard)
+        for shard in self._manifest.state.missing(round_, prompts_table, len(shards)):
+            self._manifest.accept(
+                write_shard(
+                    self._manifest.run_dir,
+                    table=prompts_table,
+                    round_=round_,
+                    shard=shard,
+                    attempt=new_attempt(),
+                    rows=[prompt_row(prompt) for prompt in shards[shard]],
+                    seconds=0.0,
+                    metrics={},
+                )
+            )
+        if all((round_, stage.output) in self._manifest.state.sealed for stage in stages):
+            return {}
+        return Dataflow(
+            self._manifest,
+            self._parts.pools,
+            stages,
+            round_,
+            len(shards),
+            {"policy_version": policy_version},
+            observer=self._observer,
+            stop_asked=self._parts.stop_asked,
+        ).run()
+
+    def _receipts(self, round_: int, table: str) -> list[Any]:
+        return self._manifest.state.receipts(round_, table)
+
+    def _model_path(self, version: int) -> str:
+        """Where the weights of a version lie."""
+        record = self._manifest.state.snapshots.get(version)
+        return str(self._manifest.run_dir / record.path) if record is not None and record.path else self._parts.base_model
+
+    def _serve(self, version: int) -> None:
+        self._parts.serving.version = version
+        self._parts.serving.path = self._model_path(version)
+
+    def _wait_rollouts(self) -> None:
+        """Until every rollout member is ready (a member that is starting would come up with the weights of before)."""
+        pool = self._parts.pools["rollout"]
+        while len(pool.members()) < pool.size:
+            pool.poll(assign=False)
+            wait(list(pool.futures()), timeout=0.5, return_when=FIRST_COMPLETED)
+            if self._parts.stop_asked():
+                raise Interrupted("stopped while the rollout engines were starting")

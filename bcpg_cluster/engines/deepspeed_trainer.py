@@ -1,0 +1,458 @@
+"""The data-parallel trainer: one rank of a DeepSpeed ZeRO group. The only file that knows DeepSpeed.
+
+Every rank makes the same calls in the same order. What one rank alone decides (rank 0's disk, rank 0's push group) it
+finishes or fails *after* the others had their part of the collectives, so that a failure is an error, not a hang.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bcpg_cluster.engines.protocols import PushGroup, StepReport, TensorSpec, TrainRow, TrainSettings
+from bcpg_cluster.engines.snapshot import write_snapshot
+from bcpg_cluster.engines.training_forward import (
+    Policy,
+    StepSums,
+    TrainingPlan,
+    check_finite,
+    lay_out_training,
+    load_policy,
+    micro_batch_loss,
+    parameter_specs,
+    policy_dtype,
+    score_in_micro_batches,
+    score_sequences,
+)
+from bcpg_cluster.errors import BcpgError, ConfigError, EngineError, MemberLostError, PushError
+from bcpg_cluster.method.batching import split_rows
+
+_PROGRESS = "progress.json"
+_LOGGER = logging.getLogger(__name__)
+
+_ACCUMULATION = "micro-batches are cut by tokens and their number varies from step to step"
+_OWNED = {
+    "train_batch_size": ("the step plan decides what a step holds", "set train.batch_sequences"),
+    "train_micro_batch_size_per_gpu": (_ACCUMULATION, "set train.micro_batch_tokens"),
+    "gradient_accumulation_steps": (_ACCUMULATION, "set train.micro_batch_tokens"),
+    "managed_gradient_accumulation": (_ACCUMULATION, "leave it out"),
+    "gradient_allreduce_op": ("the trainer undoes DeepSpeed's averaging itself", "leave it out"),
+    "gradient_clipping": ("one clip norm for every trainer", "set train.grad_clip"),
+    "optimizer": ("the optimiser is AdamW, the same for every trainer",
+                  "set train.learning_rate, train.adam_betas and train.weight_decay"),
+    "scheduler": ("the schedule is a pure function of the step",
+                  "set train.min_learning_rate and train.warmup_ratio"),
+    "zero_optimization.stage": ("one place for the stage", "set train.zero_stage"),
+    **dict.fromkeys(("bf16", "bfloat16", "fp16", "amp", "torch_autocast"),
+                    ("one compute dtype for every trainer", "set train.dtype")),
+}  # fmt: skip
+
+
+def _prepare_environment() -> None:
+    """What must hold before ``deepspeed`` is first imported in a process."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed finds ninja by PATH only, and an interpreter started by its full path does not put its bin there.
+    bin_dir = str(Path(sys.executable).parent)
+    if bin_dir not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = bin_dir + os.pathsep + os.environ.get("PATH", "")
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+
+
+def deepspeed_config(settings: TrainSettings) -> dict[str, Any]:
+    """DeepSpeed's config: ours, with the user's merged in untouched.
+
+    Raises:
+        ConfigError: the user sets a key that the trainer owns.
+    """
+    user = copy.deepcopy(settings.deepspeed or {})
+    for key, (why, remedy) in _OWNED.items():
+        section: Any = user
+        *path, last = key.split(".")
+        for part in path:
+            section = section.get(part, {}) if isinstance(section, Mapping) else {}
+        if isinstance(section, Mapping) and last in section:
+            raise ConfigError(
+                f"train.deepspeed sets {key}",
+                rule=f"the trainer sets it: {why}",
+                remedy=remedy,
+            )
+    is_bf16 = policy_dtype(settings) is torch.bfloat16
+    if settings.zero_stage not in (0, 1, 2, 3) or (is_bf16 and settings.zero_stage == 0):
+        raise ConfigError(
+            f"train.zero_stage is {settings.zero_stage} with train.dtype {settings.dtype}",
+            rule="0, 1, 2 or 3; bfloat16 needs at least 1, since only ZeRO keeps fp32 master weights and gradients",
+            remedy="set train.zero_stage to 2",
+        )
+    zero = user.pop("zero_optimization", {})
+    data_types = user.pop("data_types", {})
+    adam: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": list(settings.adam_betas),
+        "eps": 1e-8,
+        "weight_decay": settings.weight_decay,
+        # torch's AdamW needs no compiler; with the optimiser offloaded on a GPU machine DeepSpeed's own is worth one.
+        "torch_adam": not _has_gpu() or not (isinstance(zero, Mapping) and zero.get("offload_optimizer")),
+    }
+    return {
+        # Placeholders. The loss is divided by the step's own sequence count and backward() is told not to scale, so
+        # neither enters the gradient.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": settings.grad_clip,
+        "optimizer": {"type": "AdamW", "params": adam},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {**zero, "stage": settings.zero_stage} if isinstance(zero, Mapping) else zero,
+        **({"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32", **data_types}} if is_bf16 else
+           {"data_types": data_types} if data_types else {}),
+        **user,
+    }  # fmt: skip
+
+
+def check_deepspeed_config(settings: TrainSettings) -> None:
+    """Let DeepSpeed's own parser read the config of ``settings``; nothing is loaded and no group is joined.
+
+    Raises:
+        ConfigError: a key the trainer owns is set, or DeepSpeed refuses the config.
+    """
+    config = deepspeed_config(settings)
+    _prepare_environment()
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    try:
+        DeepSpeedConfig(config)
+    except Exception as error:
+        raise ConfigError(
+            f"train.deepspeed: {error}",
+            rule="the dictionary is passed to DeepSpeed untouched, and DeepSpeed's parser refuses it",
+            remedy="see https://www.deepspeed.ai/docs/config-json/",
+        ) from error
+
+
+class DeepSpeedRank:
+    """One rank of a trainer group; a :class:`~bcpg_cluster.engines.protocols.TrainerRank`.
+
+    The first :meth:`open` meets the other ranks at ``master_addr:master_port`` (rank 0's machine), :meth:`close` leaves
+    them; after it the object may be opened again, and another group may be made in the same process.
+
+    Args:
+        local_rank: which of this machine's *visible* GPUs is this rank's; 0 where a launcher shows each rank its own.
+        timeout_s: how long one collective may take before a missing peer is an error.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        master_addr: str,
+        master_port: int,
+        local_rank: int = 0,
+        timeout_s: float = 600.0,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size}")
+        self._rank, self._world_size, self._local_rank = rank, world_size, local_rank
+        self._master = (master_addr, master_port)
+        self._timeout = timedelta(seconds=timeout_s)
+        self._is_joined = False
+        self._engine: Any = None
+        self._sender: Any = None
+
+    # --- the group -----------------------------------------------------------------------------------------------
+
+    def _join(self) -> None:
+        if self._is_joined:
+            return
+        _prepare_environment()
+        os.environ.update(
+            RANK=str(self._rank),
+            WORLD_SIZE=str(self._world_size),
+            LOCAL_RANK=str(self._local_rank),
+            MASTER_ADDR=self._master[0],
+            MASTER_PORT=str(self._master[1]),
+        )
+        import deepspeed
+
+        if _has_gpu():
+            torch.cuda.set_device(self._local_rank)
+            self._device = torch.device("cuda", self._local_rank)
+        else:
+            self._device = torch.device("cpu")
+            # DeepSpeed compiles this op for two minutes on a machine's first start. Only its inference all-reduce uses
+            # it, and it spins on shared memory without a deadline.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        with self._collective("joining the trainer group"):
+            deepspeed.init_distributed(
+                dist_backend="nccl" if _has_gpu() else "gloo",
+                auto_mpi_discovery=False,
+                timeout=self._timeout,
+                verbose=False,
+            )
+            self._is_joined = True
+
+    @contextmanager
+    def _collective(self, doing: str) -> Iterator[None]:
+        """Turn a transport's error into ours: a peer that died or stalled shows up as one in every other rank."""
+        try:
+            yield
+        except BcpgError:
+            raise
+        except (RuntimeError, torch.distributed.DistError) as error:
+            text = str(error).lower()
+            if any(sign in text for sign in ("gloo", "nccl", "timed out", "timeout", "connection", "store")):
+                raise MemberLostError(f"trainer rank {self._rank}, {doing}: {error}") from error
+            raise EngineError(f"trainer rank {self._rank}, {doing}: {error!r}") from error
+
+    def _barrier(self) -> None:
+        torch.distributed.barrier()
+
+    def _agree(self, content: Any) -> Any:
+        """Rank 0's ``content`` on every rank."""
+        box = [content]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    # --- a round -------------------------------------------------------------------------------------------------
+
+    def open(self, model_path: str, settings: TrainSettings) -> None:
+        """Load the round's start weights into a new engine with a fresh optimiser; the old engine is freed first."""
+        check_deepspeed_config(settings)
+        self._join()
+        self._free()
+        import deepspeed
+
+        policy = load_policy(model_path, settings, policy_dtype(settings))
+        with self._collective("building the engine"):
+            self._engine, *_ = deepspeed.initialize(
+                model=policy,
+                model_parameters=list(policy.parameters()),
+                config=deepspeed_config(settings),
+                dist_init_required=False,
+            )
+        self._policy = policy
+        self._settings = settings
+        self._model_path = model_path
+
+    def _free(self) -> None:
+        if self._engine is None:
+            return
+        self._engine.destroy()
+        self._engine = None
+        del self._policy
+        gc.collect()  # hooks tie engine and parameters into cycles
+        if _has_gpu():
+            torch.cuda.empty_cache()
+
+    def reference_logprobs(self, rows: Sequence[TrainRow]) -> dict[int, tuple[float, ...]]:
+        """lp_ref of this rank's share of the rows, by row index."""
+        engine = self._opened()
+        sequences = [(row.prompt_token_ids, row.token_ids) for row in rows]
+        lengths = [len(prompt) + len(response) for prompt, response in sequences]
+        shares = split_rows(lengths, range(len(rows)), self._settings.micro_batch_tokens, self._world_size)
+        with self._collective("computing reference log-probs"):
+            return score_in_micro_batches(
+                engine, sequences, shares[self._rank], self._settings.logprob_chunk_tokens, self._device
+            )
+
+    def train(self, rows: Sequence[TrainRow], checkpoint_dir: str | None) -> list[StepReport]:
+        """Run the whole step plan over ``rows``, resuming from ``checkpoint_dir``."""
+        plan = lay_out_training(rows, self._settings, self._world_size, self._model_path)
+        with self._collective("training"):
+            reports = self._resume(plan, checkpoint_dir)
+            for step in range(len(reports), len(plan.steps)):
+                reports.append(self._train_step(step, plan, rows))
+                every = self._settings.checkpoint_every_steps
+                if checkpoint_dir and every and (step + 1) % every == 0:
+                    self._write_checkpoint(plan, reports, checkpoint_dir)
+        return reports
+
+    def _train_step(self, step: int, plan: TrainingPlan, rows: Sequence[TrainRow]) -> StepReport:
+        engine, settings = self._opened(), self._settings
+        step_plan, rate = plan.steps[step], plan.rates[step]
+        micro_batches = step_plan.ranks[self._rank]
+        sums = StepSums(self._device)
+        for number, micro_batch in enumerate(micro_batches):
+            # Before the forward: ZeRO's hooks read it during the backward.
+            engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
+            loss = micro_batch_loss(engine, [rows[row] for row in micro_batch], settings, sums, self._device)
+            # DeepSpeed averages gradients over ranks; times world_size makes that the sum over all ranks' sequences.
+            loss = loss * (self._world_size / step_plan.num_sequences)
+            engine.backward(loss, scale_wrt_gas=False)
+        torch.distributed.all_reduce(sums.values)
+        # All ranks look at the same sums and norm, so all of them stop or none.
+        check_finite(step, float(sums.values[0]))
+        grad_norm = self._plain_grad_norm() if settings.zero_stage == 0 else None
+        check_finite(step, 0.0, grad_norm)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = rate
+        engine.step()
+        if grad_norm is None:
+            # ZeRO looks at the norm before it touches a parameter, and skips the step when it is not finite.
+            grad_norm = float(engine.get_global_grad_norm())
+            check_finite(step, 0.0, grad_norm if engine.was_step_applied() else float("nan"))
+        return sums.report(
+            step=step,
+            num_steps=len(plan.steps),
+            num_sequences=step_plan.num_sequences,
+            grad_norm=grad_norm,
+            rate=rate,
+        )
+
+    def _plain_grad_norm(self) -> float:
+        """The norm under ZeRO 0, where gradients are whole on every rank and DeepSpeed reports none."""
+        gradients = [parameter.grad for parameter in self._policy.parameters() if parameter.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    # --- step checkpoints ----------------------------------------------------------------------------------------
+
+    def _write_checkpoint(self, plan: TrainingPlan, reports: Sequence[StepReport], checkpoint_dir: str) -> None:
+        """Every rank writes its shard; the progress record, renamed into place last, makes the checkpoint count."""
+        directory = Path(checkpoint_dir)
+        tag = f"step-{len(reports):06d}"
+        self._opened().save_checkpoint(str(directory), tag=tag, save_latest=False)
+        self._barrier()  # all shards are written
+        if self._rank == 0:
+            record = {
+                "fingerprint": plan.fingerprint,
+                "tag": tag,
+                "reports": [asdict(report) for report in reports],
+            }
+            staging = directory / f".{_PROGRESS}.tmp"
+            with staging.open("w") as file:
+                json.dump(record, file)
+                file.flush()
+                os.fsync(file.fileno())
+            staging.rename(directory / _PROGRESS)
+            for old in directory.glob("step-*"):
+                if old.name != tag:
+                    shutil.rmtree(old, ignore_errors=True)
+        self._barrier()  # the record stands before any rank goes on
+
+    def _resume(self, plan: TrainingPlan, checkpoint_dir: str | None) -> list[StepReport]:
+        """Load the newest complete checkpoint of this very training; the reports of the steps that are done."""
+        record = None
+        if checkpoint_dir and self._rank == 0:
+            try:
+                record = json.loads(Path(checkpoint_dir, _PROGRESS).read_text())
+            except FileNotFoundError:
+                pass
+            except ValueError:
+                _LOGGER.warning("%s/%s cannot be read; training starts from step 0", checkpoint_dir, _PROGRESS)
+        # One rank reads and all obey: a shared file system may show a new file to some machines later than to others.
+        record = self._agree(record)
+        if record is None:
+            return []
+        if record["fingerprint"] != plan.fingerprint:
+            _LOGGER.warning("%s holds another training's checkpoint; starting from step 0", checkpoint_dir)
+            return []
+        loaded, _ = self._opened().load_checkpoint(checkpoint_dir, tag=record["tag"])
+        if loaded is None:
+            raise EngineError(f"step checkpoint {record['tag']} in {checkpoint_dir} could not be loaded")
+        return [StepReport(**report) for report in record["reports"]]
+
+    # --- weights out ---------------------------------------------------------------------------------------------
+
+    def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whole parameters in fp32, one at a time, every rank in lockstep; valid until the next one is asked for."""
+        from deepspeed.utils import safe_get_full_fp32_param
+        from deepspeed.runtime.zero import GatheredParameters
+
+        for name, parameter in self._policy.checkpoint_parameters():
+            if parameter.dtype is not torch.float32:
+                # The master weights: small updates are not visible in bf16 (METHOD 12.6).
+                yield name, safe_get_full_fp32_param(parameter)
+            elif self._settings.zero_stage == 3:
+                with GatheredParameters([parameter]):
+                    yield name, parameter.data  # not the Parameter: it is emptied when the gather ends
+            else:
+                yield name, parameter.data
+
+    @contextmanager
+    def _lockstep_parameters(self) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
+        """Parameters that are gathered to the end even if the consumer on this rank fails in the middle."""
+        parameters = self._parameters()
+        try:
+            yield parameters
+        finally:
+            for _ in parameters:
+                pass
+
+    def save_snapshot(self, path: str) -> dict[str, str] | None:
+        """Write a Hugging Face checkpoint directory on rank 0; its digests there, ``None`` elsewhere."""
+        self._opened()
+        digests = None
+        with self._collective("gathering a snapshot"), self._lockstep_parameters() as parameters:
+            if self._rank == 0:
+                digests = write_snapshot(path, self._model_path, parameters)
+        return digests
+
+    def join_push_group(self, group: PushGroup) -> None:
+        """Meet the receivers as rank 0 of the push group; other trainer ranks return at once."""
+        self.leave_push_group()
+        if self._rank == 0:
+            # Vendor code, wanted only where pushes happen.
+            from bcpg_cluster.engines.weight_transfer import WeightSender
+
+            sender = WeightSender()
+            sender.join(group)
+            self._sender = sender
+
+    def push_weights(self) -> list[TensorSpec]:
+        """Send all parameters in the order of :meth:`push_specs`; every rank takes part in gathering."""
+        specs = self.push_specs()
+        with self._collective("gathering a push"), self._lockstep_parameters() as parameters:
+            if self._rank == 0:
+                if self._sender is None:
+                    raise PushError("no push group has been joined")
+                self._sender.send((spec, tensor) for spec, (_, tensor) in zip(specs, parameters, strict=True))
+        return specs
+
+    def push_specs(self) -> list[TensorSpec]:
+        """What :meth:`push_weights` will send, in order; nothing is gathered."""
+        self._opened()
+        # ZeRO-3 keeps the whole shape beside a parameter that is empty for now.
+        return parameter_specs(self._policy, lambda parameter: tuple(getattr(parameter, "ds_shape", parameter.shape)))
+
+    def leave_push_group(self) -> None:
+        """Drop the push group; nothing happens when there is none."""
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.leave()
+
+    def score_tokens(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
+        """Log-probs in nats of given responses under the present weights; every rank computes all of them."""
+        engine = self._opened()
+        with self._collective("scoring"):
+            return score_sequences(engine, sequences, self._settings.logprob_chunk_tokens, self._device)
+
+    def close(self) -> None:
+        """Free everything and leave the training group."""
+        self.leave_push_group()
+        self._free()
+        if self._is_joined:
+            self._is_joined = False
+            import deepspeed.comm
+
+            deepspeed.comm.destroy_process_group()
+
+    def _opened(self) -> Any:
+        if self._engine is None:
+            raise RuntimeError("open() comes first")
+        return self._engine

@@ -1,0 +1,319 @@
+"""What the rest of the system asks of an engine. Each vendor is one file behind one of these.
+
+Engines are *thread-safe and blocking*: two threads may call ``generate`` at once and share one continuous batch, which is
+how an actor keeps the next lease in flight. Control calls (version, push, close) may come from other threads while work
+is under way. Engines speak records and plain numbers; they know nothing of Ray, files of the store, or configs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bcpg_cluster.records import ErrorType, StopReason, VerdictStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample. ``temperature`` 0 is greedy; ``top_k`` 0 is off; ``max_tokens`` counts response tokens."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One response to draw. ``seed=None`` leaves the engine's own random state in charge."""
+
+    prompt_token_ids: tuple[int, ...]
+    sampling: Sampling
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One drawn response.
+
+    Attributes:
+        token_ids: end token included when the model emitted it.
+        logprobs: nats, one per token, of the model's distribution at temperature 1 (vLLM's ``raw_logprobs``).
+        token_texts: what each token adds to the text (see :class:`bcpg_cluster.records.Rollout`).
+        policy_version: the weights that produced every token of it.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    token_texts: tuple[str, ...]
+    stop_reason: StopReason
+    policy_version: int
+
+    @property
+    def text(self) -> str:
+        """The response, special tokens left out."""
+        return "".join(self.token_texts)
+
+
+class TextGenerator(Protocol):
+    """A causal LM that samples."""
+
+    @property
+    def policy_version(self) -> int:
+        """The version of the weights that answer now; 0 is the base model."""
+        ...
+
+    def render(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
+        """The chat template's token ids, generation prompt included."""
+        ...
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        """Answer all requests, in order. A request the engine gives up comes back as ``StopReason.ABORTED``.
+
+        Raises:
+            EngineError: the engine itself failed; nothing of this call is usable.
+        """
+        ...
+
+    def health(self) -> dict[str, float]:
+        """Numbers for dashboards: requests running and waiting, tokens generated so far, busy seconds."""
+        ...
+
+    def close(self) -> None:
+        """Free everything. The engine is not used again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PushGroup:
+    """Where a weight-transfer group meets. Rank 0 is the trainer's; receivers have ranks 1..world_size-1.
+
+    Attributes:
+        host, port: of the rendezvous, on rank 0's machine.
+        backend: a name known to vLLM's weight-transfer factory (``gloo`` is ours; ``nccl`` and ``ipc`` are vLLM's).
+    """
+
+    host: str
+    port: int
+    world_size: int
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One parameter on the wire: its name in the Hugging Face checkpoint, its dtype (``float32``) and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class WeightReceiver(Protocol):
+    """A generator whose weights can be replaced while it lives. Calls come in this order, with no work in flight:
+    ``join_push_group`` once per group, then for each push ``receive_weights``; or ``load_snapshot`` alone."""
+
+    def join_push_group(self, group: PushGroup, rank: int) -> None:
+        """Meet the sender; blocks until all ranks are there (the caller holds the deadline)."""
+        ...
+
+    def receive_weights(self, specs: Sequence[TensorSpec], version: int) -> dict[str, str]:
+        """Take all parameters of one push, put them in force, reset the prefix cache, set ``policy_version``.
+
+        Returns:
+            sha256 hex digest of every parameter as it arrived, by name.
+
+        Raises:
+            PushError: the prefix cache could not be reset, or a parameter does not fit.
+        """
+        ...
+
+    def leave_push_group(self) -> None:
+        """Drop the group (it will be re-made). Safe to call when there is none."""
+        ...
+
+    def load_snapshot(self, path: str, version: int) -> None:
+        """Put the weights of a checkpoint directory in force: how a restarted engine catches up."""
+        ...
+
+    def score_tokens(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
+        """Log-probs in nats of given responses, one per response token, for (prompt ids, response ids) pairs."""
+        ...
+
+    def score_next(self, prefix: tuple[int, ...], token: int) -> float:
+        """Log-prob in nats of one given token after ``prefix``, computed through the prefix cache as decoding does."""
+        ...
+
+
+class RolloutEngine(TextGenerator, WeightReceiver, Protocol):
+    """What a member of the rollout pool is."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeCase:
+    """A wrong response to be judged step by step. ``gold`` is ``None`` when the judge may not see it."""
+
+    problem: str
+    steps: tuple[str, ...]
+    gold: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge says of one step. ``JUDGED`` carries a ``label`` or a ``score`` in [0, 1]; other statuses neither."""
+
+    status: VerdictStatus
+    label: int | None = None
+    score: float | None = None
+    error_type: ErrorType | None = None
+    raw: str = ""
+
+
+class Judge(Protocol):
+    """Anything that grades steps: an LLM judge, a process reward model, the truth of the embedded task."""
+
+    @property
+    def version(self) -> str:
+        """Names model, prompt and settings: two judges with the same version give the same verdicts."""
+        ...
+
+    def judge(self, cases: Sequence[JudgeCase]) -> list[tuple[Judgement, ...]]:
+        """One judgement per step of every case, in order; what could not be judged comes back as a status.
+
+        Raises:
+            EngineError: the engine itself failed; the cases may be tried again elsewhere.
+        """
+        ...
+
+    def health(self) -> dict[str, float]:
+        """Numbers for dashboards; see :class:`TextGenerator`."""
+        ...
+
+    def close(self) -> None:
+        """Free everything."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRow:
+    """One sample as the trainer sees it; how the weights were made is not its business.
+
+    Attributes:
+        token_weights: beta_{i,j} of Eq. 7, one per response token.
+        advantage: A_i = r_i - rbar over the verified samples of the whole group.
+        reward, group_mean, group_size: the group statistics an objective may need.
+        reference_logprobs: lp_ref per response token, nats, fp32, by the trainer's own forward; empty until computed.
+    """
+
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    token_weights: tuple[float, ...]
+    advantage: float
+    reward: float
+    group_mean: float
+    group_size: int
+    reference_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Everything one round's training needs besides the rows. Defaults: METHOD.md 1.7 and its recommended gaps.
+
+    Attributes:
+        tau: behaviour-constraint factor of Eq. 6, >= 0.
+        batch_sequences: sequences per optimiser step, over all ranks.
+        micro_batch_tokens: most padded tokens (rows x longest) of one forward on one rank.
+        min_learning_rate, warmup_ratio: cosine schedule from ``learning_rate`` after a linear warm-up.
+        checkpoint_every_steps: 0 keeps no step checkpoints.
+        logprob_chunk_tokens: tokens per chunk of the vocabulary projection, so that [T, V] never exists.
+        deepspeed: passed through to DeepSpeed's own config untouched (checked by DeepSpeed's parser).
+    """
+
+    tau: float
+    learning_rate: float
+    min_learning_rate: float
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    grad_clip: float = 1.0
+    epochs: int = 1
+    batch_sequences: int = 512
+    micro_batch_tokens: int = 8192
+    seed: int = 0
+    checkpoint_every_steps: int = 0
+    logprob_chunk_tokens: int = 1024
+    zero_stage: int = 2
+    dtype: str = "float32"
+    gradient_checkpointing: bool = False
+    deepspeed: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Telemetry of one optimiser step, already summed over ranks. Means are per sequence or per token as named."""
+
+    step: int
+    num_steps: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    delta_per_token_right: float
+    delta_per_token_wrong: float
+    num_sequences: int
+    num_tokens: int
+
+
+class TrainerRank(Protocol):
+    """One rank of the trainer group. Every rank gets the same calls in the same order, and blocks in step with the rest.
+
+    ``open(model_path)`` starts a round: weights from the checkpoint directory, fresh optimiser. Rows are given to all
+    ranks alike; the step plan decides which a rank works on.
+    """
+
+    def open(self, model_path: str, settings: TrainSettings) -> None:
+        """Load the round's start weights and make a fresh optimiser."""
+        ...
+
+    def reference_logprobs(self, rows: Sequence[TrainRow]) -> dict[int, tuple[float, ...]]:
+        """lp_ref of this rank's share of the rows, by row index; shares tile the rows over all ranks."""
+        ...
+
+    def train(self, rows: Sequence[TrainRow], checkpoint_dir: str | None) -> list[StepReport]:
+        """Run the whole step plan over ``rows`` (with ``reference_logprobs``), resuming from ``checkpoint_dir``.
+
+        Raises:
+            TrainingDivergedError: loss or gradient not finite; the weights are then not usable.
+        """
+        ...
+
+    def save_snapshot(self, path: str) -> dict[str, str] | None:
+        """Write a Hugging Face checkpoint directory (rank 0; the others take part in gathering and return ``None``).
+
+        Returns:
+            sha256 hex digest of every parameter as written, by name.
+        """
+        ...
+
+    def join_push_group(self, group: PushGroup) -> None:
+        """Meet the receivers as rank 0 of the push group (other trainer ranks return at once)."""
+        ...
+
+    def push_weights(self) -> list[TensorSpec]:
+        """Send all parameters, packed, in the order of :meth:`push_specs`; every rank takes part in gathering."""
+        ...
+
+    def push_specs(self) -> list[TensorSpec]:
+        """What :meth:`push_weights` will send, in order; nothing is gathered."""
+        ...
+
+    def leave_push_group(self) -> None:
+        """Drop the push group."""
+        ...
+
+    def score_tokens(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
+        """Log-probs in nats of given responses under the present weights (every rank computes, all get the answer)."""
+        ...
+
+    def close(self) -> None:
+        """Free everything, leave the training group."""
+        ...

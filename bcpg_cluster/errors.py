@@ -1,0 +1,74 @@
+"""Everything this package raises on purpose.
+
+::
+
+    BcpgError
+    ├── UserError              bad input: says the value, the rule and the remedy; exit code 2
+    │   ├── ConfigError        a configuration that does not hold
+    │   ├── DataError          prompts or models that cannot be used
+    │   └── RunDirectoryError  a run directory made by something else, or half-written
+    ├── StoreError             a table or manifest that is not what it says it is
+    ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
+    │   └── MemberLostError    the process behind an engine is gone or does not answer
+    ├── PushError              new weights did not arrive, or are not what was sent
+    ├── TrainingDivergedError  the loss or the gradient is not finite
+    └── Interrupted            the person asked to stop; the run can go on later
+"""
+
+from __future__ import annotations
+
+
+class BcpgError(Exception):
+    """Base of everything raised on purpose."""
+
+
+class UserError(BcpgError):
+    """Bad input. Built from its three parts so that no message leaves one out."""
+
+    def __init__(self, problem: str, *, rule: str, remedy: str) -> None:
+        super().__init__(f"{problem}\n  rule:   {rule}\n  remedy: {remedy}")
+        self.problem, self.rule, self.remedy = problem, rule, remedy
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_user_error, (type(self), self.problem, self.rule, self.remedy))
+
+
+def _rebuild_user_error(kind: type[UserError], problem: str, rule: str, remedy: str) -> UserError:
+    """Unpickle a :class:`UserError`, whose parts are keyword-only (errors cross processes)."""
+    return kind(problem, rule=rule, remedy=remedy)
+
+
+class ConfigError(UserError):
+    """A configuration that does not hold."""
+
+
+class DataError(UserError):
+    """Prompts or models that cannot be used."""
+
+
+class RunDirectoryError(UserError):
+    """A run directory made by another configuration or version, or half-written."""
+
+
+class StoreError(BcpgError):
+    """A table or manifest that is not what it says it is."""
+
+
+class EngineError(BcpgError):
+    """An engine failed; the piece of work may be tried again elsewhere."""
+
+
+class MemberLostError(EngineError):
+    """The process behind an engine is gone or does not answer."""
+
+
+class PushError(BcpgError):
+    """New weights did not arrive, or are not what was sent."""
+
+
+class TrainingDivergedError(BcpgError):
+    """The loss or the gradient is not finite."""
+
+
+class Interrupted(BcpgError):
+    """The person asked to stop; what is sealed stays, and the run can go on later."""

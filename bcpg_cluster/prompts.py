@@ -1,0 +1,94 @@
+"""Prompt files: read, checked, and dealt out to rounds."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from bcpg_cluster.errors import DataError
+from bcpg_cluster.records import Prompt
+
+_REMEDY = 'one JSON object a line: {"prompt_id": "...", "question": "...", "answer": "..."}'
+
+
+def read_prompts(path: str) -> list[Prompt]:
+    """The prompts of a JSON-lines file.
+
+    Raises:
+        DataError: it is missing or empty, or a line is not a prompt, has no answer, or repeats an id.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(f"prompt file {path} does not exist", rule="prompts.train and prompts.test name files", remedy=_REMEDY)
+    prompts: list[Prompt] = []
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        prompt = _parse(line, f"{path}, line {number}")
+        if prompt.prompt_id in first_line:
+            raise DataError(
+                f"{path}, line {number}: prompt_id {prompt.prompt_id!r} was used in line {first_line[prompt.prompt_id]}",
+                rule="prompt ids are unique in a file",
+                remedy="rename or remove one of the two",
+            )
+        first_line[prompt.prompt_id] = number
+        prompts.append(prompt)
+    if not prompts:
+        raise DataError(f"{path} holds no prompt", rule="a prompt file has at least one line", remedy=_REMEDY)
+    return prompts
+
+
+def _parse(line: str, where: str) -> Prompt:
+    try:
+        content = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error})", rule="a prompt file is JSON lines", remedy=_REMEDY) from None
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: a {type(content).__name__}", rule="a prompt is a JSON object", remedy=_REMEDY)
+    for key in ("prompt_id", "question", "answer"):
+        value = content.get(key)
+        if not isinstance(value, (str, int, float)) or isinstance(value, bool) or not str(value).strip():
+            raise DataError(
+                f"{where}: {key} is {value!r}",
+                rule="prompt_id, question and answer are there and not empty (without an answer nothing can be verified)",
+                remedy=_REMEDY,
+            )
+    return Prompt(str(content["prompt_id"]), str(content["question"]), str(content["answer"]))
+
+
+def check_disjoint(train: Sequence[Prompt], test: Sequence[Prompt]) -> None:
+    """Raises :class:`DataError` when a test question is also trained on: the benchmark would measure memory."""
+    shared = {prompt.question for prompt in train} & {prompt.question for prompt in test}
+    if shared:
+        raise DataError(
+            f"{len(shared)} test questions are also in the train file, e.g. {min(shared)!r}",
+            rule="the test set is held out",
+            remedy="remove them from prompts.train",
+        )
+
+
+def round_prompts(prompts: Sequence[Prompt], round_: int, per_round: int, order: str, seed: int) -> list[Prompt]:
+    """The prompts of training round ``round_`` (from 1): fresh ones each round until all were used, then from the front.
+
+    Raises:
+        DataError: fewer prompts than a single round asks for.
+    """
+    if per_round > len(prompts):
+        raise DataError(
+            f"prompts.per_round is {per_round}, the train file holds {len(prompts)}",
+            rule="a round takes distinct prompts",
+            remedy="lower prompts.per_round or give a larger file",
+        )
+    ordered = list(prompts)
+    if order == "shuffled":
+        random.Random(seed).shuffle(ordered)
+    start = (round_ - 1) * per_round % len(ordered)
+    return (ordered + ordered)[start : start + per_round]
+
+
+def split_shards(prompts: Sequence[Prompt], per_shard: int) -> list[list[Prompt]]:
+    """Cut into shards of at most ``per_shard`` prompts; groups stay whole since a group is a prompt."""
+    return [list(prompts[start : start + per_shard]) for start in range(0, len(prompts), per_shard)]

@@ -1,0 +1,282 @@
+"""New weights to the rollout engines, with one deadline on the whole and a proof at the end.
+
+The snapshot on disk is the durable reference: whatever goes wrong on the wire, an engine can always reload from it. Nothing in
+vLLM's transfer calls or in the collectives has a deadline of its own, so this one does; past it the stuck members and the
+trainer group are killed, and the replacements start from the snapshot.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from dataclasses import dataclass
+from typing import Any
+
+from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.cluster.pool import Pool
+from bcpg_cluster.cluster.runtime import Member
+from bcpg_cluster.engines.protocols import PushGroup
+from bcpg_cluster.errors import BcpgError, EngineError, PushError
+from bcpg_cluster.observer import Observer
+from bcpg_cluster.stages.train import Canary
+
+
+@dataclass(frozen=True, slots=True)
+class PushSettings:
+    """See ``config.PushConfig``."""
+
+    backend: str
+    deadline_s: float
+    tolerance_nats: float
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryProof:
+    """How well engines agree with the trainer on the new weights.
+
+    Attributes:
+        worst_nats: the largest difference per token between an engine's and the trainer's new log-prob.
+        separation_nats: the largest difference per token between the trainer's old and new log-probs.
+        cached_prefix_nats: the same as ``worst_nats`` for the token decoded through a prefix that was cached before the push;
+            ``None`` when no canary is long enough.
+        verdict: ``passed``; ``not discriminating`` when old and new weights cannot be told apart by these canaries.
+    """
+
+    worst_nats: float
+    separation_nats: float
+    cached_prefix_nats: float | None
+    verdict: str
+    seconds: float = 0.0
+
+
+class Pusher:
+    """Keeps the push group while its membership stays the same; any change re-makes it.
+
+    Args:
+        serving: told the version that members started from now on must hold.
+    """
+
+    def __init__(
+        self,
+        gang: Gang,
+        pool: Pool,
+        settings: PushSettings,
+        *,
+        serving: Callable[[int], None],
+        observer: Observer,
+        wait_ready: Callable[[], None],
+    ) -> None:
+        self._gang, self._pool, self._settings = gang, pool, settings
+        self._serving, self._observer, self._wait_ready = serving, observer, wait_ready
+        self._met: tuple[int, ...] = ()
+
+    def push(
+        self,
+        version: int,
+        snapshot_path: str,
+        digests: dict[str, str],
+        canaries: Sequence[Canary],
+        *,
+        from_disk: bool = False,
+    ) -> dict[str, Any]:
+        """Bring every rollout member to ``version``; returns the facts for the manifest.
+
+        ``from_disk`` leaves the wire alone: the trainer does not hold these weights.
+
+        Raises:
+            PushError: an engine holds something else than what was sent. The run must not go on.
+        """
+        started = time.monotonic()
+        members = self._pool.members()
+        probe = choose_probe(canaries)
+        if probe is not None:  # fill the prefix cache under the old weights
+            self._all(members, "score_next", probe.prefix, probe.token)
+        self._serving(version)
+        method, why = "disk", "configured" if self._settings.backend == "disk" else "the trainer does not hold these weights"
+        if self._settings.backend != "disk" and not from_disk and self._gang.is_up:
+            try:
+                self._send(version, members, digests, started)
+                method, why = self._settings.backend, ""
+            except EngineError as error:
+                why = str(error)
+                self._observer.retry(f"push v{version}", why)
+                self._abandon(members, why)
+        self._catch_up(version, snapshot_path)
+        return self._facts(method, why, time.monotonic() - started, self.prove(canaries))
+
+    def confirm(self, version: int, snapshot_path: str, canaries: Sequence[Canary]) -> dict[str, Any]:
+        """Prove that members which started from the snapshot hold it; the facts for the manifest. Raises like ``push``."""
+        started = time.monotonic()
+        self._catch_up(version, snapshot_path)
+        return self._facts(
+            "disk", "members started from the snapshot", time.monotonic() - started, self.prove(canaries)
+        )
+
+    def _facts(self, method: str, why: str, seconds: float, proof: CanaryProof) -> dict[str, Any]:
+        return {
+            "method": method,
+            "why": why,
+            "seconds": seconds,
+            "num_members": len(self._pool.members()),
+            "worst_nats": proof.worst_nats,
+            "separation_nats": proof.separation_nats,
+            "cached_prefix_nats": proof.cached_prefix_nats,
+            "canaries": proof.verdict,
+            "proof_s": proof.seconds,
+        }
+
+    def _catch_up(self, version: int, snapshot_path: str) -> None:
+        """Members that hold another version load the snapshot: all of them when nothing was sent, late ones otherwise."""
+        self._wait_ready()
+        members = self._pool.members()
+        behind = [m for m, held in zip(members, self._all(members, "policy_version"), strict=True) if held != version]
+        self._all(behind, "load_snapshot", snapshot_path, version)
+
+    def prove(self, canaries: Sequence[Canary]) -> CanaryProof:
+        """Compare every member's log-probs of the canaries with the trainer's.
+
+        Raises:
+            PushError: a member holds other weights.
+        """
+        started = time.monotonic()
+        members = self._pool.members()
+        pairs = [(canary.prompt_token_ids, canary.token_ids) for canary in canaries]
+        scored = self._all(members, "score_tokens", pairs) if pairs else []
+        probe = choose_probe(canaries)
+        decoded = self._all(members, "score_next", probe.prefix, probe.token) if probe is not None else []
+        return judge_canaries(
+            canaries,
+            scored,
+            None if probe is None else [abs(value - probe.after) for value in decoded],
+            self._settings.tolerance_nats,
+            seconds=time.monotonic() - started,
+        )
+
+    def _send(self, version: int, members: Sequence[Member], digests: dict[str, str], started: float) -> None:
+        """Over the wire, within the deadline. Raises EngineError when it has to be given up."""
+        group_of = tuple(id(member) for member in [*self._gang.members, *members])
+        if group_of != self._met:
+            self._leave(members)
+            host, port = self._gang.members[0].call("push_address").result(self._left(started))
+            group = PushGroup(host, port, 1 + len(members), self._settings.backend)
+            joins = self._gang.submit_all("join_push_group", group, label=f"join push group v{version}")
+            joins += [
+                member.call("engine_call", "join_push_group", group, rank, control=True)
+                for rank, member in enumerate(members, start=1)
+            ]
+            self._wait(joins, started)
+            self._met = group_of
+        specs = self._gang.call_all("push_specs", timeout_s=self._left(started))[0]
+        sends = self._gang.submit_all("push_weights", label=f"push v{version}")
+        receives = [
+            member.call("engine_call", "receive_weights", specs, version, control=True, label=f"receive v{version}")
+            for member in members
+        ]
+        self._wait([*sends, *receives], started)
+        for member, receive in zip(members, receives, strict=True):
+            different = sorted(name for name, digest in receive.result().items() if digests.get(name) != digest)
+            absent = sorted(set(digests) - set(receive.result()))
+            if different or absent:
+                raise PushError(
+                    f"{member.name}: {len(different)} parameters arrived other than in the snapshot "
+                    f"({different[:3]}), {len(absent)} did not arrive ({absent[:3]})"
+                )
+
+    def _left(self, started: float) -> float:
+        return max(self._settings.deadline_s - (time.monotonic() - started), 0.1)
+
+    def _wait(self, futures: Sequence[Future[Any]], started: float) -> None:
+        done, pending = wait(futures, timeout=self._left(started), return_when=FIRST_EXCEPTION)
+        for future in done:
+            error = future.exception()
+            if isinstance(error, BcpgError):
+                raise error
+            if error is not None:
+                raise EngineError(f"push: {type(error).__name__}: {error}") from error
+        if pending:
+            raise EngineError(f"the push did not finish within {self._settings.deadline_s:.0f} s")
+
+    def _abandon(self, members: Sequence[Member], why: str) -> None:
+        """Whoever may be stuck in a collective is killed: the trainer group (it starts again from the snapshot when it is
+        needed) and the receivers (their replacements start from the snapshot)."""
+        self._met = ()
+        self._gang.kill()
+        for member in members:
+            self._pool.lose(member, why)
+
+    def _leave(self, members: Sequence[Member]) -> None:
+        self._met = ()
+        leaves = self._gang.submit_all("leave_push_group")
+        leaves += [member.call("engine_call", "leave_push_group", control=True) for member in members]
+        wait(leaves, timeout=30.0)
+
+    def _all(self, members: Sequence[Member], method: str, *args: Any) -> list[Any]:
+        futures = [member.call("engine_call", method, *args, control=True) for member in members]
+        return [future.result(self._settings.deadline_s) for future in futures]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A token after a long prefix, with the trainer's new log-prob: decoded through the prefix cache."""
+
+    prefix: tuple[int, ...]
+    token: int
+    after: float
+
+
+def choose_probe(canaries: Sequence[Canary], min_prefix_tokens: int = 33) -> Probe | None:
+    """The canary token, late enough for its prefix to fill a cache block, whose log-prob the round changed most."""
+    best: tuple[float, Probe] | None = None
+    for canary in canaries:
+        whole = canary.prompt_token_ids + canary.token_ids
+        for index, token in enumerate(canary.token_ids):
+            prefix = whole[: len(canary.prompt_token_ids) + index]
+            change = abs(canary.after[index] - canary.before[index])
+            if len(prefix) >= min_prefix_tokens and (best is None or change > best[0]):
+                best = change, Probe(prefix, token, canary.after[index])
+    return None if best is None else best[1]
+
+
+def judge_canaries(
+    canaries: Sequence[Canary],
+    scored: Sequence[Sequence[tuple[float, ...]]],
+    cached_prefix: Sequence[float] | None,
+    tolerance_nats: float,
+    *,
+    seconds: float = 0.0,
+) -> CanaryProof:
+    """Decide whether the engines hold the new weights.
+
+    Args:
+        scored: per member, per canary, the engine's log-probs.
+        cached_prefix: per member, how far the token decoded through a once-cached prefix is off.
+
+    Raises:
+        PushError: a difference above the tolerance.
+    """
+    if not canaries:
+        return CanaryProof(0.0, 0.0, None, "not discriminating", seconds)
+    worst = max(
+        (
+            abs(value - expected)
+            for of_member in scored
+            for canary, values in zip(canaries, of_member, strict=True)
+            for value, expected in zip(values, canary.after, strict=True)
+        ),
+        default=0.0,
+    )
+    separation = max(
+        (abs(new - old) for canary in canaries for new, old in zip(canary.after, canary.before, strict=True)),
+        default=0.0,
+    )
+    through_cache = max(cached_prefix, default=None) if cached_prefix is not None else None
+    # `not <=` rather than `>`: a NaN must fail
+    if not worst <= tolerance_nats or (through_cache is not None and not through_cache <= tolerance_nats):
+        raise PushError(
+            f"the engines do not hold the weights that were sent: canary log-probs are off by {worst:.2e} nats"
+            + ("" if through_cache is None else f", through a cached prefix by {through_cache:.2e}")
+            + f" (tolerance {tolerance_nats:.0e}; old and new weights differ by {separation:.2e})"
+        )
+    verdict = "passed" if separation > tolerance_nats else "not discriminating"
+    return CanaryProof(worst, separation, through_cache, verdict, seconds)

@@ -1,0 +1,67 @@
+"""What the rest of the system asks of an outcome verifier, and what all verifiers share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from bcpg_cluster.records import OutcomeStatus, StopReason
+
+THINK_START = "<think>"
+THINK_END = "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a verifier found.
+
+    Attributes:
+        reward: 1.0 or 0.0; ``None`` exactly with ``ENGINE_LOST`` and ``VERIFIER_ERROR``.
+        extracted: the answer as it was read, when one was found.
+    """
+
+    status: OutcomeStatus
+    reward: float | None
+    extracted: str | None = None
+
+
+class Verifier(Protocol):
+    """Compares the final answer of a response with the gold one. Thread-safe and blocking, like engines."""
+
+    def verify(self, response: str, gold: str, stop_reason: StopReason) -> Verification:
+        """Check one response. Never raises over what a response or a gold answer says.
+
+        ``VERIFIED`` has reward 0 or 1. Without an answer the reward is 0: ``TRUNCATED`` when the token limit cut the
+        response off (METHOD 12.4, paper-faithful), else ``NO_ANSWER``. An aborted generation is ``ENGINE_LOST`` and a
+        verifier that fails or runs out of time ``VERIFIER_ERROR``, both without a reward.
+
+        Raises:
+            EngineError: the verifier itself cannot be started.
+        """
+        ...
+
+    def check_gold(self, gold: str) -> None:
+        """Look at a gold answer before a run starts.
+
+        Raises:
+            DataError: no response could ever be checked against it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free everything. Safe to call twice."""
+        ...
+
+
+def answer_part(response: str) -> str | None:
+    """Where the answer may stand: after the last ``</think>`` if there is one; ``None`` when thinking never ended."""
+    before, found, after = response.rpartition(THINK_END)
+    if THINK_START in after:
+        return None
+    return after if found else before + after
+
+
+def without_answer(stop_reason: StopReason) -> Verification:
+    """The verdict on a response in which there is nothing to check."""
+    cut_off = stop_reason is StopReason.LENGTH
+    return Verification(OutcomeStatus.TRUNCATED if cut_off else OutcomeStatus.NO_ANSWER, 0.0)

@@ -1,0 +1,94 @@
+"""Making a run directory, or going on with one. Nothing in it is changed before it is known to be this run's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bcpg_cluster import __version__
+from bcpg_cluster.config import Config, parse_config
+from bcpg_cluster.errors import RunDirectoryError
+from bcpg_cluster.store.layout import CONFIG, LOCK, MANIFEST
+from bcpg_cluster.store.manifest import Manifest, read_manifest
+
+_OURS = {CONFIG, LOCK, MANIFEST, "rounds", "snapshots", "logs"}
+
+
+def check_run_directory(run_dir: Path, config: Config) -> None:
+    """See that ``run_dir`` is free or a run of this very configuration, without writing anything.
+
+    Raises:
+        RunDirectoryError: it is a file, holds something else, or was made by another configuration or a newer version.
+    """
+    if not run_dir.exists():
+        return
+    if not run_dir.is_dir():
+        raise RunDirectoryError(
+            f"{run_dir} is a file", rule="a run lives in a directory of its own", remedy="give another --run-dir"
+        )
+    state = read_manifest(run_dir)
+    if state.created is None:
+        foreign = sorted(path.name for path in run_dir.iterdir() if path.name not in _OURS)
+        if foreign or state.shards:
+            raise RunDirectoryError(
+                f"{run_dir} is not a run: it has no usable manifest and holds {foreign[:5] or 'shards'}",
+                rule="a run directory is new, empty, or was made by bcpg-cluster",
+                remedy="give another --run-dir, or move what is there",
+            )
+        return
+    if state.created["identity"] != config.identity:
+        changed = _differences(load_run_config(run_dir), config)
+        raise RunDirectoryError(
+            f"{run_dir} was made by another configuration; different: {', '.join(changed) or 'unknown keys'}",
+            rule="a run keeps the configuration it was made with (pool sizes, time limits and kept snapshots may change)",
+            remedy="give another --run-dir (or name), or use the run's own config.yaml",
+        )
+
+
+def open_run(run_dir: Path, config: Config) -> Manifest:
+    """Lock the directory, mark it as this run's if it is new, and give its manifest. See :func:`check_run_directory`."""
+    check_run_directory(run_dir, config)
+    manifest = Manifest(run_dir)
+    if manifest.state.created is None:
+        partial = run_dir / f"{CONFIG}.partial"
+        partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        os.replace(partial, run_dir / CONFIG)
+        manifest.create(identity=config.identity, name=config.name, program_version=__version__)
+    return manifest
+
+
+def load_run_config(run_dir: Path) -> Config:
+    """The configuration a run was made with.
+
+    Raises:
+        RunDirectoryError: there is none.
+    """
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise RunDirectoryError(
+            f"{run_dir} is not a run: it has no {CONFIG}",
+            rule="--run-dir names a directory made by `bcpg-cluster iterate`",
+            remedy="see runs/ for what is there",
+        )
+    return parse_config(yaml.safe_load(path.read_text()), str(path))
+
+
+def _differences(old: Config, new: Config) -> list[str]:
+    before, after = dict(_flat(old.model_dump(mode="json"))), dict(_flat(new.model_dump(mode="json")))
+    return [
+        f"{key} ({before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r})"
+        for key in sorted({*before, *after})
+        if before.get(key, "absent") != after.get(key, "absent") and not key.startswith(("name", "snapshots."))
+    ]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,52 @@
+"""Which stage reads and writes what, and which pool runs it. The data flow of a round, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+CPU_POOL = "cpu"
+ROLLOUT_POOL = "rollout"
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """A map stage: shard k of ``output`` is made of the shards k of ``inputs``, as soon as those are there."""
+
+    name: str
+    pool: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+def data_stages(judge_pools: Mapping[str, str]) -> tuple[StageSpec, ...]:
+    """From prompts to weighted samples; ``judge_pools`` gives each judge's pool."""
+    return (
+        StageSpec("generate", ROLLOUT_POOL, ("prompts",), "rollouts"),
+        StageSpec("verify", CPU_POOL, ("prompts", "rollouts"), "outcomes"),
+        StageSpec("segment", CPU_POOL, ("rollouts", "outcomes"), "steps"),
+        *(
+            StageSpec(f"judge.{judge}", pool, ("prompts", "steps"), f"verdicts.{judge}")
+            for judge, pool in judge_pools.items()
+        ),
+        StageSpec(
+            "weigh", CPU_POOL, ("rollouts", "outcomes", "steps", *(f"verdicts.{j}" for j in judge_pools)), "weighted"
+        ),
+    )
+
+
+def evaluation_stages() -> tuple[StageSpec, ...]:
+    """The held-out benchmark of one policy version."""
+    return (
+        StageSpec("evaluate", ROLLOUT_POOL, ("eval_prompts",), "eval_rollouts"),
+        StageSpec("verify_evaluation", CPU_POOL, ("eval_prompts", "eval_rollouts"), "eval_outcomes"),
+    )
+
+
+def downstream(stages: Sequence[StageSpec], table: str) -> list[str]:
+    """``table`` and every table that depends on it, in order of the flow."""
+    found = [table]
+    for stage in stages:
+        if stage.output not in found and any(name in found for name in stage.inputs):
+            found.append(stage.output)
+    return found

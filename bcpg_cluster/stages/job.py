@@ -1,0 +1,89 @@
+"""What every stage gets and gives: a job names its input shards; the worker reads, calls the stage, writes, receipts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bcpg_cluster.records import Receipt
+from bcpg_cluster.store.schema import Row
+from bcpg_cluster.store.shards import read_shard, write_shard
+
+
+@dataclass(frozen=True, slots=True)
+class StageJob:
+    """One shard of one stage.
+
+    Attributes:
+        stage: the stage's name, e.g. ``judge.llm``.
+        output: the table it writes.
+        inputs: accepted shards by table.
+        parameters: what changes from round to round (plain data).
+    """
+
+    stage: str
+    output: str
+    round: int
+    shard: int
+    attempt: str
+    inputs: Mapping[str, Receipt]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """Rows of the output table, and sums and counts about them (additive over shards)."""
+
+    rows: list[Row]
+    metrics: dict[str, float]
+
+
+Tables = Mapping[str, list[Row]]
+Stage = Callable[[Tables, StageJob], StageResult]
+
+
+class StageWorker:
+    """What a pool member hosts: some stages over an engine, and the store.
+
+    Args:
+        stages: by stage name.
+        engine: anything whose methods control calls may name (push, health); closed with the worker.
+    """
+
+    def __init__(self, run_dir: str, stages: Mapping[str, Stage], engine: Any = None) -> None:
+        self._run_dir = Path(run_dir)
+        self._stages = dict(stages)
+        self._engine = engine
+
+    def ping(self) -> str:
+        """Answered as soon as the member is ready to work."""
+        return "ready"
+
+    def run(self, job: StageJob) -> Receipt:
+        """Do one job and write its shard; the receipt still has to be accepted by the manifest."""
+        started = time.monotonic()
+        tables = {table: read_shard(self._run_dir, receipt) for table, receipt in job.inputs.items()}
+        result = self._stages[job.stage](tables, job)
+        return write_shard(
+            self._run_dir,
+            table=job.output,
+            round_=job.round,
+            shard=job.shard,
+            attempt=job.attempt,
+            rows=result.rows,
+            seconds=time.monotonic() - started,
+            metrics=result.metrics,
+        )
+
+    def engine_call(self, method: str, *args: Any) -> Any:
+        """Pass a control call on to the engine, or read one of its properties."""
+        attribute = getattr(self._engine, method)
+        return attribute(*args) if callable(attribute) else attribute
+
+    def close(self) -> None:
+        """Free the engine."""
+        if self._engine is not None:
+            self._engine.close()

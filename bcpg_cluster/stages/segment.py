@@ -1,0 +1,22 @@
+"""segment: cut the wrong responses of the kept groups into steps. Right ones need none (their weight is always 1)."""
+
+from __future__ import annotations
+
+from bcpg_cluster.method.segment import StepRules
+from bcpg_cluster.method.segment import segment as cut
+from bcpg_cluster.stages.groups import shard_groups
+from bcpg_cluster.stages.job import StageJob, StageResult, Tables
+from bcpg_cluster.store.schema import outcomes_from, rollouts_from, step_rows
+
+
+def segment(tables: Tables, job: StageJob, *, rules: StepRules, min_verified_share: float) -> StageResult:
+    """The steps of every wrong response that will be trained on."""
+    outcomes = outcomes_from(tables["outcomes"])
+    rows, samples, tokens = [], 0, 0
+    for group, result in shard_groups(rollouts_from(tables["rollouts"]), outcomes, min_verified_share):
+        for rollout, member in zip(group, result.members, strict=True):
+            if member.drop_reason is None and outcomes[rollout.id].reward == 0.0:
+                rows += step_rows(rollout.id, cut(rollout.token_texts, rules))
+                samples += 1
+                tokens += len(rollout.token_ids)
+    return StageResult(rows, {"samples": samples, "steps": len(rows), "tokens": tokens})

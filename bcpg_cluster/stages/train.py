@@ -1,0 +1,183 @@
+"""train: what a member of the trainer group hosts. It reads and writes the store; the maths is the engine's."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bcpg_cluster.engines.protocols import PushGroup, StepReport, TensorSpec, TrainerRank, TrainRow, TrainSettings
+from bcpg_cluster.errors import StoreError
+from bcpg_cluster.records import Receipt, SampleId
+from bcpg_cluster.store.schema import WeightedRow, reference_from, reference_row, weighted_from
+from bcpg_cluster.store.shards import read_table, write_shard
+
+CANARIES = "canaries.json"  # in a snapshot's directory
+
+Sequences = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob:
+    """One round's training. ``model_path`` holds the start weights; ``weighted`` are the sealed table's shards."""
+
+    round: int
+    model_path: str
+    weighted: tuple[Receipt, ...]
+    settings: TrainSettings
+    checkpoint_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A response with the trainer's log-probs under the weights before and after a round, one per token, nats."""
+
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+def write_canaries(snapshot_dir: Path, canaries: Sequence[Canary]) -> None:
+    """Keep the canaries beside the weights they prove."""
+    (snapshot_dir / CANARIES).write_text(json.dumps([asdict(canary) for canary in canaries]))
+
+
+def read_canaries(snapshot_dir: Path) -> list[Canary]:
+    """The canaries of a snapshot; none for one that was not trained here."""
+    path = snapshot_dir / CANARIES
+    if not path.exists():
+        return []
+    return [Canary(**{key: tuple(value) for key, value in entry.items()}) for entry in json.loads(path.read_text())]
+
+
+class TrainWorker:
+    """One rank. ``make_engine(rank, world_size, host, port)`` builds its :class:`TrainerRank` when the group meets."""
+
+    def __init__(
+        self, run_dir: str, rank: int, world_size: int, make_engine: Callable[[int, int, str, int], TrainerRank]
+    ) -> None:
+        self._run_dir, self._rank, self._world_size = Path(run_dir), rank, world_size
+        self._make_engine = make_engine
+        self._engine: TrainerRank | None = None
+        self._rows: list[WeightedRow] = []
+        self._reference: dict[SampleId, tuple[float, ...]] = {}
+
+    @property
+    def _trainer(self) -> TrainerRank:
+        if self._engine is None:
+            raise StoreError("the trainer group has not met yet")
+        return self._engine
+
+    def ping(self) -> str:
+        """Answered as soon as the member is ready."""
+        return "ready"
+
+    def rendezvous(self) -> tuple[str, int]:
+        """This machine's address and a free port, for the group to meet at."""
+        return _own_address(), _free_port()
+
+    def meet(self, host: str, port: int) -> None:
+        """Build the engine; returns when all ranks have met."""
+        self._engine = self._make_engine(self._rank, self._world_size, host, port)
+
+    def begin(self, job: TrainJob) -> int:
+        """Read the round's rows, load the start weights, make a fresh optimiser; the number of rows."""
+        self._rows = weighted_from(read_table(self._run_dir, job.weighted))
+        self._trainer.open(job.model_path, job.settings)
+        return len(self._rows)
+
+    def reference(self, job: TrainJob, attempt: str) -> Receipt:
+        """lp_ref of this rank's share, as shard ``rank`` of the ``reference`` table."""
+        started = time.monotonic()
+        logprobs = self._trainer.reference_logprobs([_train_row(row) for row in self._rows])
+        return write_shard(
+            self._run_dir,
+            table="reference",
+            round_=job.round,
+            shard=self._rank,
+            attempt=attempt,
+            rows=[reference_row(self._rows[index].id, values) for index, values in sorted(logprobs.items())],
+            seconds=time.monotonic() - started,
+            metrics={"tokens": float(sum(len(values) for values in logprobs.values()))},
+        )
+
+    def train(self, job: TrainJob, reference: Sequence[Receipt]) -> list[StepReport]:
+        """The round's optimiser steps, going on from the last step checkpoint if there is one."""
+        logprobs = reference_from(read_table(self._run_dir, reference))
+        missing = [row.id for row in self._rows if row.id not in logprobs]
+        if missing:
+            raise StoreError(f"{len(missing)} rows have no reference log-probs, e.g. {missing[0]}")
+        rows = [_train_row(row, logprobs[row.id]) for row in self._rows]
+        checkpoints = self._run_dir / job.checkpoint_dir if job.settings.checkpoint_every_steps else None
+        return self._trainer.train(rows, None if checkpoints is None else str(checkpoints))
+
+    def canary_sequences(self, number: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Some rows spread over the table, right and wrong ones, to prove pushes with."""
+        spread = max(len(self._rows) // max(number, 1), 1)
+        return [(row.prompt_token_ids, row.token_ids) for row in self._rows[::spread][:number]]
+
+    def score(self, sequences: Sequences) -> list[tuple[float, ...]]:
+        """The trainer's log-probs of given responses under the present weights."""
+        return self._trainer.score_tokens(sequences)
+
+    def save_snapshot(self, path: str) -> dict[str, str] | None:
+        """Write the present weights to ``path`` (relative to the run directory)."""
+        return self._trainer.save_snapshot(str(self._run_dir / path))
+
+    def push_address(self) -> tuple[str, int]:
+        """Where a new push group can meet."""
+        return _own_address(), _free_port()
+
+    def join_push_group(self, group: PushGroup) -> None:
+        """See :class:`TrainerRank`."""
+        self._trainer.join_push_group(group)
+
+    def push_specs(self) -> list[TensorSpec]:
+        """See :class:`TrainerRank`."""
+        return self._trainer.push_specs()
+
+    def push_weights(self) -> list[TensorSpec]:
+        """See :class:`TrainerRank`."""
+        return self._trainer.push_weights()
+
+    def leave_push_group(self) -> None:
+        """See :class:`TrainerRank`."""
+        self._trainer.leave_push_group()
+
+    def close(self) -> None:
+        """Free the engine."""
+        if self._engine is not None:
+            self._engine.close()
+
+
+def _train_row(row: WeightedRow, reference: tuple[float, ...] = ()) -> TrainRow:
+    return TrainRow(
+        row.prompt_token_ids,
+        row.token_ids,
+        row.token_weights,
+        row.advantage,
+        row.reward,
+        row.group_mean,
+        row.group_size,
+        reference,
+    )
+
+
+def _own_address() -> str:
+    """The address other machines reach this one at; loopback where there is no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # TEST-NET: nothing is sent, the kernel only picks a route
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,47 @@
+"""Where things lie in a run directory. Pure paths; relative ones are what receipts and the manifest hold.
+
+::
+
+    runs/<name>/
+      config.yaml            the configuration as resolved when the run was made
+      manifest.jsonl         the truth: which shards, snapshots and pushes count
+      run.lock               held by the process that works on the run
+      rounds/0001/<table>/00003-<attempt>.parquet
+      rounds/0001/checkpoint/<step checkpoints of the trainer, gone when the round is trained>
+      rounds/0001/report.json
+      snapshots/v0001-<attempt>/
+      logs/
+"""
+
+from __future__ import annotations
+
+import secrets
+
+MANIFEST = "manifest.jsonl"
+CONFIG = "config.yaml"
+LOCK = "run.lock"
+
+
+def new_attempt() -> str:
+    """A fresh attempt id: files of different attempts never collide, so a late writer can overwrite nothing."""
+    return secrets.token_hex(4)
+
+
+def shard_path(round_: int, table: str, shard: int, attempt: str) -> str:
+    """The file of one attempt at one shard."""
+    return f"rounds/{round_:04d}/{table}/{shard:05d}-{attempt}.parquet"
+
+
+def checkpoint_path(round_: int) -> str:
+    """The trainer's step checkpoints of a round."""
+    return f"rounds/{round_:04d}/checkpoint"
+
+
+def report_path(round_: int) -> str:
+    """A round's report."""
+    return f"rounds/{round_:04d}/report.json"
+
+
+def snapshot_path(version: int, attempt: str) -> str:
+    """A snapshot directory (a Hugging Face checkpoint with digests)."""
+    return f"snapshots/v{version:04d}-{attempt}"

@@ -1,0 +1,236 @@
+"""The manifest: an append-only journal that says what counts. One writer, any number of readers.
+
+A line is one JSON event and is on disk before anything relies on it. Replaying the lines gives the state; resuming a run
+is nothing but asking that state what is missing. A crash can only leave a torn *last* line, which is dropped; a torn line
+anywhere else means someone else wrote there, and is an error.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from bcpg_cluster.errors import RunDirectoryError, StoreError
+from bcpg_cluster.records import Receipt
+from bcpg_cluster.store.layout import LOCK, MANIFEST
+
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SealedTable:
+    """A finished table: ``asked == kept + sum(dropped)`` in samples, where the table accounts for samples."""
+
+    round: int
+    table: str
+    num_shards: int
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """A durable set of weights. ``path`` is relative to the run directory; the base (version 0) has none of its own."""
+
+    version: int
+    path: str
+    digests: dict[str, str]
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class ManifestState:
+    """What the journal says, replayed."""
+
+    created: dict[str, Any] | None = None
+    shards: dict[tuple[int, str], dict[int, Receipt]] = field(default_factory=dict)
+    planned: dict[tuple[int, str], int] = field(default_factory=dict)
+    sealed: dict[tuple[int, str], SealedTable] = field(default_factory=dict)
+    snapshots: dict[int, SnapshotRecord] = field(default_factory=dict)
+    pushes: dict[int, dict[str, Any]] = field(default_factory=dict)
+    reports: dict[int, dict[str, Any]] = field(default_factory=dict)
+    retries: list[dict[str, Any]] = field(default_factory=list)
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Take one event in. Unknown kinds are skipped, so that an older program can still read a newer journal's facts."""
+        match event["event"]:
+            case "created":
+                self.created = event
+            case "shard":
+                receipt = Receipt(**{key: event[key] for key in Receipt.__dataclass_fields__})
+                self.shards.setdefault((receipt.round, receipt.table), {}).setdefault(receipt.shard, receipt)
+            case "sealed":
+                table = SealedTable(event["round"], event["table"], event["num_shards"], event["num_rows"])
+                self.sealed[table.round, table.table] = table
+            case "snapshot":
+                record = SnapshotRecord(
+                    event["version"], event["path"], event["digests"], event["seconds"], event["metrics"]
+                )
+                self.snapshots.setdefault(record.version, record)
+            case "push":
+                self.pushes[event["version"]] = event
+            case "report":
+                self.reports[event["round"]] = event["report"]
+            case "retry":
+                self.retries.append(event)
+            case "reopened":
+                self._reopen(event["round"], set(event["tables"]), event["versions"])
+
+    def _reopen(self, round_: int, tables: set[str], versions: int) -> None:
+        """Forget tables of ``round_`` and everything of later rounds; snapshots from ``versions`` on."""
+        for accepted in (self.shards, self.sealed):
+            for key in [key for key in accepted if key[0] > round_ or (key[0] == round_ and key[1] in tables)]:
+                del accepted[key]  # type: ignore[attr-defined]
+        for by_version in (self.snapshots, self.pushes):
+            for version in [version for version in by_version if version >= versions]:
+                del by_version[version]  # type: ignore[attr-defined]
+        for reported in [reported for reported in self.reports if reported >= round_]:
+            del self.reports[reported]
+
+    def receipts(self, round_: int, table: str) -> list[Receipt]:
+        """The accepted shards of a table, in shard order."""
+        return [receipt for _, receipt in sorted(self.shards.get((round_, table), {}).items())]
+
+    def missing(self, round_: int, table: str, num_shards: int) -> list[int]:
+        """The shards of a table that nobody has delivered yet."""
+        accepted = self.shards.get((round_, table), {})
+        return [shard for shard in range(num_shards) if shard not in accepted]
+
+
+def read_manifest(run_dir: Path) -> ManifestState:
+    """The state of a run directory as it stands; an empty state when there is no manifest.
+
+    Raises:
+        StoreError: a line that is not the last cannot be read.
+        RunDirectoryError: the manifest was written by a newer version.
+    """
+    state, _ = _replay(run_dir / MANIFEST)
+    return state
+
+
+def _replay(path: Path) -> tuple[ManifestState, int]:
+    """The state, and how many bytes of whole lines the file holds (a torn last line is not counted)."""
+    state, good = ManifestState(), 0
+    if not path.exists():
+        return state, good
+    data = path.read_bytes()
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+        is_last = good + len(line) == len(data)
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError("no line end")
+            event = json.loads(line)
+        except ValueError:
+            if is_last:
+                break
+            raise StoreError(f"{path}, line {number}: not an event; the file was changed by something else") from None
+        if event["event"] == "created" and event["manifest_version"] > MANIFEST_VERSION:
+            raise RunDirectoryError(
+                f"{path.parent} was made by a newer version (manifest {event['manifest_version']})",
+                rule=f"this program reads manifests up to version {MANIFEST_VERSION}",
+                remedy="use the newer bcpg-cluster, or another --run-dir",
+            )
+        state.apply(event)
+        good += len(line)
+    return state, good
+
+
+class Manifest:
+    """The one writer of a run's journal. Holds the run's lock while open; use as a context manager."""
+
+    def __init__(self, run_dir: Path) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.run_dir = run_dir
+        self._lock: IO[str] = (run_dir / LOCK).open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            raise RunDirectoryError(
+                f"{run_dir} is in use by process {holder}",
+                rule="one process works on a run at a time",
+                remedy="wait for it, stop it, or give another --run-dir",
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        path = run_dir / MANIFEST
+        self.state, good = _replay(path)
+        self._file = path.open("ab")
+        self._file.truncate(good)
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the run."""
+        self._file.close()
+        self._lock.close()
+
+    def _append(self, event: dict[str, Any]) -> None:
+        self._file.write(json.dumps({**event, "time": round(time.time(), 3)}).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.state.apply(event)
+
+    def create(self, *, identity: str, name: str, program_version: str) -> None:
+        """Mark the directory as a run of this configuration (once)."""
+        self._append(
+            {
+                "event": "created",
+                "manifest_version": MANIFEST_VERSION,
+                "identity": identity,
+                "name": name,
+                "program_version": program_version,
+            }
+        )
+
+    def accept(self, receipt: Receipt) -> bool:
+        """Count a shard. False when the shard was already delivered by another attempt: this one changes nothing."""
+        if receipt.shard in self.state.shards.get((receipt.round, receipt.table), {}):
+            return False
+        self._append({"event": "shard", **asdict(receipt)})
+        return True
+
+    def seal(self, round_: int, table: str, num_shards: int) -> SealedTable:
+        """Close a table.
+
+        Raises:
+            StoreError: shards are missing.
+        """
+        missing = self.state.missing(round_, table, num_shards)
+        if missing:
+            raise StoreError(f"round {round_}, table {table!r} cannot be sealed: shards {missing} are missing")
+        rows = sum(receipt.num_rows for receipt in self.state.receipts(round_, table))
+        self._append({"event": "sealed", "round": round_, "table": table, "num_shards": num_shards, "num_rows": rows})
+        return self.state.sealed[round_, table]
+
+    def add_snapshot(self, record: SnapshotRecord) -> None:
+        """Count a snapshot that lies complete on disk."""
+        self._append({"event": "snapshot", **asdict(record)})
+
+    def add_push(self, version: int, facts: dict[str, Any]) -> None:
+        """Note that all rollout engines answer with ``version``, and how that was proven."""
+        self._append({"event": "push", "version": version, **facts})
+
+    def add_report(self, round_: int, report: dict[str, Any]) -> None:
+        """Close a round with its report."""
+        self._append({"event": "report", "round": round_, "report": report})
+
+    def add_retry(self, what: str, why: str) -> None:
+        """Note a piece of work that had to be done again."""
+        self._append({"event": "retry", "what": what, "why": why[:2000]})
+
+    def reopen(self, round_: int, tables: list[str], versions: int) -> None:
+        """Let go of tables of a round, of all later rounds, and of snapshots from ``versions`` on. Files stay on disk."""
+        self._append({"event": "reopened", "round": round_, "tables": tables, "versions": versions})

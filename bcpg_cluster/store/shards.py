@@ -1,0 +1,87 @@
+"""Shard files: written whole or not at all, and checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bcpg_cluster.errors import StoreError
+from bcpg_cluster.records import Receipt
+from bcpg_cluster.store.layout import shard_path
+from bcpg_cluster.store.schema import SCHEMA_VERSION, Row, schema_of
+
+
+def write_shard(
+    run_dir: Path,
+    *,
+    table: str,
+    round_: int,
+    shard: int,
+    attempt: str,
+    rows: Sequence[Row],
+    seconds: float,
+    metrics: dict[str, float],
+) -> Receipt:
+    """Write one attempt's rows under a name of its own and return the receipt.
+
+    The file appears under its name only when it is whole (temporary name, fsync, rename). It counts only once the manifest
+    accepts the receipt.
+    """
+    path = shard_path(round_, table, shard, attempt)
+    target = run_dir / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    content = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema_of(table)), content, compression="zstd")
+    data = content.getvalue().to_pybytes()
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(target)
+    return Receipt(
+        table=table,
+        round=round_,
+        shard=shard,
+        attempt=attempt,
+        path=path,
+        num_rows=len(rows),
+        num_bytes=len(data),
+        checksum=hashlib.sha256(data).hexdigest(),
+        seconds=seconds,
+        metrics=dict(metrics),
+    )
+
+
+def read_shard(run_dir: Path, receipt: Receipt) -> list[Row]:
+    """The rows of an accepted shard.
+
+    Raises:
+        StoreError: the file is gone, altered since it was accepted, or of another schema version.
+    """
+    path = run_dir / receipt.path
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise StoreError(f"{path} is in the manifest but not on disk") from None
+    if hashlib.sha256(data).hexdigest() != receipt.checksum:
+        raise StoreError(f"{path} is not the file that was accepted (checksum differs)")
+    table = pq.read_table(pa.BufferReader(data))
+    version = int((table.schema.metadata or {}).get(b"bcpg_schema_version", b"0"))
+    if version != SCHEMA_VERSION:
+        raise StoreError(f"{path} has schema version {version}; this program reads version {SCHEMA_VERSION}")
+    rows: list[Row] = table.to_pylist()
+    return rows
+
+
+def read_table(run_dir: Path, receipts: Sequence[Receipt]) -> list[Row]:
+    """The rows of several shards, in shard order."""
+    rows: list[Row] = []
+    for receipt in sorted(receipts, key=lambda r: r.shard):
+        rows.extend(read_shard(run_dir, receipt))
+    return rows

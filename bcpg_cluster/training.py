@@ -1,0 +1,152 @@
+"""One round's training by the trainer group: reference pass, step plan, canaries, snapshot. Restarts from checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.engines.protocols import StepReport, TrainSettings
+from bcpg_cluster.errors import EngineError
+from bcpg_cluster.observer import Observer
+from bcpg_cluster.stages.train import Canary, TrainJob, write_canaries
+from bcpg_cluster.store.layout import checkpoint_path, new_attempt, snapshot_path
+from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
+
+
+def train_round(
+    manifest: Manifest,
+    gang: Gang,
+    *,
+    round_: int,
+    model_path: str,
+    settings: TrainSettings,
+    num_canaries: int,
+    observer: Observer,
+    max_attempts: int = 3,
+) -> SnapshotRecord:
+    """Train version ``round_`` from the sealed table of its round and count its snapshot.
+
+    A group that is lost is started again and goes on from the last step checkpoint.
+
+    Raises:
+        EngineError: the group failed ``max_attempts`` times.
+        TrainingDivergedError: loss or gradient not finite; nothing was written.
+    """
+    job = TrainJob(
+        round_, model_path, tuple(manifest.state.receipts(round_, "weighted")), settings, checkpoint_path(round_)
+    )
+    for attempt in range(1, max_attempts + 1):
+        try:
+            return _train_once(manifest, gang, job, num_canaries, observer)
+        except EngineError as error:
+            gang.kill()
+            if attempt == max_attempts:
+                raise
+            manifest.add_retry(f"train round {round_}", str(error))
+            observer.retry(f"train round {round_}", str(error))
+    raise AssertionError("unreachable")
+
+
+def _train_once(
+    manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int, observer: Observer
+) -> SnapshotRecord:
+    started = time.monotonic()
+    observer.stage(job.round, "train", 0, 4)
+    gang.ensure_up()
+    gang.call_all("begin", job, label=f"begin round {job.round}")
+    opened = time.monotonic()
+    observer.stage(job.round, "train", 1, 4)
+    if (job.round, "reference") not in manifest.state.sealed:
+        for receipt in gang.call_all("reference", job, new_attempt(), label=f"reference round {job.round}"):
+            manifest.accept(receipt)
+        manifest.seal(job.round, "reference", gang.size)
+    referenced = time.monotonic()
+    observer.stage(job.round, "train", 2, 4)
+    sequences = gang.call_all("canary_sequences", num_canaries)[0]
+    before = gang.call_all("score", sequences)[0]
+    reference = tuple(manifest.state.receipts(job.round, "reference"))
+    reports: list[StepReport] = gang.call_all("train", job, reference, label=f"train round {job.round}")[0]
+    trained = time.monotonic()
+    observer.stage(job.round, "train", 3, 4)
+    after = gang.call_all("score", sequences)[0]
+    path = snapshot_path(job.round, new_attempt())
+    digests = gang.call_all("save_snapshot", path, label=f"snapshot v{job.round}")[0]
+    canaries = [
+        Canary(prompt, response, tuple(old), tuple(new))
+        for (prompt, response), old, new in zip(sequences, before, after, strict=True)
+    ]
+    write_canaries(manifest.run_dir / path, canaries)
+    record = SnapshotRecord(
+        version=job.round,
+        path=path,
+        digests=digests,
+        seconds=time.monotonic() - started,
+        metrics=_metrics(reports)
+        | {
+            "open_s": opened - started,
+            "reference_s": referenced - opened,
+            "train_s": trained - referenced,
+            "snapshot_s": time.monotonic() - trained,
+        },
+    )
+    manifest.add_snapshot(record)
+    shutil.rmtree(manifest.run_dir / job.checkpoint_dir, ignore_errors=True)
+    observer.stage(job.round, "train", 4, 4)
+    return record
+
+
+def _metrics(reports: list[StepReport]) -> dict[str, float]:
+    """What a round's report says of its training."""
+    if not reports:
+        return {"steps": 0.0}
+    first, last = reports[0], reports[-1]
+    return {
+        "steps": float(last.num_steps),
+        "tokens": float(sum(report.num_tokens for report in reports)),
+        "sequences": float(sum(report.num_sequences for report in reports)),
+        "loss_first": first.loss,
+        "loss_last": last.loss,
+        "grad_norm_first": first.grad_norm,
+        "grad_norm_last": last.grad_norm,
+        "grad_norm_max": max(report.grad_norm for report in reports),
+        "delta_per_token_right_last": last.delta_per_token_right,
+        "delta_per_token_wrong_last": last.delta_per_token_wrong,
+    }
+
+
+def keep_snapshots(manifest: Manifest, scores: dict[int, float], keep_last: int) -> list[int]:
+    """Delete the directories of snapshots that no rule keeps: the newest ``keep_last``, the best, the base.
+
+    Args:
+        scores: sampled test accuracy by version, where known.
+
+    Returns:
+        The versions whose files were deleted. Their records stay in the manifest.
+    """
+    versions = sorted(manifest.state.snapshots)
+    kept = set(versions[-keep_last:])
+    if scores:
+        kept.add(max(scores, key=lambda version: (scores[version], version)))
+    kept_paths = {manifest.state.snapshots[version].path for version in kept if version in manifest.state.snapshots}
+    deleted = []
+    for version in versions:
+        record = manifest.state.snapshots[version]
+        folder = manifest.run_dir / record.path
+        if version not in kept and record.path not in kept_paths and folder.exists():
+            shutil.rmtree(folder)
+            deleted.append(version)
+    return deleted
+
+
+def drop_torn_snapshots(run_dir: Path, manifest: Manifest) -> None:
+    """Remove snapshot directories that no record counts: what a killed run left half-written."""
+    counted = {record.path for record in manifest.state.snapshots.values()}
+    folder = run_dir / "snapshots"
+    if folder.is_dir():
+        for child in folder.iterdir():
+            if f"snapshots/{child.name}" not in counted:
+                shutil.rmtree(child, ignore_errors=True)
+
+

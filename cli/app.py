@@ -1,0 +1,150 @@
+"""The ``bcpg-cluster`` command. Commands import what they need when they run, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(
+    name="bcpg-cluster",
+    help="Iterative offline RL of reasoning LLMs: generate, segment, judge, train, push, round after round.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Optional[str],
+    typer.Option("--config", "-c", help="A YAML file or the name of a shipped config (default: laptop, without GPUs)."),
+]
+SetOption = Annotated[
+    Optional[list[str]], typer.Option("--set", help="Override one key: section.key=value. May be given often.")
+]
+RunDirOption = Annotated[Optional[Path], typer.Option("--run-dir", help="Where the run lives (default: runs/<name>).")]
+SeedOption = Annotated[Optional[int], typer.Option("--seed", help="The run's seed (default: the config's).")]
+AddressOption = Annotated[
+    Optional[str],
+    typer.Option("--address", help="The Ray cluster, or 'local' (default: RAY_ADDRESS, a Ray running here, a local one)."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+RoundOption = Annotated[int, typer.Option("--round", help="The round, from 1.")]
+
+
+@app.command()
+def iterate(
+    rounds: Annotated[int, typer.Option("--rounds", "-n", min=1, help="Rounds to complete, counted from the base.")] = 3,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    run_dir: RunDirOption = None,
+    seed: SeedOption = None,
+    address: AddressOption = None,
+    json_: JsonOption = False,
+    inline: Annotated[bool, typer.Option("--inline", help="Run in this process without Ray (for fakes and tests).")] = False,
+) -> None:
+    """Run rounds of the main job. Run the same command again to go on with a run that was stopped."""
+    from bcpg_cluster_cli.iterate import run_iterate
+
+    run_iterate(rounds, config, set_ or [], run_dir, seed, address, as_json=json_, inline=inline)
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="generate, verify, segment, judge.<name>, weigh, train or evaluate.")],
+    round_: RoundOption,
+    run_dir: RunDirOption = None,
+    discard_later: Annotated[
+        bool, typer.Option("--discard-later", help="Also give up what was made from this stage's results.")
+    ] = False,
+    address: AddressOption = None,
+    inline: Annotated[bool, typer.Option("--inline", help="Run in this process without Ray.")] = False,
+) -> None:
+    """Run one stage of a finished or stopped round again."""
+    from bcpg_cluster_cli.stage import run_stage
+
+    run_stage(name, round_, run_dir, discard_later=discard_later, address=address, inline=inline)
+
+
+@app.command()
+def status(run_dir: RunDirOption = None, json_: JsonOption = False) -> None:
+    """What a run has done so far."""
+    from bcpg_cluster_cli.status import run_status
+
+    run_status(run_dir, as_json=json_)
+
+
+@app.command()
+def inspect(
+    round_: RoundOption = 1,
+    run_dir: RunDirOption = None,
+    prompt: Annotated[Optional[str], typer.Option("--prompt", help="A prompt id (default: one with mined steps).")] = None,
+    sample: Annotated[Optional[int], typer.Option("--sample", help="A sample number of that prompt.")] = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many samples to show.")] = 1,
+) -> None:
+    """Show samples with their steps, every judge's verdicts, and the weights the trainer saw."""
+    from bcpg_cluster_cli.inspect import run_inspect
+
+    run_inspect(run_dir, round_, prompt, sample, number)
+
+
+@app.command()
+def plan(
+    rounds: Annotated[int, typer.Option("--rounds", "-n", min=1)] = 3,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """What a run would cost: samples, tokens, judge calls, disk, memory. Starts nothing."""
+    from bcpg_cluster_cli.plan import run_plan
+
+    run_plan(rounds, config, set_ or [], as_json=json_)
+
+
+@app.command()
+def validate(config: ConfigOption = None, set_: SetOption = None, run_dir: RunDirOption = None) -> None:
+    """Check a config, its prompts, its models' files and its vendor options. Starts nothing."""
+    from bcpg_cluster_cli.validate import run_validate
+
+    run_validate(config, set_ or [], run_dir)
+
+
+@app.command()
+def doctor(json_: JsonOption = False) -> None:
+    """What is installed, which engines would be used, and how to mend what is missing."""
+    from bcpg_cluster_cli.doctor import run_doctor
+
+    run_doctor(as_json=json_)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        from bcpg_cluster import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; errors made on purpose are printed without a traceback, with exit code 2 for bad input."""
+    from bcpg_cluster.errors import BcpgError, Interrupted, UserError
+
+    try:
+        app()
+    except Interrupted as error:
+        typer.secho(f"{error}\nRun the same command again to go on.", fg="yellow", err=True)
+        sys.exit(130)
+    except UserError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+    except BcpgError as error:
+        typer.secho(
+            f"error: {type(error).__name__}: {error}\nWhat was finished is kept; run the same command to go on.",
+            fg="red",
+            err=True,
+        )
+        sys.exit(1)

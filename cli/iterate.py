@@ -1,0 +1,70 @@
+"""``bcpg-cluster iterate``: the main job."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from bcpg_cluster.build import build_coordinator, check_models, load_judge_prompt, read_all_prompts
+from bcpg_cluster.errors import Interrupted
+from bcpg_cluster.run_directory import check_run_directory, open_run
+from bcpg_cluster.training import drop_torn_snapshots
+from bcpg_cluster_cli.console import ConsoleObserver, closing_line, print_report
+from bcpg_cluster_cli.session import read_config, start_runtime, stop_on_signals
+
+
+def run_iterate(
+    rounds: int,
+    source: str | None,
+    overrides: Sequence[str],
+    run_dir: Path | None,
+    seed: int | None,
+    address: str | None,
+    *,
+    as_json: bool,
+    inline: bool,
+) -> None:
+    """Check everything, then start, then run the rounds that are missing."""
+    console = Console(stderr=as_json)
+    config = read_config(source, overrides, seed)
+    prompts = read_all_prompts(config)
+    check_models(config)
+    for judge in config.judges.values():
+        if judge.kind == "llm":
+            load_judge_prompt(judge.prompt)
+    directory = run_dir or Path("runs") / (config.name if seed is None else f"{config.name}-seed{seed}")
+    check_run_directory(directory, config)
+    with open_run(directory.absolute(), config) as manifest, stop_on_signals(console) as stop_asked:
+        reports = manifest.state.reports
+        if all(round_ in reports for round_ in range(rounds + 1)):
+            console.print(f"{directory}: all {rounds} rounds are done already")
+            _finish({round_: reports[round_] for round_ in range(rounds + 1)}, directory, console, as_json=as_json)
+            return
+        drop_torn_snapshots(directory, manifest)
+        for round_ in sorted(reports):
+            print_report(console, reports[round_])
+        started = time.monotonic()
+        runtime = start_runtime(config, address, source, inline=inline, console=console)
+        try:
+            with ConsoleObserver(console) as observer:
+                coordinator = build_coordinator(config, manifest, runtime, observer, stop_asked, prompts)
+                done = coordinator.run(rounds)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped at once; what was finished is kept") from None
+        finally:
+            runtime.shutdown()
+        console.print(f"{time.monotonic() - started:.0f} s in all, engine starts included", highlight=False)
+        _finish(done, directory, console, as_json=as_json)
+
+
+def _finish(reports: dict[int, dict[str, Any]], directory: Path, console: Console, *, as_json: bool) -> None:
+    console.print(f"run: {directory}", highlight=False)
+    if as_json:
+        typer.echo(json.dumps(list(reports.values())))
+    console.print(closing_line(reports), highlight=False, style="bold")

@@ -1,0 +1,33 @@
+"""``bcpg-cluster validate``: everything that can be known to be wrong before an engine starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bcpg_cluster.build import check_memory, check_models, check_vendor_options, free_memory_gib, load_judge_prompt, read_all_prompts
+from bcpg_cluster.run_directory import check_run_directory
+from bcpg_cluster_cli.session import DEFAULT_CONFIG, read_config
+
+
+def run_validate(source: str | None, overrides: Sequence[str], run_dir: Path | None) -> None:
+    """Check and say so; raises what ``iterate`` would raise."""
+    console = Console()
+    config = read_config(source, overrides, None)
+    train, test = read_all_prompts(config)
+    check_models(config)
+    for judge in config.judges.values():
+        if judge.kind == "llm":
+            load_judge_prompt(judge.prompt)
+    check_vendor_options(config)
+    if all(config.pool(name).num_gpus == 0 for name in config.pool_names()):
+        check_memory(config, free_memory_gib())
+    if run_dir is not None:
+        check_run_directory(run_dir, config)
+    console.print(
+        f"{source or DEFAULT_CONFIG}: good. {len(train)} train and {len(test)} test prompts, judges "
+        f"{', '.join(config.judges)}, pools {', '.join(f'{n} x{config.pool(n).members}' for n in config.pool_names())}",
+        highlight=False,
+    )

@@ -1,0 +1,730 @@
+"""Make the two judges of the embedded default: a tiny LLM judge and a tiny process reward model (PRM).
+
+    python scripts/make_judges.py --assets bcpg_cluster/assets
+
+reads ``policy/`` and the prompt files (``*.jsonl``, whose questions are never used here) and writes ``judge/`` and
+``prm/``. Both models learn the same thing, whether each step of a chain is right, but from different data, at different
+sizes and from different seeds, so that they err differently, as real judges do:
+
+* the judge (``Qwen2ForCausalLM``) reads *made-up* mistakes and writes verdicts in the grammar of ``method/verdict.py``;
+* the PRM (``Qwen2ForProcessRewardModel`` as vLLM names it) reads real rollouts of the policy and scores every ``<extra_0>``.
+
+Each is taught in two phases: first lone equations (what is the result? is the one written right?), then whole responses.
+The equation losses read inner layers and are there for training only; nothing of them is saved.
+
+Everything is seeded. It takes about @@MINUTES@@ minutes on one core of an AMD EPYC (AVX2), CPU only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import string
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Model
+
+from bcpg_cluster.assets.chain import ANSWER, MODULUS, REFLECTION, Chain, Operation, StepTruth, draw_chain, step_truths
+from bcpg_cluster.method.verdict import (
+    JudgePrompt,
+    StepVerdict,
+    parse_judge_prompt,
+    parse_verdicts,
+    render_judge_messages,
+    render_verdicts,
+)
+from bcpg_cluster.records import ErrorType
+
+HEAD_DIM = 32
+MAX_POSITIONS = 512
+MAX_STEPS = 32
+STEP_TAG = "<extra_0>"
+SYSTEM = "Check every step."
+IGNORE = -100
+
+
+# ---------------------------------------------------------------------------------------------- responses and their truth
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response cut into steps, with the truth of each."""
+
+    chain: Chain
+    steps: tuple[str, ...]
+    truths: tuple[StepTruth, ...]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the response's last step is the right answer."""
+        return self.steps[-1].startswith(ANSWER) and self.truths[-1].is_correct
+
+
+def split_steps(text: str) -> list[str]:
+    """The steps of a response: its lines with their newlines, a ``wait`` together with the line that follows."""
+    steps, carried = [], ""
+    for line in text.splitlines(keepends=True):
+        carried += line
+        if line.strip() != REFLECTION:
+            steps.append(carried)
+            carried = ""
+    return [*steps, carried] if carried else steps
+
+
+def read_response(chain: Chain, text: str) -> Response | None:
+    """Cut and label a response; ``None`` when there is nothing to label."""
+    steps = split_steps(text)
+    if not steps or len(steps) > MAX_STEPS:
+        return None
+    try:
+        return Response(chain, tuple(steps), tuple(step_truths(chain.question, steps)))
+    except IndexError:  # more lines than operations, then ``wait``: such a response has no truth
+        return None
+
+
+def wrong_result(rng: random.Random, operation: Operation, value: int) -> int:
+    """A plausible wrong result of ``operation`` on ``value``: mostly a near miss, sometimes anything."""
+    right = operation.apply(value)
+    kind = rng.random()
+    if kind < 0.3:
+        result = right + rng.choice((-10, 10))
+    elif kind < 0.5:
+        result = right + rng.choice((-1, 1))
+    elif kind < 0.6:
+        result = right + rng.choice((-50, -20, -11, -9, -2, 2, 9, 11, 20))
+    elif kind < 0.75:  # a neighbouring fact
+        near = rng.choice((Operation(operation.symbol, operation.operand + rng.choice((-1, 1))), operation))
+        result = near.apply(value + rng.choice((-10, -1, 1, 10)))
+    elif kind < 0.8:  # digits swapped
+        result = right % 10 * 10 + right // 10
+    else:
+        result = rng.randrange(MODULUS)
+    return result % MODULUS if (result - right) % MODULUS else (right + rng.choice((1, 10))) % MODULUS
+
+
+def made_up_response(rng: random.Random, chain: Chain, slip_rate: float) -> str:
+    """A response with made-up mistakes: wrong results, wrong copies, lost and repeated lines, garbage, corrections."""
+    lines: list[str] = []
+    place, written = 0, chain.start
+    while place < len(chain.operations):
+        operation = chain.operations[place]
+        left, used, slips = written, operation, rng.random() < slip_rate
+        result = operation.apply(left)
+        kind = rng.random() if slips else 0.0
+        if slips and kind < 0.75:
+            result = wrong_result(rng, operation, left)
+        elif kind >= 0.98:
+            lines.append(rng.choice(("17", "=", "3+", "+4=7", "answer", "x", "", "waitwait", "9*9*9=9", "1 2 3")))
+        elif kind >= 0.95 and place:
+            place -= 1
+            continue
+        elif kind >= 0.91:
+            place += 1
+            continue
+        elif kind >= 0.83:
+            changed = Operation(operation.symbol, operation.operand + rng.choice((-1, 1)))
+            used = rng.choice((changed, rng.choice(chain.operations)))
+            result = used.apply(left)
+        elif kind >= 0.75:
+            left = (left + rng.choice((-10, -1, 1, 10, rng.randrange(MODULUS)))) % MODULUS
+            result = operation.apply(left)
+        lines.append(f"{left}{used.symbol}{used.operand}={result}")
+        before, written, place = written, result, place + 1
+        if rng.random() < (0.25 if slips else 0.04):
+            again = chain.values[place - 1] if rng.random() < 0.5 else before
+            written = wrong_result(rng, operation, again) if rng.random() < 0.35 else operation.apply(again)
+            lines += [REFLECTION, f"{again}{operation.symbol}{operation.operand}={written}"]
+    lines.append(f"{ANSWER}{written if rng.random() < 0.93 else rng.randrange(MODULUS)}")
+    text = "\n".join(lines)
+    return text[: rng.randrange(1, len(text) + 1)] if rng.random() < 0.04 else text
+
+
+def made_up_responses(rng: random.Random, forbidden: set[str]) -> Iterator[Response]:
+    """Endless responses with made-up mistakes to fresh questions; one in twelve is long."""
+    while True:
+        chain = draw_chain(rng, 9, 15) if rng.random() < 0.08 else draw_chain(rng, 3, 8)
+        if chain.question in forbidden:
+            continue
+        response = read_response(chain, made_up_response(rng, chain, rng.choice((0.05, 0.15, 0.3))))
+        if response is not None:
+            yield response
+
+
+# ------------------------------------------------------------------------------------------------------- the policy's own
+
+
+def fresh_chains(seed: int, count: int, like: Sequence[str], forbidden: set[str]) -> list[Chain]:
+    """``count`` new chains with as many operations as the questions in ``like`` have, none of them forbidden."""
+    rng = random.Random(seed)
+    lengths = [len(question.split()) - 1 for question in like]
+    chains: list[Chain] = []
+    while len(chains) < count:
+        operations = rng.choice(lengths)
+        chain = draw_chain(rng, operations, operations)
+        if chain.question not in forbidden:
+            chains.append(chain)
+    return chains
+
+
+@torch.inference_mode()
+def policy_responses(
+    policy: Path, chains: Sequence[Chain], samples: int, seed: int, batch_size: int = 512
+) -> list[list[Response | None]]:
+    """``samples`` responses of the policy to each chain, at temperature 1; one list a chain."""
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(policy, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32).eval()
+    asked = [chain for chain in chains for _ in range(samples)]
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i].operations))
+    found: list[Response | None] = [None] * len(asked)
+    for begin in range(0, len(order), batch_size):
+        chosen = order[begin : begin + batch_size]
+        messages = [[{"role": "user", "content": asked[i].question}] for i in chosen]
+        inputs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", padding=True, return_dict=True
+        )
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        output = model.generate(
+            input_ids=ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=160,
+            pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        for i, text in zip(chosen, tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True), strict=True):
+            found[i] = read_response(asked[i], text)
+    return [found[i : i + samples] for i in range(0, len(found), samples)]
+
+
+def wrong_of_mixed_groups(groups: Sequence[Sequence[Response | None]]) -> list[Response]:
+    """The wrong responses of the groups that hold right and wrong ones: what the method mines."""
+    wrong = []
+    for group in groups:
+        rights = [response is not None and response.is_right for response in group]
+        if any(rights) and not all(rights):
+            wrong += [r for r, right in zip(group, rights, strict=True) if r is not None and not right]
+    return wrong
+
+
+# ---------------------------------------------------------------------------------------------------- tokenizers, weights
+
+
+def make_tokenizer(
+    specials: Sequence[str], words: Sequence[str], pattern: str, template: str, eos: str
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of ``words``, numbers up to 99 and characters; ``pattern`` says where a text is cut. Decoding is exact."""
+    numbers = [str(number) for number in range(10, MODULUS)]
+    vocabulary = dict.fromkeys([*specials, *words, *numbers, *string.printable])
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<|unk|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern + r"|[1-9][0-9]|[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        unk_token="<|unk|>",
+        eos_token=eos,
+        additional_special_tokens=[s for s in specials if s not in ("<|pad|>", "<|unk|>", eos)],
+        chat_template=template,
+        clean_up_tokenization_spaces=False,
+        model_max_length=MAX_POSITIONS,
+    )
+
+
+def judge_tokenizer() -> PreTrainedTokenizerFast:
+    """The judge's tokenizer: a verdict line is two or three tokens (``\\n3 ``, ``wrong propagated``)."""
+    verdicts = ["correct none", *(f"wrong {error}" for error in ErrorType if error is not ErrorType.NONE)]
+    indices = [f"{lead}{index} " for lead in ("\n", "") for index in range(MAX_STEPS)]
+    words = [*verdicts, *indices, "\njudge ", "wait ", "answer ", " +", " -", " *"]
+    pattern = (
+        "|".join(verdicts)
+        + r"|\n(?:[12]?[0-9]|3[01]) |^(?:[12]?[0-9]|3[01]) (?=correct|wrong)|(?<=judge )(?:[12]?[0-9]|3[01]) "
+        + r"|\njudge |wait |answer | [+*-]"
+    )
+    template = (
+        "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    specials = ["<|pad|>", "<|unk|>", "<|user|>", "<|assistant|>", "<|end|>"]
+    return make_tokenizer(specials, words, pattern, template, "<|end|>")
+
+
+def prm_tokenizer() -> PreTrainedTokenizerFast:
+    """The PRM's tokenizer and chat template, in the convention of Qwen2.5-Math-PRM."""
+    template = (
+        "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n" + SYSTEM + "<|im_end|>\n{% endif %}"
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    specials = ["<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>", STEP_TAG]
+    words = [SYSTEM, "system\n", "user\n", "assistant\n", "wait\n", "answer ", " +", " -", " *"]
+    pattern = r"Check every step\.|system\n|user\n|assistant\n|wait\n|answer | [+*-]"
+    return make_tokenizer(specials, words, pattern, template, "<|im_end|>")
+
+
+def model_config(tokenizer: PreTrainedTokenizerFast, layers: int, hidden: int, inner: int, **more: object) -> Qwen2Config:
+    """The shape of a tiny Qwen2 model."""
+    return Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // HEAD_DIM,
+        num_key_value_heads=hidden // HEAD_DIM,
+        max_position_embeddings=MAX_POSITIONS,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        **more,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """Which token ids are numbers, operations and ``=``; finds the equations in a batch of ids."""
+
+    numbers: Tensor  # id of each number 0..99
+    value: Tensor  # value of each id, -1 for other tokens
+    symbols: Tensor  # ids of + - *
+    equals: int
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast) -> Arithmetic:
+        """Read the ids off the tokenizer's vocabulary."""
+        ids = tokenizer.convert_tokens_to_ids
+        numbers = torch.tensor([ids(str(number)) for number in range(MODULUS)])
+        value = torch.full((len(tokenizer),), -1)
+        value[numbers] = torch.arange(MODULUS)
+        return cls(numbers, value, torch.tensor([ids(symbol) for symbol in "+-*"]), ids("="))
+
+    def apply(self, left: Tensor, kind: Tensor, right: Tensor) -> Tensor:
+        """The results of the operations (``kind`` 0, 1, 2 for + - *)."""
+        return torch.where(kind == 0, left + right, torch.where(kind == 1, left - right, left * right)) % MODULUS
+
+    def targets(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """For every equation in ``ids``: the right result's value at its ``=``, and whether the result written is that at
+        the token after it. ``IGNORE`` elsewhere."""
+        result, is_right = torch.full_like(ids, IGNORE), torch.full_like(ids, IGNORE)
+        left, symbol, right = self.value[ids[:, :-5]], ids[:, 1:-4], self.value[ids[:, 2:-3]]
+        known = (symbol.unsqueeze(-1) == self.symbols).any(-1)
+        kind = (symbol.unsqueeze(-1) == self.symbols).int().argmax(-1)
+        found = known & (left >= 0) & (right >= 0) & (ids[:, 3:-2] == self.equals)
+        true = self.apply(left, kind, right)
+        written = self.value[ids[:, 4:-1]]
+        result[:, 3:-2] = torch.where(found, true, IGNORE)
+        is_right[:, 5:] = torch.where(found & (written >= 0), (written == true).long(), IGNORE)
+        return result, is_right
+
+    def draw(self, generator: torch.Generator, rows: int, columns: int, separators: Tensor) -> Tensor:
+        """Token ids of lone equations, half of them wrong, with ``separators`` before each and after the last."""
+
+        def pick(low: int, high: int) -> Tensor:
+            return torch.randint(low, high, (rows, columns), generator=generator)
+
+        left, kind = pick(0, MODULUS), pick(0, 3)
+        right = torch.where(kind == 2, pick(2, 10), pick(10, MODULUS))
+        result = self.apply(left, kind, right)
+        misses = torch.tensor([10, 90, 1, 99, 20, 80, 2, 98, 9, 91, 11, 89])
+        luck, near = pick(0, 100), misses[pick(0, len(misses))]
+        result = torch.where(luck < 35, (result + near) % MODULUS, torch.where(luck < 50, pick(0, MODULUS), result))
+        parts = [self.numbers[left], self.symbols[kind], self.numbers[right], torch.full_like(left, self.equals)]
+        lines = torch.stack([separators[:columns].expand(rows, -1), *parts, self.numbers[result]], dim=-1).view(rows, -1)
+        return torch.cat([lines, separators[columns].expand(rows, 1)], dim=1)
+
+
+def embed_digits(embedding: Tensor, arithmetic: Arithmetic, generator: torch.Generator) -> None:
+    """Start number embeddings from their digits and three slow waves, so that sums and neighbours are easy to find."""
+    hidden = embedding.shape[1]
+    digits, waves = (torch.randn(rows, hidden, generator=generator) * 0.02 for rows in (20, 6))
+    for number, token in enumerate(arithmetic.numbers.tolist()):
+        vector = digits[number // 10] + digits[10 + number % 10]
+        for wave in range(3):
+            angle = 2 * math.pi * (wave + 1) * number / MODULUS
+            vector = vector + 0.7 * (waves[2 * wave] * math.cos(angle) + waves[2 * wave + 1] * math.sin(angle))
+        embedding[token] = vector
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+class Training:
+    """A trunk in training: its optimisers, the learning rate's course, and the losses on equations.
+
+    The result of an equation is read at layer 2 through the (tied) embedding, its rightness at layer 3 through a small head.
+    """
+
+    def __init__(self, trunk: Qwen2Model, owner: nn.Module, arithmetic: Arithmetic, seed: int) -> None:
+        self.trunk, self.owner, self.arithmetic = trunk, owner, arithmetic
+        self.generator = torch.Generator().manual_seed(seed)
+        self.is_right = nn.Linear(trunk.config.hidden_size, 2)
+        with torch.no_grad():
+            embed_digits(trunk.embed_tokens.weight, arithmetic, self.generator)
+        self._new_optimizers()
+
+    def _new_optimizers(self) -> None:
+        matrices = [p for p in self.trunk.layers.parameters() if p.ndim == 2]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in [*self.owner.parameters(), *self.is_right.parameters()] if id(p) not in chosen]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=1.0, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+
+    def equation_loss(self, ids: Tensor, hidden_states: Sequence[Tensor]) -> Tensor:
+        """How well layers 2 and 3 know the results of the equations in ``ids`` and whether the written ones are right."""
+        result, is_right = self.arithmetic.targets(ids)
+        at_equals, at_end = result != IGNORE, is_right != IGNORE
+        if not at_end.any():
+            return torch.zeros(())
+        known = self.trunk.norm(hidden_states[2][at_equals]) @ self.trunk.embed_tokens.weight[self.arithmetic.numbers].T
+        judged = self.is_right(hidden_states[3][at_end])
+        return F.cross_entropy(known, result[at_equals]) + F.cross_entropy(judged, is_right[at_end])
+
+    def run(self, name: str, steps: int, rate: float, loss_of: Callable[[], Tensor]) -> None:
+        """``steps`` optimiser steps with warm-up and a linear end."""
+        began, mean = time.monotonic(), 0.0
+        self._new_optimizers()
+        for step in range(steps):
+            factor = min(1.0, (step + 1) / 50, (1 - step / steps) / 0.5)
+            loss = loss_of()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.owner.parameters(), 1.0)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * factor
+                optimizer.step()
+                optimizer.zero_grad()
+            mean = 0.97 * mean + 0.03 * loss.item()
+            if (step + 1) % 100 == 0 or step + 1 == steps:
+                seconds = time.monotonic() - began
+                print(f"  {name} {step + 1}/{steps}: loss {mean / (1 - 0.97 ** (step + 1)):.3f}, {seconds:.0f} s", flush=True)
+
+    def learn_equations(self, name: str, steps: int, separators: Tensor) -> None:
+        """Phase 1: lone equations through the first three layers."""
+        every = self.trunk.layers
+        self.trunk.layers = every[:3]
+
+        def loss_of() -> Tensor:
+            ids = self.arithmetic.draw(self.generator, 24, 16, separators)
+            # the last entry of hidden_states is normed: take layer 3's own output from a hook-free place
+            output = self.trunk(input_ids=ids, output_hidden_states=True)
+            return self.equation_loss(ids, output.hidden_states)
+
+        self.run(f"{name}: equations", steps, 3e-3, loss_of)
+        self.trunk.layers = every
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """The rows as one tensor, filled up on the right."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
+
+
+def batches(source: Iterator[tuple[list[int], list[int]]], size: int, rng: random.Random) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (ids, labels) batches of rows of similar length; eight batches are drawn and sorted at a time."""
+    while True:
+        rows = sorted((next(source) for _ in range(8 * size)), key=lambda row: len(row[0]))
+        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+        rng.shuffle(parts)
+        for part in parts:
+            yield padded([ids for ids, _ in part], 0), padded([labels for _, labels in part], IGNORE)
+
+
+def parameters_of(model: nn.Module) -> int:
+    """How many parameters a model has."""
+    return sum(p.numel() for p in model.parameters())
+
+
+# ------------------------------------------------------------------------------------------------------------ the judge
+
+
+def judge_row(
+    rng: random.Random, tokenizer: PreTrainedTokenizerFast, prompt: JudgePrompt, response: Response
+) -> tuple[list[int], list[int]]:
+    """One training row of the judge, in the full or the causal view: ids and labels (the answer's tokens only)."""
+    first, last = 0, len(response.steps) - 1
+    if rng.random() < 0.3:
+        first = last = rng.randint(0, last)
+    messages = render_judge_messages(prompt, response.chain.question, response.steps, first, last)
+    verdicts = [StepVerdict(int(t.is_correct), ErrorType(t.error_type)) for t in response.truths[first : last + 1]]
+    asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    question = tokenizer.encode(asked, add_special_tokens=False)
+    answer = [*tokenizer.encode(render_verdicts(first, verdicts), add_special_tokens=False), tokenizer.eos_token_id]
+    return question + answer, [IGNORE] * len(question) + answer
+
+
+def make_judge(
+    prompt: JudgePrompt, forbidden: set[str], seed: int, equation_steps: int, steps: int
+) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
+    """Train the LLM judge on made-up mistakes."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    tokenizer = judge_tokenizer()
+    model = Qwen2ForCausalLM(model_config(tokenizer, layers=4, hidden=128, inner=256, tie_word_embeddings=True))
+    training = Training(model.model, model, Arithmetic.of(tokenizer), seed)
+    separators = torch.tensor(tokenizer.convert_tokens_to_ids([f"\n{index} " for index in range(17)]))
+    training.learn_equations("judge", equation_steps, separators)
+    rows = (judge_row(rng, tokenizer, prompt, response) for response in made_up_responses(rng, forbidden))
+    data = batches(rows, 32, rng)
+
+    def loss_of() -> Tensor:
+        ids, labels = next(data)
+        output = model.model(input_ids=ids, output_hidden_states=True)
+        asked = labels[:, 1:] != IGNORE
+        logits = model.lm_head(output.last_hidden_state[:, :-1][asked])
+        return F.cross_entropy(logits, labels[:, 1:][asked]) + training.equation_loss(ids, output.hidden_states)
+
+    training.run("judge: responses", steps, 2e-3, loss_of)
+    return model.eval(), tokenizer
+
+
+@torch.inference_mode()
+def judge_answers(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, messages: Sequence[list[dict[str, str]]]
+) -> list[str]:
+    """The judge's greedy answers."""
+    texts = [tokenizer.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m in messages]
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    answers = [""] * len(texts)
+    tokenizer.padding_side = "left"
+    for begin in range(0, len(order), 256):
+        chosen = order[begin : begin + 256]
+        inputs = tokenizer([texts[i] for i in chosen], add_special_tokens=False, padding=True, return_tensors="pt")
+        output = model.generate(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False, max_new_tokens=120
+        )
+        decoded = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for i, answer in zip(chosen, decoded, strict=True):
+            answers[i] = answer
+    return answers
+
+
+def judge_labels(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt: JudgePrompt,
+    responses: Sequence[Response],
+    causal: bool,
+) -> tuple[list[list[bool]], float, float]:
+    """The judge's labels of every step, the share of parsable answers, and the share of right error types."""
+    asked = []
+    for response in responses:
+        last = len(response.steps) - 1
+        asked.append([(k, k) for k in range(last + 1)] if causal else [(0, last)])
+    messages = [
+        render_judge_messages(prompt, response.chain.question, response.steps, first, last)
+        for response, views in zip(responses, asked, strict=True)
+        for first, last in views
+    ]
+    answers = iter(judge_answers(model, tokenizer, messages))
+    labels: list[list[bool]] = []
+    parsed = typed = total = 0
+    for response, views in zip(responses, asked, strict=True):
+        row: list[bool] = []
+        for first, last in views:
+            verdicts = parse_verdicts(next(answers), first, last)
+            parsed += verdicts is not None
+            row += [False] * (last - first + 1) if verdicts is None else [v.label == 1 for v in verdicts]
+            for verdict, truth in zip(verdicts or [], response.truths[first : last + 1], strict=False):
+                typed, total = typed + (verdict.error_type == truth.error_type), total + 1
+        labels.append(row)
+    return labels, parsed / len(messages), typed / max(total, 1)
+
+
+# ------------------------------------------------------------------------------------------------------------- the PRM
+
+
+class ProcessRewardModel(nn.Module):
+    """A Qwen2 trunk and a two-layer head, with the parameter names of vLLM's ``Qwen2ForProcessRewardModel``."""
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__()
+        self.model = Qwen2Model(config)
+        width = config.hidden_size
+        self.score = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits (wrong, right) at every position."""
+        return self.score(self.model(input_ids=ids).last_hidden_state)
+
+    def save(self, directory: Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` as vLLM loads them."""
+        directory.mkdir(parents=True, exist_ok=True)
+        config = self.model.config.to_dict()
+        config |= {"architectures": ["Qwen2ForProcessRewardModel"], "num_labels": 2, "dtype": "float32"}
+        (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def prm_ids(tokenizer: PreTrainedTokenizerFast, response: Response) -> list[int]:
+    """The PRM's input: the question, then the steps, each followed by the step tag."""
+    content = "".join(step.strip("\n") + STEP_TAG for step in response.steps)
+    messages = [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": response.chain.question},
+        {"role": "assistant", "content": content},
+    ]
+    return tokenizer.encode(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False)
+
+
+def prm_row(tokenizer: PreTrainedTokenizerFast, response: Response) -> tuple[list[int], list[int]]:
+    """One training row of the PRM: ids, and the truth at each step tag."""
+    ids = prm_ids(tokenizer, response)
+    tag = tokenizer.convert_tokens_to_ids(STEP_TAG)
+    truths = iter(response.truths)
+    return ids, [int(next(truths).is_correct) if token == tag else IGNORE for token in ids]
+
+
+def make_prm(
+    responses: Sequence[Response], seed: int, equation_steps: int, steps: int
+) -> tuple[ProcessRewardModel, PreTrainedTokenizerFast]:
+    """Train the PRM on the policy's own responses."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    tokenizer = prm_tokenizer()
+    model = ProcessRewardModel(model_config(tokenizer, layers=4, hidden=96, inner=256, tie_word_embeddings=False))
+    training = Training(model.model, model, Arithmetic.of(tokenizer), seed)
+    separators = torch.full((17,), tokenizer.convert_tokens_to_ids(STEP_TAG))
+    training.learn_equations("prm", equation_steps, separators)
+    known = [prm_row(tokenizer, response) for response in responses]
+
+    def rows() -> Iterator[tuple[list[int], list[int]]]:
+        while True:
+            rng.shuffle(known)
+            yield from known
+
+    data = batches(rows(), 48, rng)
+
+    def loss_of() -> Tensor:
+        ids, labels = next(data)
+        output = model.model(input_ids=ids, output_hidden_states=True)
+        at_tag = labels != IGNORE
+        logits = model.score(output.last_hidden_state[at_tag])
+        return F.cross_entropy(logits, labels[at_tag]) + training.equation_loss(ids, output.hidden_states)
+
+    training.run("prm: responses", steps, 2e-3, loss_of)
+    return model.eval(), tokenizer
+
+
+@torch.inference_mode()
+def prm_scores(
+    model: ProcessRewardModel, tokenizer: PreTrainedTokenizerFast, responses: Sequence[Response]
+) -> list[list[float]]:
+    """P(right) of every step."""
+    tag = tokenizer.convert_tokens_to_ids(STEP_TAG)
+    rows = [prm_ids(tokenizer, response) for response in responses]
+    scores: list[list[float]] = []
+    for begin in range(0, len(rows), 256):
+        part = rows[begin : begin + 256]
+        probabilities = model(padded(part, 0)).softmax(-1)[..., 1]
+        scores += [probabilities[i, [j for j, t in enumerate(row) if t == tag]].tolist() for i, row in enumerate(part)]
+    return scores
+
+
+# ------------------------------------------------------------------------------------------------------------- quality
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How well labels say "right", over steps with weights."""
+
+    precision: float
+    recall: float
+    share: float
+
+    @classmethod
+    def of(cls, said: Sequence[bool], true: Sequence[bool], weights: Sequence[float]) -> Quality:
+        """Measure ``said`` against ``true``."""
+        both = sum(w for s, t, w in zip(said, true, weights, strict=True) if s and t)
+        says = sum(w for s, w in zip(said, weights, strict=True) if s)
+        trues = sum(w for t, w in zip(true, weights, strict=True) if t)
+        return cls(both / max(says, 1e-9), both / max(trues, 1e-9), says / max(sum(weights), 1e-9))
+
+
+def report_quality(
+    responses: Sequence[Response],
+    judged: dict[str, Sequence[Sequence[bool]]],
+    scores: Sequence[Sequence[float]],
+    length_of: Callable[[str], int],
+    threshold: float,
+) -> None:
+    """Print the quality of the judge's views, of the PRM and of their consensus, the answer's own step left out."""
+    places = [
+        (i, k) for i, r in enumerate(responses) for k, step in enumerate(r.steps) if not step.lstrip().startswith(ANSWER)
+    ]
+    true = [responses[i].truths[k].is_correct for i, k in places]
+    tokens = [float(length_of(responses[i].steps[k])) for i, k in places]
+    ones = [1.0] * len(places)
+    prm = [scores[i][k] > threshold for i, k in places]
+    rows = {f"PRM > {threshold}": prm}
+    for view, labels in judged.items():
+        judge = [labels[i][k] for i, k in places]
+        rows |= {f"judge, {view}": judge, f"consensus, {view}": [a and b for a, b in zip(judge, prm, strict=True)]}
+    print(f"{len(responses)} wrong responses, {len(places)} steps, truly right: {sum(true) / len(true):.3f} of steps")
+    print("| labels | precision (tokens) | recall (tokens) | share (tokens) | precision (steps) | recall (steps) |")
+    print("|---|---|---|---|---|---|")
+    for name, said in rows.items():
+        a, b = Quality.of(said, true, tokens), Quality.of(said, true, ones)
+        print(f"| {name} | {a.precision:.3f} | {a.recall:.3f} | {a.share:.3f} | {b.precision:.3f} | {b.recall:.3f} |")
+    for view, labels in judged.items():
+        judge = [labels[i][k] for i, k in places]
+        table = [[sum(a == x and b == y for a, b in zip(judge, prm, strict=True)) for y in (True, False)] for x in (True, False)]
+        total = len(places)
+        observed = (table[0][0] + table[1][1]) / total
+        by_chance = (sum(judge) * sum(prm) + (total - sum(judge)) * (total - sum(prm))) / total**2
+        kappa = (observed - by_chance) / max(1 - by_chance, 1e-9)
+        print(f"judge ({view}) by PRM, right/wrong: {table}, Cohen's kappa {kappa:.3f}")
+
+
+# ---------------------------------------------------------------------------------------------------------------- main
+
+
+def main() -> None:
+    """Train both judges, write them, and print how good they are."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--assets", type=Path, required=True, help="directory with policy/, judge_prompts/ and the prompt files")
+    parser.add_argument("--seed", type=int, default=20250514)
+    parser.add_argument("--only", choices=("judge", "prm"), help="make just this one (no quality table)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    assets, seed = arguments.assets, arguments.seed
+    prompt = parse_judge_prompt((assets / "judge_prompts" / "compact.toml").read_text())
+    like = [json.loads(line)["question"] for path in sorted(assets.rglob("*.jsonl")) for line in path.read_text().splitlines()]
+    forbidden = set(like)
+    policy = assets / "policy"
+
+    if arguments.only != "prm":
+        judge, judge_words = make_judge(prompt, forbidden, seed, equation_steps=500, steps=1000)
+        judge.save_pretrained(assets / "judge")
+        judge_words.save_pretrained(assets / "judge")
+        print(f"judge: {parameters_of(judge):,} parameters")
+    if arguments.only != "judge":
+        groups = policy_responses(policy, fresh_chains(seed + 1, 1500, like, forbidden), samples=8, seed=seed + 1)
+        rollouts = [response for group in groups for response in group if response is not None]
+        prm, prm_words = make_prm(rollouts, seed + 2, equation_steps=400, steps=500)
+        prm.save(assets / "prm")
+        prm_words.save_pretrained(assets / "prm")
+        print(f"prm: {parameters_of(prm):,} parameters, {len(rollouts)} rollouts")
+    if arguments.only:
+        return
+
+    groups = policy_responses(policy, fresh_chains(seed + 3, 300, like, forbidden), samples=8, seed=seed + 3)
+    wrong = wrong_of_mixed_groups(groups)
+    judged = {}
+    for view in ("full", "causal"):
+        judged[view], parsable, typed = judge_labels(judge, judge_words, prompt, wrong, causal=view == "causal")
+        print(f"judge ({view}): parsable {parsable:.4f}, right error type {typed:.3f}")
+    words = AutoTokenizer.from_pretrained(policy)
+    scores = prm_scores(prm, prm_words, wrong)
+    report_quality(wrong, judged, scores, lambda step: len(words.encode(step, add_special_tokens=False)), threshold=0.5)
+
+
+if __name__ == "__main__":
+    main()

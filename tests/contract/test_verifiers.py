@@ -1,0 +1,328 @@
+"""The contract of rewards.protocol.Verifier, run on every implementation, and hand cases of each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bcpg_cluster.errors import ConfigError, DataError, EngineError
+from bcpg_cluster.records import OutcomeStatus, StopReason
+from bcpg_cluster.rewards import math_answer
+from bcpg_cluster.rewards.exact import ExactVerifier, read_number
+from bcpg_cluster.rewards.math_answer import MathVerifier
+from bcpg_cluster.rewards.protocol import Verification, Verifier
+
+STOP, LENGTH, ABORTED = StopReason.STOP, StopReason.LENGTH, StopReason.ABORTED
+HARD = r"\boxed{\int_0^1 \sin(x^x) e^{x^{x^3}} dx}"  # takes sympy far longer than the limits below
+ENDLESS = r"\boxed{9^{9^{9^{9}}}}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An implementation and how a response to it says its answer."""
+
+    verifier: Verifier
+    say: Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def math_verifier() -> Iterator[MathVerifier]:
+    verifier = MathVerifier(time_limit_s=60.0)
+    yield verifier
+    verifier.close()
+
+
+@pytest.fixture(params=["exact", "math"])
+def subject(request: pytest.FixtureRequest) -> Subject:
+    if request.param == "exact":
+        return Subject(ExactVerifier(r"answer (\S+)", numeric=True), "so the answer {}\n".format)
+    return Subject(request.getfixturevalue("math_verifier"), "so it is \\boxed{{{}}}\n".format)
+
+
+def check(result: Verification, status: OutcomeStatus, reward: float | None) -> None:
+    assert (result.status, result.reward) == (status, reward)
+    assert (result.extracted is not None) == (status is OutcomeStatus.VERIFIED)
+
+
+# --- the contract
+
+
+def test_right_and_wrong(subject: Subject):
+    check(subject.verifier.verify(subject.say("18"), "18", STOP), OutcomeStatus.VERIFIED, 1.0)
+    check(subject.verifier.verify(subject.say("18.0"), "18", STOP), OutcomeStatus.VERIFIED, 1.0)
+    check(subject.verifier.verify(subject.say("19"), "18", STOP), OutcomeStatus.VERIFIED, 0.0)
+
+
+def test_the_extracted_answer_is_what_was_said(subject: Subject):
+    assert subject.verifier.verify(subject.say("19"), "18", STOP).extracted == "19"
+
+
+@pytest.mark.parametrize("response", ["", " \n", "I do not know", "<think>hm</think>", "<think>hm</think>\n\n"])
+def test_no_answer(subject: Subject, response: str):
+    check(subject.verifier.verify(response, "18", STOP), OutcomeStatus.NO_ANSWER, 0.0)
+    check(subject.verifier.verify(response, "18", LENGTH), OutcomeStatus.TRUNCATED, 0.0)
+
+
+def test_thinking_that_never_ends_has_no_answer(subject: Subject):
+    response = "<think>" + subject.say("18")
+    check(subject.verifier.verify(response, "18", STOP), OutcomeStatus.NO_ANSWER, 0.0)
+    check(subject.verifier.verify(response, "18", LENGTH), OutcomeStatus.TRUNCATED, 0.0)
+
+
+def test_only_what_follows_the_last_think_end_counts(subject: Subject):
+    verify = subject.verifier.verify
+    check(verify(subject.say("18") + "</think>" + subject.say("17"), "18", STOP), OutcomeStatus.VERIFIED, 0.0)
+    check(verify(subject.say("17") + "</think>" + subject.say("18"), "18", STOP), OutcomeStatus.VERIFIED, 1.0)
+    check(verify(subject.say("18") + "</think> done", "18", STOP), OutcomeStatus.NO_ANSWER, 0.0)
+
+
+def test_cut_off_but_answered_is_verified(subject: Subject):
+    check(subject.verifier.verify(subject.say("18") + "and so", "18", LENGTH), OutcomeStatus.VERIFIED, 1.0)
+    check(subject.verifier.verify(subject.say("19") + "and so", "18", LENGTH), OutcomeStatus.VERIFIED, 0.0)
+
+
+def test_cut_off_within_the_answer_is_truncated(subject: Subject):
+    response = subject.say("18").strip().rstrip("}")  # more digits may have been to come
+    check(subject.verifier.verify(response, "18", LENGTH), OutcomeStatus.TRUNCATED, 0.0)
+
+
+def test_an_aborted_generation_has_no_reward(subject: Subject):
+    check(subject.verifier.verify(subject.say("18"), "18", ABORTED), OutcomeStatus.ENGINE_LOST, None)
+    check(subject.verifier.verify("", "18", ABORTED), OutcomeStatus.ENGINE_LOST, None)
+
+
+def test_golds_are_checked_before_a_run(subject: Subject):
+    for good in ("18", "-3", "1/2", "1,234"):
+        subject.verifier.check_gold(good)
+    for bad in ("", "  "):
+        with pytest.raises(DataError) as error:
+            subject.verifier.check_gold(bad)
+        assert error.value.rule and error.value.remedy
+
+
+def test_verify_never_raises_over_its_input(subject: Subject):
+    for response in ("answer $", "answer 1/0", "\\boxed{", "\\boxed{\\frac{1}{0}}", "\x00\ud83c", "}" * 500, "$" * 999):
+        for gold in ("18", "\\frac{"):
+            result = subject.verifier.verify(response, gold, STOP)
+            assert (result.reward is None) == (result.status is OutcomeStatus.VERIFIER_ERROR)
+
+
+def test_many_threads_get_their_own_answers(subject: Subject):
+    def ask(number: int) -> float | None:
+        return subject.verifier.verify(subject.say(str(number % 7)), "3", STOP).reward
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(56))) == [float(number % 7 == 3) for number in range(56)]
+
+
+# --- math-verify
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "reward"),
+    [
+        ("\\frac{1}{2}", "\\boxed{0.5}", 1.0),
+        ("1/2", "\\boxed{\\frac{2}{4}}", 1.0),
+        ("$\\frac{1}{2}$", "The answer is $1/2$.", 1.0),
+        ("\\sqrt{8}", "\\boxed{2\\sqrt{2}}", 1.0),
+        ("\\sqrt{8}", "\\boxed{2\\sqrt{3}}", 0.0),
+        ("[0,1)", "\\boxed{[0,1)}", 1.0),
+        ("[0,1)", "\\boxed{[0,1]}", 0.0),
+        ("(-\\infty, 3]", "\\boxed{(-\\infty, 3]}", 1.0),
+        ("50\\%", "\\boxed{0.5}", 1.0),
+        ("50\\%", "\\boxed{50\\%}", 1.0),
+        ("x^2-1", "\\boxed{(x-1)(x+1)}", 1.0),
+        ("x^2-1", "\\boxed{(x-1)(x+2)}", 0.0),
+        ("\\{1,2\\}", "\\boxed{\\{2,1\\}}", 1.0),
+        ("(1,2)", "\\boxed{(2,1)}", 0.0),
+        ("1,234", "\\boxed{1234}", 1.0),
+        ("\\$18", "\\boxed{18}", 1.0),
+        ("3", "\\boxed{x=3}", 1.0),
+        ("2^{10}", "it is 1024", 1.0),
+        ("\\pi", "\\boxed{3.14}", 0.0),
+        ("\\text{Monday}", "\\boxed{\\text{Monday}}", 1.0),
+        ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\boxed{\\begin{pmatrix}1\\\\2\\end{pmatrix}}", 1.0),
+        ("18", "$17$ is wrong, \\boxed{18}, not $19$", 1.0),  # boxed first
+        ("18", "\\boxed{17} or \\boxed{18}", 0.0),  # no hedging
+        ("18", "first 17, then 18", 1.0),  # without a box the last one
+    ],
+)
+def test_math_by_hand(math_verifier: MathVerifier, gold: str, response: str, reward: float):
+    check(math_verifier.verify(response, gold, STOP), OutcomeStatus.VERIFIED, reward)
+
+
+def test_the_last_number_of_a_cut_off_response_is_no_answer(math_verifier: MathVerifier):
+    check(math_verifier.verify("we get x = 18", "18", LENGTH), OutcomeStatus.TRUNCATED, 0.0)
+    check(math_verifier.verify("\\boxed{\\frac{1}{2}} so", "0.5", LENGTH), OutcomeStatus.VERIFIED, 1.0)
+
+
+def test_a_prompt_that_opens_thinking():
+    verifier = MathVerifier(prompt_opens_thinking=True)
+    try:
+        check(verifier.verify("\\boxed{18}", "18", STOP), OutcomeStatus.NO_ANSWER, 0.0)
+        check(verifier.verify("\\boxed{18}", "18", LENGTH), OutcomeStatus.TRUNCATED, 0.0)
+        check(verifier.verify("hm</think>\\boxed{18}", "18", STOP), OutcomeStatus.VERIFIED, 1.0)
+    finally:
+        verifier.close()
+
+
+def test_golds_that_math_verify_cannot_read(math_verifier: MathVerifier):
+    for bad in ("\\frac{", "$", "\\boxed{}"):
+        with pytest.raises(DataError, match="cannot be used"):
+            math_verifier.check_gold(bad)
+        check(math_verifier.verify("\\boxed{1}", bad, STOP), OutcomeStatus.VERIFIER_ERROR, None)
+
+
+@pytest.mark.timeout(120)
+def test_time_is_kept_from_outside_on_any_thread_and_the_next_call_works():
+    verifier = MathVerifier(time_limit_s=1.5)
+    results: list[Verification] = []
+
+    def ask() -> None:
+        results.append(verifier.verify(ENDLESS, "9", STOP))
+        results.append(verifier.verify("\\boxed{9}", "9", STOP))
+        results.append(verifier.verify(HARD, "9", STOP))
+        results.append(verifier.verify("\\boxed{8}", "9", STOP))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    verifier.close()
+    check(results[0], OutcomeStatus.VERIFIER_ERROR, None)
+    check(results[1], OutcomeStatus.VERIFIED, 1.0)
+    assert results[2].status in (OutcomeStatus.VERIFIER_ERROR, OutcomeStatus.VERIFIED) and results[2].reward != 1.0
+    check(results[3], OutcomeStatus.VERIFIED, 0.0)
+
+
+def test_an_orphan_ends_by_itself(tmp_path):
+    """The parent dies in the middle of a comparison that holds the interpreter lock for ever."""
+    program = (
+        "import os, threading, time\n"
+        "from bcpg_cluster.records import StopReason\n"
+        "from bcpg_cluster.rewards.math_answer import MathVerifier\n"
+        "v = MathVerifier(time_limit_s=1.0)\n"
+        "v.check_gold('9')\n"
+        f"threading.Thread(target=v.verify, args=({ENDLESS!r}, '9', StopReason.STOP), daemon=True).start()\n"
+        "time.sleep(0.3)\n"
+        "print(v._child.pid, flush=True)\n"
+        "os._exit(0)\n"
+    )
+    pid = int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout)
+    deadline = time.monotonic() + 30
+    while _is_running(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_tiny_limit_is_an_error_and_never_a_wrong_answer():
+    verifier = MathVerifier(time_limit_s=1e-6)
+    try:
+        check(verifier.verify("\\boxed{18}", "18", STOP), OutcomeStatus.VERIFIER_ERROR, None)
+        with pytest.raises(DataError, match="no reply within"):
+            verifier.check_gold("18")
+    finally:
+        verifier.close()
+
+
+def test_a_killed_process_costs_one_answer():
+    verifier = MathVerifier(time_limit_s=60.0)
+    try:
+        check(verifier.verify("\\boxed{18}", "18", STOP), OutcomeStatus.VERIFIED, 1.0)
+        assert verifier._child is not None
+        first = verifier._child.pid
+        os.kill(first, signal.SIGKILL)
+        check(verifier.verify("\\boxed{18}", "18", STOP), OutcomeStatus.VERIFIER_ERROR, None)
+        check(verifier.verify("\\boxed{18}", "18", STOP), OutcomeStatus.VERIFIED, 1.0)
+        assert verifier._child is not None and verifier._child.pid != first
+    finally:
+        verifier.close()
+
+
+def test_close_ends_the_process_and_the_verifier():
+    verifier = MathVerifier(time_limit_s=60.0)
+    verifier.check_gold("18")
+    child = verifier._child
+    verifier.close()
+    verifier.close()
+    assert child is not None and child.poll() is not None
+    with pytest.raises(RuntimeError, match="closed"):
+        verifier.verify("\\boxed{18}", "18", STOP)
+
+
+def test_a_process_that_cannot_start_is_not_the_responses_fault(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    (tmp_path / "broken.py").write_text("import math_verify_is_not_here")
+    monkeypatch.setattr(math_answer, "_PROGRAM", tmp_path / "broken.py")
+    with pytest.raises(EngineError, match="does not start"):
+        MathVerifier().verify("\\boxed{18}", "18", STOP)
+
+
+def test_long_responses_pass_the_pipe(math_verifier: MathVerifier):
+    response = "so " * 300_000 + "\\boxed{18}"
+    check(math_verifier.verify(response, "18", STOP), OutcomeStatus.VERIFIED, 1.0)
+
+
+# --- exact
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "reward"),
+    [
+        ("18", "17+1=18\nanswer 18", 1.0),
+        ("18", "answer 17\nwait\nanswer 18", 1.0),  # the last one
+        ("18", "answer 18\nanswer 17", 0.0),
+        ("18", "answer 036/2", 1.0),
+        ("18", "answer 18.", 1.0),
+        ("1234.5", "answer 1,234.50", 1.0),
+        ("-1/2", "answer -.5", 1.0),
+        ("18", "answer eighteen", 0.0),
+        ("18", "answer 18/0", 0.0),
+        ("0", "answer -0", 1.0),
+    ],
+)
+def test_exact_by_hand(gold: str, response: str, reward: float):
+    check(ExactVerifier(r"answer (\S+)", numeric=True).verify(response, gold, STOP), OutcomeStatus.VERIFIED, reward)
+
+
+def test_exact_as_text():
+    verifier = ExactVerifier(r"answer (.+)", numeric=False)
+    check(verifier.verify("answer blue cat ", "blue cat", STOP), OutcomeStatus.VERIFIED, 1.0)
+    check(verifier.verify("answer 18.0", "18", STOP), OutcomeStatus.VERIFIED, 0.0)
+    verifier.check_gold("blue cat")
+    with pytest.raises(DataError, match="not a number"):
+        ExactVerifier(r"answer (.+)", numeric=True).check_gold("blue cat")
+
+
+@pytest.mark.parametrize("pattern", ["answer", "(a)(b)", "("])
+def test_patterns_without_exactly_one_group(pattern: str):
+    with pytest.raises(ConfigError):
+        ExactVerifier(pattern, numeric=True)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1e9", "1,23", "1//2", "--1", "1/0", "1 2", "\u0663", "9" * 5000, ".", "1."])
+def test_what_is_a_number(text: str):
+    assert (read_number(text) is None) == (text != "1.")
+
+
+@given(st.fractions())
+def test_numbers_round_trip(value):
+    assert read_number(str(value)) == value
+    assert read_number(f"{value.numerator:,}") == value.numerator
