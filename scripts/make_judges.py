@@ -383,7 +383,7 @@ class Training:
         if not at_end.any():
             return torch.zeros(())
         known = self.trunk.norm(hidden_states[2][at_equals]) @ self.trunk.embed_tokens.weight[self.arithmetic.numbers].T
-        judged = self.is_right(hidden_states[3][at_end])
+        judged = self.is_right(self.trunk.norm(hidden_states[3][at_end]))
         return F.cross_entropy(known, result[at_equals]) + F.cross_entropy(judged, is_right[at_end])
 
     def run(self, name: str, steps: int, rate: float, loss_of: Callable[[], Tensor]) -> None:
@@ -412,7 +412,6 @@ class Training:
 
         def loss_of() -> Tensor:
             ids = self.arithmetic.draw(self.generator, 24, 16, separators)
-            # the last entry of hidden_states is normed: take layer 3's own output from a hook-free place
             output = self.trunk(input_ids=ids, output_hidden_states=True)
             return self.equation_loss(ids, output.hidden_states)
 

@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -60,9 +61,13 @@ _OWNED = {
                     ("one compute dtype for every trainer", "set train.dtype")),
 }  # fmt: skip
 
+_READ_LATER = {"compression_training", "elasticity"}  # by DeepSpeed's engine, not by its parser
+
 
 def _prepare_environment() -> None:
     """What must hold before ``deepspeed`` is first imported in a process."""
+    # DeepSpeed 0.19 calls collectives that torch 2.13 renamed; one warning a call drowns everything else.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # DeepSpeed finds ninja by PATH only, and an interpreter started by its full path does not put its bin there.
@@ -126,13 +131,46 @@ def deepspeed_config(settings: TrainSettings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def check_deepspeed_config(settings: TrainSettings) -> None:
-    """Let DeepSpeed's own parser read the config of ``settings``; nothing is loaded and no group is joined.
+class _WatchedKeys(dict[str, Any]):
+    """A dictionary that knows which of its keys were ever asked for; copies share that knowledge."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        super().__init__(content)
+        self.asked: set[object] = set()
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(key)
+        return super().__contains__(key)
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __copy__(self) -> _WatchedKeys:
+        twin = _WatchedKeys(self)
+        twin.asked = self.asked
+        return twin
+
+
+def check_deepspeed_config(deepspeed: dict[str, Any] | None, zero_stage: int = 2, dtype: str = "float32") -> None:
+    """Let DeepSpeed's own parser read ``train.deepspeed``; nothing is loaded and no group is joined.
 
     Raises:
-        ConfigError: a key the trainer owns is set, or DeepSpeed refuses the config.
+        ConfigError: a key the trainer owns is set, DeepSpeed refuses the config, or it never looks at a key.
     """
-    config = deepspeed_config(settings)
+    settings = TrainSettings(
+        tau=0.0,
+        learning_rate=1e-6,
+        min_learning_rate=1e-6,
+        zero_stage=zero_stage,
+        dtype=dtype,
+        deepspeed=deepspeed,
+    )
+    config = _WatchedKeys(deepspeed_config(settings))
     _prepare_environment()
     from deepspeed.runtime.config import DeepSpeedConfig
 
@@ -144,6 +182,13 @@ def check_deepspeed_config(settings: TrainSettings) -> None:
             rule="the dictionary is passed to DeepSpeed untouched, and DeepSpeed's parser refuses it",
             remedy="see https://www.deepspeed.ai/docs/config-json/",
         ) from error
+    # At the top level DeepSpeed ignores what it does not know, so a misspelt key would silently do nothing.
+    if unknown := sorted(set(deepspeed or {}) - config.asked - _READ_LATER):
+        raise ConfigError(
+            f"train.deepspeed sets {', '.join(unknown)}",
+            rule="DeepSpeed's parser never looks at it",
+            remedy="correct the spelling, or leave it out; see https://www.deepspeed.ai/docs/config-json/",
+        )
 
 
 class DeepSpeedRank:
@@ -233,7 +278,7 @@ class DeepSpeedRank:
 
     def open(self, model_path: str, settings: TrainSettings) -> None:
         """Load the round's start weights into a new engine with a fresh optimiser; the old engine is freed first."""
-        check_deepspeed_config(settings)
+        check_deepspeed_config(settings.deepspeed, settings.zero_stage, settings.dtype)
         self._join()
         self._free()
         import deepspeed

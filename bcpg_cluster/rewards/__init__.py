@@ -1,0 +1,1 @@
+"""Final-answer verifiers: text, numbers and mathematics, behind one protocol."""

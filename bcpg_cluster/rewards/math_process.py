@@ -17,12 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
-from math_verify import (
-    ExprExtractionConfig,
-    LatexExtractionConfig,
-    parse,
-    verify,
-)
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
 # METHOD 11.3: boxed answers first, and for rewards the stricter normalisation.
 _STRICT = NormalizationConfig(
