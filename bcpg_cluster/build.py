@@ -158,9 +158,7 @@ def host_cpu(run_dir: str, config: Mapping[str, Any]) -> StageWorker:
         ),
     }
     for name, judge in judges.items():
-        stages[f"judge.{name}"] = partial(
-            judge_stage, engine=_judge(name, judge), name=name, show_gold=judge.show_gold
-        )
+        stages[f"judge.{name}"] = partial(judge_stage, engine=_judge(name, judge), name=name, show_gold=judge.show_gold)
     return StageWorker(run_dir, stages)
 
 
@@ -294,8 +292,8 @@ def check_memory(config: Config, available_gib: float) -> None:
 
 def free_memory_gib() -> float:
     """What this machine could still give to processes."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        facts = dict(line.split(":", 1) for line in file)
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    facts = dict(line.split(":", 1) for line in lines)
     return int(facts["MemAvailable"].split()[0]) / 2**20
 
 
@@ -411,9 +409,7 @@ def _spec(
     )
 
 
-def _trainer_spec(
-    run_dir: str, content: Mapping[str, Any], settings: PoolConfig, group: int, rank: int
-) -> MemberSpec:
+def _trainer_spec(run_dir: str, content: Mapping[str, Any], settings: PoolConfig, group: int, rank: int) -> MemberSpec:
     suffix = "" if group == 0 else f".{group}"  # a re-made group cannot reuse names that Ray still holds
     return MemberSpec(
         name=f"trainer/{rank}{suffix}",

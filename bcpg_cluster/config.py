@@ -250,7 +250,9 @@ class Config(Section):
     def _judge_names(cls, judges: dict[str, JudgeConfig]) -> dict[str, JudgeConfig]:
         for name in judges:
             if not name.replace("_", "").replace("-", "").isalnum():
-                raise ValueError(f"judge name {name!r} must be letters, digits, '_' or '-' (it names a pool and a table)")
+                raise ValueError(
+                    f"judge name {name!r} must be letters, digits, '_' or '-' (it names a pool and a table)"
+                )
         if not any(judge.role == "vote" for judge in judges.values()):
             raise ValueError("no judge has role 'vote'; without one no step can be mined")
         return judges
@@ -259,7 +261,9 @@ class Config(Section):
     def _pools_are_used(self) -> Config:
         unknown = sorted(set(self.pools) - set(self.pool_names()))
         if unknown:
-            raise ValueError(f"pools {unknown} are used by nothing; this config has the pools {list(self.pool_names())}")
+            raise ValueError(
+                f"pools {unknown} are used by nothing; this config has the pools {list(self.pool_names())}"
+            )
         if self.train.kind in ("torch", "fake") and self.pool("trainer").members != 1:
             raise ValueError(f"train.kind {self.train.kind!r} is one process; set pools.trainer.members to 1")
         return self
@@ -346,9 +350,13 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}", rule="a config is a YAML mapping", remedy="mend the file") from None
+        raise ConfigError(
+            f"{path} is not YAML: {error}", rule="a config is a YAML mapping", remedy="mend the file"
+        ) from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds a {type(content).__name__}", rule="a config is a YAML mapping", remedy="see configs/")
+        raise ConfigError(
+            f"{path} holds a {type(content).__name__}", rule="a config is a YAML mapping", remedy="see configs/"
+        )
     for override in overrides:
         _apply_override(content, override)
     return parse_config(content, str(path))
@@ -391,14 +399,18 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"--set {override!r} cannot be read", rule="--set section.key=value", remedy="e.g. --set weigh.beta=0.25")
+        raise ConfigError(
+            f"--set {override!r} cannot be read", rule="--set section.key=value", remedy="e.g. --set weigh.beta=0.25"
+        )
     if parts[:2] == ["pools", "judge"] and len(parts) >= 4:
         parts[1:3] = [f"judge.{parts[2]}"]
     node = content
     for part in parts[:-1]:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {override!r}: {part!r} is not a section", rule="--set section.key=value", remedy="see configs/")
+            raise ConfigError(
+                f"--set {override!r}: {part!r} is not a section", rule="--set section.key=value", remedy="see configs/"
+            )
     try:
         node[parts[-1]] = yaml.safe_load(value)
     except yaml.YAMLError:

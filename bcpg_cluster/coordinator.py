@@ -148,7 +148,9 @@ class Coordinator:
             return done
         if num_rows == 0:
             # Stated rule: a round in which every group is uniform teaches nothing; the weights stay and the run goes on.
-            self._observer.note(f"round {round_}: no group had both right and wrong answers, the weights stay as they are")
+            self._observer.note(
+                f"round {round_}: no group had both right and wrong answers, the weights stay as they are"
+            )
             before = self._manifest.state.snapshots.get(round_ - 1)
             kept = SnapshotRecord(round_, before.path if before else "", before.digests if before else {}, 0.0, {})
             self._manifest.add_snapshot(kept)
@@ -242,7 +244,9 @@ class Coordinator:
     def _model_path(self, version: int) -> str:
         """Where the weights of a version lie."""
         record = self._manifest.state.snapshots.get(version)
-        return str(self._manifest.run_dir / record.path) if record is not None and record.path else self._parts.base_model
+        return (
+            str(self._manifest.run_dir / record.path) if record is not None and record.path else self._parts.base_model
+        )
 
     def _serve(self, version: int) -> None:
         self._parts.serving.version = version

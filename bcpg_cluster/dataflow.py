@@ -100,9 +100,7 @@ class Dataflow:
     def _job_maker(self, stage: StageSpec, shard: int) -> Callable[[int], tuple[StageJob]]:
         def make(attempt: int) -> tuple[StageJob]:
             inputs = {table: self._accepted(table)[shard] for table in stage.inputs}
-            return (
-                StageJob(stage.name, stage.output, self._round, shard, new_attempt(), inputs, self._parameters),
-            )
+            return (StageJob(stage.name, stage.output, self._round, shard, new_attempt(), inputs, self._parameters),)
 
         return make
 

@@ -21,7 +21,9 @@ def read_prompts(path: str) -> list[Prompt]:
     """
     file = Path(path)
     if not file.is_file():
-        raise DataError(f"prompt file {path} does not exist", rule="prompts.train and prompts.test name files", remedy=_REMEDY)
+        raise DataError(
+            f"prompt file {path} does not exist", rule="prompts.train and prompts.test name files", remedy=_REMEDY
+        )
     prompts: list[Prompt] = []
     first_line: dict[str, int] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):

@@ -93,7 +93,10 @@ class Pusher:
         if probe is not None:  # fill the prefix cache under the old weights
             self._all(members, "score_next", probe.prefix, probe.token)
         self._serving(version)
-        method, why = "disk", "configured" if self._settings.backend == "disk" else "the trainer does not hold these weights"
+        method, why = (
+            "disk",
+            "configured" if self._settings.backend == "disk" else "the trainer does not hold these weights",
+        )
         if self._settings.backend != "disk" and not from_disk and self._gang.is_up:
             try:
                 self._send(version, members, digests, started)
@@ -199,7 +202,8 @@ class Pusher:
 
     def _abandon(self, members: Sequence[Member], why: str) -> None:
         """Whoever may be stuck in a collective is killed: the trainer group (it starts again from the snapshot when it is
-        needed) and the receivers (their replacements start from the snapshot)."""
+        needed) and the receivers (their replacements start from the snapshot).
+        """
         self._met = ()
         self._gang.kill()
         for member in members:

@@ -49,9 +49,7 @@ def train_round(
     raise AssertionError("unreachable")
 
 
-def _train_once(
-    manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int, observer: Observer
-) -> SnapshotRecord:
+def _train_once(manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int, observer: Observer) -> SnapshotRecord:
     started = time.monotonic()
     observer.stage(job.round, "train", 0, 4)
     gang.ensure_up()
@@ -148,5 +146,3 @@ def drop_torn_snapshots(run_dir: Path, manifest: Manifest) -> None:
         for child in folder.iterdir():
             if f"snapshots/{child.name}" not in counted:
                 shutil.rmtree(child, ignore_errors=True)
-
-

@@ -6,11 +6,13 @@ reads ``policy/`` and the prompt files (``*.jsonl``, whose questions are never u
 ``prm/``. Both models learn the same thing, whether each step of a chain is right, but from different data, at different
 sizes and from different seeds, so that they err differently, as real judges do:
 
-* the judge (``Qwen2ForCausalLM``) reads *made-up* mistakes and writes verdicts in the grammar of ``method/verdict.py``;
-* the PRM (``Qwen2ForProcessRewardModel`` as vLLM names it) reads real rollouts of the policy and scores every ``<extra_0>``.
+* the judge (``Qwen2ForCausalLM``) reads *made-up* mistakes and writes verdicts in the grammar of
+  ``method/verdict.py``;
+* the PRM (``Qwen2ForProcessRewardModel``, vLLM's name for it) reads rollouts of the policy and scores every
+  ``<extra_0>``.
 
-Each is taught in two phases: first lone equations (what is the result? is the one written right?), then whole responses.
-The equation losses read inner layers and are there for training only; nothing of them is saved.
+Each is taught in two phases: first lone equations (what is the result? is the one written right?), then whole
+responses. The equation losses read inner layers and serve training only; nothing of them is saved.
 
 Everything is seeded. It takes about @@MINUTES@@ minutes on one core of an AMD EPYC (AVX2), CPU only.
 """
@@ -21,18 +23,24 @@ import argparse
 import json
 import math
 import random
-import string
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, pre_tokenizers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Model
+from torch.nn import functional
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Model,
+    Qwen2Tokenizer,
+)
 
 from bcpg_cluster.assets.chain import ANSWER, MODULUS, REFLECTION, Chain, Operation, StepTruth, draw_chain, step_truths
 from bcpg_cluster.method.verdict import (
@@ -52,8 +60,10 @@ STEP_TAG = "<extra_0>"
 SYSTEM = "Check every step."
 IGNORE = -100
 
+Row = tuple[list[int], list[int], list[int]]  # ids, next-token labels, truth of each step at the token after it
 
-# ---------------------------------------------------------------------------------------------- responses and their truth
+
+# -------------------------------------------------------------------------------------------- responses and their truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +170,7 @@ def made_up_responses(rng: random.Random, forbidden: set[str]) -> Iterator[Respo
             yield response
 
 
-# ------------------------------------------------------------------------------------------------------- the policy's own
+# ----------------------------------------------------------------------------------------------------- the policy's own
 
 
 def fresh_chains(seed: int, count: int, like: Sequence[str], forbidden: set[str]) -> list[Chain]:
@@ -198,7 +208,9 @@ def policy_responses(
             input_ids=ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=160,
             pad_token_id=tokenizer.pad_token_id,
         )  # fmt: skip
-        for i, text in zip(chosen, tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True), strict=True):
+        for i, text in zip(
+            chosen, tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True), strict=True
+        ):
             found[i] = read_response(asked[i], text)
     return [found[i : i + samples] for i in range(0, len(found), samples)]
 
@@ -213,62 +225,67 @@ def wrong_of_mixed_groups(groups: Sequence[Sequence[Response | None]]) -> list[R
     return wrong
 
 
-# ---------------------------------------------------------------------------------------------------- tokenizers, weights
+# -------------------------------------------------------------------------------------------------- tokenizers, weights
 
 
-def make_tokenizer(
-    specials: Sequence[str], words: Sequence[str], pattern: str, template: str, eos: str
-) -> PreTrainedTokenizerFast:
-    """A tokenizer of ``words``, numbers up to 99 and characters; ``pattern`` says where a text is cut. Decoding is exact."""
-    numbers = [str(number) for number in range(10, MODULUS)]
-    vocabulary = dict.fromkeys([*specials, *words, *numbers, *string.printable])
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<|unk|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern + r"|[1-9][0-9]|[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+def make_tokenizer(words: Sequence[str], special: Sequence[str], template: str, eos: str) -> Qwen2Tokenizer:
+    """A tokenizer of bytes, numbers up to 99 and ``words``; the longest match wins, and decoding is exact.
+
+    It is a ``Qwen2Tokenizer`` without merges: transformers 5 loads that class for every Qwen2 model, whatever its files say.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Qwen2Tokenizer(
+        vocab={word: index for index, word in enumerate([*special, *alphabet])},
+        merges=[],
         pad_token="<|pad|>",
         unk_token="<|unk|>",
         eos_token=eos,
-        additional_special_tokens=[s for s in specials if s not in ("<|pad|>", "<|unk|>", eos)],
-        chat_template=template,
+        additional_special_tokens=[word for word in special if word not in ("<|pad|>", "<|unk|>", eos)],
         clean_up_tokenization_spaces=False,
         model_max_length=MAX_POSITIONS,
     )
+    numbers = [str(number) for number in range(10, MODULUS)]
+    tokenizer.add_tokens([AddedToken(word, normalized=False, special=False) for word in [*words, *numbers]])
+    tokenizer.chat_template = template
+    return tokenizer
 
 
-def judge_tokenizer() -> PreTrainedTokenizerFast:
-    """The judge's tokenizer: a verdict line is two or three tokens (``\\n3 ``, ``wrong propagated``)."""
+def judge_tokenizer() -> Qwen2Tokenizer:
+    """The judge's tokenizer: a verdict line is two tokens (``\\n3 ``, ``wrong propagated``), the first line three."""
     verdicts = ["correct none", *(f"wrong {error}" for error in ErrorType if error is not ErrorType.NONE)]
-    indices = [f"{lead}{index} " for lead in ("\n", "") for index in range(MAX_STEPS)]
-    words = [*verdicts, *indices, "\njudge ", "wait ", "answer ", " +", " -", " *"]
-    pattern = (
-        "|".join(verdicts)
-        + r"|\n(?:[12]?[0-9]|3[01]) |^(?:[12]?[0-9]|3[01]) (?=correct|wrong)|(?<=judge )(?:[12]?[0-9]|3[01]) "
-        + r"|\njudge |wait |answer | [+*-]"
-    )
+    words = [
+        *verdicts,
+        *(f"\n{index} " for index in range(MAX_STEPS)),
+        "\njudge ",
+        "wait ",
+        "answer ",
+        " +",
+        " -",
+        " *",
+    ]
     template = (
         "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    specials = ["<|pad|>", "<|unk|>", "<|user|>", "<|assistant|>", "<|end|>"]
-    return make_tokenizer(specials, words, pattern, template, "<|end|>")
+    special = ["<|pad|>", "<|unk|>", "<|user|>", "<|assistant|>", "<|end|>"]
+    return make_tokenizer(words, special, template, "<|end|>")
 
 
-def prm_tokenizer() -> PreTrainedTokenizerFast:
+def prm_tokenizer() -> Qwen2Tokenizer:
     """The PRM's tokenizer and chat template, in the convention of Qwen2.5-Math-PRM."""
     template = (
         "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n" + SYSTEM + "<|im_end|>\n{% endif %}"
-        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+        "{% for message in messages %}"
+        "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+        "{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    specials = ["<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>", STEP_TAG]
     words = [SYSTEM, "system\n", "user\n", "assistant\n", "wait\n", "answer ", " +", " -", " *"]
-    pattern = r"Check every step\.|system\n|user\n|assistant\n|wait\n|answer | [+*-]"
-    return make_tokenizer(specials, words, pattern, template, "<|im_end|>")
+    special = ["<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>", STEP_TAG]
+    return make_tokenizer(words, special, template, "<|im_end|>")
 
 
-def model_config(tokenizer: PreTrainedTokenizerFast, layers: int, hidden: int, inner: int, **more: object) -> Qwen2Config:
+def model_config(tokenizer: Qwen2Tokenizer, layers: int, hidden: int, inner: int, **more: object) -> Qwen2Config:
     """The shape of a tiny Qwen2 model."""
     return Qwen2Config(
         vocab_size=len(tokenizer),
@@ -295,7 +312,7 @@ class Arithmetic:
     equals: int
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerFast) -> Arithmetic:
+    def of(cls, tokenizer: Qwen2Tokenizer) -> Arithmetic:
         """Read the ids off the tokenizer's vocabulary."""
         ids = tokenizer.convert_tokens_to_ids
         numbers = torch.tensor([ids(str(number)) for number in range(MODULUS)])
@@ -308,8 +325,11 @@ class Arithmetic:
         return torch.where(kind == 0, left + right, torch.where(kind == 1, left - right, left * right)) % MODULUS
 
     def targets(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """For every equation in ``ids``: the right result's value at its ``=``, and whether the result written is that at
-        the token after it. ``IGNORE`` elsewhere."""
+        """What is known of the equations in ``ids``, ``IGNORE`` elsewhere.
+
+        Returns:
+            The right result at each ``=``, and at the token after an equation whether the result written is it.
+        """
         result, is_right = torch.full_like(ids, IGNORE), torch.full_like(ids, IGNORE)
         left, symbol, right = self.value[ids[:, :-5]], ids[:, 1:-4], self.value[ids[:, 2:-3]]
         known = (symbol.unsqueeze(-1) == self.symbols).any(-1)
@@ -334,7 +354,9 @@ class Arithmetic:
         luck, near = pick(0, 100), misses[pick(0, len(misses))]
         result = torch.where(luck < 35, (result + near) % MODULUS, torch.where(luck < 50, pick(0, MODULUS), result))
         parts = [self.numbers[left], self.symbols[kind], self.numbers[right], torch.full_like(left, self.equals)]
-        lines = torch.stack([separators[:columns].expand(rows, -1), *parts, self.numbers[result]], dim=-1).view(rows, -1)
+        lines = torch.stack([separators[:columns].expand(rows, -1), *parts, self.numbers[result]], dim=-1).view(
+            rows, -1
+        )
         return torch.cat([lines, separators[columns].expand(rows, 1)], dim=1)
 
 
@@ -356,13 +378,14 @@ def embed_digits(embedding: Tensor, arithmetic: Arithmetic, generator: torch.Gen
 class Training:
     """A trunk in training: its optimisers, the learning rate's course, and the losses on equations.
 
-    The result of an equation is read at layer 2 through the (tied) embedding, its rightness at layer 3 through a small head.
+    The result of an equation is read at layer 2 through the embedding, its rightness at layer 3 through a small head.
     """
 
-    def __init__(self, trunk: Qwen2Model, owner: nn.Module, arithmetic: Arithmetic, seed: int) -> None:
-        self.trunk, self.owner, self.arithmetic = trunk, owner, arithmetic
+    def __init__(self, trunk: Qwen2Model, owners: Sequence[nn.Module], arithmetic: Arithmetic, seed: int) -> None:
+        self.trunk, self.arithmetic = trunk, arithmetic
         self.generator = torch.Generator().manual_seed(seed)
         self.is_right = nn.Linear(trunk.config.hidden_size, 2)
+        self.modules = nn.ModuleList([*owners, self.is_right])
         with torch.no_grad():
             embed_digits(trunk.embed_tokens.weight, arithmetic, self.generator)
         self._new_optimizers()
@@ -370,21 +393,21 @@ class Training:
     def _new_optimizers(self) -> None:
         matrices = [p for p in self.trunk.layers.parameters() if p.ndim == 2]
         chosen = {id(p) for p in matrices}
-        others = [p for p in [*self.owner.parameters(), *self.is_right.parameters()] if id(p) not in chosen]
+        others = [p for p in self.modules.parameters() if id(p) not in chosen]
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Muon(matrices, lr=1.0, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0),
         ]
 
     def equation_loss(self, ids: Tensor, hidden_states: Sequence[Tensor]) -> Tensor:
-        """How well layers 2 and 3 know the results of the equations in ``ids`` and whether the written ones are right."""
+        """How well layers 2 and 3 know the equations in ``ids``: the results, and which are written right."""
         result, is_right = self.arithmetic.targets(ids)
         at_equals, at_end = result != IGNORE, is_right != IGNORE
         if not at_end.any():
             return torch.zeros(())
         known = self.trunk.norm(hidden_states[2][at_equals]) @ self.trunk.embed_tokens.weight[self.arithmetic.numbers].T
         judged = self.is_right(self.trunk.norm(hidden_states[3][at_end]))
-        return F.cross_entropy(known, result[at_equals]) + F.cross_entropy(judged, is_right[at_end])
+        return functional.cross_entropy(known, result[at_equals]) + functional.cross_entropy(judged, is_right[at_end])
 
     def run(self, name: str, steps: int, rate: float, loss_of: Callable[[], Tensor]) -> None:
         """``steps`` optimiser steps with warm-up and a linear end."""
@@ -394,7 +417,7 @@ class Training:
             factor = min(1.0, (step + 1) / 50, (1 - step / steps) / 0.5)
             loss = loss_of()
             loss.backward()
-            nn.utils.clip_grad_norm_(self.owner.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate * factor
@@ -403,7 +426,10 @@ class Training:
             mean = 0.97 * mean + 0.03 * loss.item()
             if (step + 1) % 100 == 0 or step + 1 == steps:
                 seconds = time.monotonic() - began
-                print(f"  {name} {step + 1}/{steps}: loss {mean / (1 - 0.97 ** (step + 1)):.3f}, {seconds:.0f} s", flush=True)
+                print(
+                    f"  {name} {step + 1}/{steps}: loss {mean / (1 - 0.97 ** (step + 1)):.3f}, {seconds:.0f} s",
+                    flush=True,
+                )
 
     def learn_equations(self, name: str, steps: int, separators: Tensor) -> None:
         """Phase 1: lone equations through the first three layers."""
@@ -425,14 +451,15 @@ def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
 
 
-def batches(source: Iterator[tuple[list[int], list[int]]], size: int, rng: random.Random) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (ids, labels) batches of rows of similar length; eight batches are drawn and sorted at a time."""
+def batches(source: Iterator[Row], size: int, rng: random.Random) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Endless batches of rows of similar length; eight batches are drawn and sorted at a time."""
     while True:
         rows = sorted((next(source) for _ in range(8 * size)), key=lambda row: len(row[0]))
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         rng.shuffle(parts)
         for part in parts:
-            yield padded([ids for ids, _ in part], 0), padded([labels for _, labels in part], IGNORE)
+            ids, labels, truths = zip(*part, strict=True)
+            yield padded(ids, 0), padded(labels, IGNORE), padded(truths, IGNORE)
 
 
 def parameters_of(model: nn.Module) -> int:
@@ -443,10 +470,8 @@ def parameters_of(model: nn.Module) -> int:
 # ------------------------------------------------------------------------------------------------------------ the judge
 
 
-def judge_row(
-    rng: random.Random, tokenizer: PreTrainedTokenizerFast, prompt: JudgePrompt, response: Response
-) -> tuple[list[int], list[int]]:
-    """One training row of the judge, in the full or the causal view: ids and labels (the answer's tokens only)."""
+def judge_row(rng: random.Random, tokenizer: Qwen2Tokenizer, prompt: JudgePrompt, response: Response) -> Row:
+    """One training row of the judge, in the full or the causal view; the labels are the answer's tokens only."""
     first, last = 0, len(response.steps) - 1
     if rng.random() < 0.3:
         first = last = rng.randint(0, last)
@@ -455,29 +480,40 @@ def judge_row(
     asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     question = tokenizer.encode(asked, add_special_tokens=False)
     answer = [*tokenizer.encode(render_verdicts(first, verdicts), add_special_tokens=False), tokenizer.eos_token_id]
-    return question + answer, [IGNORE] * len(question) + answer
+    heads = tokenizer.convert_tokens_to_ids([f"\n{index} " for index in range(last + 1)] + ["\njudge "])
+    truths = [IGNORE] * (len(question) + len(answer))
+    position = question.index(heads[0])
+    for head, truth in zip(heads[1:], response.truths, strict=False):
+        position = question.index(head, position)
+        truths[position] = int(truth.is_correct)
+    return question + answer, [IGNORE] * len(question) + answer, truths
 
 
 def make_judge(
     prompt: JudgePrompt, forbidden: set[str], seed: int, equation_steps: int, steps: int
-) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
+) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
     """Train the LLM judge on made-up mistakes."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = judge_tokenizer()
-    model = Qwen2ForCausalLM(model_config(tokenizer, layers=4, hidden=128, inner=256, tie_word_embeddings=True))
-    training = Training(model.model, model, Arithmetic.of(tokenizer), seed)
+    model = Qwen2ForCausalLM(model_config(tokenizer, layers=5, hidden=128, inner=256, tie_word_embeddings=True))
+    is_true = nn.Linear(128, 2)  # layer 4 should know each step's truth, for layer 5 to write it down
+    training = Training(model.model, [model, is_true], Arithmetic.of(tokenizer), seed)
     separators = torch.tensor(tokenizer.convert_tokens_to_ids([f"\n{index} " for index in range(17)]))
     training.learn_equations("judge", equation_steps, separators)
     rows = (judge_row(rng, tokenizer, prompt, response) for response in made_up_responses(rng, forbidden))
     data = batches(rows, 32, rng)
 
     def loss_of() -> Tensor:
-        ids, labels = next(data)
+        ids, labels, truths = next(data)
         output = model.model(input_ids=ids, output_hidden_states=True)
         asked = labels[:, 1:] != IGNORE
-        logits = model.lm_head(output.last_hidden_state[:, :-1][asked])
-        return F.cross_entropy(logits, labels[:, 1:][asked]) + training.equation_loss(ids, output.hidden_states)
+        verdicts = functional.cross_entropy(
+            model.lm_head(output.last_hidden_state[:, :-1][asked]), labels[:, 1:][asked]
+        )
+        ends = truths != IGNORE
+        known = functional.cross_entropy(is_true(model.model.norm(output.hidden_states[4][ends])), truths[ends])
+        return verdicts + known + training.equation_loss(ids, output.hidden_states)
 
     training.run("judge: responses", steps, 2e-3, loss_of)
     return model.eval(), tokenizer
@@ -485,7 +521,7 @@ def make_judge(
 
 @torch.inference_mode()
 def judge_answers(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, messages: Sequence[list[dict[str, str]]]
+    model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, messages: Sequence[list[dict[str, str]]]
 ) -> list[str]:
     """The judge's greedy answers."""
     texts = [tokenizer.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m in messages]
@@ -506,7 +542,7 @@ def judge_answers(
 
 def judge_labels(
     model: Qwen2ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Qwen2Tokenizer,
     prompt: JudgePrompt,
     responses: Sequence[Response],
     causal: bool,
@@ -562,7 +598,7 @@ class ProcessRewardModel(nn.Module):
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-def prm_ids(tokenizer: PreTrainedTokenizerFast, response: Response) -> list[int]:
+def prm_ids(tokenizer: Qwen2Tokenizer, response: Response) -> list[int]:
     """The PRM's input: the question, then the steps, each followed by the step tag."""
     content = "".join(step.strip("\n") + STEP_TAG for step in response.steps)
     messages = [
@@ -573,28 +609,28 @@ def prm_ids(tokenizer: PreTrainedTokenizerFast, response: Response) -> list[int]
     return tokenizer.encode(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False)
 
 
-def prm_row(tokenizer: PreTrainedTokenizerFast, response: Response) -> tuple[list[int], list[int]]:
-    """One training row of the PRM: ids, and the truth at each step tag."""
+def prm_row(tokenizer: Qwen2Tokenizer, response: Response) -> Row:
+    """One training row of the PRM: ids, no next-token labels, and the truth at each step tag."""
     ids = prm_ids(tokenizer, response)
     tag = tokenizer.convert_tokens_to_ids(STEP_TAG)
     truths = iter(response.truths)
-    return ids, [int(next(truths).is_correct) if token == tag else IGNORE for token in ids]
+    return ids, [IGNORE] * len(ids), [int(next(truths).is_correct) if token == tag else IGNORE for token in ids]
 
 
 def make_prm(
     responses: Sequence[Response], seed: int, equation_steps: int, steps: int
-) -> tuple[ProcessRewardModel, PreTrainedTokenizerFast]:
+) -> tuple[ProcessRewardModel, Qwen2Tokenizer]:
     """Train the PRM on the policy's own responses."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = prm_tokenizer()
     model = ProcessRewardModel(model_config(tokenizer, layers=4, hidden=96, inner=256, tie_word_embeddings=False))
-    training = Training(model.model, model, Arithmetic.of(tokenizer), seed)
+    training = Training(model.model, [model], Arithmetic.of(tokenizer), seed)
     separators = torch.full((17,), tokenizer.convert_tokens_to_ids(STEP_TAG))
     training.learn_equations("prm", equation_steps, separators)
     known = [prm_row(tokenizer, response) for response in responses]
 
-    def rows() -> Iterator[tuple[list[int], list[int]]]:
+    def rows() -> Iterator[Row]:
         while True:
             rng.shuffle(known)
             yield from known
@@ -602,11 +638,11 @@ def make_prm(
     data = batches(rows(), 48, rng)
 
     def loss_of() -> Tensor:
-        ids, labels = next(data)
+        ids, _, truths = next(data)
         output = model.model(input_ids=ids, output_hidden_states=True)
-        at_tag = labels != IGNORE
-        logits = model.score(output.last_hidden_state[at_tag])
-        return F.cross_entropy(logits, labels[at_tag]) + training.equation_loss(ids, output.hidden_states)
+        ends = truths != IGNORE
+        logits = model.score(output.last_hidden_state[ends])
+        return functional.cross_entropy(logits, truths[ends]) + training.equation_loss(ids, output.hidden_states)
 
     training.run("prm: responses", steps, 2e-3, loss_of)
     return model.eval(), tokenizer
@@ -614,7 +650,7 @@ def make_prm(
 
 @torch.inference_mode()
 def prm_scores(
-    model: ProcessRewardModel, tokenizer: PreTrainedTokenizerFast, responses: Sequence[Response]
+    model: ProcessRewardModel, tokenizer: Qwen2Tokenizer, responses: Sequence[Response]
 ) -> list[list[float]]:
     """P(right) of every step."""
     tag = tokenizer.convert_tokens_to_ids(STEP_TAG)
@@ -656,7 +692,10 @@ def report_quality(
 ) -> None:
     """Print the quality of the judge's views, of the PRM and of their consensus, the answer's own step left out."""
     places = [
-        (i, k) for i, r in enumerate(responses) for k, step in enumerate(r.steps) if not step.lstrip().startswith(ANSWER)
+        (i, k)
+        for i, r in enumerate(responses)
+        for k, step in enumerate(r.steps)
+        if not step.lstrip().startswith(ANSWER)
     ]
     true = [responses[i].truths[k].is_correct for i, k in places]
     tokens = [float(length_of(responses[i].steps[k])) for i, k in places]
@@ -674,7 +713,10 @@ def report_quality(
         print(f"| {name} | {a.precision:.3f} | {a.recall:.3f} | {a.share:.3f} | {b.precision:.3f} | {b.recall:.3f} |")
     for view, labels in judged.items():
         judge = [labels[i][k] for i, k in places]
-        table = [[sum(a == x and b == y for a, b in zip(judge, prm, strict=True)) for y in (True, False)] for x in (True, False)]
+        table = [
+            [sum(a == x and b == y for a, b in zip(judge, prm, strict=True)) for y in (True, False)]
+            for x in (True, False)
+        ]
         total = len(places)
         observed = (table[0][0] + table[1][1]) / total
         by_chance = (sum(judge) * sum(prm) + (total - sum(judge)) * (total - sum(prm))) / total**2
@@ -688,14 +730,20 @@ def report_quality(
 def main() -> None:
     """Train both judges, write them, and print how good they are."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--assets", type=Path, required=True, help="directory with policy/, judge_prompts/ and the prompt files")
+    parser.add_argument(
+        "--assets", type=Path, required=True, help="directory with policy/, judge_prompts/ and the prompt files"
+    )
     parser.add_argument("--seed", type=int, default=20250514)
     parser.add_argument("--only", choices=("judge", "prm"), help="make just this one (no quality table)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     assets, seed = arguments.assets, arguments.seed
     prompt = parse_judge_prompt((assets / "judge_prompts" / "compact.toml").read_text())
-    like = [json.loads(line)["question"] for path in sorted(assets.rglob("*.jsonl")) for line in path.read_text().splitlines()]
+    like = [
+        json.loads(line)["question"]
+        for path in sorted(assets.rglob("*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
     forbidden = set(like)
     policy = assets / "policy"
 

@@ -10,18 +10,14 @@ TIMEDOC
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from tokenizers import AddedToken
-from transformers import Qwen2Tokenizer, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from bcpg_cluster.assets.chain import ANSWER, MODULUS, REFLECTION, Chain, draw_chain
 
@@ -159,7 +155,9 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless batches of fresh examples, of similar length each, padded on the right."""
     while True:
-        pool = sorted((draw_example(tokenizer, warm, rng, held_out) for _ in range(16 * warm.batch)), key=lambda e: len(e[0]))
+        pool = sorted(
+            (draw_example(tokenizer, warm, rng, held_out) for _ in range(16 * warm.batch)), key=lambda e: len(e[0])
+        )
         chunks = [pool[i : i + warm.batch] for i in range(0, len(pool), warm.batch)]
         rng.shuffle(chunks)
         for chunk in chunks:

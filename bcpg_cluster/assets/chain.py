@@ -74,9 +74,7 @@ class Chain:
     def lines(self) -> tuple[str, ...]:
         """The right line for each place in the chain, e.g. ``17+25=42``."""
         values = self.values
-        return tuple(
-            f"{values[i]}{op.symbol}{op.operand}={values[i + 1]}" for i, op in enumerate(self.operations)
-        )
+        return tuple(f"{values[i]}{op.symbol}{op.operand}={values[i + 1]}" for i, op in enumerate(self.operations))
 
     @property
     def solution(self) -> str:
@@ -144,7 +142,7 @@ def step_truths(question: str, steps: Sequence[str]) -> list[StepTruth]:
                 continue
             if line == REFLECTION:
                 place = max(place - 1, 0)
-                written = values[place]  # a correction starts again from the question's own value
+                written = values[min(place, len(values) - 1)]  # a correction starts again from the question's own value
                 continue
             if line.startswith(ANSWER.strip()):
                 said = line[len(ANSWER.strip()) :].strip()

@@ -1,0 +1,1 @@
+"""Pools and gangs of members, and the runtimes they live on."""

@@ -249,7 +249,9 @@ class Pool:
     def _requeue(self, lease: _Lease, why: str) -> None:
         self._on_retry(lease.work.label or str(lease.work.key), why)
         if lease.attempt >= self._limits.max_attempts:
-            raise EngineError(f"pool {self.name}: {lease.work.label} failed {lease.attempt} times; the last time: {why}")
+            raise EngineError(
+                f"pool {self.name}: {lease.work.label} failed {lease.attempt} times; the last time: {why}"
+            )
         self._queue.appendleft((lease.work, lease.attempt + 1))
 
     def _replace(self, slot: _Slot, why: str) -> None:

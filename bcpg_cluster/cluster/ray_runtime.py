@@ -101,7 +101,7 @@ class RayMember:
 
 def _settle(answer: Future[Any], done: Future[Any], name: str) -> None:
     """Pass a Ray call's end on, with Ray's errors turned into ours."""
-    from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+    from ray.exceptions import RayError, RayTaskError
 
     error = done.exception()
     if error is None:
@@ -110,8 +110,6 @@ def _settle(answer: Future[Any], done: Future[Any], name: str) -> None:
     if isinstance(error, RayTaskError):
         cause = error.cause if isinstance(error.cause, Exception) else error
         answer.set_exception(cause if not isinstance(cause, RayError) else EngineError(f"{name}: {cause}"))
-    elif isinstance(error, (RayActorError, GetTimeoutError)):
-        answer.set_exception(MemberLostError(f"{name}: {_first_line(error)}"))
     elif isinstance(error, RayError):
         answer.set_exception(MemberLostError(f"{name}: {_first_line(error)}"))
     else:
@@ -152,9 +150,7 @@ class RayRuntime:
         if choice.address == "local":
             # Ray starts workers at nice 15; their imports crawl on a busy small machine (docs/decisions.md).
             os.environ.setdefault("RAY_worker_niceness", "0")
-            ray.init(
-                address="local", resources=dict(local_resources or {}), include_dashboard=dashboard, **common
-            )
+            ray.init(address="local", resources=dict(local_resources or {}), include_dashboard=dashboard, **common)
         else:
             try:
                 ray.init(address=choice.address, **common)
@@ -184,9 +180,7 @@ class RayRuntime:
         host = type(spec.name.partition("/")[0].replace(".", "_"), (_Host,), {})
         host.work = ray.method(concurrency_group="work")(_copy(_Host.work))  # type: ignore[attr-defined]
         host.control = ray.method(concurrency_group="control")(_copy(_Host.control))  # type: ignore[attr-defined]
-        actor_class = ray.remote(
-            concurrency_groups={"work": spec.work_threads, "control": _CONTROL_THREADS}
-        )(host)
+        actor_class = ray.remote(concurrency_groups={"work": spec.work_threads, "control": _CONTROL_THREADS})(host)
         actor = actor_class.options(
             name=spec.name,
             namespace=self.namespace,

@@ -26,7 +26,6 @@ import torch
 from bcpg_cluster.engines.protocols import PushGroup, StepReport, TensorSpec, TrainRow, TrainSettings
 from bcpg_cluster.engines.snapshot import write_snapshot
 from bcpg_cluster.engines.training_forward import (
-    Policy,
     StepSums,
     TrainingPlan,
     check_finite,
@@ -60,8 +59,6 @@ _OWNED = {
     **dict.fromkeys(("bf16", "bfloat16", "fp16", "amp", "torch_autocast"),
                     ("one compute dtype for every trainer", "set train.dtype")),
 }  # fmt: skip
-
-_READ_LATER = {"compression_training", "elasticity"}  # by DeepSpeed's engine, not by its parser
 
 
 def _prepare_environment() -> None:
@@ -183,7 +180,7 @@ def check_deepspeed_config(deepspeed: dict[str, Any] | None, zero_stage: int = 2
             remedy="see https://www.deepspeed.ai/docs/config-json/",
         ) from error
     # At the top level DeepSpeed ignores what it does not know, so a misspelt key would silently do nothing.
-    if unknown := sorted(set(deepspeed or {}) - config.asked - _READ_LATER):
+    if unknown := sorted(set(deepspeed or {}) - config.asked):
         raise ConfigError(
             f"train.deepspeed sets {', '.join(unknown)}",
             rule="DeepSpeed's parser never looks at it",
@@ -416,8 +413,8 @@ class DeepSpeedRank:
 
     def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole parameters in fp32, one at a time, every rank in lockstep; valid until the next one is asked for."""
-        from deepspeed.utils import safe_get_full_fp32_param
         from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_get_full_fp32_param
 
         for name, parameter in self._policy.checkpoint_parameters():
             if parameter.dtype is not torch.float32:

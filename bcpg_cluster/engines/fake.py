@@ -114,7 +114,8 @@ class _CallCounter:
 
 def draw_solution(chain: Chain, skill: float, rng: random.Random) -> str:
     """A response to a chain: each line is right with chance ``skill``, a wrong one is noticed and redone with the same
-    chance, and what is not noticed is built upon."""
+    chance, and what is not noticed is built upon.
+    """
     lines: list[str] = []
     value = chain.start
     for operation in chain.operations:

@@ -111,7 +111,8 @@ class TensorSpec:
 
 class WeightReceiver(Protocol):
     """A generator whose weights can be replaced while it lives. Calls come in this order, with no work in flight:
-    ``join_push_group`` once per group, then for each push ``receive_weights``; or ``load_snapshot`` alone."""
+    ``join_push_group`` once per group, then for each push ``receive_weights``; or ``load_snapshot`` alone.
+    """
 
     def join_push_group(self, group: PushGroup, rank: int) -> None:
         """Meet the sender; blocks until all ranks are there (the caller holds the deadline)."""

@@ -32,10 +32,12 @@ def write_snapshot(
     """Write a checkpoint directory that appears whole or not at all; what stood at ``path`` is replaced.
 
     Args:
+        path: where the snapshot is to stand.
         base_dir: the checkpoint the policy started from: config, tokenizer, chat template and generation config are
             copied from it as they are.
         parameters: by their names in the checkpoint, each distinct tensor once (a tied head is left out, as
             ``save_pretrained`` does). Consumed one at a time, so at most one shard is held in memory.
+        max_shard_bytes: where to cut the weights into files.
 
     Returns:
         sha256 hex digest of every parameter, by name.

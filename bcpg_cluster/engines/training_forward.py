@@ -152,7 +152,10 @@ def pad_sequences(sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], 
         sources.extend(range(first, first + len(response)))
         targets.extend(response)
     return PaddedRows(
-        input_ids.to(device), mask.to(device), torch.tensor(sources, device=device), torch.tensor(targets, device=device)
+        input_ids.to(device),
+        mask.to(device),
+        torch.tensor(sources, device=device),
+        torch.tensor(targets, device=device),
     )
 
 
@@ -263,7 +266,9 @@ class TrainingPlan:
     fingerprint: str
 
 
-def lay_out_training(rows: Sequence[TrainRow], settings: TrainSettings, world_size: int, model_path: str) -> TrainingPlan:
+def lay_out_training(
+    rows: Sequence[TrainRow], settings: TrainSettings, world_size: int, model_path: str
+) -> TrainingPlan:
     """Check the rows and lay out every step.
 
     The fingerprint covers rows, settings, world size and start weights: a step checkpoint of another training (or of
@@ -275,7 +280,7 @@ def lay_out_training(rows: Sequence[TrainRow], settings: TrainSettings, world_si
             raise DataError(
                 f"row {index}: {len(row.token_ids)} tokens, {len(row.token_weights)} weights, "
                 f"{len(row.reference_logprobs)} reference log-probs",
-                rule="a training row has at least one response token, and one weight and one reference log-prob for each",
+                rule="a training row has response tokens, and a weight and a reference log-prob for each of them",
                 remedy="compute the reference log-probs with reference_logprobs() before train()",
             )
     steps = plan_training(

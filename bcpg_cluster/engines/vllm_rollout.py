@@ -84,8 +84,10 @@ def token_texts(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, ...]:
     texts = _streamed_texts(tokenizer, token_ids)
     if texts is None or not whole.startswith("".join(texts)):
         texts = _prefix_texts(tokenizer, token_ids, whole)
-    if texts:  # an unfinished character at the very end is what nobody has added yet
-        texts[-1] += whole[len("".join(texts)) :]
+    unfinished = whole[len("".join(texts)) :]  # of a character whose last bytes never came
+    if unfinished:
+        special = set(tokenizer.all_special_ids)
+        texts[max(index for index, token_id in enumerate(token_ids) if token_id not in special)] += unfinished
     return tuple(texts)
 
 
@@ -149,6 +151,7 @@ class VllmGenerator:
         self._backend = weight_transfer_backend
         self._loop = EngineLoop(lambda: _build(model, engine_args, weight_transfer_backend), name="vllm-rollout")
         self._tokenizer = self._loop.between_steps(lambda llm: llm.get_tokenizer())
+        self._seeds_kill = self._loop.between_steps(_dies_of_seeds)
         self._tokenizer_lock = threading.Lock()  # fast tokenizers raise "Already borrowed" when two threads meet in one
         self._version = UNKNOWN_VERSION
         if snapshot is not None:
@@ -173,6 +176,12 @@ class VllmGenerator:
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         """Answer all requests, in order; callers in other threads share the batch."""
         self._check_usable()
+        if self._seeds_kill and any(request.seed is not None for request in requests):
+            raise ConfigError(
+                "requests with a seed of their own on a CPU engine with chunked prefill",
+                rule="vLLM's CPU backend dies when it splits the prompt of a seeded request ('does not use offset')",
+                remedy="set enable_chunked_prefill: false in engine_args, or draw without per-request seeds",
+            )
         outputs = self._loop.submit(
             [(request.prompt_token_ids, _sampling_params(request.sampling, request.seed)) for request in requests]
         )
@@ -299,6 +308,14 @@ def _sampling_params(sampling: Sampling, seed: int | None) -> Any:
         detokenize=False,  # texts are made per token in _generation, after the engine's work
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _dies_of_seeds(llm: Any) -> bool:
+    """Whether a seeded request can kill this engine: after a part of a prompt vLLM rewinds the request's random
+    generator, and a CPU generator cannot be rewound."""
+    from vllm.platforms import current_platform
+
+    return current_platform.is_cpu() and llm.llm_engine.vllm_config.scheduler_config.enable_chunked_prefill
 
 
 def _build(model: str, engine_args: Mapping[str, Any], weight_transfer_backend: str | None) -> Any:

@@ -200,7 +200,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
 
 def finish_reload(model: torch.nn.Module, model_config: Any) -> None:
-    """vLLM's ``finalize_layerwise_reload``, and then the tied head.
+    """VLLM's ``finalize_layerwise_reload``, and then the tied head.
 
     A head tied to the embedding gets the new values with it, but on the CPU backend it multiplies with a copy that was
     prepacked from the old ones: log-probs are off by nats and nothing is raised. Packing it again mends that.

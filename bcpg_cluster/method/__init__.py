@@ -1,0 +1,1 @@
+"""The method itself, pure: segmentation, consensus, weights, losses, step plans, metrics."""

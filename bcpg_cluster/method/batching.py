@@ -45,8 +45,11 @@ def plan_training(
 
     Args:
         lengths: tokens of each row, prompt and response.
+        epochs: passes over the rows.
         batch_sequences: rows per step, over all ranks.
         micro_batch_tokens: most padded tokens (rows x longest) of one forward; a longer row gets one of its own.
+        world_size: ranks to deal the rows to.
+        seed: of the shuffles.
     """
     if epochs < 0 or batch_sequences < 1 or micro_batch_tokens < 1 or world_size < 1:
         raise ValueError(
@@ -98,6 +101,10 @@ def learning_rate(step: int, num_steps: int, *, peak: float, minimum: float, war
 
     Args:
         step: from 0; the first step already has a positive rate.
+        num_steps: of the whole round.
+        peak: the rate after the warm-up.
+        minimum: the rate of the last step.
+        warmup_ratio: share of the steps that warm up, rounded up.
     """
     if not 0 <= step < num_steps:
         raise ValueError(f"step {step} of {num_steps}")

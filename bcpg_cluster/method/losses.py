@@ -37,12 +37,15 @@ def bcpg_loss(
         loss_i = -(1/abs(y_i)) * [ sum_j beta_ij * A_i * lp_ij - (tau/2) * Delta_i^2 ]
 
     The square is on the sequence sum, over all response tokens, and the token weights do not enter it. All weights 1
-    is plain BCPG. ``reference`` holds lp_ref as the trainer's own forward gave it.
+    is plain BCPG.
 
     Args:
-        logprobs, reference, token_weights: [B, T].
-        advantage: [B].
+        logprobs: [B, T], lp under the policy being trained, nats.
+        reference: [B, T], lp_ref as the trainer's own forward gave it.
+        token_weights: [B, T], beta_ij of Eq. 7.
+        advantage: [B], A_i.
         mask: [B, T], 1 on response tokens.
+        tau: behaviour-constraint factor.
     """
     lp, delta, num_tokens = _sequence_sums(logprobs, reference, mask)
     gain = advantage * (token_weights * lp).sum(dim=1) - 0.5 * tau * delta.square()  # [B]
@@ -54,8 +57,8 @@ def bcpg_token_weight_loss(
 ) -> SequenceLosses:
     """The same gradient as :func:`bcpg_loss` from fixed token weights (METHOD 1.5); the value differs::
 
-        w_ij   = sg[ beta_ij * A_i - tau * Delta_i ]
-        loss_i = -(1/abs(y_i)) * sum_j w_ij * lp_ij
+    w_ij   = sg[ beta_ij * A_i - tau * Delta_i ]
+    loss_i = -(1/abs(y_i)) * sum_j w_ij * lp_ij
     """
     lp, delta, num_tokens = _sequence_sums(logprobs, reference, mask)
     weights = (token_weights * advantage[:, None] - tau * delta[:, None]).detach()  # [B, T]
@@ -75,13 +78,14 @@ def _sequence_sums(logprobs: Tensor, reference: Tensor, mask: Tensor) -> tuple[T
 def token_logprobs(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, chunk_tokens: int
 ) -> Tensor:
-    """log softmax(hidden @ weight.T + bias)[targets] per token, in nats, without ever holding [N, V].
+    """Log softmax(hidden @ weight.T + bias)[targets] per token, in nats, without ever holding [N, V].
 
     The log-softmax is taken in fp32 (fp64 for fp64 inputs) whatever the dtype of the weights.
 
     Args:
         hidden: [N, H], the states that predict the targets.
-        weight: [V, H] and ``bias`` [V] of the output head.
+        weight: [V, H] of the output head.
+        bias: [V] of the output head, or ``None``.
         targets: [N] token ids.
         chunk_tokens: how many tokens' logits exist at a time.
 

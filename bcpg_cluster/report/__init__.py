@@ -1,0 +1,1 @@
+"""Reports of rounds and runs."""

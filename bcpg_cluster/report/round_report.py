@@ -55,9 +55,7 @@ def accuracy_report(outcomes: Mapping[SampleId, Outcome]) -> dict[str, Any]:
     best = avg_at_n([int(r) for r in greedy.values()], [1] * len(greedy))
     if best is not None:
         report |= {"accuracy_greedy": best.mean, "stderr_greedy": best.problems_error}
-    report["per_problem"] = {
-        prompt: [sum(r) / len(r), greedy.get(prompt)] for prompt, r in sorted(rewards.items())
-    }
+    report["per_problem"] = {prompt: [sum(r) / len(r), greedy.get(prompt)] for prompt, r in sorted(rewards.items())}
     return report
 
 
@@ -74,7 +72,7 @@ def change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any
 
 
 def conservation(weigh: Mapping[str, float]) -> dict[str, Any]:
-    """asked = kept + dropped, by reason.
+    """Asked = kept + dropped, by reason.
 
     Raises:
         StoreError: it does not hold.

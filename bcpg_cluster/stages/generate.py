@@ -73,9 +73,7 @@ def _requests(
     run_seed: int | None,
     purpose: str,
 ) -> list[GenerateRequest]:
-    rendered = {
-        prompt.prompt_id: engine.render([{"role": "user", "content": prompt.question}]) for prompt in prompts
-    }
+    rendered = {prompt.prompt_id: engine.render([{"role": "user", "content": prompt.question}]) for prompt in prompts}
     greedy = Sampling(max_tokens=sampling.max_tokens, temperature=0.0)
     return [
         GenerateRequest(

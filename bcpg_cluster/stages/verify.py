@@ -10,7 +10,9 @@ from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.store.schema import outcome_row, prompts_from, rollouts_from
 
 
-def verify(tables: Tables, job: StageJob, *, verifier: Verifier, prompts_table: str, rollouts_table: str) -> StageResult:
+def verify(
+    tables: Tables, job: StageJob, *, verifier: Verifier, prompts_table: str, rollouts_table: str
+) -> StageResult:
     """One outcome for every rollout of the shard."""
     gold = {prompt.prompt_id: prompt.answer for prompt in prompts_from(tables[prompts_table])}
     outcomes = []

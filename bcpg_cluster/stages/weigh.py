@@ -9,7 +9,7 @@ from itertools import combinations
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.method.consensus import consensus
 from bcpg_cluster.method.weights import mined_tokens, token_weights
-from bcpg_cluster.records import DropReason, Rollout, Step, StopReason, Verdict
+from bcpg_cluster.records import DropReason, Rollout, SampleId, Step, StopReason, Verdict
 from bcpg_cluster.stages.groups import shard_groups
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.store.schema import (
@@ -84,7 +84,7 @@ def weigh(
     return StageResult([weighted_row(row) for row in rows], {key: float(value) for key, value in counts.items()})
 
 
-def _of(verdicts: Mapping[object, Sequence[Verdict]], rollout: Rollout, cut: Sequence[Step]) -> Sequence[Verdict]:
+def _of(verdicts: Mapping[SampleId, Sequence[Verdict]], rollout: Rollout, cut: Sequence[Step]) -> Sequence[Verdict]:
     said = verdicts.get(rollout.id, ())
     if len(said) != len(cut):
         raise StoreError(f"{rollout.id} has {len(cut)} steps and {len(said)} verdicts")
@@ -103,9 +103,7 @@ def _decide(
     """The voters' consensus on one wrong response; everything worth knowing about it is added to ``counts``."""
     decided = consensus({name: verdicts[name] for name in voters}, thresholds, rule)
     labels: dict[str, list[int | None]] = {**decided.judge_labels, CONSENSUS: list(decided.labels)}
-    truths = (
-        consensus({name: verdicts[name] for name in measures}, thresholds, rule).judge_labels if measures else {}
-    )
+    truths = consensus({name: verdicts[name] for name in measures}, thresholds, rule).judge_labels if measures else {}
     for name, by_status in decided.abstained.items():
         for status, number in by_status.items():
             counts[f"abstained.{name}.{status}"] += number

@@ -1,0 +1,1 @@
+"""Tables of Parquet shards, and the manifest that says which of them count."""

@@ -1,4 +1,4 @@
-"""One contract for every trainer: what plain torch does in one process, DeepSpeed does at every ZeRO stage and rank count.
+"""One contract for every trainer: what plain torch does in one process, DeepSpeed does at any ZeRO stage and rank count.
 
 The DeepSpeed side runs in processes of its own, one pair for all stages (imports cost more than the work); they write
 what they saw to files, and the tests look at that.
@@ -14,7 +14,7 @@ import socket
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,13 @@ SETTINGS = TrainSettings(
 )
 # Without these the tiny model would be kept whole on every rank, and reduced in one bucket.
 SHARDED = {"zero_optimization": {"stage3_param_persistence_threshold": 0, "reduce_bucket_size": 3000}}
-TIMEOUT_S = 240
+OPTIONS = {
+    "checkpointing-2": replace(SETTINGS, zero_stage=2, deepspeed=SHARDED, gradient_checkpointing=True),
+    "checkpointing-3": replace(SETTINGS, zero_stage=3, deepspeed=SHARDED, gradient_checkpointing=True),
+    "bfloat16-1": replace(SETTINGS, zero_stage=1, deepspeed=SHARDED, dtype="bfloat16"),
+    "bfloat16-3": replace(SETTINGS, zero_stage=3, deepspeed=SHARDED, dtype="bfloat16"),
+}
+TIMEOUT_S = 300
 
 
 def make_rows(seed: int = 0, count: int = 11) -> list[TrainRow]:
@@ -104,9 +110,10 @@ def with_nan(rows: list[TrainRow]) -> list[TrainRow]:
     return [replace(rows[0], advantage=math.nan), *rows[1:]]
 
 
-def with_inf_gradient(rows: list[TrainRow]) -> list[TrainRow]:
-    """A finite loss whose gradient is not: the square of Delta overflows only in its backward when scaled."""
-    return [replace(rows[0], token_weights=tuple(3e38 for _ in rows[0].token_ids), advantage=-3e38), *rows[1:]]
+def break_gradient(trainer: Any) -> None:
+    """Make one parameter's gradient infinite on this rank; the loss stays finite."""
+    embedding = trainer._policy.causal_lm.get_input_embeddings().weight
+    embedding.register_hook(lambda gradient: torch.full_like(gradient, math.inf))
 
 
 class StopAfter(Exception):
@@ -125,7 +132,9 @@ def stop_after_checkpoint(trainer: Any) -> None:
     trainer._write_checkpoint = write_and_die
 
 
-def exercise(trainer: TrainerRank, model: str, settings: TrainSettings, directory: Path, snapshot: str) -> dict[str, Any]:
+def exercise(
+    trainer: TrainerRank, model: str, settings: TrainSettings, directory: Path, snapshot: str
+) -> dict[str, Any]:
     """One round's calls; what came of them."""
     rows = make_rows()
     seen: dict[str, Any] = {}
@@ -144,19 +153,23 @@ def exercise(trainer: TrainerRank, model: str, settings: TrainSettings, director
     return seen
 
 
-def exercise_failures(trainer: TrainerRank, model: str, settings: TrainSettings, directory: Path) -> dict[str, Any]:
+def exercise_failures(
+    trainer: TrainerRank, model: str, settings: TrainSettings, directory: Path, *, is_first: bool
+) -> dict[str, Any]:
     """Divergence, then a training that is stopped after a checkpoint and goes on in a new engine."""
     rows = with_reference(make_rows(), torch.load(directory / "reference.pt"))
     seen: dict[str, Any] = {}
-    for name, bad in (("nan", with_nan(rows)), ("inf", with_inf_gradient(rows))):
+    probe = [(rows[0].prompt_token_ids, rows[0].token_ids)]
+    for name in ("nan loss", "inf gradient"):
         trainer.open(model, settings)
-        before = trainer.score_tokens([(rows[0].prompt_token_ids, rows[0].token_ids)])
+        before = trainer.score_tokens(probe)
+        if name == "inf gradient" and is_first:  # on one rank only: the others must stop with it
+            break_gradient(trainer)
         try:
-            trainer.train(bad, None)
+            trainer.train(with_nan(rows) if name == "nan loss" else rows, None)
             seen[name] = "no error"
         except TrainingDivergedError:
-            after = trainer.score_tokens([(rows[0].prompt_token_ids, rows[0].token_ids)])
-            seen[name] = "unchanged" if before == after else f"changed: {before} {after}"
+            seen[name] = "unchanged" if before == trainer.score_tokens(probe) else "changed"
     checkpoints = directory / f"checkpoints-{settings.zero_stage}"
     settings = replace(settings, checkpoint_every_steps=2)
     trainer.open(model, settings)
@@ -170,7 +183,7 @@ def exercise_failures(trainer: TrainerRank, model: str, settings: TrainSettings,
     seen["kept_at_end"] = sorted(path.name for path in checkpoints.iterdir())
     trainer.save_snapshot(str(directory / f"resumed-{settings.zero_stage}"))
     # Another training must not pick the checkpoint up.
-    other = replace(settings, learning_rate=1e-3, epochs=1)
+    other = replace(settings, epochs=1)
     trainer.open(model, other)
     seen["other"] = trainer.train(rows, str(checkpoints))
     return seen
@@ -192,30 +205,41 @@ def run_rank(rank: int, world_size: int, ports: tuple[int, int], directory: str,
 
         trainer = DeepSpeedRank(rank, world_size, "127.0.0.1", ports[0], timeout_s=60)
         for stage in STAGES:
-            for head in HEADS:
-                settings = replace(SETTINGS, zero_stage=stage, deepspeed=SHARDED)
-                out = root / head
-                seen[f"{head}-{stage}"] = exercise(
-                    trainer, models[head], settings, out, str(out / f"snapshot-{world_size}-{stage}")
-                )
+            settings = replace(SETTINGS, zero_stage=stage, deepspeed=SHARDED)
+            for head in HEADS if world_size > 1 else ("tied",):
+                snapshot = str(root / head / f"snapshot-{world_size}-{stage}")
+                seen[f"{head}-{stage}"] = exercise(trainer, models[head], settings, root / head, snapshot)
             if world_size > 1:
                 seen[f"failures-{stage}"] = exercise_failures(
-                    trainer, models["tied"], replace(SETTINGS, zero_stage=stage, deepspeed=SHARDED), root / "tied"
+                    trainer, models["tied"], settings, root / "tied", is_first=rank == 0
                 )
-        for name, change in (
-            ("checkpointing", {"gradient_checkpointing": True, "zero_stage": 3}),
-            ("bfloat16", {"dtype": "bfloat16", "zero_stage": 2}),
-        ):
-            settings = replace(SETTINGS, deepspeed=SHARDED, **change)
-            seen[name] = exercise(trainer, models["tied"], settings, root / "tied", str(root / f"{name}-{world_size}"))
+        if world_size > 1:
+            for name, settings in OPTIONS.items():
+                seen[name] = exercise(trainer, models["tied"], settings, root / "tied", str(root / name))
         trainer.close()
         again = DeepSpeedRank(rank, world_size, "127.0.0.1", ports[1], timeout_s=60)
         settings = replace(SETTINGS, zero_stage=2, deepspeed=SHARDED)
         seen["again"] = exercise(again, models["tied"], settings, root / "tied", str(root / f"again-{world_size}"))
-        again.close()
+        if world_size > 1 and rank == 1:
+            torch.save(seen, root / f"seen-{world_size}-{rank}.pt")
+            os._exit(0)  # a peer that is gone
+        if world_size > 1:
+            seen["peer lost"] = lose_peer(again, root / "tied" / "reference.pt")
+        else:
+            again.close()
     except BaseException:
         seen["error"] = traceback.format_exc()
     torch.save(seen, root / f"seen-{world_size}-{rank}.pt")
+
+
+def lose_peer(trainer: TrainerRank, reference: Path) -> str:
+    """Train while the other rank is gone; the name of the error."""
+    began = time.perf_counter()
+    try:
+        trainer.train(with_reference(make_rows(), torch.load(reference)), None)
+    except Exception as error:
+        return f"{type(error).__name__} {'at once' if time.perf_counter() - began < 30 else 'late'}"
+    return "no error"
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +285,9 @@ def groups(root: Path, models: dict[str, str], plain: object) -> dict[int, list[
             process.join(TIMEOUT_S)
             if process.is_alive():
                 process.kill()
-        seen[world_size] = [torch.load(root / f"seen-{world_size}-{rank}.pt", weights_only=False) for rank in range(world_size)]
+        seen[world_size] = [
+            torch.load(root / f"seen-{world_size}-{rank}.pt", weights_only=False) for rank in range(world_size)
+        ]
         for rank in seen[world_size]:
             assert "error" not in rank, rank["error"]
     return seen
@@ -274,7 +300,9 @@ def parameters(path: Path | str) -> dict[str, torch.Tensor]:
 def assert_same_parameters(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], tolerance: float) -> None:
     assert found.keys() == wanted.keys()
     for name, tensor in wanted.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], tensor, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def assert_same_reports(found: list[StepReport], wanted: list[StepReport], tolerance: float) -> None:
@@ -288,3 +316,198 @@ def assert_same_reports(found: list[StepReport], wanted: list[StepReport], toler
         )
         for field in ("loss", "grad_norm", "learning_rate", "delta_per_token_right", "delta_per_token_wrong"):
             assert getattr(mine, field) == pytest.approx(getattr(theirs, field), rel=tolerance, abs=tolerance), field
+
+
+# --- the reference trainer against plain transformers -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_reference_logprobs_are_those_of_a_plain_forward(head: str, models: dict[str, str], plain: Any) -> None:
+    model = AutoModelForCausalLM.from_pretrained(models[head], dtype=torch.float32).eval()
+    for index, row in enumerate(make_rows()):
+        ids = torch.tensor([row.prompt_token_ids + row.token_ids])
+        with torch.no_grad():
+            logprobs = model(ids).logits.float().log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None]).squeeze(1)
+        wanted = logprobs[len(row.prompt_token_ids) - 1 :]
+        torch.testing.assert_close(torch.tensor(plain[head]["reference"][index]), wanted, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_first_step_is_that_of_a_plain_loop(head: str, models: dict[str, str], plain: Any) -> None:
+    """Eq. 6 written out row by row, without padding, chunks or micro-batches, against the reported loss and norm."""
+    rows = with_reference(make_rows(), plain[head]["reference"])
+    model = AutoModelForCausalLM.from_pretrained(models[head], dtype=torch.float32)
+    step = plan_training(
+        [len(row.prompt_token_ids) + len(row.token_ids) for row in rows],
+        epochs=1,
+        batch_sequences=SETTINGS.batch_sequences,
+        micro_batch_tokens=10**6,
+        world_size=1,
+        seed=SETTINGS.seed,
+    )[0]
+    chosen = [rows[index] for micro_batch in step.ranks[0] for index in micro_batch]
+    total = torch.zeros(())
+    for row in chosen:
+        ids = torch.tensor([row.prompt_token_ids + row.token_ids])
+        logprobs = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None]).squeeze(1)
+        logprobs = logprobs[len(row.prompt_token_ids) - 1 :]
+        delta = (logprobs - torch.tensor(row.reference_logprobs)).sum()
+        gain = row.advantage * (torch.tensor(row.token_weights) * logprobs).sum() - SETTINGS.tau / 2 * delta**2
+        total = total - gain / len(row.token_ids)
+    (total / len(chosen)).backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+    report = plain[head]["reports"][0]
+    assert report.loss == pytest.approx(float(total) / len(chosen), rel=1e-5)
+    assert report.grad_norm == pytest.approx(float(norm), rel=1e-5)
+    assert report.delta_per_token_right == report.delta_per_token_wrong == 0.0  # one forward for reference and policy
+
+
+def test_plain_snapshot_loads_in_transformers(models: dict[str, str], root: Path, plain: Any) -> None:
+    for head in HEADS:
+        snapshot = root / head / "snapshot-plain"
+        assert verify_snapshot(str(snapshot)) == plain[head]["digests"]
+        assert ("lm_head.weight" in plain[head]["digests"]) == (head == "untied")
+        assert (snapshot / "tokenizer_config.json").read_text() == '{"chat_template": "stand-in"}'
+        model, loading = AutoModelForCausalLM.from_pretrained(snapshot, dtype=torch.float32, output_loading_info=True)
+        assert not loading["missing_keys"] and not loading["unexpected_keys"]
+        assert (model.lm_head.weight is model.model.embed_tokens.weight) == (head == "tied")
+        written = parameters(snapshot)
+        assert {name: tuple(spec.shape) for name, spec in written.items()} == {
+            spec.name: spec.shape for spec in plain[head]["specs"]
+        }
+        before = parameters_of_model(models[head])
+        assert all(not torch.equal(written[name], before[name]) for name in written), "every parameter is trained"
+
+
+def parameters_of_model(path: str) -> dict[str, torch.Tensor]:
+    return dict(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).named_parameters())
+
+
+def test_plain_trainer_diverges_stops_and_resumes_bit_for_bit(models: dict[str, str], root: Path, plain: Any) -> None:
+    directory = root / "tied"
+    settings = replace(SETTINGS, zero_stage=9)  # only names the directories
+    seen = exercise_failures(TorchTrainer("cpu"), models["tied"], settings, directory, is_first=True)
+    assert (seen["nan loss"], seen["inf gradient"]) == ("unchanged", "unchanged")
+    assert seen["kept"] == seen["kept_at_end"] == ["step.pt"]
+    assert seen["resumed"] == plain["tied"]["reports"]
+    assert verify_snapshot(str(directory / "resumed-9")) == plain["tied"]["digests"]
+    assert [report.step for report in seen["other"]] == [0, 1, 2]
+    assert seen["other"][0].delta_per_token_right == 0.0
+
+
+def test_plain_trainer_in_bfloat16_and_with_checkpointing(models: dict[str, str], root: Path, plain: Any) -> None:
+    trainer = TorchTrainer("cpu")
+    for change, tolerance in (({"gradient_checkpointing": True}, 1e-5), ({"dtype": "bfloat16"}, 0.05)):
+        seen = exercise(trainer, models["tied"], replace(SETTINGS, **change), root / "tied", str(root / "other"))
+        assert_same_reports(seen["reports"], plain["tied"]["reports"], tolerance)
+
+
+def test_rows_that_cannot_be_trained_on(models: dict[str, str]) -> None:
+    trainer = TorchTrainer("cpu")
+    trainer.open(models["tied"], SETTINGS)
+    with pytest.raises(DataError, match="reference_logprobs"):
+        trainer.train(make_rows(), None)
+    with pytest.raises(DataError, match=r"config\.json"):
+        trainer.open("/nowhere", SETTINGS)
+    with pytest.raises(ConfigError, match="DeepSpeed"):
+        trainer.open(models["tied"], replace(SETTINGS, deepspeed={"steps_per_print": 1}))
+
+
+# --- DeepSpeed against the reference trainer --------------------------------------------------------------------------
+
+COMBINATIONS = [(1, "tied", stage) for stage in STAGES] + [(2, head, stage) for head in HEADS for stage in STAGES]
+
+
+@pytest.mark.parametrize(("world_size", "head", "stage"), COMBINATIONS)
+def test_deepspeed_trains_as_plain_torch(
+    world_size: int, head: str, stage: int, groups: Any, plain: Any, root: Path
+) -> None:
+    """Norms (so gradients) to 1e-5 relative at every step, parameters to 1e-5 after six AdamW steps of up to 2e-3."""
+    ranks = [seen[f"{head}-{stage}"] for seen in groups[world_size]]
+    wanted = plain[head]
+    reference = {index: values for seen in ranks for index, values in seen["reference"].items()}
+    assert sum(len(seen["reference"]) for seen in ranks) == len(reference) == len(make_rows())
+    for index, values in wanted["reference"].items():
+        assert reference[index] == pytest.approx(values, abs=2e-5)
+    for seen in ranks:
+        assert_same_reports(seen["reports"], wanted["reports"], 1e-5)
+        assert seen["reports"] == ranks[0]["reports"]
+        assert seen["specs"] == wanted["specs"]
+        for mine, theirs in zip(seen["scores"], wanted["scores"], strict=True):
+            assert mine == pytest.approx(theirs, abs=2e-4)
+    snapshot = root / head / f"snapshot-{world_size}-{stage}"
+    assert verify_snapshot(str(snapshot)) == ranks[0]["digests"]
+    assert [seen["digests"] for seen in ranks[1:]] == [None] * (world_size - 1)
+    assert_same_parameters(parameters(snapshot), parameters(root / head / "snapshot-plain"), 1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deepspeed_diverges_on_all_ranks_before_the_step(stage: int, groups: Any) -> None:
+    for seen in groups[2]:
+        assert seen[f"failures-{stage}"]["nan loss"] == "unchanged"
+        assert seen[f"failures-{stage}"]["inf gradient"] == "unchanged"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deepspeed_resumes_bit_for_bit(stage: int, groups: Any, root: Path) -> None:
+    for seen in groups[2]:
+        failures = seen[f"failures-{stage}"]
+        assert [name for name in failures["kept"] if name.startswith("step")] == ["step-000002"]
+        assert [name for name in failures["kept_at_end"] if name.startswith("step")] == ["step-000006"]
+        assert failures["resumed"] == seen[f"tied-{stage}"]["reports"]
+        assert [report.step for report in failures["other"]] == [0, 1, 2]
+        assert failures["other"][0].delta_per_token_right == 0.0
+    assert verify_snapshot(str(root / "tied" / f"resumed-{stage}")) == groups[2][0][f"tied-{stage}"]["digests"]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_deepspeed_options(name: str, groups: Any, plain: Any, root: Path) -> None:
+    is_bf16 = name.startswith("bfloat16")
+    for seen in groups[2]:
+        assert_same_reports(seen[name]["reports"], plain["tied"]["reports"], 0.05 if is_bf16 else 1e-5)
+    found = parameters(root / name)
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}  # master weights, not their bf16 copies
+    assert_same_parameters(found, parameters(root / "tied" / "snapshot-plain"), 1e-2 if is_bf16 else 1e-5)
+    if is_bf16:
+        assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in found.values())
+
+
+def test_deepspeed_makes_a_second_group_in_one_process(groups: Any, plain: Any) -> None:
+    for world_size in (1, 2):
+        for seen in groups[world_size]:
+            assert_same_reports(seen["again"]["reports"], plain["tied"]["reports"], 1e-5)
+
+
+def test_deepspeed_says_that_a_peer_is_gone(groups: Any) -> None:
+    assert groups[2][0]["peer lost"] == "MemberLostError at once"
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "message"),
+    [
+        ({"train_batch_size": 4}, r"train\.batch_sequences"),
+        ({"zero_optimization": {"stage": 1}}, r"train\.zero_stage"),
+        ({"fp16": {"enabled": True}}, r"train\.dtype"),
+        ({"zero_optimization": {"stag": 1}}, "stag"),
+        ({"zero_optimization": 2}, "mapping"),
+        ({"wall_clock_brakdown": True}, "wall_clock_brakdown"),
+    ],
+)
+def test_deepspeed_config_is_refused_before_anything_starts(deepspeed: dict[str, Any], message: str) -> None:
+    from bcpg_cluster.engines.deepspeed_trainer import check_deepspeed_config
+
+    with pytest.raises(ConfigError, match=message):
+        check_deepspeed_config(deepspeed)
+
+
+def test_deepspeed_config_is_passed_through_untouched() -> None:
+    from bcpg_cluster.engines.deepspeed_trainer import check_deepspeed_config, deepspeed_config
+
+    given = {"wall_clock_breakdown": True, "zero_optimization": {"overlap_comm": False}}
+    check_deepspeed_config(given)
+    config = deepspeed_config(replace(SETTINGS, zero_stage=1, deepspeed=given))
+    assert config["wall_clock_breakdown"] is True
+    assert config["zero_optimization"] == {"overlap_comm": False, "stage": 1}
+    assert given == {"wall_clock_breakdown": True, "zero_optimization": {"overlap_comm": False}}
+    with pytest.raises(ConfigError, match="bfloat16"):
+        check_deepspeed_config(None, zero_stage=0, dtype="bfloat16")

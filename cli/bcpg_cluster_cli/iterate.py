@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from bcpg_cluster_cli.console import ConsoleObserver, closing_line, print_report
+from bcpg_cluster_cli.session import read_config, start_runtime, stop_on_signals
 from rich.console import Console
 
 from bcpg_cluster.build import build_coordinator, check_models, load_judge_prompt, read_all_prompts
 from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.run_directory import check_run_directory, open_run
 from bcpg_cluster.training import drop_torn_snapshots
-from bcpg_cluster_cli.console import ConsoleObserver, closing_line, print_report
-from bcpg_cluster_cli.session import read_config, start_runtime, stop_on_signals
 
 
 def run_iterate(

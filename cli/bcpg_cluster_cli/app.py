@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -17,17 +17,19 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[
-    Optional[str],
+    str | None,
     typer.Option("--config", "-c", help="A YAML file or the name of a shipped config (default: laptop, without GPUs)."),
 ]
 SetOption = Annotated[
-    Optional[list[str]], typer.Option("--set", help="Override one key: section.key=value. May be given often.")
+    list[str] | None, typer.Option("--set", help="Override one key: section.key=value. May be given often.")
 ]
-RunDirOption = Annotated[Optional[Path], typer.Option("--run-dir", help="Where the run lives (default: runs/<name>).")]
-SeedOption = Annotated[Optional[int], typer.Option("--seed", help="The run's seed (default: the config's).")]
+RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where the run lives (default: runs/<name>).")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="The run's seed (default: the config's).")]
 AddressOption = Annotated[
-    Optional[str],
-    typer.Option("--address", help="The Ray cluster, or 'local' (default: RAY_ADDRESS, a Ray running here, a local one)."),
+    str | None,
+    typer.Option(
+        "--address", help="The Ray cluster, or 'local' (default: RAY_ADDRESS, a Ray running here, a local one)."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 RoundOption = Annotated[int, typer.Option("--round", help="The round, from 1.")]
@@ -35,14 +37,18 @@ RoundOption = Annotated[int, typer.Option("--round", help="The round, from 1.")]
 
 @app.command()
 def iterate(
-    rounds: Annotated[int, typer.Option("--rounds", "-n", min=1, help="Rounds to complete, counted from the base.")] = 3,
+    rounds: Annotated[
+        int, typer.Option("--rounds", "-n", min=1, help="Rounds to complete, counted from the base.")
+    ] = 3,
     config: ConfigOption = None,
     set_: SetOption = None,
     run_dir: RunDirOption = None,
     seed: SeedOption = None,
     address: AddressOption = None,
     json_: JsonOption = False,
-    inline: Annotated[bool, typer.Option("--inline", help="Run in this process without Ray (for fakes and tests).")] = False,
+    inline: Annotated[
+        bool, typer.Option("--inline", help="Run in this process without Ray (for fakes and tests).")
+    ] = False,
 ) -> None:
     """Run rounds of the main job. Run the same command again to go on with a run that was stopped."""
     from bcpg_cluster_cli.iterate import run_iterate
@@ -79,8 +85,8 @@ def status(run_dir: RunDirOption = None, json_: JsonOption = False) -> None:
 def inspect(
     round_: RoundOption = 1,
     run_dir: RunDirOption = None,
-    prompt: Annotated[Optional[str], typer.Option("--prompt", help="A prompt id (default: one with mined steps).")] = None,
-    sample: Annotated[Optional[int], typer.Option("--sample", help="A sample number of that prompt.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="A prompt id (default: one with mined steps).")] = None,
+    sample: Annotated[int | None, typer.Option("--sample", help="A sample number of that prompt.")] = None,
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many samples to show.")] = 1,
 ) -> None:
     """Show samples with their steps, every judge's verdicts, and the weights the trainer saw."""

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from bcpg_cluster_cli.console import percent, points
+from bcpg_cluster_cli.session import find_run
 from rich.console import Console
 from rich.table import Table
 
 from bcpg_cluster.store.layout import LOCK
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
-from bcpg_cluster_cli.console import percent, points
-from bcpg_cluster_cli.session import find_run
 
 
 def run_status(run_dir: Path | None, *, as_json: bool) -> None:
@@ -29,7 +29,9 @@ def run_status(run_dir: Path | None, *, as_json: bool) -> None:
         f"{directory}  {'running' if facts['is_running'] else 'not running'}  (ray namespace {facts['ray_namespace']})",
         highlight=False,
     )
-    table = Table("round", "sampled", "greedy", "change sampled", "change greedy", "kept / asked", "mined", "push", "seconds")
+    table = Table(
+        "round", "sampled", "greedy", "change sampled", "change greedy", "kept / asked", "mined", "push", "seconds"
+    )
     for row in facts["rounds"]:
         samples, push = row.get("samples"), row.get("push")
         table.add_row(
@@ -45,7 +47,9 @@ def run_status(run_dir: Path | None, *, as_json: bool) -> None:
         )
     console.print(table)
     for row in facts["in_progress"]:
-        console.print(f"round {row['round']}  {row['table']}: {row['shards']} shards delivered, {row['state']}", highlight=False)
+        console.print(
+            f"round {row['round']}  {row['table']}: {row['shards']} shards delivered, {row['state']}", highlight=False
+        )
     if facts["num_retries"]:
         console.print(f"{facts['num_retries']} pieces of work were done again (see manifest.jsonl)", highlight=False)
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bcpg_cluster_cli.session import DEFAULT_CONFIG, read_config
 from rich.console import Console
 
-from bcpg_cluster.build import check_memory, check_models, check_vendor_options, free_memory_gib, load_judge_prompt, read_all_prompts
+from bcpg_cluster.build import (
+    check_memory,
+    check_models,
+    check_vendor_options,
+    free_memory_gib,
+    load_judge_prompt,
+    read_all_prompts,
+)
 from bcpg_cluster.run_directory import check_run_directory
-from bcpg_cluster_cli.session import DEFAULT_CONFIG, read_config
 
 
 def run_validate(source: str | None, overrides: Sequence[str], run_dir: Path | None) -> None:

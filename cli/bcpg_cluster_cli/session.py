@@ -65,7 +65,9 @@ def stop_on_signals(console: Console) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def start_runtime(config: Config, address: str | None, source: str | None, *, inline: bool, console: Console) -> Runtime:
+def start_runtime(
+    config: Config, address: str | None, source: str | None, *, inline: bool, console: Console
+) -> Runtime:
     """Ray by the rules of ``choose_cluster``, or threads of this process."""
     if inline:
         return InlineRuntime()
@@ -97,6 +99,8 @@ def find_run(run_dir: Path | None) -> Path:
     found = sorted(Path("runs").glob("*/manifest.jsonl"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise RunDirectoryError(
-            "there is no run in runs/", rule="a run is made by `bcpg-cluster iterate`", remedy="start one, or give --run-dir"
+            "there is no run in runs/",
+            rule="a run is made by `bcpg-cluster iterate`",
+            remedy="start one, or give --run-dir",
         )
     return found[-1].parent

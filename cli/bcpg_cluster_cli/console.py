@@ -73,7 +73,9 @@ def points(change: dict[str, Any] | None) -> str:
 def print_report(console: Console, report: dict[str, Any]) -> None:
     """One round, as a person reads it."""
     round_ = report["round"]
-    table = Table(title=f"round {round_}" if round_ else "round 0 (base policy)", show_header=False, title_justify="left")
+    table = Table(
+        title=f"round {round_}" if round_ else "round 0 (base policy)", show_header=False, title_justify="left"
+    )
     table.add_column(style="bold")
     table.add_column()
     for title, text in _rows(report):

@@ -1,0 +1,70 @@
+"""``bcpg-cluster stage``: run one stage of a round again, on the sealed tables it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bcpg_cluster_cli.console import ConsoleObserver
+from bcpg_cluster_cli.session import find_run, start_runtime, stop_on_signals
+from rich.console import Console
+
+from bcpg_cluster.build import build_coordinator, read_all_prompts
+from bcpg_cluster.errors import UserError
+from bcpg_cluster.run_directory import load_run_config, open_run
+from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
+from bcpg_cluster.store.manifest import ManifestState
+
+
+def run_stage(
+    name: str, round_: int, run_dir: Path | None, *, discard_later: bool, address: str | None, inline: bool
+) -> None:
+    """Let go of what the stage made (and, if asked, of what was made from it), then do it again.
+
+    Raises:
+        UserError: no such stage, the round is not that far, or later results depend on it and may not be discarded.
+    """
+    console = Console()
+    directory = find_run(run_dir).absolute()
+    config = load_run_config(directory)
+    data = data_stages({judge: config.judge_pool(judge) for judge in config.judges})
+    measuring = evaluation_stages()
+    outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": "reference"}
+    if name not in outputs:
+        raise UserError(
+            f"there is no stage {name!r}", rule=f"stages are {', '.join(outputs)}", remedy="give one of these"
+        )
+    is_measuring = name in {stage.name for stage in measuring}
+    tables = downstream(measuring if is_measuring else data, outputs[name])
+    if not is_measuring:
+        tables += ["reference", *(stage.output for stage in measuring)]
+    with open_run(directory, config) as manifest, stop_on_signals(console) as stop_asked:
+        later = later_results(manifest.state, round_, is_measuring=is_measuring)
+        if (round_, outputs[name]) not in manifest.state.shards and name != "train":
+            raise UserError(
+                f"round {round_} has no results of {name!r}",
+                rule="stage runs again what was run before",
+                remedy="use `bcpg-cluster iterate` to get that far",
+            )
+        if later and not discard_later:
+            raise UserError(
+                f"{', '.join(later)} were made from what {name!r} of round {round_} gave",
+                rule="results never rest on others than those they were made from",
+                remedy="add --discard-later to give them up (files stay on disk until then)",
+            )
+        # Measuring again changes no weights; anything else makes this round's snapshot and all after it void.
+        manifest.reopen(round_, tables, round_ + 1 if is_measuring else max(round_, 1))
+        prompts = read_all_prompts(config)
+        runtime = start_runtime(config, address, str(directory), inline=inline, console=console)
+        try:
+            with ConsoleObserver(console) as observer:
+                build_coordinator(config, manifest, runtime, observer, stop_asked, prompts).run(round_)
+        finally:
+            runtime.shutdown()
+
+
+def later_results(state: ManifestState, round_: int, *, is_measuring: bool) -> list[str]:
+    """What would be given up: later rounds, and this round's snapshot unless only the measuring is repeated."""
+    later = [f"round {later}" for later in sorted(state.reports) if later > round_]
+    if not is_measuring and round_ in state.snapshots:
+        later.insert(0, f"snapshot v{round_}")
+    return later

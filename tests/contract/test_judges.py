@@ -1,0 +1,244 @@
+"""Judges: an LLM judge on a scripted generator, a process reward model against a reference, the truth, the fake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bcpg_cluster.engines.chain_truth import ChainTruth
+from bcpg_cluster.engines.fake import FakeGenerator, FakeJudge, Faults, draw_solution
+from bcpg_cluster.engines.llm_judge import LlmJudge, View
+from bcpg_cluster.engines.protocols import Judge, JudgeCase, Judgement
+from bcpg_cluster.errors import ConfigError, EngineError
+from bcpg_cluster.method.verdict import JudgePrompt
+from bcpg_cluster.records import ErrorType, VerdictStatus
+
+PROMPT = JudgePrompt("test", "", "$problem|$steps|$first $last|$gold", "$index $text;", gold="gold $answer")
+CASES = [
+    JudgeCase("17 +25 *3", ("17+25=42", "42*3=27", "answer 27")),
+    JudgeCase("10 -8", ("10-8=2",), gold="2"),
+    JudgeCase("1 +1", ()),
+]
+RIGHT = Judgement(VerdictStatus.JUDGED, label=1, error_type=ErrorType.NONE)
+
+
+def llm_judge(answer: Callable[[str], str], view: View = "causal", **options: Any) -> LlmJudge:
+    settings: dict[str, Any] = {"model_version": "m1", "max_tokens": 200, "max_prompt_tokens": 200} | options
+    return LlmJudge(FakeGenerator(answer=answer), "judge", PROMPT, view, **settings)
+
+
+def says_correct(prompt: str) -> str:
+    """Calls every step it is asked about correct; the prompt ends with ``|first last|gold``."""
+    first, last = map(int, prompt.split("|")[2].split())
+    return "\n".join(f"{index} correct none" for index in range(first, last + 1))
+
+
+# --- the LLM judge ---------------------------------------------------------------------------------------------------
+
+
+def test_causal_view_hides_later_steps() -> None:
+    prompts: list[str] = []
+
+    def answer(prompt: str) -> str:
+        prompts.append(prompt.strip())
+        return says_correct(prompt)
+
+    verdicts = llm_judge(answer).judge(CASES)
+    assert [[v.label for v in row] for row in verdicts] == [[1, 1, 1], [1], []]
+    assert all(v.error_type is ErrorType.NONE and v.status is VerdictStatus.JUDGED for row in verdicts for v in row)
+    assert verdicts[0][1].raw == "1 correct none"
+    assert prompts == [
+        "17 +25 *3|0 17+25=42;|0 0|",
+        "17 +25 *3|0 17+25=42;\n1 42*3=27;|1 1|",
+        "17 +25 *3|0 17+25=42;\n1 42*3=27;\n2 answer 27;|2 2|",
+        "10 -8|0 10-8=2;|0 0|gold 2",
+    ]
+
+
+def test_full_view_is_one_call_a_case() -> None:
+    def answer(prompt: str) -> str:
+        return "0 correct none\n1 wrong calculation\n2 wrong propagated" if prompt.startswith("17") else "0 correct none"
+
+    long, short, empty = llm_judge(answer, "full").judge(CASES)
+    assert [(v.label, v.error_type) for v in long] == [
+        (1, ErrorType.NONE),
+        (0, ErrorType.CALCULATION),
+        (0, ErrorType.PROPAGATED),
+    ]
+    assert len({v.raw for v in long}) == 1
+    assert short[0].label == 1
+    assert empty == ()
+
+
+def test_what_is_not_an_answer_is_a_status() -> None:
+    judge = llm_judge(lambda prompt: "0 correct none" if prompt.startswith("10") else "all fine!", "full")
+    long, short, _ = judge.judge(CASES)
+    assert [v.status for v in long] == [VerdictStatus.UNPARSABLE] * 3
+    assert all(v.label is None and v.score is None and v.raw == "all fine!" for v in long)
+    assert short[0].label == 1
+    # Cut off in the middle of its answer: fails closed for every step of the call.
+    cut_off = llm_judge(says_correct, "full", max_tokens=20).judge(CASES)
+    assert [v.status for v in cut_off[0]] == [VerdictStatus.UNPARSABLE] * 3
+    # The third causal prompt is too long, and only that one.
+    too_long = llm_judge(says_correct, max_prompt_tokens=40).judge(CASES)
+    assert [v.status for v in too_long[0]] == [VerdictStatus.JUDGED] * 2 + [VerdictStatus.REFUSED]
+    lost = LlmJudge(
+        FakeGenerator(answer=says_correct, faults=Faults(output="aborted")),
+        "judge",
+        PROMPT,
+        "full",
+        model_version="m1",
+        max_tokens=99,
+        max_prompt_tokens=99,
+    )
+    assert [v.status for v in lost.judge(CASES)[0]] == [VerdictStatus.ENGINE_LOST] * 3
+    lost.close()
+    with pytest.raises(EngineError):
+        lost.judge(CASES)
+
+
+def test_thinking_is_not_the_answer() -> None:
+    judge = llm_judge(lambda prompt: "0 wrong logic? no.</think>\n" + says_correct(prompt), answer_after="</think>")
+    assert [v.label for v in judge.judge(CASES)[0]] == [1, 1, 1]
+    unfinished = llm_judge(says_correct, answer_after="</think>").judge(CASES)
+    assert unfinished[0][0].status is VerdictStatus.UNPARSABLE
+
+
+def test_version_names_all_that_matters() -> None:
+    judges = [
+        llm_judge(says_correct),
+        llm_judge(says_correct, "full"),
+        llm_judge(says_correct, model_version="m2"),
+        llm_judge(says_correct, max_tokens=201),
+        llm_judge(says_correct, answer_after="</think>"),
+    ]
+    assert len({judge.version for judge in judges}) == len(judges)
+    assert judges[0].version == llm_judge(lambda prompt: "").version
+
+
+# --- the process reward model ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scorer(prm_path: str) -> Iterator[Any]:
+    from bcpg_cluster.engines.prm import VllmStepScorer
+    from tests.contract.conftest import ENGINE_ARGS
+
+    options = {name: value for name, value in ENGINE_ARGS.items() if name != "enable_chunked_prefill"}
+    judge = VllmStepScorer(prm_path, "prm", engine_args=options)
+    yield judge
+    judge.close()
+
+
+def reference_scores(path: str, tokenizer: Any, case: JudgeCase) -> list[float]:
+    """P(good) at every separator, by transformers and a head of two linear layers."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import Qwen2Config, Qwen2Model
+
+    tensors = load_file(Path(path) / "model.safetensors")
+    model = Qwen2Model(Qwen2Config.from_pretrained(path)).eval()
+    model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+    messages = [
+        {"role": "system", "content": "Please reason step by step, and put your final answer within \\boxed{}."},
+        {"role": "user", "content": case.problem},
+        {"role": "assistant", "content": "<extra_0>".join(case.steps) + "<extra_0>"},
+    ]
+    ids = torch.tensor([tokenizer.encode(tokenizer.apply_chat_template(messages, tokenize=False))])
+    with torch.no_grad():
+        hidden = model(ids).last_hidden_state
+        hidden = torch.relu(hidden @ tensors["score.0.weight"].T + tensors["score.0.bias"])
+        scores = (hidden @ tensors["score.2.weight"].T + tensors["score.2.bias"]).softmax(-1)[0, :, 1]
+    marked: list[float] = scores[ids[0] == tokenizer.convert_tokens_to_ids("<extra_0>")].tolist()
+    return marked
+
+
+@pytest.mark.engine
+def test_prm_scores_every_step(scorer: Any, prm_path: str, tokenizer: Any) -> None:
+    cases = [
+        JudgeCase("17 +25 *3", ("17+25=42", "so 42*3=26,\nwhich is right", "答案是 26", "")),
+        JudgeCase("10 -8", ("10-8=2",)),
+    ]
+    got = scorer.judge([cases[0], CASES[2], cases[1]])
+    assert got[1] == ()
+    for case, row in zip(cases, (got[0], got[2]), strict=True):
+        assert [v.status for v in row] == [VerdictStatus.JUDGED] * len(case.steps)
+        assert [v.score for v in row] == pytest.approx(reference_scores(prm_path, tokenizer, case), abs=1e-5)
+        assert all(v.label is None for v in row)
+    assert len({v.score for v in got[0]}) == 4
+    # Newlines around a step are the segmenter's, not the model's.
+    assert scorer.judge([JudgeCase("10 -8", ("\n10-8=2\n\n",))])[0][0].score == got[2][0].score
+
+
+@pytest.mark.engine
+def test_prm_refuses_what_it_cannot_align(scorer: Any) -> None:
+    fine = JudgeCase("10 -8", ("10-8=2",))
+    in_step = JudgeCase("10 -8", ("10-8=2", "or <extra_0> not"))
+    in_question = JudgeCase("10 <extra_0> -8", ("10-8=2",))
+    too_long = JudgeCase("10 -8", ("10-8=2 " * 200, "answer 2"))
+    rows = scorer.judge([in_step, fine, in_question, too_long])
+    refused = Judgement(VerdictStatus.REFUSED)
+    assert (rows[0], rows[2], rows[3]) == ((refused,) * 2, (refused,), (refused,) * 2)
+    assert rows[1][0].status is VerdictStatus.JUDGED
+
+
+@pytest.mark.engine
+def test_prm_needs_its_separator(prm_path: str) -> None:
+    from bcpg_cluster.engines.prm import VllmStepScorer, _judgement
+
+    with pytest.raises(ConfigError, match="<extra_9>"):
+        VllmStepScorer(prm_path, "prm", engine_args={}, separator="<extra_9>")
+    assert _judgement(float("nan")).status is VerdictStatus.UNPARSABLE
+    assert _judgement(1.5).status is VerdictStatus.UNPARSABLE
+    assert _judgement(0.0).score == 0.0
+
+
+# --- the truth and the fake ------------------------------------------------------------------------------------------
+
+
+def test_chain_truth_judges_chains_alone() -> None:
+    judge: Judge = ChainTruth()
+    rows = judge.judge([*CASES, JudgeCase("What is 2+2?", ("4", "5"))])
+    assert [[v.label for v in row] for row in rows[:3]] == [[1, 0, 0], [1], []]
+    assert rows[0][0] == RIGHT
+    assert rows[0][1].error_type is ErrorType.CALCULATION
+    assert rows[3] == (Judgement(VerdictStatus.REFUSED),) * 2
+    assert judge.health()["alive"] == 1.0
+    judge.close()
+
+
+def test_fake_judge_has_the_quality_it_is_given() -> None:
+    import random
+
+    from bcpg_cluster.assets.chain import draw_chain
+
+    rng = random.Random(0)
+    cases = []
+    for _ in range(2000):
+        chain = draw_chain(rng, 4, 6)
+        cases.append(JudgeCase(chain.question, tuple(draw_solution(chain, 0.7, rng).split("\n"))))
+    truths = [v.label for row in ChainTruth().judge(cases) for v in row]
+    base_rate = sum(label or 0 for label in truths) / len(truths)
+    judge = FakeJudge(recall=0.8, precision=0.9, base_rate=base_rate)
+    verdicts = [v.label for row in judge.judge(cases) for v in row]
+    assert verdicts == [v.label for row in judge.judge(cases) for v in row]
+    both = sum(said == truth == 1 for said, truth in zip(verdicts, truths, strict=True))
+    assert both / sum(label or 0 for label in truths) == pytest.approx(0.8, abs=0.02)
+    assert both / sum(label or 0 for label in verdicts) == pytest.approx(0.9, abs=0.02)
+    other = FakeJudge("another", recall=0.8, precision=0.9, base_rate=base_rate)
+    assert [v.label for row in other.judge(cases) for v in row] != verdicts
+
+
+def test_fake_judge_options() -> None:
+    perfect = FakeJudge(recall=1.0, precision=1.0, scores=True).judge(CASES)
+    assert [[v.score for v in row] for row in perfect] == [[0.9, 0.1, 0.1], [0.9], []]
+    assert FakeJudge(truth=lambda case: [True] * len(case.steps), recall=1.0).judge(CASES)[0][2].label == 1
+    broken = FakeJudge(faults=Faults(output="garbage"))
+    assert broken.judge(CASES)[0][0].status is VerdictStatus.UNPARSABLE
+    with pytest.raises(EngineError):
+        FakeJudge(faults=Faults(fail_on_call=1)).judge(CASES)
+    with pytest.raises(ValueError, match="impossible"):
+        FakeJudge(recall=1.0, precision=0.1)

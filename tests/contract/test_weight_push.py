@@ -1,0 +1,352 @@
+"""New weights into live engines: what answers afterwards is the new model, in every parameter, cached prefixes included."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bcpg_cluster.engines.fake import FakeGenerator, FakeTrainerRank
+from bcpg_cluster.engines.protocols import GenerateRequest, PushGroup, Sampling, TensorSpec, TrainRow, TrainSettings
+from bcpg_cluster.errors import EngineError, PushError
+
+PREFIX = tuple(range(70, 70 + 75))  # two whole cache blocks and a rest
+CANARIES = [(PREFIX[:9], tuple(range(200, 230))), (PREFIX, (6, 7, 8, 250)), ((1, 70), (300, 2, 3, 4, 5))]
+NEXT = 251
+EXACT = 1e-4  # nats; two float32 implementations of one model
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def named_tensors(model: Any) -> list[tuple[TensorSpec, Any]]:
+    """What a trainer sends: ``named_parameters`` leaves tied duplicates out."""
+    return [
+        (TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)), tensor.detach())
+        for name, tensor in model.named_parameters()
+    ]
+
+
+def reference_scores(model: Any) -> list[float]:
+    """The canaries' log-probs and the next token's, by transformers."""
+    import torch
+
+    scores = []
+    with torch.no_grad():
+        for prompt, response in [*CANARIES, (PREFIX, (NEXT,))]:
+            logprobs = model(torch.tensor([prompt + response])).logits.float().log_softmax(-1)[0]
+            scores += [logprobs[len(prompt) + i - 1, token].item() for i, token in enumerate(response)]
+    return scores
+
+
+def engine_scores(engine: Any) -> list[float]:
+    flat = [score for scores in engine.score_tokens(CANARIES) for score in scores]
+    return [*flat, engine.score_next(PREFIX, NEXT)]
+
+
+def worst(scores: list[float], reference: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(scores, reference, strict=True))
+
+
+def one_adamw_step(model: Any) -> Any:
+    import torch
+
+    stepped = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(stepped.parameters(), lr=1e-4, weight_decay=0.0)
+    ids = torch.tensor([list(PREFIX)])
+    stepped(ids, labels=ids).loss.backward()
+    optimizer.step()
+    return stepped
+
+
+def send_in_process(path: str, group: PushGroup) -> None:
+    """The trainer's side of a push, in a process without any engine."""
+    from transformers import AutoModelForCausalLM
+
+    from bcpg_cluster.engines.weight_transfer import WeightSender
+
+    sender = WeightSender()
+    sender.join(group)
+    sender.send(iter(named_tensors(AutoModelForCausalLM.from_pretrained(path))))
+    sender.leave()
+
+
+def push(engine: Any, tensors: list[tuple[TensorSpec, Any]], version: int) -> dict[str, str]:
+    """One push from another thread."""
+    from bcpg_cluster.engines.weight_transfer import WeightSender
+
+    group = PushGroup("127.0.0.1", free_port(), 2, "gloo")
+    sender = WeightSender()
+    with ThreadPoolExecutor(1) as thread:
+        joined = thread.submit(sender.join, group)
+        engine.join_push_group(group, rank=1)
+        joined.result()
+        sent = thread.submit(sender.send, iter(tensors))
+        digests: dict[str, str] = engine.receive_weights([spec for spec, _ in tensors], version)
+        sent.result()
+    engine.leave_push_group()
+    sender.leave()
+    return digests
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kind", ["tied", "untied"])
+def test_pushed_weights_answer(
+    kind: str, request: pytest.FixtureRequest, make_model: Callable[..., tuple[Any, str]], tmp_path: Path
+) -> None:
+    from bcpg_cluster.engines.digest import tensor_digest
+
+    engine = request.getfixturevalue(f"{kind}_engine")
+    base, base_path = request.getfixturevalue(f"{kind}_model")
+    other, other_path = make_model(kind == "tied", seed=1)
+    stepped = one_adamw_step(base)
+    stepped.save_pretrained(tmp_path)
+    engine.load_snapshot(base_path, 0)
+    present = reference_scores(base)
+    assert worst(engine_scores(engine), present) < EXACT
+
+    def check(model: Any, version: int) -> None:
+        """The engine now is ``model``: in one pass, in decoding, and through the prefix that was cached before."""
+        nonlocal present
+        expected = reference_scores(model)
+        change = worst(expected, present)
+        before = engine.health()["prompt_tokens_cached"]
+        error = worst(engine_scores(engine), expected)
+        assert engine.health()["prompt_tokens_cached"] == before  # the cached prefix is gone with the old weights
+        assert worst(engine_scores(engine), expected) < EXACT  # and through the newly cached one
+        assert engine.health()["prompt_tokens_cached"] - before == 64
+        print(f"\n{kind} version {version}: error {error:.1e}, change {change:.1e}")
+        assert error < EXACT
+        assert change > 10 * EXACT
+        assert engine.policy_version == version
+        answer = engine.generate([GenerateRequest(PREFIX, Sampling(max_tokens=2))])[0]
+        assert answer.policy_version == version
+        present = expected
+
+    for version, model in enumerate((stepped, other, base), start=1):
+        begin = time.perf_counter()
+        digests = push(engine, named_tensors(model), version)
+        print(f"\npush {time.perf_counter() - begin:.2f} s")
+        assert digests == {name: tensor_digest(tensor) for name, tensor in model.named_parameters()}
+        assert ("lm_head.weight" in digests) == (kind == "untied")
+        check(model, version)
+
+    for version, (model, path) in enumerate(((other, other_path), (stepped, str(tmp_path))), start=4):
+        engine.load_snapshot(path, version)
+        check(model, version)
+    engine.load_snapshot(base_path, 0)
+
+
+@pytest.mark.engine
+def test_push_from_another_process(
+    tied_engine: Any, tied_model: tuple[Any, str], make_model: Callable[..., tuple[Any, str]]
+) -> None:
+    model, path = make_model(True, seed=2)
+    group = PushGroup("127.0.0.1", free_port(), 2, "gloo")
+    process = multiprocessing.get_context("spawn").Process(target=send_in_process, args=(path, group))
+    process.start()
+    tied_engine.join_push_group(group, rank=1)
+    begin = time.perf_counter()
+    tied_engine.receive_weights([spec for spec, _ in named_tensors(model)], 9)
+    print(f"\npush from another process {time.perf_counter() - begin:.2f} s")
+    process.join()
+    assert process.exitcode == 0
+    assert worst(engine_scores(tied_engine), reference_scores(model)) < EXACT
+    tied_engine.leave_push_group()
+    tied_engine.leave_push_group()
+    tied_engine.load_snapshot(tied_model[1], 0)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("fault", ["missing", "misshapen", "unknown"])
+def test_a_failed_push_is_loud_and_mended_by_a_reload(
+    fault: str, tied_engine: Any, tied_model: tuple[Any, str], make_model: Callable[..., tuple[Any, str]]
+) -> None:
+    import torch
+
+    other, _ = make_model(True, seed=1)
+    tensors = named_tensors(other)
+    if fault == "missing":
+        del tensors[5]
+    elif fault == "misshapen":
+        tensors[5] = (TensorSpec(tensors[5][0].name, "float32", (3, 3)), torch.zeros(3, 3))
+    else:
+        tensors.append((TensorSpec("model.nonsense.weight", "float32", (2,)), torch.zeros(2)))
+    with pytest.raises(PushError):
+        push(tied_engine, tensors, 7)
+    assert tied_engine.policy_version == -1
+    with pytest.raises(EngineError, match="load a snapshot"):
+        tied_engine.generate([GenerateRequest(PREFIX, Sampling(max_tokens=2))])
+    with pytest.raises(PushError, match="no safetensors"):
+        tied_engine.load_snapshot("/nonexistent", 3)
+    base, path = tied_model
+    tied_engine.load_snapshot(path, 3)
+    assert worst(engine_scores(tied_engine), reference_scores(base)) < EXACT
+    push(tied_engine, named_tensors(other), 4)
+    assert worst(engine_scores(tied_engine), reference_scores(other)) < EXACT
+    tied_engine.load_snapshot(path, 0)
+
+
+@pytest.mark.engine
+def test_no_push_under_work(tied_engine: Any, tied_model: tuple[Any, str]) -> None:
+    version = tied_engine.policy_version
+    with ThreadPoolExecutor(1) as thread:
+        work = [GenerateRequest(PREFIX, Sampling(max_tokens=170))] * 100
+        drawing = thread.submit(tied_engine.generate, work)
+        while not tied_engine.health()["requests_running"]:
+            time.sleep(0.001)
+        with pytest.raises(PushError, match="under way"):
+            tied_engine.load_snapshot(tied_model[1], version + 1)
+        assert {answer.policy_version for answer in drawing.result()} == {version}
+    assert tied_engine.policy_version == version
+    with pytest.raises(PushError, match="push group is 'nccl'"):
+        tied_engine.join_push_group(PushGroup("127.0.0.1", 1, 2, "nccl"), 1)
+
+
+@pytest.mark.engine
+def test_wire_carries_any_dtypes_in_bounded_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from bcpg_cluster.engines import weight_transfer as wire
+
+    torch.manual_seed(0)
+    tensors = [torch.randn(3).bfloat16(), torch.randn(5, 7), torch.tensor(2.5, dtype=torch.float64), torch.arange(11)]
+    tensors += [torch.randn(40, 10).t(), torch.zeros(0, 4), torch.tensor([True, False, True])]
+    pairs = [(TensorSpec(str(i), str(t.dtype).removeprefix("torch."), tuple(t.shape)), t) for i, t in enumerate(tensors)]
+    groups = list(wire.cut(pairs, lambda pair: wire.spec_bytes(pair[0]), 200))
+    assert [pair for group in groups for pair in group] == pairs
+    assert len(groups) > 2
+    for group in groups:
+        flat = wire.pack(group)
+        assert flat.numel() <= 200 or len(group) == 1
+        for (_, sent), (_, got) in zip(group, wire.unpack(flat, [spec for spec, _ in group]), strict=True):
+            assert torch.equal(sent, got)
+    with pytest.raises(PushError, match="unknown dtype"):
+        wire.spec_bytes(TensorSpec("x", "float31", (1,)))
+    with pytest.raises(PushError, match="join one"):
+        wire.WeightSender().send(iter(pairs))
+    with pytest.raises(PushError, match="no sender"):
+        wire.WeightSender().join(PushGroup("127.0.0.1", 1, 2, "carrier-pigeon"))
+    monkeypatch.setattr("vllm.__version__", "0.33.0")
+    with pytest.raises(EngineError, match=r"0\.32"):
+        wire.check_vllm_version()
+
+
+@pytest.mark.engine
+def test_nccl_names_exist() -> None:
+    """All that can be checked without a GPU: the functions the nccl path calls are where it looks for them."""
+    import inspect
+
+    from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo, trainer_init
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferUpdateInfo
+    from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
+
+    from bcpg_cluster.engines import weight_transfer as wire
+
+    wanted = {"iterator", "group", "src", "post_iter_func", "buffer_size_bytes"}
+    assert wanted <= set(inspect.signature(packed_nccl_broadcast_producer).parameters)
+    assert "init_info" in inspect.signature(trainer_init).parameters
+    NCCLWeightTransferInitInfo(**wire.init_info(PushGroup("h", 1, 2, "nccl"), 1))
+    NCCLWeightTransferUpdateInfo(**wire.update_info([TensorSpec("a", "float32", (1,))]))
+
+
+# --- the fakes keep the same promises --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings() -> TrainSettings:
+    return TrainSettings(tau=0.1, learning_rate=1e-4, min_learning_rate=1e-5, batch_sequences=2)
+
+
+def test_fake_cycle_learns(settings: TrainSettings, tmp_path: Path) -> None:
+    trainer, generators = FakeTrainerRank(skill=0.5), [FakeGenerator(skill=0.5), FakeGenerator(skill=0.5)]
+    row = TrainRow((65,), (66, 0), (1.0, 1.0), 0.5, 1.0, 0.5, 2)
+    model, canary = str(tmp_path / "base"), [((65, 66), (67, 68))]
+    for version in (1, 2):
+        before = generators[0].score_tokens(canary)
+        trainer.open(model, settings)
+        rows = [row] * 3
+        assert set(trainer.reference_logprobs(rows)) == {0, 1, 2}
+        reports = trainer.train(rows, None)
+        assert [(report.num_sequences, report.num_tokens) for report in reports] == [(2, 4), (1, 2)]
+        model = str(tmp_path / f"version{version}")
+        digests = trainer.save_snapshot(model)
+        group = PushGroup("127.0.0.1", free_port(), 3, "gloo")
+        with ThreadPoolExecutor(3) as threads:
+            joins = [threads.submit(trainer.join_push_group, group)]
+            joins += [threads.submit(g.join_push_group, group, rank) for rank, g in enumerate(generators, start=1)]
+            for join in joins:
+                join.result()
+            receipts = [threads.submit(g.receive_weights, trainer.push_specs(), version) for g in generators]
+            trainer.push_weights()
+            assert [receipt.result() for receipt in receipts] == [digests, digests]
+        for generator in generators:
+            assert generator.policy_version == version
+            assert generator.score_tokens(canary) == trainer.score_tokens(canary) != before
+    late = FakeGenerator(snapshot=model, policy_version=2)
+    assert late.skill == generators[0].skill == pytest.approx(0.755)
+    assert late.score_tokens(canary) == generators[0].score_tokens(canary)
+
+
+def test_fake_trainer_ranks_share_rows(settings: TrainSettings) -> None:
+    rows = [TrainRow((65,), (66, 0), (1.0, 1.0), 0.5, 1.0, 0.5, 2)] * 5
+    shares = [FakeTrainerRank(rank, 2).reference_logprobs(rows) for rank in (0, 1)]
+    assert sorted([*shares[0], *shares[1]]) == [0, 1, 2, 3, 4]
+    second = FakeTrainerRank(1, 2)
+    second.open("nowhere", settings)
+    assert second.save_snapshot("nowhere") is None
+    second.join_push_group(PushGroup("127.0.0.1", 1, 2, "gloo"))
+    assert second.push_weights() == second.push_specs()
+    with pytest.raises(EngineError):
+        FakeTrainerRank().train(rows, None)
+
+
+def test_fake_push_errors(tmp_path: Path) -> None:
+    generator = FakeGenerator()
+    with pytest.raises(PushError, match="join one"):
+        generator.receive_weights(FakeTrainerRank().push_specs(), 1)
+    with pytest.raises(PushError, match=r"fake\.json"):
+        generator.load_snapshot(str(tmp_path), 1)
+    with pytest.raises(PushError, match="join one"):
+        FakeTrainerRank().push_weights()
+    assert generator.policy_version == 0
+    assert threading.active_count() < 50
+
+
+def test_sender_iterates_lazily() -> None:
+    """A ZeRO-3 source frees each parameter when the next is asked for: the sender must have copied it by then."""
+    import torch
+
+    from bcpg_cluster.engines.weight_transfer import WeightSender
+
+    sender, sent = WeightSender(), []
+    sender._backend = "gloo"
+
+    class Group:
+        def broadcast(self, tensors: list[Any], options: Any) -> Any:
+            sent.append(tensors[0].clone())
+            return self
+
+        def wait(self) -> None: ...
+
+    sender._group = Group()
+
+    def gathered() -> Iterator[tuple[TensorSpec, Any]]:
+        for value in (1.0, 2.0):
+            tensor = torch.full((4,), value)
+            yield TensorSpec(str(value), "float32", (4,)), tensor
+            tensor.zero_()
+
+    sender.send(gathered())
+    assert torch.cat(sent).view(torch.float32).tolist() == [1.0] * 4 + [2.0] * 4
