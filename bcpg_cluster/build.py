@@ -70,9 +70,13 @@ def host_rollout(
 
 def _rollout_engine(config: Config, policy_version: int, snapshot: str | None, member: int) -> RolloutEngine:
     if config.policy.kind == "fake":
-        from bcpg_cluster.engines.fake import FakeGenerator
+        from bcpg_cluster.engines.fake import FakeGenerator, Faults
 
-        return FakeGenerator(policy_version=policy_version, snapshot=snapshot)
+        model = config.policy.model
+        output: Any = model.partition(":")[2] or None
+        return FakeGenerator(
+            model=model, policy_version=policy_version, snapshot=snapshot, faults=Faults(output=output)
+        )
     from bcpg_cluster.engines.vllm_rollout import VllmGenerator
 
     backend = None if config.push.backend == "disk" else config.push.backend
@@ -448,13 +452,14 @@ def check_vendor_options(config: Config) -> None:
     Raises:
         ConfigError: an option the vendor does not know or does not accept.
     """
-    from bcpg_cluster.engines.deepspeed_trainer import check_deepspeed_config
-    from bcpg_cluster.engines.vllm_rollout import check_engine_args
+    served = [(config.policy.model, config.policy.engine_args)] if config.policy.kind == "vllm" else []
+    served += [(j.model or "", j.engine_args) for j in config.judges.values() if j.kind in ("llm", "prm")]
+    if served:
+        from bcpg_cluster.engines.vllm_rollout import check_engine_args
 
-    if config.policy.kind == "vllm":
-        check_engine_args(resolve_asset(config.policy.model), config.policy.engine_args)
-    for judge in config.judges.values():
-        if judge.kind in ("llm", "prm"):
-            check_engine_args(resolve_asset(judge.model or ""), judge.engine_args)
+        for model, engine_args in served:
+            check_engine_args(resolve_asset(model), engine_args)
     if config.train.kind == "deepspeed":
+        from bcpg_cluster.engines.deepspeed_trainer import check_deepspeed_config
+
         check_deepspeed_config(config.train.deepspeed)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from bcpg_cluster.errors import ConfigError
 
 EMBEDDED = "embedded:"
+FAKE_MODELS = ("fake", "fake:garbage", "fake:empty", "fake:endless", "fake:aborted")
 
 
 class Section(BaseModel):
@@ -31,12 +32,19 @@ class Section(BaseModel):
 class PolicyConfig(Section):
     """The model that is trained.
 
-    ``engine_args`` go to vLLM untouched and are checked by vLLM's own parser.
+    ``engine_args`` go to vLLM untouched and are checked by vLLM's own parser. A fake policy's model is ``fake``, or
+    ``fake:garbage``, ``fake:empty``, ``fake:endless``, ``fake:aborted`` to see what a run makes of such responses.
     """
 
     model: str
     kind: Literal["vllm", "fake"] = "vllm"
     engine_args: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fakes_by_name(self) -> PolicyConfig:
+        if self.kind == "fake" and self.model not in FAKE_MODELS:
+            raise ValueError(f"model {self.model!r} is no fake; there are {', '.join(FAKE_MODELS)}")
+        return self
 
 
 class PromptsConfig(Section):
@@ -349,7 +357,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         )
     try:
         content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path} is not YAML: {error}", rule="a config is a YAML mapping", remedy="mend the file"
         ) from None

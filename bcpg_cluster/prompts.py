@@ -26,7 +26,11 @@ def read_prompts(path: str) -> list[Prompt]:
         )
     prompts: list[Prompt] = []
     first_line: dict[str, int] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON strings may hold U+2028 and the like
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error})", rule="a prompt file is UTF-8 text", remedy=_REMEDY) from None
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         prompt = _parse(line, f"{path}, line {number}")

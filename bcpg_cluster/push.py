@@ -7,9 +7,11 @@ trainer group are killed, and the replacements start from the snapshot.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,8 @@ from bcpg_cluster.engines.protocols import PushGroup
 from bcpg_cluster.errors import BcpgError, EngineError, PushError
 from bcpg_cluster.observer import Observer
 from bcpg_cluster.stages.train import Canary
+
+_MAX_SETTLE = 3  # tries to get every member to hold and prove a version, when members are lost meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Pusher:
     ) -> None:
         self._gang, self._pool, self._settings = gang, pool, settings
         self._serving, self._observer, self._wait_ready = serving, observer, wait_ready
-        self._met: tuple[int, ...] = ()
+        self._met: tuple[str, ...] = ()
 
     def push(
         self,
@@ -88,10 +92,12 @@ class Pusher:
             PushError: an engine holds something else than what was sent. The run must not go on.
         """
         started = time.monotonic()
-        members = self._pool.members()
         probe = choose_probe(canaries)
-        if probe is not None:  # fill the prefix cache under the old weights
-            self._all(members, "score_next", probe.prefix, probe.token)
+        if probe is not None:  # fill the prefix cache under the old weights; a member lost here is replaced
+            with suppress(EngineError):
+                self._all(self._pool.members(), "score_next", probe.prefix, probe.token)
+            self._wait_ready()
+        members = self._pool.members()
         self._serving(version)
         method, why = (
             "disk",
@@ -105,16 +111,23 @@ class Pusher:
                 why = str(error)
                 self._observer.retry(f"push v{version}", why)
                 self._abandon(members, why)
-        self._catch_up(version, snapshot_path)
-        return self._facts(method, why, time.monotonic() - started, self.prove(canaries))
+        proof = self._settle(version, snapshot_path, canaries)
+        return self._facts(method, why, time.monotonic() - started, proof)
 
     def confirm(self, version: int, snapshot_path: str, canaries: Sequence[Canary]) -> dict[str, Any]:
         """Prove that members which started from the snapshot hold it; the facts for the manifest. Raises like ``push``."""
         started = time.monotonic()
+        proof = self._settle(version, snapshot_path, canaries)
+        return self._facts("disk", "members started from the snapshot", time.monotonic() - started, proof)
+
+    def _settle(self, version: int, snapshot_path: str, canaries: Sequence[Canary]) -> CanaryProof:
+        """Have every member hold ``version`` and prove it; members lost meanwhile are replaced, and all is looked at anew."""
+        for _ in range(_MAX_SETTLE - 1):
+            with suppress(EngineError):
+                self._catch_up(version, snapshot_path)
+                return self.prove(canaries)
         self._catch_up(version, snapshot_path)
-        return self._facts(
-            "disk", "members started from the snapshot", time.monotonic() - started, self.prove(canaries)
-        )
+        return self.prove(canaries)
 
     def _facts(self, method: str, why: str, seconds: float, proof: CanaryProof) -> dict[str, Any]:
         return {
@@ -158,10 +171,12 @@ class Pusher:
 
     def _send(self, version: int, members: Sequence[Member], digests: dict[str, str], started: float) -> None:
         """Over the wire, within the deadline. Raises EngineError when it has to be given up."""
-        group_of = tuple(id(member) for member in [*self._gang.members, *members])
+        group_of = tuple(member.name for member in [*self._gang.members, *members])  # a name is never used twice
         if group_of != self._met:
             self._leave(members)
-            host, port = self._gang.members[0].call("push_address").result(self._left(started))
+            address = self._gang.members[0].call("push_address")
+            self._wait([address], started)
+            host, port = address.result()
             group = PushGroup(host, port, 1 + len(members), self._settings.backend)
             joins = self._gang.submit_all("join_push_group", group, label=f"join push group v{version}")
             joins += [
@@ -193,9 +208,9 @@ class Pusher:
         done, pending = wait(futures, timeout=self._left(started), return_when=FIRST_EXCEPTION)
         for future in done:
             error = future.exception()
-            if isinstance(error, BcpgError):
+            if isinstance(error, BcpgError) and not isinstance(error, PushError):
                 raise error
-            if error is not None:
+            if error is not None:  # whatever broke on the wire, the snapshot mends it
                 raise EngineError(f"push: {type(error).__name__}: {error}") from error
         if pending:
             raise EngineError(f"the push did not finish within {self._settings.deadline_s:.0f} s")
@@ -216,8 +231,20 @@ class Pusher:
         wait(leaves, timeout=30.0)
 
     def _all(self, members: Sequence[Member], method: str, *args: Any) -> list[Any]:
+        """Ask every member. One that is gone, fails or stays silent is replaced, and an EngineError says so."""
         futures = [member.call("engine_call", method, *args, control=True) for member in members]
-        return [future.result(self._settings.deadline_s) for future in futures]
+        wait(futures, timeout=self._settings.deadline_s)
+        lost = []
+        for member, future in zip(members, futures, strict=True):
+            error = future.exception() if future.done() else EngineError(f"{method} got no answer")
+            if isinstance(error, EngineError):
+                lost.append(f"{member.name}: {error}")
+                self._pool.lose(member, str(error))
+            elif error is not None:
+                raise error
+        if lost:
+            raise EngineError("; ".join(lost))
+        return [future.result() for future in futures]
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,20 +288,16 @@ def judge_canaries(
     """
     if not canaries:
         return CanaryProof(0.0, 0.0, None, "not discriminating", seconds)
-    worst = max(
-        (
-            abs(value - expected)
-            for of_member in scored
-            for canary, values in zip(canaries, of_member, strict=True)
-            for value, expected in zip(values, canary.after, strict=True)
-        ),
-        default=0.0,
+    worst = _largest(
+        abs(value - expected)
+        for of_member in scored
+        for canary, values in zip(canaries, of_member, strict=True)
+        for value, expected in zip(values, canary.after, strict=True)
     )
-    separation = max(
-        (abs(new - old) for canary in canaries for new, old in zip(canary.after, canary.before, strict=True)),
-        default=0.0,
+    separation = _largest(
+        abs(new - old) for canary in canaries for new, old in zip(canary.after, canary.before, strict=True)
     )
-    through_cache = max(cached_prefix, default=None) if cached_prefix is not None else None
+    through_cache = _largest(cached_prefix) if cached_prefix else None
     # `not <=` rather than `>`: a NaN must fail
     if not worst <= tolerance_nats or (through_cache is not None and not through_cache <= tolerance_nats):
         raise PushError(
@@ -284,3 +307,9 @@ def judge_canaries(
         )
     verdict = "passed" if separation > tolerance_nats else "not discriminating"
     return CanaryProof(worst, separation, through_cache, verdict, seconds)
+
+
+def _largest(differences: Iterable[float]) -> float:
+    """The largest, 0 of none; NaN if there is one (``max`` alone loses a NaN that does not come first)."""
+    values = list(differences)
+    return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)

@@ -13,16 +13,18 @@ from bcpg_cluster import __version__
 from bcpg_cluster.config import Config, parse_config
 from bcpg_cluster.errors import RunDirectoryError
 from bcpg_cluster.store.layout import CONFIG, LOCK, MANIFEST
-from bcpg_cluster.store.manifest import Manifest, read_manifest
+from bcpg_cluster.store.manifest import Manifest, in_use_error, lock_holder, read_manifest
 
-_OURS = {CONFIG, LOCK, MANIFEST, "rounds", "snapshots", "logs"}
+_PARTIAL = f"{CONFIG}.partial"
+_BEFORE_CREATION = {CONFIG, _PARTIAL, LOCK, MANIFEST}  # what a run may have left that was killed while it was made
+_MAY_CHANGE = ("name", "snapshots.", "pools", "push.deadline_s", "train.checkpoint_every", "train.group_timeout")
 
 
 def check_run_directory(run_dir: Path, config: Config) -> None:
     """See that ``run_dir`` is free or a run of this very configuration, without writing anything.
 
     Raises:
-        RunDirectoryError: it is a file, holds something else, or was made by another configuration or a newer version.
+        RunDirectoryError: it is a file, in use, holds something else, or was made by another configuration or a newer version.
     """
     if not run_dir.exists():
         return
@@ -30,9 +32,12 @@ def check_run_directory(run_dir: Path, config: Config) -> None:
         raise RunDirectoryError(
             f"{run_dir} is a file", rule="a run lives in a directory of its own", remedy="give another --run-dir"
         )
+    holder = lock_holder(run_dir)
+    if holder is not None:
+        raise in_use_error(run_dir, holder)
     state = read_manifest(run_dir)
     if state.created is None:
-        foreign = sorted(path.name for path in run_dir.iterdir() if path.name not in _OURS)
+        foreign = sorted(path.name for path in run_dir.iterdir() if path.name not in _BEFORE_CREATION)
         if foreign or state.shards:
             raise RunDirectoryError(
                 f"{run_dir} is not a run: it has no usable manifest and holds {foreign[:5] or 'shards'}",
@@ -54,9 +59,9 @@ def open_run(run_dir: Path, config: Config) -> Manifest:
     check_run_directory(run_dir, config)
     manifest = Manifest(run_dir)
     if manifest.state.created is None:
-        partial = run_dir / f"{CONFIG}.partial"
+        partial = run_dir / _PARTIAL
         partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        os.replace(partial, run_dir / CONFIG)
+        partial.replace(run_dir / CONFIG)
         manifest.create(identity=config.identity, name=config.name, program_version=__version__)
     return manifest
 
@@ -65,7 +70,7 @@ def load_run_config(run_dir: Path) -> Config:
     """The configuration a run was made with.
 
     Raises:
-        RunDirectoryError: there is none.
+        RunDirectoryError: there is none, or it cannot be read.
     """
     path = run_dir / CONFIG
     if not path.is_file():
@@ -74,15 +79,24 @@ def load_run_config(run_dir: Path) -> Config:
             rule="--run-dir names a directory made by `bcpg-cluster iterate`",
             remedy="see runs/ for what is there",
         )
-    return parse_config(yaml.safe_load(path.read_text()), str(path))
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunDirectoryError(
+            f"{path} is not YAML: {error}",
+            rule=f"only bcpg-cluster writes a run's {CONFIG}",
+            remedy=f"put back a copy of {CONFIG}, or give another --run-dir",
+        ) from None
+    return parse_config(content, str(path))
 
 
 def _differences(old: Config, new: Config) -> list[str]:
     before, after = dict(_flat(old.model_dump(mode="json"))), dict(_flat(new.model_dump(mode="json")))
+    before["trainer ranks"], after["trainer ranks"] = old.pool("trainer").members, new.pool("trainer").members
     return [
         f"{key} ({before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r})"
         for key in sorted({*before, *after})
-        if before.get(key, "absent") != after.get(key, "absent") and not key.startswith(("name", "snapshots."))
+        if before.get(key, "absent") != after.get(key, "absent") and not key.startswith(_MAY_CHANGE)
     ]
 
 

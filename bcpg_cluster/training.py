@@ -123,11 +123,11 @@ def keep_snapshots(manifest: Manifest, scores: dict[int, float], keep_last: int)
     Returns:
         The versions whose files were deleted. Their records stay in the manifest.
     """
-    versions = sorted(manifest.state.snapshots)
+    versions = sorted(v for v, record in manifest.state.snapshots.items() if record.path)  # the base has no files here
     kept = set(versions[-keep_last:])
     if scores:
         kept.add(max(scores, key=lambda version: (scores[version], version)))
-    kept_paths = {manifest.state.snapshots[version].path for version in kept if version in manifest.state.snapshots}
+    kept_paths = {record.path for version, record in manifest.state.snapshots.items() if version in kept}
     deleted = []
     for version in versions:
         record = manifest.state.snapshots[version]

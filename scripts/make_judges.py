@@ -20,6 +20,7 @@ Everything is seeded. It takes about @@MINUTES@@ minutes on one core of an AMD E
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import random
@@ -59,8 +60,9 @@ MAX_STEPS = 32
 STEP_TAG = "<extra_0>"
 SYSTEM = "Check every step."
 IGNORE = -100
+KINDS = [kind.value for kind in ErrorType]
 
-Row = tuple[list[int], list[int], list[int]]  # ids, next-token labels, truth of each step at the token after it
+Row = tuple[list[int], list[int], list[int]]  # ids, next-token labels, kind of mistake at the token after each step
 
 
 # -------------------------------------------------------------------------------------------- responses and their truth
@@ -122,6 +124,24 @@ def wrong_result(rng: random.Random, operation: Operation, value: int) -> int:
     return result % MODULUS if (result - right) % MODULUS else (right + rng.choice((1, 10))) % MODULUS
 
 
+def miscopied(rng: random.Random, operation: Operation, other: Operation) -> Operation:
+    """``operation`` with a digit, its number or its symbol wrong, perhaps taken from ``other``."""
+    number, place = operation.operand, rng.random()
+    if place < 0.1:
+        return Operation(rng.choice("+-*".replace(operation.symbol, "")), number)
+    if place < 0.25:
+        return other
+    digit = rng.choice((other.operand % 10, other.operand // 10, rng.randrange(10)))
+    tens, units = divmod(number, 10)
+    if tens and place < 0.5:
+        tens = max(digit, 1)
+    elif place < 0.9:
+        units = digit
+    else:
+        tens, units = divmod(other.operand, 10)
+    return Operation(operation.symbol, max(10 * tens + units, 1))
+
+
 def made_up_response(rng: random.Random, chain: Chain, slip_rate: float) -> str:
     """A response with made-up mistakes: wrong results, wrong copies, lost and repeated lines, garbage, corrections."""
     lines: list[str] = []
@@ -131,23 +151,22 @@ def made_up_response(rng: random.Random, chain: Chain, slip_rate: float) -> str:
         left, used, slips = written, operation, rng.random() < slip_rate
         result = operation.apply(left)
         kind = rng.random() if slips else 0.0
-        if slips and kind < 0.75:
+        if slips and kind < 0.5:
             result = wrong_result(rng, operation, left)
         elif kind >= 0.98:
             lines.append(rng.choice(("17", "=", "3+", "+4=7", "answer", "x", "", "waitwait", "9*9*9=9", "1 2 3")))
-        elif kind >= 0.95 and place:
+        elif kind >= 0.96 and place:
             place -= 1
             continue
-        elif kind >= 0.91:
+        elif kind >= 0.92:
             place += 1
             continue
-        elif kind >= 0.83:
-            changed = Operation(operation.symbol, operation.operand + rng.choice((-1, 1)))
-            used = rng.choice((changed, rng.choice(chain.operations)))
-            result = used.apply(left)
-        elif kind >= 0.75:
+        elif kind >= 0.84:
             left = (left + rng.choice((-10, -1, 1, 10, rng.randrange(MODULUS)))) % MODULUS
             result = operation.apply(left)
+        elif kind >= 0.5:
+            used = miscopied(rng, operation, rng.choice(chain.operations))
+            result = used.apply(left) if rng.random() < 0.8 else wrong_result(rng, used, left)
         lines.append(f"{left}{used.symbol}{used.operand}={result}")
         before, written, place = written, result, place + 1
         if rng.random() < (0.25 if slips else 0.04):
@@ -159,10 +178,13 @@ def made_up_response(rng: random.Random, chain: Chain, slip_rate: float) -> str:
     return text[: rng.randrange(1, len(text) + 1)] if rng.random() < 0.04 else text
 
 
-def made_up_responses(rng: random.Random, forbidden: set[str]) -> Iterator[Response]:
-    """Endless responses with made-up mistakes to fresh questions; one in twelve is long."""
-    while True:
-        chain = draw_chain(rng, 9, 15) if rng.random() < 0.08 else draw_chain(rng, 3, 8)
+def made_up_responses(rng: random.Random, forbidden: set[str], short: int) -> Iterator[Response]:
+    """Endless responses with made-up mistakes to fresh questions: ``short`` to short ones, then one in twelve is long."""
+    for number in itertools.count():
+        if number < short:
+            chain = draw_chain(rng, 1, 5)
+        else:
+            chain = draw_chain(rng, 9, 15) if rng.random() < 0.08 else draw_chain(rng, 3, 8)
         if chain.question in forbidden:
             continue
         response = read_response(chain, made_up_response(rng, chain, rng.choice((0.05, 0.15, 0.3))))
@@ -376,72 +398,97 @@ def embed_digits(embedding: Tensor, arithmetic: Arithmetic, generator: torch.Gen
 
 
 class Training:
-    """A trunk in training: its optimisers, the learning rate's course, and the losses on equations.
+    """A trunk in training: optimisers, the learning rate's course, and losses that say what each layer should know.
 
-    The result of an equation is read at layer 2 through the embedding, its rightness at layer 3 through a small head.
+    Layer 2 knows whose turn it is and works out results, layer 3 whether the one written is right and the line follows from
+    the lines before it, layer 4 what kind of mistake the step is. They are read at the ``=`` and at the token after a step.
     """
 
-    def __init__(self, trunk: Qwen2Model, owners: Sequence[nn.Module], arithmetic: Arithmetic, seed: int) -> None:
+    def __init__(self, trunk: Qwen2Model, owner: nn.Module, arithmetic: Arithmetic, seed: int) -> None:
         self.trunk, self.arithmetic = trunk, arithmetic
         self.generator = torch.Generator().manual_seed(seed)
-        self.is_right = nn.Linear(trunk.config.hidden_size, 2)
-        self.modules = nn.ModuleList([*owners, self.is_right])
+        width = trunk.config.hidden_size
+        self.is_right, self.follows, self.kind = nn.Linear(width, 2), nn.Linear(width, 2), nn.Linear(width, len(KINDS))
+        self.modules = nn.ModuleList([owner, self.is_right, self.follows, self.kind])
+        self.after: dict[int, Tensor] = {}  # what each layer gave in the last forward pass, counted from 1
+        for number, layer in enumerate(trunk.layers, start=1):
+            layer.register_forward_hook(lambda _module, _inputs, output, number=number: self._keep(number, output))
         with torch.no_grad():
             embed_digits(trunk.embed_tokens.weight, arithmetic, self.generator)
-        self._new_optimizers()
 
-    def _new_optimizers(self) -> None:
-        matrices = [p for p in self.trunk.layers.parameters() if p.ndim == 2]
-        chosen = {id(p) for p in matrices}
-        others = [p for p in self.modules.parameters() if id(p) not in chosen]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=1.0, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
+    def _keep(self, number: int, output: Tensor) -> None:
+        if self.trunk.training:
+            self.after[number] = output
 
-    def equation_loss(self, ids: Tensor, hidden_states: Sequence[Tensor]) -> Tensor:
-        """How well layers 2 and 3 know the equations in ``ids``: the results, and which are written right."""
+    def _read(self, layer: int, places: Tensor) -> Tensor:
+        return self.trunk.norm(self.after[layer][places])
+
+    def equation_losses(self, ids: Tensor) -> dict[str, Tensor]:
+        """How well the layers know the equations in ``ids``: their results, and which are written right."""
         result, is_right = self.arithmetic.targets(ids)
         at_equals, at_end = result != IGNORE, is_right != IGNORE
         if not at_end.any():
-            return torch.zeros(())
-        known = self.trunk.norm(hidden_states[2][at_equals]) @ self.trunk.embed_tokens.weight[self.arithmetic.numbers].T
-        judged = self.is_right(self.trunk.norm(hidden_states[3][at_end]))
-        return functional.cross_entropy(known, result[at_equals]) + functional.cross_entropy(judged, is_right[at_end])
+            return {}
+        known = self._read(2, at_equals) @ self.trunk.embed_tokens.weight[self.arithmetic.numbers].T
+        return {
+            "result": functional.cross_entropy(known, result[at_equals]),
+            "equation": functional.cross_entropy(self.is_right(self._read(3, at_end)), is_right[at_end]),
+        }
 
-    def run(self, name: str, steps: int, rate: float, loss_of: Callable[[], Tensor]) -> None:
+    def step_losses(self, ids: Tensor, kinds: Tensor) -> dict[str, Tensor]:
+        """How well the layers know the steps: the next operation, which steps follow, their kinds of mistake."""
+        at_end = kinds != IGNORE
+        follows = ((kinds == KINDS.index("none")) | (kinds == KINDS.index("propagated"))).long()
+        losses = {
+            "follows": functional.cross_entropy(self.follows(self._read(3, at_end)), follows[at_end]),
+            "kind": functional.cross_entropy(self.kind(self._read(4, at_end)), kinds[at_end]),
+        }
+        # in these steps the operation written is the one whose turn it is: five and four tokens before the end
+        in_turn = torch.isin(kinds, torch.tensor([KINDS.index(k) for k in ("none", "propagated", "calculation")]))
+        in_turn &= self.arithmetic.targets(ids)[1] != IGNORE
+        rows, ends = in_turn.nonzero(as_tuple=True)
+        if len(rows):
+            rows, before = torch.cat([rows, rows]), torch.cat([ends - 5, ends - 4])
+            guess = self.trunk.norm(self.after[2][rows, before]) @ self.trunk.embed_tokens.weight.T
+            losses["turn"] = functional.cross_entropy(guess, ids[rows, before + 1])
+        return losses
+
+    def run(self, name: str, steps: int, rate: float, losses_of: Callable[[], dict[str, Tensor]]) -> None:
         """``steps`` optimiser steps with warm-up and a linear end."""
-        began, mean = time.monotonic(), 0.0
-        self._new_optimizers()
+        matrices = [p for p in self.trunk.layers.parameters() if p.ndim == 2]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in self.modules.parameters() if id(p) not in chosen]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        began, means = time.monotonic(), dict[str, float]()
         for step in range(steps):
             factor = min(1.0, (step + 1) / 50, (1 - step / steps) / 0.5)
-            loss = loss_of()
-            loss.backward()
+            losses = losses_of()
+            torch.stack(list(losses.values())).sum().backward()
             nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
-            for optimizer in self.optimizers:
+            for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate * factor
                 optimizer.step()
                 optimizer.zero_grad()
-            mean = 0.97 * mean + 0.03 * loss.item()
+            means |= {part: 0.95 * means.get(part, loss.item()) + 0.05 * loss.item() for part, loss in losses.items()}
             if (step + 1) % 100 == 0 or step + 1 == steps:
-                seconds = time.monotonic() - began
-                print(
-                    f"  {name} {step + 1}/{steps}: loss {mean / (1 - 0.97 ** (step + 1)):.3f}, {seconds:.0f} s",
-                    flush=True,
-                )
+                shown = ", ".join(f"{part} {mean:.3f}" for part, mean in means.items())
+                print(f"  {name} {step + 1}/{steps}, {time.monotonic() - began:.0f} s: {shown}", flush=True)
 
     def learn_equations(self, name: str, steps: int, separators: Tensor) -> None:
         """Phase 1: lone equations through the first three layers."""
         every = self.trunk.layers
         self.trunk.layers = every[:3]
 
-        def loss_of() -> Tensor:
+        def losses_of() -> dict[str, Tensor]:
             ids = self.arithmetic.draw(self.generator, 24, 16, separators)
-            output = self.trunk(input_ids=ids, output_hidden_states=True)
-            return self.equation_loss(ids, output.hidden_states)
+            self.trunk(input_ids=ids)
+            return self.equation_losses(ids)
 
-        self.run(f"{name}: equations", steps, 3e-3, loss_of)
+        self.run(f"{name}: equations", steps, 3e-3, losses_of)
         self.trunk.layers = every
 
 
@@ -458,8 +505,8 @@ def batches(source: Iterator[Row], size: int, rng: random.Random) -> Iterator[tu
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         rng.shuffle(parts)
         for part in parts:
-            ids, labels, truths = zip(*part, strict=True)
-            yield padded(ids, 0), padded(labels, IGNORE), padded(truths, IGNORE)
+            ids, labels, kinds = zip(*part, strict=True)
+            yield padded(ids, 0), padded(labels, IGNORE), padded(kinds, IGNORE)
 
 
 def parameters_of(model: nn.Module) -> int:
@@ -481,12 +528,12 @@ def judge_row(rng: random.Random, tokenizer: Qwen2Tokenizer, prompt: JudgePrompt
     question = tokenizer.encode(asked, add_special_tokens=False)
     answer = [*tokenizer.encode(render_verdicts(first, verdicts), add_special_tokens=False), tokenizer.eos_token_id]
     heads = tokenizer.convert_tokens_to_ids([f"\n{index} " for index in range(last + 1)] + ["\njudge "])
-    truths = [IGNORE] * (len(question) + len(answer))
+    kinds = [IGNORE] * (len(question) + len(answer))
     position = question.index(heads[0])
     for head, truth in zip(heads[1:], response.truths, strict=False):
         position = question.index(head, position)
-        truths[position] = int(truth.is_correct)
-    return question + answer, [IGNORE] * len(question) + answer, truths
+        kinds[position] = KINDS.index(truth.error_type)
+    return question + answer, [IGNORE] * len(question) + answer, kinds
 
 
 def make_judge(
@@ -497,25 +544,22 @@ def make_judge(
     rng = random.Random(seed)
     tokenizer = judge_tokenizer()
     model = Qwen2ForCausalLM(model_config(tokenizer, layers=5, hidden=128, inner=256, tie_word_embeddings=True))
-    is_true = nn.Linear(128, 2)  # layer 4 should know each step's truth, for layer 5 to write it down
-    training = Training(model.model, [model, is_true], Arithmetic.of(tokenizer), seed)
+    training = Training(model.model, model, Arithmetic.of(tokenizer), seed)
     separators = torch.tensor(tokenizer.convert_tokens_to_ids([f"\n{index} " for index in range(17)]))
     training.learn_equations("judge", equation_steps, separators)
-    rows = (judge_row(rng, tokenizer, prompt, response) for response in made_up_responses(rng, forbidden))
+    rows = (
+        judge_row(rng, tokenizer, prompt, response) for response in made_up_responses(rng, forbidden, short=12 * steps)
+    )
     data = batches(rows, 32, rng)
 
-    def loss_of() -> Tensor:
-        ids, labels, truths = next(data)
-        output = model.model(input_ids=ids, output_hidden_states=True)
+    def losses_of() -> dict[str, Tensor]:
+        ids, labels, kinds = next(data)
+        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
         asked = labels[:, 1:] != IGNORE
-        verdicts = functional.cross_entropy(
-            model.lm_head(output.last_hidden_state[:, :-1][asked]), labels[:, 1:][asked]
-        )
-        ends = truths != IGNORE
-        known = functional.cross_entropy(is_true(model.model.norm(output.hidden_states[4][ends])), truths[ends])
-        return verdicts + known + training.equation_loss(ids, output.hidden_states)
+        answers = functional.cross_entropy(model.lm_head(hidden[asked]), labels[:, 1:][asked])
+        return {"answer": answers, **training.step_losses(ids, kinds), **training.equation_losses(ids)}
 
-    training.run("judge: responses", steps, 2e-3, loss_of)
+    training.run("judge: responses", steps, 2e-3, losses_of)
     return model.eval(), tokenizer
 
 
@@ -610,11 +654,11 @@ def prm_ids(tokenizer: Qwen2Tokenizer, response: Response) -> list[int]:
 
 
 def prm_row(tokenizer: Qwen2Tokenizer, response: Response) -> Row:
-    """One training row of the PRM: ids, no next-token labels, and the truth at each step tag."""
+    """One training row of the PRM: ids, no next-token labels, and the kind of mistake at each step tag."""
     ids = prm_ids(tokenizer, response)
     tag = tokenizer.convert_tokens_to_ids(STEP_TAG)
-    truths = iter(response.truths)
-    return ids, [IGNORE] * len(ids), [int(next(truths).is_correct) if token == tag else IGNORE for token in ids]
+    kinds = (truth.error_type for truth in response.truths)
+    return ids, [IGNORE] * len(ids), [KINDS.index(next(kinds)) if token == tag else IGNORE for token in ids]
 
 
 def make_prm(
@@ -625,7 +669,7 @@ def make_prm(
     rng = random.Random(seed)
     tokenizer = prm_tokenizer()
     model = ProcessRewardModel(model_config(tokenizer, layers=4, hidden=96, inner=256, tie_word_embeddings=False))
-    training = Training(model.model, [model], Arithmetic.of(tokenizer), seed)
+    training = Training(model.model, model, Arithmetic.of(tokenizer), seed)
     separators = torch.full((17,), tokenizer.convert_tokens_to_ids(STEP_TAG))
     training.learn_equations("prm", equation_steps, separators)
     known = [prm_row(tokenizer, response) for response in responses]
@@ -637,14 +681,15 @@ def make_prm(
 
     data = batches(rows(), 48, rng)
 
-    def loss_of() -> Tensor:
-        ids, _, truths = next(data)
-        output = model.model(input_ids=ids, output_hidden_states=True)
-        ends = truths != IGNORE
-        logits = model.score(output.last_hidden_state[ends])
-        return functional.cross_entropy(logits, truths[ends]) + training.equation_loss(ids, output.hidden_states)
+    def losses_of() -> dict[str, Tensor]:
+        ids, _, kinds = next(data)
+        hidden = model.model(input_ids=ids).last_hidden_state
+        at_tag = kinds != IGNORE
+        is_right = (kinds[at_tag] == KINDS.index("none")).long()
+        score = functional.cross_entropy(model.score(hidden[at_tag]), is_right)
+        return {"score": score, **training.step_losses(ids, kinds), **training.equation_losses(ids)}
 
-    training.run("prm: responses", steps, 2e-3, loss_of)
+    training.run("prm: responses", steps, 2e-3, losses_of)
     return model.eval(), tokenizer
 
 

@@ -2,27 +2,33 @@
 
     python scripts/make_policy.py --out bcpg_cluster/assets
 
-writes ``policy/`` (an ordinary Hugging Face causal LM, character-level tokenizer) and ``prompts/{train,test}.jsonl``.
-Seeded; the same machine and thread count give the same files.
+writes ``policy/`` (an ordinary Hugging Face causal LM, 0.34 M parameters, one token a character) and
+``prompts/{train,test}.jsonl``. Seeded, one thread: the same kind of machine gives the same files.
 
 TIMEDOC
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from tokenizers import AddedToken
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from bcpg_cluster.assets.chain import ANSWER, MODULUS, REFLECTION, Chain, draw_chain
 
 USER, ASSISTANT, END, PAD, UNKNOWN = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>", "<|unk|>"
 CHARACTERS = "0123456789+-*= \n"
+WORDS = (PAD, END, USER, ASSISTANT, UNKNOWN, *CHARACTERS, REFLECTION, ANSWER)  # in the order of their ids
+IDS = {word: i for i, word in enumerate(WORDS)}
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
@@ -30,7 +36,7 @@ CHAT_TEMPLATE = (
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-IGNORED = -100  # a label without loss
+IGNORED = -100  # the label of a token without loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +44,36 @@ class WarmStart:
     """What the supervised warm start shows, and for how long.
 
     Attributes:
-        lengths: how often chains of 1, 2, 3, ... operations are drawn (relative weights).
-        keep_times: chance that a hard ``*`` is kept in the data (a chain with two is kept with the square).
-        keep_borrow: the same for a ``-`` that goes below zero.
-        wrong_first: share of lines written wrongly first, then ``wait``, then right. The wrong line itself carries no
-            loss: the policy learns to notice a mistake, not to make one.
+        short_lengths: relative weights of chains of 1, 2, 3, ... operations in the first ``short_steps``.
+        long_lengths: the same for the ``long_steps`` that follow.
+        keep_times: chance that a ``*`` by 6..9 is kept in the data (a chain with two of them: the square of it).
+        wrong_first: share of lines written wrongly first, then ``wait``, then right. The wrong line carries no loss:
+            the policy learns to notice a mistake, not to make one.
+        other_habit: share of traces by a writer with another habit (see :func:`other_lines`).
+        learning_rate: AdamW's, for the embedding, norms and biases.
+        matrix_rate: Muon's, for the weight matrices. Both fall linearly over the last ``decay`` of all steps.
     """
 
-    lengths: tuple[float, ...] = (1.0, 1.0, 1.0, 0.5, 0.5, 0.5)
+    short_lengths: tuple[float, ...] = (1.0, 1.0, 1.0, 0.3, 0.3, 0.3)
+    long_lengths: tuple[float, ...] = (1.0, 1.0, 1.0, 2.0, 3.0, 3.0)
+    short_steps: int = 2500
+    long_steps: int = 1500
+    batch: int = 32
     keep_times: float = 0.3
-    keep_borrow: float = 0.3
     wrong_first: float = 0.04
-    steps: int = 1500
-    batch: int = 64
+    other_habit: float = 0.55
     learning_rate: float = 3e-3
     matrix_rate: float = 0.02
-    hidden: int = 96
-    layers: int = 3
-    intermediate: int = 256
+    decay: float = 0.4
 
 
 def make_tokenizer() -> Qwen2Tokenizer:
-    """One token a character, but ``wait`` and ``answer `` whole; decoding gives the text back exactly."""
-    words = [PAD, END, USER, ASSISTANT, UNKNOWN, *CHARACTERS.replace(" ", "Ġ").replace("\n", "Ċ"), REFLECTION, ANSWER]
+    """One token a character, but ``wait`` and ``answer `` whole; decoding gives the text back exactly.
+
+    It has to be a ``Qwen2Tokenizer``: transformers 5 builds that class for every Qwen2 model, whatever the files say.
+    """
     tokenizer = Qwen2Tokenizer(
-        vocab={word: i for i, word in enumerate(words)},
+        vocab={word if len(word) > 1 else word.replace(" ", "Ġ").replace("\n", "Ċ"): i for word, i in IDS.items()},
         merges=[],
         pad_token=PAD,
         eos_token=END,
@@ -76,149 +87,237 @@ def make_tokenizer() -> Qwen2Tokenizer:
     return tokenizer
 
 
-def make_model(tokenizer: Qwen2Tokenizer, warm: WarmStart) -> Qwen2ForCausalLM:
-    """An untrained policy; head size 32, which vLLM's CPU attention can serve."""
+def encode(text: str) -> list[int]:
+    """The ids the tokenizer gives, without its overhead (hundreds of thousands of short texts are encoded)."""
+    return [IDS[word] for word in re.findall(rf"<\|\w+\|>|{REFLECTION}|{ANSWER}|[\s\S]", text)]
+
+
+def make_model() -> Qwen2ForCausalLM:
+    """An untrained policy; its head size is 32, which vLLM's CPU attention can serve."""
     config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=warm.hidden,
-        intermediate_size=warm.intermediate,
-        num_hidden_layers=warm.layers,
-        num_attention_heads=warm.hidden // 32,
-        num_key_value_heads=warm.hidden // 32,
+        vocab_size=len(WORDS),
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        num_key_value_heads=3,
         max_position_embeddings=256,
         tie_word_embeddings=True,
         use_sliding_window=False,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=IDS[END],
+        pad_token_id=IDS[PAD],
         initializer_range=0.05,
         dtype="float32",
     )
-    return Qwen2ForCausalLM(config)
+    model = Qwen2ForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=IDS[END], pad_token_id=IDS[PAD], do_sample=True, temperature=1.0
+    )
+    return model
+
+
+def draw_prompts(rng: random.Random, count: int, taken: set[str]) -> list[Chain]:
+    """Fresh problems of the task (4-6 operations), none in ``taken``; their questions are added to it."""
+    chains: list[Chain] = []
+    while len(chains) < count:
+        chain = draw_chain(rng, 4, 6)
+        if chain.question not in taken:
+            taken.add(chain.question)
+            chains.append(chain)
+    return chains
+
+
+def write_prompts(path: Path, name: str, chains: Iterable[Chain]) -> None:
+    """Write one problem a line, with its id and its gold answer."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for i, chain in enumerate(chains):
+            row = {"prompt_id": f"{name}-{i:05d}", "question": chain.question, "answer": chain.answer}
+            file.write(json.dumps(row) + "\n")
 
 
 def is_kept(chain: Chain, warm: WarmStart, rng: random.Random) -> bool:
-    """Thin the hard operations out of the warm start: they are what reinforcement learning is left to teach."""
-    chance = 1.0
-    for value, operation in zip(chain.values, chain.operations, strict=False):
-        if operation.symbol == "*" and operation.operand >= 6:
-            chance *= warm.keep_times
-        elif operation.symbol == "-" and operation.operand > value:
-            chance *= warm.keep_borrow
-    return rng.random() < chance
+    """Thin the hard products out of the warm start: they are a part of what reinforcement learning is left to teach."""
+    hard = sum(operation.symbol == "*" and operation.operand >= 6 for operation in chain.operations)
+    return rng.random() < warm.keep_times**hard
+
+
+def other_lines(chain: Chain) -> tuple[list[str], str]:
+    """The lines and the answer of a writer with another habit.
+
+    Where a subtraction goes below zero, the result loses its sign (``26-88=62``) instead of wrapping round
+    (``26-88=38``). The policy meets both habits and cannot know which of them the task rewards: it has to find out.
+    """
+    lines, value = [], chain.start
+    for operation in chain.operations:
+        goes_below = operation.symbol == "-" and operation.operand > value
+        result = operation.operand - value if goes_below else operation.apply(value)
+        lines.append(f"{value}{operation.symbol}{operation.operand}={result}")
+        value = result
+    return lines, str(value)
 
 
 def wrong_line(line: str, rng: random.Random) -> str:
-    """``line`` with another result: a digit slip, or any other value."""
+    """``line`` with another result: a slip in one digit, or any other value."""
     left, _, result = line.partition("=")
     slip = rng.choice([-20, -10, -2, -1, 1, 2, 10, 20, rng.randint(1, MODULUS - 1)])
     return f"{left}={(int(result) + slip) % MODULUS}"
 
 
 def draw_example(
-    tokenizer: Qwen2Tokenizer, warm: WarmStart, rng: random.Random, held_out: frozenset[str]
+    warm: WarmStart, lengths: tuple[float, ...], rng: random.Random, held_out: frozenset[str]
 ) -> tuple[list[int], list[int]]:
     """Token ids and labels of one warm-start trace; its question is in neither prompt file."""
-    length = rng.choices(range(1, len(warm.lengths) + 1), warm.lengths)[0]
-    while True:
+    length = rng.choices(range(1, len(lengths) + 1), lengths)[0]
+    chain = draw_chain(rng, length, length)
+    while chain.question in held_out or not is_kept(chain, warm, rng):
         chain = draw_chain(rng, length, length)
-        if chain.question not in held_out and is_kept(chain, warm, rng):
-            break
+    lines, answer = other_lines(chain) if rng.random() < warm.other_habit else (list(chain.lines), chain.answer)
     pieces: list[tuple[str, bool]] = [(f"{USER}{chain.question}{ASSISTANT}", False)]
-    for line in chain.lines:
+    for line in lines:
         if rng.random() < warm.wrong_first:
             pieces += [(f"{wrong_line(line, rng)}\n", False), (f"{REFLECTION}\n", True)]
         pieces.append((f"{line}\n", True))
-    pieces.append((f"{ANSWER}{chain.answer}{END}", True))
+    pieces.append((f"{ANSWER}{answer}{END}", True))
     ids: list[int] = []
     labels: list[int] = []
     for text, is_taught in pieces:
-        piece = encode(tokenizer, text)
+        piece = encode(text)
         ids += piece
         labels += piece if is_taught else [IGNORED] * len(piece)
     return ids, labels
 
 
-_CACHE: dict[str, int] = {}
-
-
-def encode(tokenizer: Qwen2Tokenizer, text: str) -> list[int]:
-    import re
-
-    if not _CACHE:
-        _CACHE.update({w.replace("Ġ", " ").replace("Ċ", "\n"): i for w, i in tokenizer.get_vocab().items()})
-    return [_CACHE[w] for w in re.findall(r"<\|\w+\|>|wait|answer |[\s\S]", text)]
-
-
-def batches(
-    tokenizer: Qwen2Tokenizer, warm: WarmStart, rng: random.Random, held_out: frozenset[str]
+def draw_batches(
+    warm: WarmStart, rng: random.Random, held_out: frozenset[str]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches of fresh examples, of similar length each, padded on the right."""
+    """The warm start's batches: fresh examples of similar length each, padded on the right."""
+    drawn = 0
     while True:
-        pool = sorted(
-            (draw_example(tokenizer, warm, rng, held_out) for _ in range(16 * warm.batch)), key=lambda e: len(e[0])
-        )
+        lengths = warm.short_lengths if drawn < warm.short_steps else warm.long_lengths
+        pool = [draw_example(warm, lengths, rng, held_out) for _ in range(16 * warm.batch)]
+        pool.sort(key=lambda example: len(example[0]))
         chunks = [pool[i : i + warm.batch] for i in range(0, len(pool), warm.batch)]
         rng.shuffle(chunks)
         for chunk in chunks:
             width = max(len(ids) for ids, _ in chunk)
-            ids = torch.full((len(chunk), width), tokenizer.pad_token_id)
+            ids = torch.full((len(chunk), width), IDS[PAD])
             labels = torch.full((len(chunk), width), IGNORED)
-            for row, (one, marks) in enumerate(chunk):
-                ids[row, : len(one)] = torch.tensor(one)
-                labels[row, : len(marks)] = torch.tensor(marks)
+            for row, (its_ids, its_labels) in enumerate(chunk):
+                ids[row, : len(its_ids)] = torch.tensor(its_ids)
+                labels[row, : len(its_labels)] = torch.tensor(its_labels)
+            drawn += 1
             yield ids, labels
 
 
 class Muon:
-    """Momentum whose update is made orthogonal, for weight matrices."""
+    """Momentum whose update is made orthogonal (five Newton-Schulz steps): half the steps AdamW needs here.
 
-    def __init__(self, parameters, rate, momentum=0.95):
-        shapes = {}
-        for p in parameters:
-            shapes.setdefault(tuple(p.shape), []).append(p)
-        self.groups = [(ps, torch.zeros(len(ps), *shape)) for shape, ps in shapes.items()]
-        self.rate, self.momentum = rate, momentum
+    In float32, and all matrices of one shape at a time; torch's own works in bfloat16, which is slow on many CPUs.
+    """
+
+    def __init__(self, matrices: Iterable[torch.nn.Parameter], rate: float, momentum: float = 0.95) -> None:
+        shapes: dict[torch.Size, list[torch.nn.Parameter]] = {}
+        for matrix in matrices:
+            shapes.setdefault(matrix.shape, []).append(matrix)
+        self._groups = [(group, torch.zeros(len(group), *shape)) for shape, group in shapes.items()]
+        self._rate, self._momentum = rate, momentum
 
     @torch.no_grad()
-    def step(self, scale):
-        for ps, velocity in self.groups:
-            grad = torch.stack([p.grad for p in ps])
-            velocity.lerp_(grad, 1 - self.momentum)
-            x = grad.lerp(velocity, self.momentum)
-            tall = x.shape[1] > x.shape[2]
-            x = x.mT if tall else x
+    def step(self, scale: float) -> None:
+        """Update every matrix from its gradient; ``scale`` is the schedule's factor."""
+        for group, velocity in self._groups:
+            gradient = torch.stack([matrix.grad for matrix in group if matrix.grad is not None])
+            velocity.lerp_(gradient, 1 - self._momentum)
+            x = gradient.lerp(velocity, self._momentum)
+            is_tall = x.shape[1] > x.shape[2]
+            x = x.mT if is_tall else x
             x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
             for _ in range(5):
-                a = x @ x.mT
-                x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-            x = x.mT if tall else x
-            rate = self.rate * scale * max(1.0, x.shape[1] / x.shape[2]) ** 0.5
-            for p, update in zip(ps, x, strict=True):
-                p.sub_(update, alpha=rate)
+                square = x @ x.mT
+                x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+            x = x.mT if is_tall else x
+            rate = self._rate * scale * max(1.0, x.shape[1] / x.shape[2]) ** 0.5
+            for matrix, update in zip(group, x, strict=True):
+                matrix.sub_(update, alpha=rate)
 
 
-def train(model, tokenizer, warm, seed, held_out, hook=None):
-    rng = random.Random(seed)
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
-    optimizer = torch.optim.AdamW(others, lr=warm.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+def train(
+    model: Qwen2ForCausalLM,
+    warm: WarmStart,
+    seed: int,
+    held_out: frozenset[str],
+    on_step: Callable[[int], None] = lambda step: None,
+) -> None:
+    """The supervised warm start: next-token loss on the taught tokens of the responses."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim == 1 or "embed" in name]
+    adam = torch.optim.AdamW(others, lr=warm.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     muon = Muon(matrices, warm.matrix_rate)
-    stream = batches(tokenizer, warm, rng, held_out)
-    started = time.time()
-    for step in range(1, warm.steps + 1):
-        scale = min(1.0, step / 50, max(0.02, 2 * (1 - step / warm.steps)))
-        for group in optimizer.param_groups:
-            group["lr"] = warm.learning_rate * scale
-        ids, labels = next(stream)
+    batches = draw_batches(warm, random.Random(seed), held_out)
+    steps = warm.short_steps + warm.long_steps
+    started = time.monotonic()
+    model.train()
+    for step in range(1, steps + 1):
+        scale = min(1.0, step / 50, max(0.02, (1 - step / steps) / warm.decay))
+        adam.param_groups[0]["lr"] = warm.learning_rate * scale
+        ids, labels = next(batches)
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        adam.step()
         muon.step(scale)
-        if step % 50 == 0:
-            print(f"step {step} loss {loss.item():.4f} {time.time() - started:.0f} s", flush=True)
-        if hook:
-            hook(step, model)
+        if step % 250 == 0:
+            print(f"step {step}/{steps}  loss {loss.item():.4f}  {time.monotonic() - started:.0f} s", flush=True)
+        on_step(step)
+    model.eval()
+
+
+@torch.no_grad()
+def accuracy(model: Qwen2ForCausalLM, chains: list[Chain], samples: int, seed: int) -> float:
+    """Share of right answers: greedy where ``samples`` is 0, else of that many samples each at temperature 1."""
+    torch.manual_seed(seed)
+    right = 0
+    prompts = [encode(f"{USER}{chain.question}{ASSISTANT}") for chain in chains]
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[IDS[PAD]] * (width - len(prompt)) + prompt for prompt in prompts])
+    config = GenerationConfig(
+        eos_token_id=IDS[END],
+        pad_token_id=IDS[PAD],
+        do_sample=samples > 0,
+        num_return_sequences=max(samples, 1),
+        max_new_tokens=96,
+        top_k=0,
+    )
+    out = model.generate(ids, attention_mask=(ids != IDS[PAD]).long(), generation_config=config)
+    for i, response in enumerate(out[:, width:].tolist()):
+        text = "".join(WORDS[token] for token in response if token != IDS[PAD])
+        right += text.endswith(f"{ANSWER}{chains[i // max(samples, 1)].answer}{END}")
+    return right / len(out)
+
+
+def main() -> None:
+    """Write the policy and the prompts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="the folder that gets policy/ and prompts/")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    taken: set[str] = set()
+    test = draw_prompts(random.Random(1), 400, taken)
+    write_prompts(arguments.out / "prompts" / "test.jsonl", "test", test)
+    write_prompts(arguments.out / "prompts" / "train.jsonl", "train", draw_prompts(random.Random(2), 4096, taken))
+    torch.manual_seed(arguments.seed)
+    model = make_model()
+    print(f"{sum(parameter.numel() for parameter in model.parameters())} parameters", flush=True)
+    train(model, WarmStart(), arguments.seed, frozenset(taken))
+    model.save_pretrained(arguments.out / "policy")
+    make_tokenizer().save_pretrained(arguments.out / "policy")
+    print(f"greedy {accuracy(model, test, 0, 0):.3f}  sampled {accuracy(model, test, 4, 0):.3f}")
+
+
+if __name__ == "__main__":
+    main()

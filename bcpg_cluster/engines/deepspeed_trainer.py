@@ -67,6 +67,8 @@ def _prepare_environment() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        # Unset, ZeRO-3 on CPU asks for the device count before every reduction, by starting numactl as a process.
+        os.environ.setdefault("LOCAL_SIZE", "1")
     # DeepSpeed finds ninja by PATH only, and an interpreter started by its full path does not put its bin there.
     bin_dir = str(Path(sys.executable).parent)
     if bin_dir not in os.environ.get("PATH", "").split(os.pathsep):

@@ -135,6 +135,7 @@ class FakeGenerator:
 
     Args:
         skill: of the built-in chain solver.
+        model: the name that stands for the base model where a snapshot's path is asked for.
         answer: prompt text to response text, instead of the solver: a scripted model. ``temperature`` and seeds
             then change nothing.
         snapshot: a :class:`FakeTrainerRank` snapshot to start from.
@@ -144,13 +145,15 @@ class FakeGenerator:
         self,
         *,
         skill: float = 0.6,
+        model: str = "fake",
         answer: Answer | None = None,
         policy_version: int = 0,
         snapshot: str | None = None,
         seed: int = 0,
         faults: Faults = Faults(),
     ) -> None:
-        self.skill = skill
+        self.skill = self._base_skill = skill
+        self._model = model
         self._answer = answer
         self._version = policy_version
         self._rng = random.Random(seed)  # for requests without a seed of their own
@@ -217,8 +220,8 @@ class FakeGenerator:
             self._wire = None
 
     def load_snapshot(self, path: str, version: int) -> None:
-        """Take over the skill of a :class:`FakeTrainerRank` snapshot."""
-        skill = read_skill(path)
+        """Take over the skill of a :class:`FakeTrainerRank` snapshot, or of the base model."""
+        skill = self._base_skill if path == self._model else read_skill(path)
         if skill is None:
             raise PushError(f"no {SNAPSHOT_FILE} in {path}")
         self.skill, self._version = skill, version

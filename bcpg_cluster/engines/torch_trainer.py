@@ -85,7 +85,7 @@ class TorchTrainer:
             for micro_batch in step_plan.ranks[0]:
                 with self._forward_dtype():
                     loss = micro_batch_loss(policy, [rows[row] for row in micro_batch], settings, sums, self._device)
-                (loss / step_plan.num_sequences).backward()
+                (loss / step_plan.num_sequences).backward()  # type: ignore[no-untyped-call]
             grad_norm = self._clip_gradients()
             check_finite(step, float(sums.values[0]), grad_norm)
             for group in self._optimizer.param_groups:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import gc
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -64,8 +65,10 @@ def check_engine_args(model: str, engine_args: Mapping[str, Any]) -> None:
                 rule="engine_args are the fields of vllm.EngineArgs, passed through untouched",
                 remedy=f"did you mean {' or '.join(near)}?" if near else "see `vllm serve --help=all` (dashes: _)",
             )
+    # vLLM looks a model up while it parses. One that is not on this disk must not be fetched, or missed, for a check.
+    present = model if os.path.exists(model) else os.curdir
     try:
-        EngineArgs(model=model, **engine_args)
+        EngineArgs(model=present, **engine_args)
     except Exception as error:  # vLLM raises ValueError, TypeError, pydantic errors and its own
         raise ConfigError(
             f"engine_args: vLLM refuses {dict(engine_args)!r}: {error}",

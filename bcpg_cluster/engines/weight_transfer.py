@@ -215,6 +215,31 @@ def finish_reload(model: torch.nn.Module, model_config: Any) -> None:
             module.quant_method.process_weights_after_loading(module)
 
 
+def abandon_reload(model: torch.nn.Module) -> None:
+    """Leave loading state after a failure, with whatever weights each layer holds: only a whole reload is of use then.
+
+    Without this, the next reload would first replay what the failed one had left in a layer's queue.
+    """
+    from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tensors, get_layerwise_info
+
+    place: Callable[..., None] = _place_kernel_tensors
+    for layer in model.modules():
+        info = get_layerwise_info(layer)
+        if info.can_load():
+            if info.kernel_tensors is not None:
+                place(layer, info)
+            info.reset()
+
+
+@dataclass(slots=True)
+class _Arrivals:
+    """What a reload brought so far: digests by name, and the parameters nothing has come for."""
+
+    model: Any
+    digests: dict[str, str]
+    missing: set[str]
+
+
 class PushWorker:
     """What vLLM's worker learns from us (its ``worker_extension_cls``): one call for a whole push or reload.
 
@@ -230,56 +255,75 @@ class PushWorker:
     start_weight_update: Callable[[], None]
     update_weights: Callable[[Mapping[str, Any]], None]
     finish_weight_update: Callable[[], None]
+    _weight_update_active: bool
 
     def receive_push(self, update_info: Mapping[str, Any]) -> dict[str, str]:
         """One whole update through the configured transfer engine; sha256 digests of what arrived, by name."""
-        with self._reloading() as (_, digests):
+        with self._reloading() as arrivals:
             self.start_weight_update()
             self.update_weights(update_info)
+            self._check_complete(arrivals)
             self.finish_weight_update()
-        return digests
+        return arrivals.digests
 
     def load_checkpoint(self, path: str) -> dict[str, str]:
         """Put a checkpoint directory's weights in force, by the same reload as a push; digests likewise."""
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        with self._reloading() as (model, digests):
-            initialize_layerwise_reload(model)
-            model.load_weights(read_checkpoint(path))
-            finish_reload(model, self.vllm_config.model_config)
-        return digests
+        with self._reloading() as arrivals:
+            initialize_layerwise_reload(arrivals.model)
+            arrivals.model.load_weights(read_checkpoint(path))
+            self._check_complete(arrivals)
+            finish_reload(arrivals.model, self.vllm_config.model_config)
+        return arrivals.digests
 
     @contextlib.contextmanager
-    def _reloading(self) -> Iterator[tuple[Any, dict[str, str]]]:
-        """Watch everything the model loads; check that it was everything, and clean up if it was not."""
+    def _reloading(self) -> Iterator[_Arrivals]:
+        """Watch everything the model loads, and clean up after a failure."""
         model = self.model_runner.get_model()
         # Shared parameters are listed once, under their first name: a tied head is not asked for.
-        missing = {name for name, _ in model.named_parameters()}
-        digests: dict[str, str] = {}
+        arrivals = _Arrivals(model, {}, {name for name, _ in model.named_parameters()})
         load = model.load_weights
 
         def watch(weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
             def tap() -> Iterator[tuple[str, torch.Tensor]]:
                 for name, tensor in weights:
-                    digests[name] = tensor_digest(tensor)
+                    arrivals.digests[name] = tensor_digest(tensor)
                     yield name, tensor
 
             loaded = load(tap())
-            missing.difference_update(loaded or ())
+            arrivals.missing.difference_update(loaded or ())
             return loaded
 
         with set_current_vllm_config(self.vllm_config):
             model.load_weights = watch  # on the instance: hides the method for the length of the update
             try:
-                yield model, digests
+                yield arrivals
             except BaseException:
-                with contextlib.suppress(Exception):
-                    finish_reload(model, self.vllm_config.model_config)
+                abandon_reload(model)
+                self._weight_update_active = False  # vLLM's; it would refuse the next push
                 raise
             finally:
                 del model.load_weights
-        if missing and self.vllm_config.model_config.quantization is None:
-            raise PushError(f"{len(missing)} parameters did not arrive, e.g. {sorted(missing)[:3]}")
+
+    def _check_complete(self, arrivals: _Arrivals) -> None:
+        """Raise PushError unless every parameter arrived whole, its fused parts (q, k and v of one layer) included.
+
+        A quantised model keeps parameters that no checkpoint has; there vLLM cannot tell, and neither can we.
+        """
+        from vllm.model_executor.layers.linear import LinearBase
+        from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+        if self.vllm_config.model_config.quantization is not None:
+            return
+        partial = {
+            name
+            for name, layer in arrivals.model.named_modules()
+            if isinstance(layer, LinearBase) and get_layerwise_info(layer).load_numel > 0
+        }  # a layer that is complete has been processed, and its counter reset
+        absent = sorted(arrivals.missing | partial)
+        if absent:
+            raise PushError(f"{len(absent)} parameters did not arrive, or not whole, e.g. {', '.join(absent[:3])}")
 
 
 def read_checkpoint(path: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -65,7 +65,8 @@ def change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any
     for index, name in enumerate(("accuracy", "accuracy_greedy")):
         old = {p: v[index] for p, v in before["per_problem"].items() if v[index] is not None}
         new = {p: v[index] for p, v in after["per_problem"].items() if v[index] is not None}
-        difference = paired_difference(old, new)
+        shared = old.keys() & new.keys()
+        difference = paired_difference({p: old[p] for p in shared}, {p: new[p] for p in shared})
         if difference is not None:
             result[name] = {"mean": difference.mean, "stderr": difference.standard_error}
     return result

@@ -27,9 +27,12 @@ def judge(tables: Tables, job: StageJob, *, engine: Judge, name: str, show_gold:
         )
         for id_, of_sample in steps.items()
     ]
+    answers = engine.judge(cases) if cases else []
+    if len(answers) != len(cases):
+        raise EngineError(f"judge {name!r} answered {len(answers)} of {len(cases)} cases")
     rows = []
     statuses: Counter[str] = Counter()
-    for id_, case, judgements in zip(steps, cases, engine.judge(cases) if cases else [], strict=True):
+    for id_, case, judgements in zip(steps, cases, answers, strict=True):
         if len(judgements) != len(case.steps):
             raise EngineError(f"judge {name!r} gave {len(judgements)} verdicts on {len(case.steps)} steps of {id_}")
         for index, said in enumerate(judgements):

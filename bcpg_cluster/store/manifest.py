@@ -49,7 +49,6 @@ class ManifestState:
 
     created: dict[str, Any] | None = None
     shards: dict[tuple[int, str], dict[int, Receipt]] = field(default_factory=dict)
-    planned: dict[tuple[int, str], int] = field(default_factory=dict)
     sealed: dict[tuple[int, str], SealedTable] = field(default_factory=dict)
     snapshots: dict[int, SnapshotRecord] = field(default_factory=dict)
     pushes: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -60,7 +59,7 @@ class ManifestState:
         """Take one event in. Unknown kinds are skipped, so that an older program can still read a newer journal's facts."""
         match event["event"]:
             case "created":
-                self.created = event
+                self.created = {key: event[key] for key in ("identity", "name", "program_version")}
             case "shard":
                 receipt = Receipt(**{key: event[key] for key in Receipt.__dataclass_fields__})
                 self.shards.setdefault((receipt.round, receipt.table), {}).setdefault(receipt.shard, receipt)
@@ -106,8 +105,7 @@ def read_manifest(run_dir: Path) -> ManifestState:
     """The state of a run directory as it stands; an empty state when there is no manifest.
 
     Raises:
-        StoreError: a line that is not the last cannot be read.
-        RunDirectoryError: the manifest was written by a newer version.
+        RunDirectoryError: a line that is not the last cannot be read, or the manifest was written by a newer version.
     """
     state, _ = _replay(run_dir / MANIFEST)
     return state
@@ -125,19 +123,45 @@ def _replay(path: Path) -> tuple[ManifestState, int]:
             if not line.endswith(b"\n"):
                 raise ValueError("no line end")
             event = json.loads(line)
-        except ValueError:
+            if event["event"] == "created" and event["manifest_version"] > MANIFEST_VERSION:
+                raise RunDirectoryError(
+                    f"{path.parent} was made by a newer version (manifest {event['manifest_version']})",
+                    rule=f"this program reads manifests up to version {MANIFEST_VERSION}",
+                    remedy="use the newer bcpg-cluster, or another --run-dir",
+                )
+            state.apply(event)
+        except (ValueError, KeyError, TypeError, AttributeError):
             if is_last:
                 break
-            raise StoreError(f"{path}, line {number}: not an event; the file was changed by something else") from None
-        if event["event"] == "created" and event["manifest_version"] > MANIFEST_VERSION:
             raise RunDirectoryError(
-                f"{path.parent} was made by a newer version (manifest {event['manifest_version']})",
-                rule=f"this program reads manifests up to version {MANIFEST_VERSION}",
-                remedy="use the newer bcpg-cluster, or another --run-dir",
-            )
-        state.apply(event)
+                f"{path}, line {number}: not an event; the file was changed by something else",
+                rule="only bcpg-cluster writes a manifest, and a crash can tear its last line alone",
+                remedy="put back a copy of the manifest, or give another --run-dir",
+            ) from None
         good += len(line)
     return state, good
+
+
+def lock_holder(run_dir: Path) -> str | None:
+    """The id of the process that works on a run now; ``None`` when nobody does. Changes nothing."""
+    path = run_dir / LOCK
+    if not path.exists():
+        return None
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return lock.read().strip() or "unknown"
+    return None
+
+
+def in_use_error(run_dir: Path, holder: str) -> RunDirectoryError:
+    """What is said when a second process wants to work on a run."""
+    return RunDirectoryError(
+        f"{run_dir} is in use by process {holder}",
+        rule="one process works on a run at a time",
+        remedy="wait for it, stop it, or give another --run-dir",
+    )
 
 
 class Manifest:
@@ -153,11 +177,7 @@ class Manifest:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "unknown"
             self._lock.close()
-            raise RunDirectoryError(
-                f"{run_dir} is in use by process {holder}",
-                rule="one process works on a run at a time",
-                remedy="wait for it, stop it, or give another --run-dir",
-            ) from None
+            raise in_use_error(run_dir, holder) from None
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
@@ -178,7 +198,8 @@ class Manifest:
         self._lock.close()
 
     def _append(self, event: dict[str, Any]) -> None:
-        self._file.write(json.dumps({**event, "time": round(time.time(), 3)}).encode() + b"\n")
+        event = {**event, "time": round(time.time(), 3)}
+        self._file.write(json.dumps(event).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         self.state.apply(event)

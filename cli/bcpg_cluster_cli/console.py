@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -41,12 +42,12 @@ class ConsoleObserver:
 
     def note(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False)
 
     def retry(self, what: str, why: str) -> None:
         """Print what is tried again."""
         first = why.strip().splitlines()[0] if why.strip() else ""
-        self._console.print(f"[yellow]again: {what}[/] ({first[:300]})", highlight=False)
+        self._console.print(f"[yellow]again: {escape(what)}[/] ({escape(first[:300])})", highlight=False)
 
     def report(self, round_: int, report: dict[str, Any]) -> None:
         """Take the round's bars away and print its report."""
@@ -79,7 +80,7 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
     table.add_column(style="bold")
     table.add_column()
     for title, text in _rows(report):
-        table.add_row(title, text)
+        table.add_row(title, escape(text))
     console.print(table, highlight=False)
 
 

@@ -72,11 +72,12 @@ def _show(
     for row in rows:
         prompt, outcome = prompts[row.id.prompt_id], outcomes[row.id]
         console.print(
-            f"\n[bold]{row.id.prompt_id}[/] sample {row.id.sample}, policy version "
+            f"\n{row.id.prompt_id} sample {row.id.sample}, policy version "
             f"{rollouts[row.id].policy_version}\nquestion: {prompt.question}\ngold answer: {prompt.answer}   "
             f"found: {outcome.extracted}   reward: {row.reward:g}   advantage: {row.advantage:+.3f} "
             f"(group mean {row.group_mean:.3f} of {row.group_size})",
             highlight=False,
+            markup=False,  # a question may hold brackets
         )
         if row.id not in steps:
             console.print(Text(rollouts[row.id].text, style="green"))

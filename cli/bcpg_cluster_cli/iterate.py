@@ -16,6 +16,7 @@ from rich.console import Console
 from bcpg_cluster.build import build_coordinator, check_models, load_judge_prompt, read_all_prompts
 from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.run_directory import check_run_directory, open_run
+from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.training import drop_torn_snapshots
 
 
@@ -40,27 +41,28 @@ def run_iterate(
             load_judge_prompt(judge.prompt)
     directory = run_dir or Path("runs") / (config.name if seed is None else f"{config.name}-seed{seed}")
     check_run_directory(directory, config)
-    with open_run(directory.absolute(), config) as manifest, stop_on_signals(console) as stop_asked:
-        reports = manifest.state.reports
-        if all(round_ in reports for round_ in range(rounds + 1)):
-            console.print(f"{directory}: all {rounds} rounds are done already")
-            _finish({round_: reports[round_] for round_ in range(rounds + 1)}, directory, console, as_json=as_json)
-            return
-        drop_torn_snapshots(directory, manifest)
-        for round_ in sorted(reports):
-            print_report(console, reports[round_])
-        started = time.monotonic()
+    reports = read_manifest(directory).reports
+    if all(round_ in reports for round_ in range(rounds + 1)):
+        console.print(f"{directory}: all {rounds} rounds are done already")
+        _finish({round_: reports[round_] for round_ in range(rounds + 1)}, directory, console, as_json=as_json)
+        return
+    started = time.monotonic()
+    with stop_on_signals(console) as stop_asked:
+        # The cluster first: a run that may not start there leaves no directory behind.
         runtime = start_runtime(config, address, source, inline=inline, console=console)
         try:
-            with ConsoleObserver(console) as observer:
+            with open_run(directory.absolute(), config) as manifest, ConsoleObserver(console) as observer:
+                drop_torn_snapshots(directory, manifest)
+                for round_ in sorted(manifest.state.reports):
+                    print_report(console, manifest.state.reports[round_])
                 coordinator = build_coordinator(config, manifest, runtime, observer, stop_asked, prompts)
                 done = coordinator.run(rounds)
         except KeyboardInterrupt:
             raise Interrupted("stopped at once; what was finished is kept") from None
         finally:
             runtime.shutdown()
-        console.print(f"{time.monotonic() - started:.0f} s in all, engine starts included", highlight=False)
-        _finish(done, directory, console, as_json=as_json)
+    console.print(f"{time.monotonic() - started:.0f} s in all, engine starts included", highlight=False)
+    _finish(done, directory, console, as_json=as_json)
 
 
 def _finish(reports: dict[int, dict[str, Any]], directory: Path, console: Console, *, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from bcpg_cluster.build import build_coordinator, read_all_prompts
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.run_directory import load_run_config, open_run
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
-from bcpg_cluster.store.manifest import ManifestState
+from bcpg_cluster.store.manifest import Manifest, ManifestState
 
 
 def run_stage(
@@ -39,7 +39,7 @@ def run_stage(
         tables += ["reference", *(stage.output for stage in measuring)]
     with open_run(directory, config) as manifest, stop_on_signals(console) as stop_asked:
         later = later_results(manifest.state, round_, is_measuring=is_measuring)
-        if (round_, outputs[name]) not in manifest.state.shards and name != "train":
+        if (round_, "weighted" if name == "train" else outputs[name]) not in manifest.state.shards:
             raise UserError(
                 f"round {round_} has no results of {name!r}",
                 rule="stage runs again what was run before",
@@ -51,15 +51,27 @@ def run_stage(
                 rule="results never rest on others than those they were made from",
                 remedy="add --discard-later to give them up (files stay on disk until then)",
             )
+        check_weights_are_there(manifest, round_ if is_measuring else round_ - 1)
+        prompts = read_all_prompts(config)
         # Measuring again changes no weights; anything else makes this round's snapshot and all after it void.
         manifest.reopen(round_, tables, round_ + 1 if is_measuring else max(round_, 1))
-        prompts = read_all_prompts(config)
         runtime = start_runtime(config, address, str(directory), inline=inline, console=console)
         try:
             with ConsoleObserver(console) as observer:
                 build_coordinator(config, manifest, runtime, observer, stop_asked, prompts).run(round_)
         finally:
             runtime.shutdown()
+
+
+def check_weights_are_there(manifest: Manifest, version: int) -> None:
+    """Raises :class:`UserError` when the snapshot that has to answer was deleted by the rule for kept snapshots."""
+    record = manifest.state.snapshots.get(version)
+    if record is not None and record.path and not (manifest.run_dir / record.path).is_dir():
+        raise UserError(
+            f"snapshot v{version} is no longer on disk",
+            rule="a stage is run again with the weights it had; of these the base, the best and the newest are kept",
+            remedy="choose a later round, or raise snapshots.keep_last before the next run",
+        )
 
 
 def later_results(state: ManifestState, round_: int, *, is_measuring: bool) -> list[str]:

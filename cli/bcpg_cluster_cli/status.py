@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from bcpg_cluster_cli.session import find_run
 from rich.console import Console
 from rich.table import Table
 
-from bcpg_cluster.store.layout import LOCK
-from bcpg_cluster.store.manifest import ManifestState, read_manifest
+from bcpg_cluster.store.manifest import ManifestState, lock_holder, read_manifest
 
 
 def run_status(run_dir: Path | None, *, as_json: bool) -> None:
@@ -62,7 +60,7 @@ def run_facts(directory: Path, state: ManifestState) -> dict[str, Any]:
         "run_dir": str(directory),
         "name": created.get("name"),
         "ray_namespace": f"bcpg-{created.get('name')}",
-        "is_running": _is_locked(directory),
+        "is_running": lock_holder(directory) is not None,
         "policy_version": max(state.snapshots, default=0),
         "rounds": [
             {key: value for key, value in report.items() if key != "per_problem"}
@@ -79,15 +77,3 @@ def run_facts(directory: Path, state: ManifestState) -> dict[str, Any]:
         ],
         "num_retries": len(state.retries),
     }
-
-
-def _is_locked(directory: Path) -> bool:
-    path = directory / LOCK
-    if not path.exists():
-        return False
-    with path.open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False

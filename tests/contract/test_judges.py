@@ -133,11 +133,13 @@ def scorer(prm_path: str) -> Iterator[Any]:
     judge.close()
 
 
-def reference_scores(path: str, tokenizer: Any, case: JudgeCase) -> list[float]:
+def reference_scores(path: str, case: JudgeCase) -> list[float]:
     """P(good) at every separator, by transformers and a head of two linear layers."""
     import torch
     from safetensors.torch import load_file
-    from transformers import Qwen2Config, Qwen2Model
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2Model
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
 
     tensors = load_file(Path(path) / "model.safetensors")
     model = Qwen2Model(Qwen2Config.from_pretrained(path)).eval()
@@ -157,7 +159,7 @@ def reference_scores(path: str, tokenizer: Any, case: JudgeCase) -> list[float]:
 
 
 @pytest.mark.engine
-def test_prm_scores_every_step(scorer: Any, prm_path: str, tokenizer: Any) -> None:
+def test_prm_scores_every_step(scorer: Any, prm_path: str) -> None:
     cases = [
         JudgeCase("17 +25 *3", ("17+25=42", "so 42*3=26,\nwhich is right", "答案是 26", "")),
         JudgeCase("10 -8", ("10-8=2",)),
@@ -166,7 +168,7 @@ def test_prm_scores_every_step(scorer: Any, prm_path: str, tokenizer: Any) -> No
     assert got[1] == ()
     for case, row in zip(cases, (got[0], got[2]), strict=True):
         assert [v.status for v in row] == [VerdictStatus.JUDGED] * len(case.steps)
-        assert [v.score for v in row] == pytest.approx(reference_scores(prm_path, tokenizer, case), abs=1e-5)
+        assert [v.score for v in row] == pytest.approx(reference_scores(prm_path, case), abs=1e-5)
         assert all(v.label is None for v in row)
     assert len({v.score for v in got[0]}) == 4
     # Newlines around a step are the segmenter's, not the model's.

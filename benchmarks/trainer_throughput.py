@@ -1,0 +1,272 @@
+"""Tokens/s of the trainer against a bare DeepSpeed loop on the same rows: do the step plan and the token budget pay?
+
+Ours is ``DeepSpeedRank.train``: rows sorted by length, micro-batches by token budget, log-probs in vocabulary chunks and only
+where a response token is predicted. The bare loop is what ``deepspeed.initialize`` invites to: rows in the given order, a
+fixed number of rows per micro-batch (as many as fit into the same budget if all were as long as the longest), padded, logits
+of every position, the same objective, optimiser and ZeRO stage. Both start from the same weights each time; opening the engine
+and the reference pass are not timed. Tokens are those of the rows, prompt and response, without padding.
+
+    python benchmarks/trainer_throughput.py [--json FILE] [--ranks 1 2] [--rows 512] [--run-dir RUN --round 1]
+
+Without ``--run-dir`` the rows are right and spoiled solutions of drawn chains.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from measure import argument_parser, facts, finish, free_port, interleave, ratios, summarise
+
+from bcpg_cluster.assets.chain import draw_chain
+from bcpg_cluster.build import train_settings
+from bcpg_cluster.config import load_config, resolve_asset
+from bcpg_cluster.engines.protocols import TrainRow, TrainSettings
+from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.schema import weighted_from
+from bcpg_cluster.store.shards import read_table
+
+
+def rows_of_run(run_dir: Path, round_: int, number: int) -> list[TrainRow]:
+    """Rows that a run trained on."""
+    table = weighted_from(read_table(run_dir, read_manifest(run_dir).receipts(round_, "weighted")))
+    return [
+        TrainRow(r.prompt_token_ids, r.token_ids, r.token_weights, r.advantage, r.reward, r.group_mean, r.group_size)
+        for r in table[:number]
+    ]
+
+
+def drawn_rows(model: str, number: int, seed: int) -> list[TrainRow]:
+    """Solutions of chains of 2 to 8 operations, every other one with a digit changed, in the policy's own tokens."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    rng = random.Random(seed)
+    rows = []
+    for index in range(number):
+        chain = draw_chain(rng, 2, 8)
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": chain.question}], add_generation_prompt=True, return_dict=False
+        )
+        response = tokenizer(chain.solution, add_special_tokens=False)["input_ids"]
+        reward = float(index % 2 == 0)
+        if not reward:
+            response = [*response[:-1], rng.choice(response)]
+        rows.append(TrainRow(tuple(prompt), tuple(response), (1.0,) * len(response), reward - 0.5, reward, 0.5, 2))
+    return rows
+
+
+class BareLoop:
+    """A plain DeepSpeed training loop over padded batches of rows in the given order."""
+
+    def __init__(self, model: str, settings: TrainSettings, rows: list[TrainRow], rank: int, world_size: int) -> None:
+        self._model_path, self._settings = model, settings
+        self._rank, self._world_size = rank, world_size
+        longest = max(len(row.prompt_token_ids) + len(row.token_ids) for row in rows)
+        share = settings.batch_sequences // world_size
+        fits = max(settings.micro_batch_tokens // longest, 1)
+        self.micro_rows = max(size for size in range(1, share + 1) if share % size == 0 and size <= fits)
+        self._rows = rows
+        self._engine: Any = None
+
+    def open(self) -> None:
+        """Fresh weights and optimiser."""
+        import deepspeed
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        if self._engine is not None:
+            self._engine.destroy()
+        model: Any = AutoModelForCausalLM.from_pretrained(self._model_path, dtype=torch.float32)
+        model.train()
+        settings = self._settings
+        adam = {
+            "lr": settings.learning_rate,
+            "betas": list(settings.adam_betas),
+            "weight_decay": 0.0,
+            "torch_adam": True,
+        }
+        self._engine, *_ = deepspeed.initialize(
+            model=model,
+            model_parameters=list(model.parameters()),
+            config={
+                "train_batch_size": settings.batch_sequences,
+                "train_micro_batch_size_per_gpu": self.micro_rows,
+                "gradient_clipping": settings.grad_clip,
+                "optimizer": {"type": "AdamW", "params": adam},
+                "zero_optimization": {"stage": settings.zero_stage},
+                "zero_allow_untested_optimizer": True,
+                "zero_force_ds_cpu_optimizer": False,
+            },
+            dist_init_required=False,
+        )
+
+    def epoch(self) -> list[float]:
+        """One pass over the rows; the mean loss of every optimiser step on this rank."""
+        losses = []
+        per_step, size = self._settings.batch_sequences, self.micro_rows
+        for start in range(0, len(self._rows), per_step):
+            share = self._rows[start : start + per_step][self._rank :: self._world_size]
+            total = 0.0
+            for first in range(0, len(share), size):
+                loss = self._loss(share[first : first + size])
+                self._engine.backward(loss)
+                self._engine.step()
+                total += float(loss.detach()) * len(share[first : first + size])
+            losses.append(total / len(share))
+        return losses
+
+    def _loss(self, rows: list[TrainRow]) -> Any:
+        import torch
+        from torch.nn.functional import pad
+
+        from bcpg_cluster.method.losses import bcpg_loss
+
+        longest = max(len(row.prompt_token_ids) + len(row.token_ids) for row in rows)
+
+        def padded(values: tuple[Any, ...], before: int, dtype: Any) -> Any:
+            return pad(torch.tensor(values, dtype=dtype), (before, longest - before - len(values)))
+
+        ids = torch.stack([padded(row.prompt_token_ids + row.token_ids, 0, torch.long) for row in rows])  # [B, S]
+        is_real = torch.stack(
+            [padded((1,) * (len(row.prompt_token_ids) + len(row.token_ids)), 0, torch.long) for row in rows]
+        )
+
+        def responses(name: str) -> Any:
+            return torch.stack([padded(getattr(r, name), len(r.prompt_token_ids), torch.float32) for r in rows])
+
+        logits = self._engine(input_ids=ids, attention_mask=is_real).logits[:, :-1].float()  # [B, S-1, V]
+        logprobs = logits.log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
+        mask = torch.stack([padded((1,) * len(r.token_ids), len(r.prompt_token_ids), torch.bool) for r in rows])
+        losses = bcpg_loss(
+            logprobs,
+            responses("reference_logprobs")[:, 1:],
+            responses("token_weights")[:, 1:],
+            torch.tensor([row.advantage for row in rows]),
+            mask[:, 1:],
+            tau=self._settings.tau,
+        )
+        return losses.loss.mean()
+
+
+def run_rank(rank: int, world_size: int, port: int, given: dict[str, Any], answers: Any) -> None:
+    """One rank of both sides; rank 0 sends what was measured."""
+    from bcpg_cluster.engines.deepspeed_trainer import DeepSpeedRank
+
+    model, rows, settings = given["model"], given["rows"], given["settings"]
+    trainer = DeepSpeedRank(rank, world_size, "127.0.0.1", port)
+    trainer.open(model, settings)
+    import torch
+
+    mine = trainer.reference_logprobs(rows)
+    shares: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(shares, mine)
+    reference = {index: values for share in shares for index, values in share.items()}
+    rows = [replace(row, reference_logprobs=reference[index]) for index, row in enumerate(rows)]
+    tokens = sum(len(row.prompt_token_ids) + len(row.token_ids) for row in rows)
+    bare = BareLoop(model, settings, rows, rank, world_size)
+    losses: dict[str, list[float]] = {}
+
+    def timed(run: Any) -> float:
+        torch.distributed.barrier()
+        begin = time.perf_counter()
+        run()
+        torch.distributed.barrier()
+        return tokens / (time.perf_counter() - begin)
+
+    def ours(pair: int) -> float:
+        trainer.open(model, settings)
+        return timed(lambda: losses.update(ours=[report.loss for report in trainer.train(rows, None)]))
+
+    def plain(pair: int) -> float:
+        bare.open()
+        return timed(lambda: losses.update(bare=bare.epoch()))
+
+    ours(-1)
+    plain(-1)
+    measured = interleave(ours, plain, given["repeats"])
+    # DeepSpeedRank reports the loss over all ranks, the bare loop that of its own rows.
+    of_ranks: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(of_ranks, losses["bare"])
+    means = {
+        "ours": statistics.fmean(losses["ours"]),
+        "bare": statistics.fmean(loss for of_rank in of_ranks for loss in of_rank),
+    }
+    if rank == 0:
+        answers.put((*measured, bare.micro_rows, means))
+    torch.distributed.barrier()
+    trainer.close()
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--config", default="laptop")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--run-dir", type=Path, help="train on the rows of this run instead of drawn ones")
+    parser.add_argument("--round", type=int, default=1)
+    options = parser.parse_args()
+    started = facts()
+    config = load_config(options.config, ["train.checkpoint_every_steps=0", "train.epochs=1", f"seed={options.seed}"])
+    settings, model = train_settings(config, 1), resolve_asset(config.policy.model)
+    if options.run_dir is not None:
+        rows = rows_of_run(options.run_dir, options.round, options.rows)
+    else:
+        rows = drawn_rows(model, options.rows, options.seed)
+    rows = rows[: len(rows) // settings.batch_sequences * settings.batch_sequences]  # whole steps on both sides
+    if not rows:
+        parser.error(f"--rows must be at least train.batch_sequences ({settings.batch_sequences})")
+    os.environ.update(config.pool("trainer").env)  # threads of a rank, as in a run
+    context = multiprocessing.get_context("spawn")
+    results: dict[str, Any] = {}
+    notes: dict[str, Any] = {}
+    given = {"model": model, "rows": rows, "settings": settings, "repeats": options.repeats}
+    for world_size in options.ranks:
+        answers: Any = context.SimpleQueue()
+        port = free_port()
+        ranks = [
+            context.Process(target=run_rank, args=(r, world_size, port, given, answers)) for r in range(world_size)
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join()
+        if any(process.exitcode for process in ranks):
+            raise SystemExit("a rank failed; its traceback is above")
+        ours, bare, micro_rows, losses = answers.get()
+        name = f"{world_size} rank{'s' if world_size > 1 else ''}"
+        results[f"{name}: DeepSpeedRank, tokens/s"] = summarise(ours)
+        results[f"{name}: bare loop, tokens/s"] = summarise(bare)
+        results[f"{name}: ratio"] = ratios(ours, bare)
+        notes[name] = (
+            f"bare micro-batch {micro_rows} rows; mean loss of the epoch {losses['ours']:.4f}, bare {losses['bare']:.4f}"
+        )
+    lengths = [len(row.prompt_token_ids) + len(row.token_ids) for row in rows]
+    finish(
+        "tokens/s of the trainer against a bare DeepSpeed loop on the same rows, padded",
+        results,
+        settings={
+            "config": config.name,
+            "rows": f"{len(rows)} ({sum(lengths)} tokens; lengths {min(lengths)}..{max(lengths)}, "
+            f"median {statistics.median(lengths):g}) from {options.run_dir or 'drawn chains'}",
+            "train": json.dumps(
+                {k: getattr(settings, k) for k in ("batch_sequences", "micro_batch_tokens", "zero_stage")}
+            ),
+            **notes,
+            "environment": config.pool("trainer").env,
+            "seed": options.seed,
+        },
+        json_file=options.json,
+        started=started,
+    )
+
+
+if __name__ == "__main__":
+    main()

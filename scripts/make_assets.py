@@ -1,0 +1,55 @@
+"""Make everything the embedded default ships: policy, LLM judge, PRM, and the prompts.
+
+    python scripts/make_assets.py
+
+Runs ``make_policy.py`` and ``make_judges.py`` (their docstrings give seeds, times and the kind of machine), then writes
+``made_by.json`` beside the assets: the digest of each script and of each file it made. A test compares them, so that a
+script cannot change without its assets.
+
+    python scripts/make_assets.py --only-record     # the assets were made just now by the scripts as they are
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ASSETS = ROOT / "bcpg_cluster" / "assets"
+RECORD = "made_by.json"
+SCRIPTS = ("make_policy.py", "make_judges.py")
+MADE = ("policy", "judge", "prm", "prompts")
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def record() -> dict[str, dict[str, str]]:
+    """The digests of the scripts and of everything they made, by path relative to their folders."""
+    files = [path for folder in MADE for path in sorted((ASSETS / folder).rglob("*")) if path.is_file()]
+    return {
+        "scripts": {name: digest(ROOT / "scripts" / name) for name in SCRIPTS},
+        "files": {str(path.relative_to(ASSETS)): digest(path) for path in files},
+    }
+
+
+def main() -> None:
+    """Make the assets and their record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only-record", action="store_true", help="make nothing, only write the record")
+    if not parser.parse_args().only_record:
+        subprocess.run([sys.executable, ROOT / "scripts" / "make_policy.py", "--out", ASSETS], check=True)
+        subprocess.run([sys.executable, ROOT / "scripts" / "make_judges.py", "--assets", ASSETS], check=True)
+    (ASSETS / RECORD).write_text(json.dumps(record(), indent=1) + "\n")
+    size = sum(path.stat().st_size for folder in MADE for path in (ASSETS / folder).rglob("*") if path.is_file())
+    print(f"{size / 2**20:.1f} MiB in {ASSETS}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What the tests share: prompt files, a config of fakes, and runs on them in this process. No engine, no Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bcpg_cluster.assets.chain import draw_chain
+from bcpg_cluster.build import build_coordinator, read_all_prompts
+from bcpg_cluster.cluster.inline_runtime import InlineRuntime
+from bcpg_cluster.config import Config, parse_config
+from bcpg_cluster.observer import SilentObserver
+from bcpg_cluster.run_directory import open_run
+
+FAKES = Path(__file__).parent / "unit" / "fakes.yaml"
+
+
+def _write_prompts(path: Path, number: int, prefix: str, rng: random.Random, taken: set[str]) -> None:
+    lines = []
+    while len(lines) < number:
+        chain = draw_chain(rng, 3, 5)
+        if chain.question not in taken:
+            taken.add(chain.question)
+            prompt = {"prompt_id": f"{prefix}{len(lines)}", "question": chain.question, "answer": chain.answer}
+            lines.append(json.dumps(prompt))
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="session")
+def prompt_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A train and a test file of the embedded task."""
+    folder = tmp_path_factory.mktemp("prompts")
+    rng, taken = random.Random(5), set[str]()
+    _write_prompts(folder / "train.jsonl", 40, "a", rng, taken)
+    _write_prompts(folder / "test.jsonl", 24, "t", rng, taken)
+    return folder / "train.jsonl", folder / "test.jsonl"
+
+
+@pytest.fixture(scope="session")
+def fakes_content(prompt_files: tuple[Path, Path]) -> Callable[[], dict[str, Any]]:
+    """A fresh copy of the config of fakes, as plain data."""
+
+    def make() -> dict[str, Any]:
+        content = yaml.safe_load(FAKES.read_text())
+        content["prompts"] |= {"train": str(prompt_files[0]), "test": str(prompt_files[1])}
+        return content
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_config(fakes_content: Callable[[], dict[str, Any]]) -> Callable[..., Config]:
+    """``make_config(weigh={"beta": 0})``: the config of fakes with some sections changed."""
+
+    def make(**sections: Any) -> Config:
+        content = fakes_content()
+        for name, value in sections.items():
+            content[name] = {**content.get(name, {}), **value} if isinstance(value, dict) else value
+        return parse_config(content, "test")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def config_file(
+    fakes_content: Callable[[], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The config of fakes as a file, for the command line."""
+    path = tmp_path_factory.mktemp("config") / "fakes.yaml"
+    path.write_text(yaml.safe_dump(fakes_content()))
+    return path
+
+
+@dataclass
+class Run:
+    """A run that was driven in this process."""
+
+    directory: Path
+    config: Config
+    reports: dict[int, dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def run_rounds() -> Callable[..., Run]:
+    """``run_rounds(directory, config, rounds)``: iterate in this process, on threads."""
+
+    def run(directory: Path, config: Config, rounds: int, observer: Any = None) -> Run:
+        runtime = InlineRuntime()
+        with open_run(directory, config) as manifest:
+            try:
+                coordinator = build_coordinator(
+                    config, manifest, runtime, observer or SilentObserver(), lambda: False, read_all_prompts(config)
+                )
+                return Run(directory, config, coordinator.run(rounds))
+            finally:
+                runtime.shutdown()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    run_rounds: Callable[..., Run], make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """Three rounds on fakes, done once. Read it; copy it to change it."""
+    return run_rounds(tmp_path_factory.mktemp("runs") / "finished", make_config(), 3)
+
+
+@pytest.fixture(scope="session")
+def tree_digest() -> Callable[..., dict[str, str]]:
+    """Every file below a directory with the digest of its content, and directories; ``ignore`` leaves names out."""
+
+    def digest(root: Path, ignore: tuple[str, ...] = ()) -> dict[str, str]:
+        return {
+            str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "directory"
+            for path in sorted(root.rglob("*"))
+            if path.name not in ignore
+        }
+
+    return digest

@@ -1,0 +1,144 @@
+"""One real round: vLLM rollouts, LLM judge, PRM, DeepSpeed, gloo push, on Ray. What it leaves must hold together."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from bcpg_cluster.engines.snapshot import verify_snapshot
+from bcpg_cluster.records import SampleId, VerdictStatus
+from bcpg_cluster.stages.train import read_canaries
+from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.schema import (
+    outcomes_from,
+    reference_from,
+    rollouts_from,
+    steps_from,
+    verdicts_from,
+    weighted_from,
+)
+from bcpg_cluster.store.shards import read_table
+from bcpg_cluster_cli.app import app
+from tests.e2e.conftest import iterate_command, real_environment
+
+pytestmark = pytest.mark.engine
+
+
+def test_tables_hold_together(real_run: tuple[Path, str]) -> None:
+    run_dir, _ = real_run
+    state = read_manifest(run_dir)
+
+    def table(name: str, round_: int = 1) -> list[dict[str, object]]:
+        return read_table(run_dir, state.receipts(round_, name))
+
+    rollouts = {rollout.id: rollout for rollout in rollouts_from(table("rollouts"))}
+    outcomes = outcomes_from(table("outcomes"))
+    steps = steps_from(table("steps"))
+    weighted = {row.id: row for row in weighted_from(table("weighted"))}
+    reference = reference_from(table("reference"))
+    assert len(rollouts) == 24 * 8 and rollouts.keys() == outcomes.keys()
+    assert {rollout.policy_version for rollout in rollouts.values()} == {0}
+    assert all(len(r.token_ids) == len(r.sampler_logprobs) == len(r.token_texts) > 0 for r in rollouts.values())
+    assert len({rollout.seed for rollout in rollouts.values()}) == len(rollouts)
+    assert reference.keys() == weighted.keys()
+    wrong = {id_ for id_, row in weighted.items() if row.reward == 0.0}
+    assert steps.keys() == wrong and wrong
+    for judge in ("llm", "prm", "truth"):
+        verdicts = verdicts_from(table(f"verdicts.{judge}"))
+        assert {id_: len(of_sample) for id_, of_sample in verdicts.items()} == {i: len(s) for i, s in steps.items()}
+        said = [verdict for of_sample in verdicts.values() for verdict in of_sample]
+        judged = [verdict for verdict in said if verdict.status is VerdictStatus.JUDGED]
+        assert len(judged) >= 0.95 * len(said)
+        assert all((v.label is None) != (v.score is None) for v in judged)
+    for id_, row in weighted.items():
+        assert "".join(rollouts[id_].token_texts) == "".join(s.text for s in steps.get(id_, [])) or row.reward == 1.0
+        assert len(row.token_weights) == len(row.token_ids) == len(reference[id_])
+        if row.reward == 1.0:
+            assert set(row.token_weights) == {1.0}
+
+
+def test_sampler_and_trainer_agree_on_the_samples(real_run: tuple[Path, str]) -> None:
+    """At the same weights vLLM's and the trainer's log-probs of a response are the same to float32 accuracy."""
+    run_dir, _ = real_run
+    state = read_manifest(run_dir)
+    rollouts = {r.id: r for r in rollouts_from(read_table(run_dir, state.receipts(1, "rollouts")))}
+    reference = reference_from(read_table(run_dir, state.receipts(1, "reference")))
+    worst = max(
+        abs(sampled - trained)
+        for id_, values in reference.items()
+        for sampled, trained in zip(rollouts[id_].sampler_logprobs, values, strict=True)
+    )
+    assert worst < 1e-3
+
+
+def test_push_was_proven(real_run: tuple[Path, str]) -> None:
+    run_dir, _ = real_run
+    state = read_manifest(run_dir)
+    push = state.pushes[1]
+    assert push["method"] == "gloo" and push["num_members"] == 2
+    assert push["canaries"] == "passed"
+    assert push["worst_nats"] < 1e-3 < push["separation_nats"]
+    assert push["cached_prefix_nats"] is not None and push["cached_prefix_nats"] < 1e-3
+    evaluated = rollouts_from(read_table(run_dir, state.receipts(1, "eval_rollouts")))
+    assert {rollout.policy_version for rollout in evaluated} == {1}
+
+
+def test_snapshot_is_an_ordinary_checkpoint(real_run: tuple[Path, str]) -> None:
+    """transformers loads it, and gives the log-probs that the trainer wrote beside it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run_dir, _ = real_run
+    record = read_manifest(run_dir).snapshots[1]
+    folder = run_dir / record.path
+    assert verify_snapshot(folder) == record.digests
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+    canary = read_canaries(folder)[0]
+    ids = torch.tensor([canary.prompt_token_ids + canary.token_ids])
+    with torch.no_grad():
+        logprobs = model(ids).logits[0].log_softmax(-1)
+    start = len(canary.prompt_token_ids)
+    found = [float(logprobs[start + i - 1, token]) for i, token in enumerate(canary.token_ids)]
+    assert max(abs(a - b) for a, b in zip(found, canary.after, strict=True)) < 1e-4
+
+
+def test_running_it_again_changes_nothing(real_run: tuple[Path, str]) -> None:
+    run_dir, _ = real_run
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.name != "run.lock"}
+    started = time.monotonic()
+    done = subprocess.run(
+        iterate_command(run_dir, 1), env=real_environment(), capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "done already" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.name != "run.lock"} == before
+    assert "ray:" not in done.stdout, f"no engine may start ({time.monotonic() - started:.1f} s)"
+
+
+def test_what_a_person_sees(real_run: tuple[Path, str]) -> None:
+    from typer.testing import CliRunner
+
+    run_dir, printed = real_run
+    for words in ("test accuracy, sampled", "mined share", "llm against truth", "prm against truth", "tokens/s"):
+        assert words in " ".join(printed.split()), words
+    assert printed.strip().splitlines()[-2].startswith("after round 1:") or "after round 1:" in printed
+    status = json.loads(CliRunner().invoke(app, ["status", "--run-dir", str(run_dir), "--json"]).stdout)
+    assert [entry["round"] for entry in status["rounds"]] == [0, 1]
+    assert {"accuracy", "stderr", "accuracy_greedy"} <= status["rounds"][1].keys()
+    samples = status["rounds"][1]["samples"]
+    assert samples["asked"] == 24 * 8 == samples["kept"] + sum(samples["dropped"].values())
+    shown = CliRunner().invoke(app, ["inspect", "--run-dir", str(run_dir), "--number", "2"])
+    assert shown.exit_code == 0 and "gold answer" in shown.stdout
+
+
+def test_seeds_name_the_sample(real_run: tuple[Path, str]) -> None:
+    from bcpg_cluster.stages.generate import request_seed
+
+    run_dir, _ = real_run
+    rollouts = rollouts_from(read_table(run_dir, read_manifest(run_dir).receipts(1, "rollouts")))
+    for rollout in rollouts:
+        assert rollout.seed == request_seed(0, "rollouts", SampleId(1, rollout.id.prompt_id, rollout.id.sample))

@@ -1,0 +1,137 @@
+"""The step plan: what holds for any rows, any budget and any number of ranks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bcpg_cluster.method.batching import StepPlan, learning_rate, plan_training, split_rows
+
+PLANS = st.fixed_dictionaries(
+    {
+        "lengths": st.lists(st.integers(1, 60), max_size=40),
+        "epochs": st.integers(0, 3),
+        "batch_sequences": st.integers(1, 16),
+        "micro_batch_tokens": st.integers(1, 150),
+        "world_size": st.integers(1, 5),
+        "seed": st.integers(0, 2**32),
+    }
+)
+
+
+def rows_of(step: StepPlan) -> list[int]:
+    return [row for rank in step.ranks for micro_batch in rank for row in micro_batch]
+
+
+@given(PLANS)
+def test_every_row_once_per_epoch(arguments: dict[str, Any]) -> None:
+    plan = plan_training(**arguments)
+    count, batch = len(arguments["lengths"]), arguments["batch_sequences"]
+    steps_per_epoch = math.ceil(count / batch)
+    assert len(plan) == arguments["epochs"] * steps_per_epoch
+    for epoch in range(arguments["epochs"]):
+        steps = plan[epoch * steps_per_epoch : (epoch + 1) * steps_per_epoch]
+        assert sorted(row for step in steps for row in rows_of(step)) == list(range(count))
+        assert all(step.num_sequences == batch for step in steps[:-1])
+
+
+@given(PLANS)
+def test_denominator_counts_the_rows_of_all_ranks(arguments: dict[str, Any]) -> None:
+    assert all(step.num_sequences == len(rows_of(step)) > 0 for step in plan_training(**arguments))
+
+
+@given(PLANS)
+def test_ranks_make_the_same_number_of_forwards(arguments: dict[str, Any]) -> None:
+    for step in plan_training(**arguments):
+        assert len(step.ranks) == arguments["world_size"]
+        (number,) = {len(rank) for rank in step.ranks}
+        assert number > 0
+        # The busiest rank has no empty forward, so none is made in vain by all.
+        assert any(all(rank) for rank in step.ranks)
+
+
+@given(PLANS)
+def test_micro_batches_fit_and_are_sorted(arguments: dict[str, Any]) -> None:
+    lengths = arguments["lengths"]
+    for step in plan_training(**arguments):
+        for rank in step.ranks:
+            for micro_batch in rank:
+                sizes = [lengths[row] for row in micro_batch]
+                assert sizes == sorted(sizes, reverse=True)
+                assert len(micro_batch) <= 1 or len(sizes) * sizes[0] <= arguments["micro_batch_tokens"]
+            flat = [lengths[row] for micro_batch in rank for row in micro_batch]
+            assert flat == sorted(flat, reverse=True)
+
+
+@given(PLANS)
+def test_tokens_are_balanced(arguments: dict[str, Any]) -> None:
+    """Longest-first dealing: the busiest rank has at most one row more than what evens out."""
+    lengths = arguments["lengths"]
+    for step in plan_training(**arguments):
+        loads = [sum(lengths[row] for micro_batch in rank for row in micro_batch) for rank in step.ranks]
+        assert max(loads) - min(loads) <= max(lengths[row] for row in rows_of(step))
+
+
+@given(PLANS)
+def test_plan_is_deterministic(arguments: dict[str, Any]) -> None:
+    assert plan_training(**arguments) == plan_training(**arguments)
+
+
+@given(PLANS)
+def test_what_a_step_holds_does_not_depend_on_ranks_or_budget(arguments: dict[str, Any]) -> None:
+    other = {**arguments, "world_size": 1, "micro_batch_tokens": 10**6}
+    for one, another in zip(plan_training(**arguments), plan_training(**other), strict=True):
+        assert sorted(rows_of(one)) == sorted(rows_of(another))
+
+
+@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 150), st.integers(1, 5))
+def test_a_forward_only_pass_tiles_the_rows(lengths: list[int], budget: int, world_size: int) -> None:
+    shares = split_rows(lengths, range(len(lengths)), budget, world_size)
+    assert sorted(row for share in shares for batch in share for row in batch) == list(range(len(lengths)))
+    assert len({len(share) for share in shares}) == 1
+
+
+def test_worked_example() -> None:
+    """Lengths 9 8 3 2 over two ranks: 9+2 and 8+3; budget 8 gives long rows a forward of their own."""
+    assert split_rows([3, 9, 2, 8], [0, 1, 2, 3], 8, 2) == (((1,), (2,)), ((3,), (0,)))
+    assert split_rows([3, 9, 2, 8], [0, 1, 2, 3], 18, 2) == (((1, 2),), ((3, 0),))
+    assert split_rows([5, 5, 5], [0, 1, 2], 5, 2) == (((0,), (2,)), ((1,), ()))
+
+
+def test_epochs_and_seeds_are_shuffled_differently() -> None:
+    def orders(seed: int) -> list[list[int]]:
+        plan = plan_training([4] * 32, epochs=2, batch_sequences=4, micro_batch_tokens=16, world_size=1, seed=seed)
+        return [[row for step in plan[start : start + 8] for row in sorted(rows_of(step))] for start in (0, 8)]
+
+    assert orders(0)[0] != orders(0)[1]
+    assert orders(0) != orders(1)
+
+
+def test_plan_refuses_nonsense() -> None:
+    with pytest.raises(ValueError, match="world_size=0"):
+        plan_training([1], epochs=1, batch_sequences=1, micro_batch_tokens=1, world_size=0, seed=0)
+
+
+def test_learning_rate_worked_example() -> None:
+    rates = [learning_rate(step, 9, peak=4.0, minimum=2.0, warmup_ratio=0.4) for step in range(9)]
+    assert rates[:4] == [1.0, 2.0, 3.0, 4.0]  # four of nine steps warm up
+    assert rates[4:] == pytest.approx([4.0, 3.0 + math.sqrt(0.5), 3.0, 3.0 - math.sqrt(0.5), 2.0])
+
+
+@given(st.integers(1, 200), st.floats(0, 1), st.floats(0, 1), st.data())
+def test_learning_rate_bounds(num_steps: int, ratio: float, warmup: float, data: st.DataObject) -> None:
+    peak = 1e-3
+    minimum = ratio * peak
+    rates = [learning_rate(s, num_steps, peak=peak, minimum=minimum, warmup_ratio=warmup) for s in range(num_steps)]
+    assert all(0 < rate <= peak * (1 + 1e-12) for rate in rates) or minimum == 0
+    top = math.ceil(warmup * num_steps)
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    if top < num_steps - 1:
+        assert rates[-1] == pytest.approx(minimum, abs=1e-12)
+    with pytest.raises(ValueError, match="step"):
+        learning_rate(num_steps, num_steps, peak=peak, minimum=minimum, warmup_ratio=warmup)

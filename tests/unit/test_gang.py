@@ -1,0 +1,108 @@
+"""cluster/gang.py: a group that is whole or gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.cluster.runtime import MemberSpec
+from bcpg_cluster.errors import EngineError, Interrupted, MemberLostError, TrainingDivergedError
+
+
+@pytest.fixture
+def gang(scripted: Any) -> Gang:
+    return Gang("trainer", scripted, lambda group, rank: MemberSpec(f"trainer/{rank}.{group}", dict, {}), 2)
+
+
+def answer(results: dict[str, Any]) -> Callable[[Any], None]:
+    """Settle calls by method: a value, an error, or a function of the call; other calls stay open."""
+
+    def settle(call: Any) -> None:
+        if call.method not in results:
+            return
+        result = results[call.method]
+        result = result(call) if callable(result) else result
+        if isinstance(result, BaseException):
+            call.answer.set_exception(result)
+        else:
+            call.answer.set_result(result)
+
+    return settle
+
+
+GOOD = {"rendezvous": ("10.0.0.1", 77), "meet": None, "work": lambda call: call.member}
+
+
+def test_all_meet_where_rank_0_says(scripted: Any, gang: Gang):
+    scripted.on_call = answer(GOOD)
+    assert not gang.is_up
+    gang.ensure_up()
+    assert [(c.member, c.method, c.args) for c in scripted.calls] == [
+        ("trainer/0.0", "rendezvous", ()),
+        ("trainer/0.0", "meet", ("10.0.0.1", 77)),
+        ("trainer/1.0", "meet", ("10.0.0.1", 77)),
+    ]
+    gang.ensure_up()
+    gang.begin_start()
+    assert len(scripted.members) == 2  # once
+    assert gang.call_all("work") == ["trainer/0.0", "trainer/1.0"]
+    assert gang.size == 2
+
+
+def test_a_call_to_a_group_that_is_not_there(gang: Gang):
+    with pytest.raises(MemberLostError, match="trainer is not up"):
+        gang.call_all("work")
+
+
+@pytest.mark.parametrize("error", [EngineError("out of memory"), MemberLostError("gone"), TrainingDivergedError("nan")])
+def test_a_rank_that_fails_takes_the_group_with_it(scripted: Any, gang: Gang, error: Exception):
+    scripted.on_call = answer({**GOOD, "work": lambda call: error if "/1" in call.member else "fine"})
+    gang.ensure_up()
+    with pytest.raises(type(error)) as caught:
+        gang.call_all("work")
+    assert caught.value is error
+    assert not gang.is_up
+    assert all(member.is_killed for member in scripted.members)
+
+
+def test_a_remade_group_gets_new_names_and_meets_again(scripted: Any, gang: Gang):
+    scripted.on_call = answer(GOOD)
+    gang.ensure_up()
+    gang.kill()
+    gang.ensure_up()
+    assert [member.name for member in gang.members] == ["trainer/0.1", "trainer/1.1"]
+    assert len(scripted.of("meet")) == 4
+
+
+def test_a_ranks_own_error_is_told_before_a_lost_peer(scripted: Any, gang: Gang):
+    def work(call: Any) -> Exception:
+        return MemberLostError("peer closed the connection") if "/0" in call.member else ValueError("the cause")
+
+    scripted.on_call = answer({**GOOD, "work": work})
+    gang.ensure_up()
+    with pytest.raises(ValueError, match="the cause"):
+        gang.call_all("work")
+
+
+def test_a_silent_rank_is_given_up(scripted: Any, gang: Gang):
+    scripted.on_call = answer({**GOOD, "meet": lambda call: None})
+    gang.ensure_up()
+    with pytest.raises(MemberLostError, match="trainer did not answer within 0 s"):
+        gang.call_all("silence", timeout_s=0.4)
+    assert not gang.is_up
+
+
+def test_stopping_in_the_middle_of_a_call(scripted: Any):
+    def stop() -> None:
+        raise Interrupted("asked")
+
+    gang = Gang("t", scripted, lambda group, rank: MemberSpec(f"t/{rank}", dict, {}), 1, check_stop=stop)
+    scripted.on_call = answer(GOOD)
+    gang.ensure_up()
+    with pytest.raises(Interrupted):
+        gang.call_all("silence")
+    assert not gang.is_up
+    assert scripted.members[0].is_killed

@@ -1,0 +1,214 @@
+"""store/manifest.py: the journal, its replay, and what may happen to the file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bcpg_cluster.errors import RunDirectoryError, StoreError
+from bcpg_cluster.records import Receipt
+from bcpg_cluster.store.layout import LOCK, MANIFEST
+from bcpg_cluster.store.manifest import Manifest, ManifestState, SnapshotRecord, read_manifest
+
+
+def _receipt(round_: int, table: str, shard: int, attempt: str = "a") -> Receipt:
+    path = f"rounds/{round_:04d}/{table}/{shard:05d}-{attempt}.parquet"
+    return Receipt(table, round_, shard, attempt, path, 10 + shard, 100, "c" * 8, 0.5, {"samples": 2.0})
+
+
+def _snapshot(version: int) -> SnapshotRecord:
+    return SnapshotRecord(version, f"snapshots/v{version:04d}-x", {"w": "d"}, 1.0, {"steps": 2.0})
+
+
+def _fill(manifest: Manifest) -> None:
+    manifest.create(identity="i", name="n", program_version="0")
+    manifest.add_report(0, {"round": 0, "accuracy": 0.5})
+    for round_ in (1, 2):
+        for table in ("prompts", "rollouts", "weighted"):
+            for shard in (1, 0):
+                assert manifest.accept(_receipt(round_, table, shard))
+            manifest.seal(round_, table, 2)
+        manifest.add_snapshot(_snapshot(round_))
+        manifest.add_push(round_, {"method": "gloo", "worst_nats": 1e-6})
+        manifest.add_retry("generate", "lost\nline two ½")
+        manifest.add_report(round_, {"round": round_, "accuracy": 0.6})
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("journal")
+    with Manifest(folder) as manifest:
+        _fill(manifest)
+    return (folder / MANIFEST).read_bytes()
+
+
+def test_replay_gives_the_writers_state(tmp_path: Path):
+    with Manifest(tmp_path) as manifest:
+        _fill(manifest)
+        written = manifest.state
+    for state in (read_manifest(tmp_path), Manifest(tmp_path).state):
+        assert state == written
+    assert [receipt.shard for receipt in written.receipts(1, "rollouts")] == [0, 1]
+    assert written.sealed[1, "rollouts"].num_rows == 21
+    assert written.reports[2]["accuracy"] == 0.6
+    assert written.snapshots[1] == _snapshot(1)
+    assert len(written.retries) == 2
+
+
+def test_no_manifest_is_an_empty_state(tmp_path: Path):
+    assert read_manifest(tmp_path) == ManifestState()
+
+
+def test_a_shard_is_accepted_once(tmp_path: Path):
+    with Manifest(tmp_path) as manifest:
+        first, late = _receipt(1, "rollouts", 0, "first"), replace(_receipt(1, "rollouts", 0, "late"), num_rows=99)
+        assert manifest.accept(first)
+        before = (tmp_path / MANIFEST).read_bytes()
+        assert not manifest.accept(late)
+        assert not manifest.accept(first)
+        assert (tmp_path / MANIFEST).read_bytes() == before
+        assert manifest.state.receipts(1, "rollouts") == [first]
+    # even a journal that holds both counts the first
+    event = json.loads(before.splitlines()[0]) | {"attempt": "late", "num_rows": 99}
+    (tmp_path / MANIFEST).write_bytes(before + json.dumps(event).encode() + b"\n")
+    assert read_manifest(tmp_path).receipts(1, "rollouts") == [first]
+
+
+def test_seal_needs_every_shard(tmp_path: Path):
+    with Manifest(tmp_path) as manifest:
+        manifest.accept(_receipt(1, "rollouts", 1))
+        with pytest.raises(StoreError, match=r"round 1, table 'rollouts' cannot be sealed: shards \[0, 2\] are missing"):
+            manifest.seal(1, "rollouts", 3)
+        assert (1, "rollouts") not in manifest.state.sealed
+        assert manifest.state.missing(1, "rollouts", 3) == [0, 2]
+
+
+def test_a_torn_last_line_is_dropped_and_cut_off(tmp_path: Path, journal: bytes):
+    (tmp_path / MANIFEST).write_bytes(journal + b'{"event": "report", "rou')
+    assert read_manifest(tmp_path).reports.keys() == {0, 1, 2}
+    with Manifest(tmp_path) as manifest:
+        manifest.add_report(3, {"round": 3})
+    assert read_manifest(tmp_path).reports.keys() == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("rubbish", [b'{"event": "sha\n', b"\x00\x00\x00\n", b"\xff\n", b"12\n", b"{}\n", b"\n"])
+def test_rubbish_in_the_middle_is_an_error(tmp_path: Path, journal: bytes, rubbish: bytes):
+    lines = journal.splitlines(keepends=True)
+    content = b"".join([*lines[:3], rubbish, *lines[3:]])
+    (tmp_path / MANIFEST).write_bytes(content)
+    with pytest.raises(RunDirectoryError, match="line 4: not an event") as caught:
+        read_manifest(tmp_path)
+    assert caught.value.remedy
+    with pytest.raises(RunDirectoryError):
+        Manifest(tmp_path)
+    assert (tmp_path / MANIFEST).read_bytes() == content
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_journal_cut_anywhere_is_an_earlier_state(
+    tmp_path_factory: pytest.TempPathFactory, journal: bytes, data: st.DataObject
+):
+    cut = data.draw(st.integers(0, len(journal)))
+    folder = tmp_path_factory.getbasetemp() / "cut"
+    folder.mkdir(exist_ok=True)
+    (folder / MANIFEST).write_bytes(journal[:cut])
+    expected = ManifestState()
+    for line in journal[:cut].splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            expected.apply(json.loads(line))
+    assert read_manifest(folder) == expected
+    with Manifest(folder) as manifest:  # and whoever opens it goes on from there
+        assert manifest.state == expected
+        manifest.add_retry("x", "y")
+    assert read_manifest(folder).retries[-1]["what"] == "x"
+    assert (folder / MANIFEST).read_bytes().count(b"\n") == journal[:cut].count(b"\n") + 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_changed_byte_is_never_a_raw_error(
+    tmp_path_factory: pytest.TempPathFactory, journal: bytes, data: st.DataObject
+):
+    place = data.draw(st.integers(0, len(journal) - 1))
+    folder = tmp_path_factory.getbasetemp() / "flipped"
+    folder.mkdir(exist_ok=True)
+    (folder / MANIFEST).write_bytes(journal[:place] + data.draw(st.binary(min_size=1, max_size=1)) + journal[place + 1 :])
+    try:
+        read_manifest(folder)
+    except RunDirectoryError as error:
+        assert MANIFEST in str(error) or "newer version" in str(error)
+
+
+def test_a_newer_manifest_is_refused(tmp_path: Path, journal: bytes):
+    newer = journal.replace(b'"manifest_version": 1', b'"manifest_version": 2')
+    (tmp_path / MANIFEST).write_bytes(newer)
+    with pytest.raises(RunDirectoryError, match=r"made by a newer version \(manifest 2\)"):
+        read_manifest(tmp_path)
+    with pytest.raises(RunDirectoryError, match="newer"):
+        Manifest(tmp_path)
+    assert (tmp_path / MANIFEST).read_bytes() == newer
+
+
+def test_unknown_events_are_skipped(tmp_path: Path, journal: bytes):
+    (tmp_path / MANIFEST).write_bytes(b'{"event": "moved", "where": "moon"}\n' + journal)
+    assert read_manifest(tmp_path).reports.keys() == {0, 1, 2}
+
+
+def test_reopen_one_table_of_the_last_round(tmp_path: Path):
+    with Manifest(tmp_path) as manifest:
+        _fill(manifest)
+        manifest.reopen(2, ["weighted"], versions=2)
+        state = manifest.state
+        assert (2, "weighted") not in state.shards
+        assert (2, "weighted") not in state.sealed
+        assert (2, "rollouts") in state.sealed
+        assert state.snapshots.keys() == state.pushes.keys() == {1}
+        assert state.reports.keys() == {0, 1}
+        assert manifest.accept(_receipt(2, "weighted", 0, "again"))
+    assert read_manifest(tmp_path) == state
+
+
+def test_reopen_an_early_round_lets_go_of_all_later_ones(tmp_path: Path):
+    with Manifest(tmp_path) as manifest:
+        _fill(manifest)
+        manifest.reopen(1, ["weighted"], versions=1)
+    state = read_manifest(tmp_path)
+    assert set(state.shards) == {(1, "prompts"), (1, "rollouts")}
+    assert not state.snapshots
+    assert state.reports.keys() == {0}
+
+
+def test_reopen_of_a_measurement_keeps_the_weights(tmp_path: Path):
+    with Manifest(tmp_path) as manifest:
+        _fill(manifest)
+        manifest.reopen(2, ["eval_rollouts"], versions=3)
+        assert manifest.state.snapshots.keys() == {1, 2}
+        assert (2, "weighted") in manifest.state.sealed
+        assert manifest.state.reports.keys() == {0, 1}
+
+
+def test_one_process_works_on_a_run_at_a_time(tmp_path: Path):
+    code = f"""
+import pathlib, sys
+from bcpg_cluster.store.manifest import Manifest
+manifest = Manifest(pathlib.Path({str(tmp_path)!r}))
+print("open", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(RunDirectoryError, match=f"is in use by process {other.pid}") as caught:
+            Manifest(tmp_path)
+        assert "another --run-dir" in caught.value.remedy
+        assert (tmp_path / LOCK).read_text() == str(other.pid)
+        other.kill()
+    Manifest(tmp_path).close()  # a dead process holds nothing

@@ -1,0 +1,250 @@
+"""training.py: a round of the trainer group, what survives its loss, and which snapshots are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.cluster.inline_runtime import InlineRuntime
+from bcpg_cluster.cluster.runtime import MemberSpec
+from bcpg_cluster.engines.fake import FakeTrainerRank, encode
+from bcpg_cluster.engines.protocols import StepReport, TrainSettings
+from bcpg_cluster.errors import EngineError, MemberLostError, StoreError, TrainingDivergedError
+from bcpg_cluster.observer import SilentObserver
+from bcpg_cluster.records import SampleId
+from bcpg_cluster.stages.train import TrainWorker, read_canaries
+from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
+from bcpg_cluster.store.schema import WeightedRow, reference_from, weighted_row
+from bcpg_cluster.store.shards import read_table, write_shard
+from bcpg_cluster.training import drop_torn_snapshots, keep_snapshots, train_round
+
+SETTINGS = TrainSettings(tau=0.1, learning_rate=1e-4, min_learning_rate=1e-5, batch_sequences=4)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Iterator[Manifest]:
+    with Manifest(tmp_path) as made:
+        yield made
+
+
+# --- which snapshots are kept
+
+
+def add(manifest: Manifest, version: int, path: str | None = None) -> None:
+    path = f"snapshots/v{version:04d}-a" if path is None else path
+    if path:
+        (manifest.run_dir / path).mkdir(parents=True, exist_ok=True)
+        (manifest.run_dir / path / "model.safetensors").write_text(str(version))
+    manifest.add_snapshot(SnapshotRecord(version, path, {}, 0.0))
+
+
+def on_disk(manifest: Manifest) -> list[int]:
+    return sorted(int(path.name[1:5]) for path in (manifest.run_dir / "snapshots").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("scores", "keep_last", "kept"),
+    [
+        ({}, 2, [4, 5]),
+        ({}, 9, [1, 2, 3, 4, 5]),
+        ({1: 0.5, 2: 0.9, 3: 0.7, 4: 0.6, 5: 0.8}, 2, [2, 4, 5]),
+        ({1: 0.9, 2: 0.9, 3: 0.1, 4: 0.1, 5: 0.1}, 1, [2, 5]),  # of equals the newer is the best
+        ({1: 0.1, 5: 0.9}, 1, [5]),
+    ],
+)
+def test_the_newest_and_the_best_are_kept(manifest: Manifest, scores: dict[int, float], keep_last: int, kept: list[int]):
+    for version in range(1, 6):
+        add(manifest, version)
+    deleted = keep_snapshots(manifest, scores, keep_last)
+    assert on_disk(manifest) == kept
+    assert sorted([*deleted, *kept]) == [1, 2, 3, 4, 5]
+    assert manifest.state.snapshots.keys() == {1, 2, 3, 4, 5}  # the records stay
+    assert keep_snapshots(manifest, scores, keep_last) == []
+
+
+def test_rounds_without_training_share_files_that_stay(manifest: Manifest):
+    add(manifest, 1)
+    add(manifest, 2, "snapshots/v0001-a")
+    add(manifest, 3, "snapshots/v0001-a")
+    assert keep_snapshots(manifest, {}, 1) == []
+    add(manifest, 4)
+    add(manifest, 5)
+    keep_snapshots(manifest, {}, 1)
+    assert on_disk(manifest) == [5]
+
+
+def test_a_round_that_left_the_base_as_it_is_costs_nothing_when_it_grows_old(manifest: Manifest):
+    """Its record has no files of its own: an empty path, which must never be taken for the run directory."""
+    add(manifest, 1, "")
+    for version in (2, 3, 4):
+        add(manifest, version)
+    assert keep_snapshots(manifest, {}, 2) == [2]
+    assert on_disk(manifest) == [3, 4]
+    assert (manifest.run_dir / "manifest.jsonl").is_file()
+
+
+def test_torn_snapshots_are_dropped(manifest: Manifest):
+    add(manifest, 1)
+    torn = manifest.run_dir / "snapshots" / "v0002-torn"
+    torn.mkdir()
+    (torn / "half.safetensors").write_text("x")
+    drop_torn_snapshots(manifest.run_dir, manifest)
+    assert on_disk(manifest) == [1]
+    assert not torn.exists()
+
+
+def test_no_snapshots_yet(manifest: Manifest):
+    drop_torn_snapshots(manifest.run_dir, manifest)
+    assert keep_snapshots(manifest, {}, 2) == []
+
+
+# --- training
+
+
+class Trainer(FakeTrainerRank):
+    """A fake that fails as ``script`` says: one entry per call of ``train``, ``None`` for a good one."""
+
+    script: list[BaseException | None] = []
+    opened: list[str] = []
+    references = 0
+
+    def open(self, model_path: str, settings: TrainSettings) -> None:
+        Trainer.opened.append(model_path)
+        super().open(model_path, settings)
+
+    def reference_logprobs(self, rows: Any) -> dict[int, tuple[float, ...]]:
+        Trainer.references += 1
+        return super().reference_logprobs(rows)
+
+    def train(self, rows: Any, checkpoint_dir: str | None) -> list[StepReport]:
+        assert all(len(row.reference_logprobs) == len(row.token_ids) for row in rows)
+        if checkpoint_dir:
+            Path(checkpoint_dir).mkdir(parents=True, exist_ok=True)
+        error = Trainer.script.pop(0) if Trainer.script else None
+        if error is not None:
+            raise error
+        return super().train(rows, checkpoint_dir)
+
+
+class Bench:
+    def __init__(self, manifest: Manifest, size: int = 1) -> None:
+        self.manifest, self.runtime = manifest, InlineRuntime()
+        self.retries: list[str] = []
+        self.observer = SilentObserver()
+        self.observer.retry = lambda what, why: self.retries.append(why)  # type: ignore[method-assign]
+
+        def spec(group: int, rank: int) -> MemberSpec:
+            arguments = {
+                "run_dir": str(manifest.run_dir), "rank": rank, "world_size": size,
+                "make_engine": lambda rank, world_size, host, port: Trainer(rank, world_size),
+            }  # fmt: skip
+            return MemberSpec(f"trainer/{rank}.{group}", TrainWorker, arguments)
+
+        self.gang = Gang("trainer", self.runtime, spec, size)
+        for shard in range(2):
+            rows = [weighted_row(self.row(shard, sample)) for sample in range(5)]
+            manifest.accept(
+                write_shard(
+                    manifest.run_dir, table="weighted", round_=1, shard=shard, attempt="a", rows=rows, seconds=0, metrics={}
+                )
+            )
+        manifest.seal(1, "weighted", 2)
+
+    @staticmethod
+    def row(shard: int, sample: int) -> WeightedRow:
+        response = encode("1+1=2\nanswer 2")[: 3 + sample]
+        return WeightedRow(
+            SampleId(1, f"p{shard}", sample), encode("q"), response, (1.0,) * len(response), 0.5, 1.0, 0.5, 5
+        )
+
+    def train(self, **settings: Any) -> SnapshotRecord:
+        return train_round(
+            self.manifest, self.gang, round_=1, model_path="base", settings=SETTINGS, num_canaries=3,
+            observer=self.observer, **settings,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def make_bench(manifest: Manifest) -> Iterator[Callable[..., Bench]]:
+    Trainer.script, Trainer.opened, Trainer.references = [], [], 0
+    made: list[Bench] = []
+
+    def make(size: int = 1) -> Bench:
+        made.append(Bench(manifest, size))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.runtime.shutdown()
+
+
+def test_a_round_of_training(manifest: Manifest, make_bench: Callable[..., Bench]):
+    bench = make_bench()
+    record = bench.train()
+    assert manifest.state.snapshots == {1: record}
+    assert (manifest.run_dir / record.path / "fake.json").is_file()
+    assert record.metrics["steps"] == 3.0  # 10 rows in batches of 4
+    assert record.metrics["sequences"] == 10.0
+    assert record.metrics["tokens"] == 2 * sum(3 + sample for sample in range(5))
+    canaries = read_canaries(manifest.run_dir / record.path)
+    assert len(canaries) == 3
+    for canary in canaries:
+        assert len(canary.token_ids) == len(canary.before) == len(canary.after)
+        assert canary.before != canary.after
+    reference = reference_from(read_table(manifest.run_dir, manifest.state.receipts(1, "reference")))
+    assert len(reference) == 10
+    assert not (manifest.run_dir / "rounds/0001/checkpoint").exists()
+
+
+def test_two_ranks_share_the_reference_pass(manifest: Manifest, make_bench: Callable[..., Bench]):
+    make_bench(2).train()
+    assert manifest.state.sealed[1, "reference"].num_shards == 2
+    assert [r.num_rows for r in manifest.state.receipts(1, "reference")] == [5, 5]
+
+
+@pytest.mark.parametrize("error", [MemberLostError("killed"), EngineError("peer closed")])
+def test_a_group_that_is_lost_starts_again(manifest: Manifest, make_bench: Callable[..., Bench], error: EngineError):
+    bench = make_bench()
+    Trainer.script = [error, None]
+    record = bench.train()
+    assert manifest.state.snapshots == {1: record}
+    assert bench.retries == [str(error)]
+    assert manifest.state.retries[0]["what"] == "train round 1"
+    assert Trainer.opened == ["base", "base"]
+    assert Trainer.references == 1  # the sealed reference is not computed again
+    assert [member.name for member in bench.gang.members] == ["trainer/0.1"]
+
+
+def test_a_group_that_keeps_failing_stops_the_run(manifest: Manifest, make_bench: Callable[..., Bench]):
+    bench = make_bench()
+    Trainer.script = [EngineError(str(number)) for number in range(5)]
+    with pytest.raises(EngineError, match="^1$"):
+        bench.train(max_attempts=2)
+    assert manifest.state.snapshots == {}
+    assert not bench.gang.is_up
+
+
+def test_a_loss_that_is_not_finite_is_not_tried_again(manifest: Manifest, make_bench: Callable[..., Bench]):
+    bench = make_bench()
+    Trainer.script = [TrainingDivergedError("loss is nan at step 3")]
+    with pytest.raises(TrainingDivergedError, match="nan at step 3"):
+        bench.train()
+    assert manifest.state.snapshots == {}
+    assert not (manifest.run_dir / "snapshots").exists()
+    assert bench.retries == []
+
+
+def test_rows_without_reference_are_refused(manifest: Manifest, make_bench: Callable[..., Bench]):
+    bench = make_bench()
+    manifest.accept(
+        write_shard(
+            manifest.run_dir, table="reference", round_=1, shard=0, attempt="x", rows=[], seconds=0, metrics={}
+        )
+    )
+    manifest.seal(1, "reference", 1)
+    with pytest.raises(StoreError, match="10 rows have no reference log-probs"):
+        bench.train()
