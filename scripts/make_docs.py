@@ -21,7 +21,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -366,17 +365,20 @@ WALK = re.compile(r"(<!-- walk: .*?-->\n).*?(<!-- end of walk -->)", re.DOTALL)
 
 
 def walk(run_dir: Path) -> str:
-    """One wrong sample with a mined step through all tables of round 1, as YAML rows."""
+    """One wrong sample through all tables of round 1."""
     state = read_manifest(run_dir)
 
     def rows(table: str) -> list[dict[str, Any]]:
         return read_table(run_dir, state.receipts(1, table))
 
     weighted = rows("weighted")
-    mined = [row for row in weighted if row["reward"] == 0.0 and any(w != 1.0 for w in row["token_weights"])]
-    if not mined:
-        sys.exit(f"{run_dir}: round 1 has no sample with a mined step")
-    chosen = min(mined, key=lambda row: (len(row["token_ids"]), row["prompt_id"], row["sample"]))
+    wrong = [row for row in weighted if row["reward"] == 0.0]
+    if not wrong:
+        sys.exit(f"{run_dir}: round 1 has no wrong sample")
+    # One with mined steps if there is any, and of those the shortest.
+    chosen = min(
+        wrong, key=lambda r: (set(r["token_weights"]) == {1.0}, len(r["token_ids"]), r["prompt_id"], r["sample"])
+    )
     id_ = {key: chosen[key] for key in ("round", "prompt_id", "sample")}
 
     def of_sample(table: str) -> list[dict[str, Any]]:
@@ -384,34 +386,31 @@ def walk(run_dir: Path) -> str:
 
     prompt = next(row for row in rows("prompts") if row["prompt_id"] == chosen["prompt_id"])
     verdicts = sorted(table for round_, table in state.shards if round_ == 1 and table.startswith("verdicts."))
-    parts = [f"The sample is `{id_}`; these three columns are in every table below but `prompts` and are left out.\n"]
+    parts = [f"The sample is `{id_}`; these three columns are in every table below but\n`prompts`, and are left out.\n"]
     for table, found in [
         ("prompts", [prompt]),
         *((t, of_sample(t)) for t in ("rollouts", "outcomes", "steps", *verdicts)),
     ]:
-        parts.append(f"`{table}`\n\n```yaml\n{as_yaml(found)}```\n")
-    parts += [f"`{t}`\n\n```yaml\n{as_yaml(of_sample(t))}```\n" for t in ("weighted", "reference")]
+        parts.append(f"`{table}`\n\n```text\n{as_text(found)}```\n")
+    parts += [f"`{t}`\n\n```text\n{as_text(of_sample(t))}```\n" for t in ("weighted", "reference")]
     return "\n".join(parts)
 
 
-def as_yaml(found: list[dict[str, Any]]) -> str:
-    """Rows as YAML, lists on one line, floats to four digits; several rows as one line each."""
+def as_text(found: list[dict[str, Any]]) -> str:
+    """A row as a line for each column, several rows as a line each; values as JSON, floats to four digits."""
 
     def short(value: Any) -> Any:
         if isinstance(value, float):
             return float(f"{value:.4g}")
         return [short(item) for item in value] if isinstance(value, list) else value
 
-    def line(value: Any) -> str:
-        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
-        return text.removesuffix("...\n").strip()
-
-    rows = [{key: short(value) for key, value in row.items()} for row in found]
-    lines = (
-        [f"{key}: {line(v)}" for key, v in rows[0].items()] if len(rows) == 1 else [f"- {line(row)}" for row in rows]
-    )
+    rows = [{k: json.dumps(short(value), ensure_ascii=False) for k, value in row.items()} for row in found]
+    if len(rows) == 1:
+        lines = [f"{key}: {value}" for key, value in rows[0].items()]
+    else:
+        lines = [", ".join(f"{key}: {value}" for key, value in row.items()) for row in rows]
     return "".join(
-        textwrap.fill(text, width=130, subsequent_indent="  ", break_on_hyphens=False) + "\n" for text in lines
+        textwrap.fill(line, width=120, subsequent_indent="    ", break_on_hyphens=False) + "\n" for line in lines
     )
 
 

@@ -182,12 +182,13 @@ def made_up_responses(rng: random.Random, forbidden: set[str], short: int) -> It
     """Endless responses with made-up mistakes to fresh questions: ``short`` to short ones, then one in twelve is long."""
     for number in itertools.count():
         if number < short:
-            chain = draw_chain(rng, 1, 5)
+            chain, rate = draw_chain(rng, 1, 5), 0.6
         else:
             chain = draw_chain(rng, 9, 15) if rng.random() < 0.08 else draw_chain(rng, 3, 8)
+            rate = rng.choice((0.05, 0.15, 0.3))
         if chain.question in forbidden:
             continue
-        response = read_response(chain, made_up_response(rng, chain, rng.choice((0.05, 0.15, 0.3))))
+        response = read_response(chain, made_up_response(rng, chain, rate))
         if response is not None:
             yield response
 
@@ -382,16 +383,17 @@ class Arithmetic:
         return torch.cat([lines, separators[columns].expand(rows, 1)], dim=1)
 
 
-def embed_digits(embedding: Tensor, arithmetic: Arithmetic, generator: torch.Generator) -> None:
-    """Start number embeddings from their digits and three slow waves, so that sums and neighbours are easy to find."""
-    hidden = embedding.shape[1]
-    digits, waves = (torch.randn(rows, hidden, generator=generator) * 0.02 for rows in (20, 6))
+def circle(number: int, period: int, waves: Tensor) -> Tensor:
+    """``number`` as a place on circles: its first ``len(waves) / 2`` frequencies over ``period``, spread by ``waves``."""
+    angles = [2 * math.pi * (wave + 1) * number / period for wave in range(len(waves) // 2)]
+    return torch.tensor([part for angle in angles for part in (math.cos(angle), math.sin(angle))]) @ waves
+
+
+def embed_numbers(embedding: Tensor, arithmetic: Arithmetic, generator: torch.Generator) -> None:
+    """Start number embeddings from their digits and slow waves, so that sums and neighbours are easy to find."""
+    digits, waves = (torch.randn(rows, embedding.shape[1], generator=generator) * 0.02 for rows in (20, 6))
     for number, token in enumerate(arithmetic.numbers.tolist()):
-        vector = digits[number // 10] + digits[10 + number % 10]
-        for wave in range(3):
-            angle = 2 * math.pi * (wave + 1) * number / MODULUS
-            vector = vector + 0.7 * (waves[2 * wave] * math.cos(angle) + waves[2 * wave + 1] * math.sin(angle))
-        embedding[token] = vector
+        embedding[token] = digits[number // 10] + digits[10 + number % 10] + 0.7 * circle(number, MODULUS, waves)
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -414,7 +416,7 @@ class Training:
         for number, layer in enumerate(trunk.layers, start=1):
             layer.register_forward_hook(lambda _module, _inputs, output, number=number: self._keep(number, output))
         with torch.no_grad():
-            embed_digits(trunk.embed_tokens.weight, arithmetic, self.generator)
+            embed_numbers(trunk.embed_tokens.weight, arithmetic, self.generator)
 
     def _keep(self, number: int, output: Tensor) -> None:
         if self.trunk.training:
@@ -545,8 +547,11 @@ def make_judge(
     tokenizer = judge_tokenizer()
     model = Qwen2ForCausalLM(model_config(tokenizer, layers=5, hidden=128, inner=256, tie_word_embeddings=True))
     training = Training(model.model, model, Arithmetic.of(tokenizer), seed)
-    separators = torch.tensor(tokenizer.convert_tokens_to_ids([f"\n{index} " for index in range(17)]))
-    training.learn_equations("judge", equation_steps, separators)
+    indices = torch.tensor(tokenizer.convert_tokens_to_ids([f"\n{index} " for index in range(MAX_STEPS)]))
+    waves = torch.randn(16, model.config.hidden_size, generator=training.generator) * 0.01
+    with torch.no_grad():  # the verdict on step k is read off the head of step k + 1: a rotation
+        model.model.embed_tokens.weight[indices] += torch.stack([circle(k, MAX_STEPS, waves) for k in range(MAX_STEPS)])
+    training.learn_equations("judge", equation_steps, indices)
     rows = (
         judge_row(rng, tokenizer, prompt, response) for response in made_up_responses(rng, forbidden, short=12 * steps)
     )

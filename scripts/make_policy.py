@@ -40,31 +40,34 @@ IGNORED = -100  # the label of a token without loss
 
 
 @dataclass(frozen=True, slots=True)
-class WarmStart:
-    """What the supervised warm start shows, and for how long.
+class Stage:
+    """A stage of the supervised warm start: what it shows, and for how long.
 
     Attributes:
-        short_lengths: relative weights of chains of 1, 2, 3, ... operations in the first ``short_steps``.
-        long_lengths: the same for the ``long_steps`` that follow.
+        lengths: relative weights of chains of 1, 2, 3, ... operations, before thinning.
         keep_times: chance that a ``*`` by 6..9 is kept in the data (a chain with two of them: the square of it).
-        wrong_first: share of lines written wrongly first, then ``wait``, then right. The wrong line carries no loss:
-            the policy learns to notice a mistake, not to make one.
+        keep_below: the same for a ``-`` that goes below zero.
         other_habit: share of traces by a writer with another habit (see :func:`other_lines`).
         learning_rate: AdamW's, for the embedding, norms and biases.
-        matrix_rate: Muon's, for the weight matrices. Both fall linearly over the last ``decay`` of all steps.
+        matrix_rate: Muon's, for the weight matrices. Both fall linearly over the second half of the stage.
     """
 
-    short_lengths: tuple[float, ...] = (1.0, 1.0, 1.0, 0.3, 0.3, 0.3)
-    long_lengths: tuple[float, ...] = (1.0, 1.0, 1.0, 2.0, 3.0, 3.0)
-    short_steps: int = 2500
-    long_steps: int = 1500
-    batch: int = 32
-    keep_times: float = 0.3
-    wrong_first: float = 0.04
-    other_habit: float = 0.55
-    learning_rate: float = 3e-3
-    matrix_rate: float = 0.02
-    decay: float = 0.4
+    steps: int
+    lengths: tuple[float, ...]
+    keep_times: float
+    keep_below: float
+    other_habit: float
+    learning_rate: float
+    matrix_rate: float
+
+
+# Arithmetic is learned on short chains (on long ones it takes several times the steps), the task's length after that.
+STAGES = (
+    Stage(3000, (1.0, 1.0, 1.0, 0.5, 0.5, 0.5), 0.3, 0.3, 0.0, 3e-3, 0.02),
+    Stage(1500, (1.0, 1.0, 1.0, 4.0, 5.0, 6.0), 0.3, 1.0, 0.55, 1.5e-3, 0.01),
+)
+BATCH = 32
+WRONG_FIRST = 0.04  # share of lines written wrongly first, then ``wait``, then right
 
 
 def make_tokenizer() -> Qwen2Tokenizer:
@@ -137,10 +140,15 @@ def write_prompts(path: Path, name: str, chains: Iterable[Chain]) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def is_kept(chain: Chain, warm: WarmStart, rng: random.Random) -> bool:
-    """Thin the hard products out of the warm start: they are a part of what reinforcement learning is left to teach."""
-    hard = sum(operation.symbol == "*" and operation.operand >= 6 for operation in chain.operations)
-    return rng.random() < warm.keep_times**hard
+def is_kept(chain: Chain, stage: Stage, rng: random.Random) -> bool:
+    """Thin hard operations out of the warm start: they are a part of what reinforcement learning is left to teach."""
+    chance = 1.0
+    for value, operation in zip(chain.values, chain.operations, strict=False):
+        if operation.symbol == "*" and operation.operand >= 6:
+            chance *= stage.keep_times
+        elif operation.symbol == "-" and operation.operand > value:
+            chance *= stage.keep_below
+    return rng.random() < chance
 
 
 def other_lines(chain: Chain) -> tuple[list[str], str]:
@@ -165,18 +173,22 @@ def wrong_line(line: str, rng: random.Random) -> str:
     return f"{left}={(int(result) + slip) % MODULUS}"
 
 
-def draw_example(
-    warm: WarmStart, lengths: tuple[float, ...], rng: random.Random, held_out: frozenset[str]
-) -> tuple[list[int], list[int]]:
-    """Token ids and labels of one warm-start trace; its question is in neither prompt file."""
-    length = rng.choices(range(1, len(lengths) + 1), lengths)[0]
-    chain = draw_chain(rng, length, length)
-    while chain.question in held_out or not is_kept(chain, warm, rng):
+def draw_example(stage: Stage, rng: random.Random, held_out: frozenset[str]) -> tuple[list[int], list[int]]:
+    """Token ids and labels of one warm-start trace; its question is in neither prompt file.
+
+    A line that is written wrongly first carries no loss: the policy learns to notice a mistake, not to make one.
+    """
+    while True:
+        length = rng.choices(range(1, len(stage.lengths) + 1), stage.lengths)[0]
         chain = draw_chain(rng, length, length)
-    lines, answer = other_lines(chain) if rng.random() < warm.other_habit else (list(chain.lines), chain.answer)
+        if chain.question not in held_out and is_kept(chain, stage, rng):
+            break
+    lines, answer = list(chain.lines), chain.answer
+    if stage.other_habit and rng.random() < stage.other_habit:
+        lines, answer = other_lines(chain)
     pieces: list[tuple[str, bool]] = [(f"{USER}{chain.question}{ASSISTANT}", False)]
     for line in lines:
-        if rng.random() < warm.wrong_first:
+        if rng.random() < WRONG_FIRST:
             pieces += [(f"{wrong_line(line, rng)}\n", False), (f"{REFLECTION}\n", True)]
         pieces.append((f"{line}\n", True))
     pieces.append((f"{ANSWER}{answer}{END}", True))
@@ -190,15 +202,13 @@ def draw_example(
 
 
 def draw_batches(
-    warm: WarmStart, rng: random.Random, held_out: frozenset[str]
+    stage: Stage, rng: random.Random, held_out: frozenset[str]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The warm start's batches: fresh examples of similar length each, padded on the right."""
-    drawn = 0
+    """Endless batches of fresh examples, of similar length each, padded on the right."""
     while True:
-        lengths = warm.short_lengths if drawn < warm.short_steps else warm.long_lengths
-        pool = [draw_example(warm, lengths, rng, held_out) for _ in range(16 * warm.batch)]
+        pool = [draw_example(stage, rng, held_out) for _ in range(16 * BATCH)]
         pool.sort(key=lambda example: len(example[0]))
-        chunks = [pool[i : i + warm.batch] for i in range(0, len(pool), warm.batch)]
+        chunks = [pool[i : i + BATCH] for i in range(0, len(pool), BATCH)]
         rng.shuffle(chunks)
         for chunk in chunks:
             width = max(len(ids) for ids, _ in chunk)
@@ -207,7 +217,6 @@ def draw_batches(
             for row, (its_ids, its_labels) in enumerate(chunk):
                 ids[row, : len(its_ids)] = torch.tensor(its_ids)
                 labels[row, : len(its_labels)] = torch.tensor(its_labels)
-            drawn += 1
             yield ids, labels
 
 
@@ -245,23 +254,22 @@ class Muon:
 
 def train(
     model: Qwen2ForCausalLM,
-    warm: WarmStart,
+    stage: Stage,
     seed: int,
     held_out: frozenset[str],
     on_step: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """The supervised warm start: next-token loss on the taught tokens of the responses."""
+    """One stage of the warm start: next-token loss on the taught tokens of the responses."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim == 1 or "embed" in name]
-    adam = torch.optim.AdamW(others, lr=warm.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    muon = Muon(matrices, warm.matrix_rate)
-    batches = draw_batches(warm, random.Random(seed), held_out)
-    steps = warm.short_steps + warm.long_steps
+    adam = torch.optim.AdamW(others, lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    muon = Muon(matrices, stage.matrix_rate)
+    batches = draw_batches(stage, random.Random(seed), held_out)
     started = time.monotonic()
     model.train()
-    for step in range(1, steps + 1):
-        scale = min(1.0, step / 50, max(0.02, (1 - step / steps) / warm.decay))
-        adam.param_groups[0]["lr"] = warm.learning_rate * scale
+    for step in range(1, stage.steps + 1):
+        scale = min(1.0, step / 50, max(0.02, 2 * (1 - step / stage.steps)))
+        adam.param_groups[0]["lr"] = stage.learning_rate * scale
         ids, labels = next(batches)
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
@@ -271,7 +279,7 @@ def train(
         adam.step()
         muon.step(scale)
         if step % 250 == 0:
-            print(f"step {step}/{steps}  loss {loss.item():.4f}  {time.monotonic() - started:.0f} s", flush=True)
+            print(f"step {step}/{stage.steps}  loss {loss.item():.4f}  {time.monotonic() - started:.0f} s", flush=True)
         on_step(step)
     model.eval()
 
@@ -313,7 +321,8 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     model = make_model()
     print(f"{sum(parameter.numel() for parameter in model.parameters())} parameters", flush=True)
-    train(model, WarmStart(), arguments.seed, frozenset(taken))
+    for i, stage in enumerate(STAGES):
+        train(model, stage, arguments.seed + i, frozenset(taken))
     model.save_pretrained(arguments.out / "policy")
     make_tokenizer().save_pretrained(arguments.out / "policy")
     print(f"greedy {accuracy(model, test, 0, 0):.3f}  sampled {accuracy(model, test, 4, 0):.3f}")

@@ -58,6 +58,13 @@ class InlineMember:
         self._work.shutdown(wait=False, cancel_futures=True)
         self._control.shutdown(wait=False, cancel_futures=True)
 
+    def free(self) -> None:
+        """Close what is hosted, as the end of a process would."""
+        if self._hosted.done() and not self._hosted.cancelled() and self._hosted.exception() is None:
+            close = getattr(self._hosted.result(), "close", None)
+            if close is not None:
+                close()
+
 
 class InlineRuntime:
     """Starts members in this process."""
@@ -72,6 +79,8 @@ class InlineRuntime:
         return member
 
     def shutdown(self) -> None:
-        """Stop all members."""
+        """Stop all members, those that were killed before included, and free what they host."""
         for member in self._members:
             member.kill()
+        for member in self._members:
+            member.free()

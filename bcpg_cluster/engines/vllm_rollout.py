@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from bcpg_cluster.engines.protocols import GenerateRequest, Generation, PushGroup, Sampling, TensorSpec
@@ -66,7 +67,7 @@ def check_engine_args(model: str, engine_args: Mapping[str, Any]) -> None:
                 remedy=f"did you mean {' or '.join(near)}?" if near else "see `vllm serve --help=all` (dashes: _)",
             )
     # vLLM looks a model up while it parses. One that is not on this disk must not be fetched, or missed, for a check.
-    present = model if os.path.exists(model) else os.curdir
+    present = model if Path(model).exists() else os.curdir
     try:
         EngineArgs(model=present, **engine_args)
     except Exception as error:  # vLLM raises ValueError, TypeError, pydantic errors and its own
@@ -132,6 +133,9 @@ class VllmGenerator:
         policy_version: of the weights it starts with.
         snapshot: checkpoint directory whose weights replace those of ``model``: how a restarted engine catches up.
 
+    Attributes:
+        max_model_len: most tokens of a prompt and its response together.
+
     Raises:
         ConfigError: engine_args that do not hold.
         EngineError: vLLM's version is not the one supported, or the engine did not start.
@@ -155,6 +159,7 @@ class VllmGenerator:
         self._loop = EngineLoop(lambda: _build(model, engine_args, weight_transfer_backend), name="vllm-rollout")
         self._tokenizer = self._loop.between_steps(lambda llm: llm.get_tokenizer())
         self._seeds_kill = self._loop.between_steps(_dies_of_seeds)
+        self.max_model_len: int = self._loop.between_steps(lambda llm: llm.model_config.max_model_len)
         self._tokenizer_lock = threading.Lock()  # fast tokenizers raise "Already borrowed" when two threads meet in one
         self._version = UNKNOWN_VERSION
         if snapshot is not None:
@@ -315,7 +320,8 @@ def _sampling_params(sampling: Sampling, seed: int | None) -> Any:
 
 def _dies_of_seeds(llm: Any) -> bool:
     """Whether a seeded request can kill this engine: after a part of a prompt vLLM rewinds the request's random
-    generator, and a CPU generator cannot be rewound."""
+    generator, and a CPU generator cannot be rewound.
+    """
     from vllm.platforms import current_platform
 
     return current_platform.is_cpu() and llm.llm_engine.vllm_config.scheduler_config.enable_chunked_prefill

@@ -13,14 +13,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # vLLM compiles one small function at the first log-prob (40 s on a fresh machine); these tests do without.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
-from collections.abc import Callable, Iterator  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
-import pytest  # noqa: E402
+import pytest
 
-from bcpg_cluster.engines.protocols import GenerateRequest, Sampling  # noqa: E402
-from bcpg_cluster.errors import EngineError  # noqa: E402
+from bcpg_cluster.engines.protocols import GenerateRequest, Sampling
+from bcpg_cluster.errors import EngineError
 
 SEPARATOR = "<extra_0>"
 BLOCK_SIZE = 32  # the CPU backend takes multiples of 32; a prefix is cached in whole blocks
@@ -38,7 +38,14 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 # Some of it in scripts whose characters take several bytes, hence several tokens.
-CORPUS = ["12 + 7 = 19", "the answer is 42", "première étape: Δx → 0", "答案是四十二", "🙂 fertig", "wait, so that's wrong"]
+CORPUS = [
+    "12 + 7 = 19",
+    "the answer is 42",
+    "première étape: Δx → 0",
+    "答案是四十二",
+    "🙂 fertig",
+    "wait, so that's wrong",
+]
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +113,12 @@ def untied_model(make_model: Callable[..., tuple[Any, str]]) -> tuple[Any, str]:
     return make_model(False, seed=0)
 
 
+@pytest.fixture(scope="session")
+def engine_args() -> dict[str, Any]:
+    """vLLM options of a tiny CPU engine."""
+    return dict(ENGINE_ARGS)
+
+
 def _engine(path: str) -> Iterator[Any]:
     from bcpg_cluster.engines.vllm_rollout import VllmGenerator
 
@@ -130,7 +143,9 @@ def untied_engine(untied_model: tuple[Any, str]) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def prm_path(tokenizer: Any, make_model: Callable[..., tuple[Any, str]], tmp_path_factory: pytest.TempPathFactory) -> str:
+def prm_path(
+    tokenizer: Any, make_model: Callable[..., tuple[Any, str]], tmp_path_factory: pytest.TempPathFactory
+) -> str:
     """A random tiny Qwen2ForProcessRewardModel checkpoint (vLLM's architecture; transformers has none)."""
     import json
 

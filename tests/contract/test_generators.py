@@ -141,7 +141,7 @@ def test_prefix_cache_is_used(tied_engine: Any) -> None:
 @pytest.mark.engine
 def test_a_refused_request_fails_its_caller_alone(tied_engine: Any) -> None:
     good = requests(tied_engine, GREEDY)
-    too_long = GenerateRequest(tuple([70] * 500), GREEDY)
+    too_long = GenerateRequest((70,) * (tied_engine.max_model_len + 1), GREEDY)
     with pytest.raises(EngineError, match="refused"):
         tied_engine.generate([*good, too_long])
     assert len(tied_engine.generate(good)) == len(good)

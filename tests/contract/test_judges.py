@@ -60,7 +60,9 @@ def test_causal_view_hides_later_steps() -> None:
 
 def test_full_view_is_one_call_a_case() -> None:
     def answer(prompt: str) -> str:
-        return "0 correct none\n1 wrong calculation\n2 wrong propagated" if prompt.startswith("17") else "0 correct none"
+        return (
+            "0 correct none\n1 wrong calculation\n2 wrong propagated" if prompt.startswith("17") else "0 correct none"
+        )
 
     long, short, empty = llm_judge(answer, "full").judge(CASES)
     assert [(v.label, v.error_type) for v in long] == [
@@ -123,11 +125,10 @@ def test_version_names_all_that_matters() -> None:
 
 
 @pytest.fixture(scope="module")
-def scorer(prm_path: str) -> Iterator[Any]:
+def scorer(prm_path: str, engine_args: dict[str, Any]) -> Iterator[Any]:
     from bcpg_cluster.engines.prm import VllmStepScorer
-    from tests.contract.conftest import ENGINE_ARGS
 
-    options = {name: value for name, value in ENGINE_ARGS.items() if name != "enable_chunked_prefill"}
+    options = {name: value for name, value in engine_args.items() if name != "enable_chunked_prefill"}
     judge = VllmStepScorer(prm_path, "prm", engine_args=options)
     yield judge
     judge.close()

@@ -228,7 +228,9 @@ def test_wire_carries_any_dtypes_in_bounded_buffers(monkeypatch: pytest.MonkeyPa
     torch.manual_seed(0)
     tensors = [torch.randn(3).bfloat16(), torch.randn(5, 7), torch.tensor(2.5, dtype=torch.float64), torch.arange(11)]
     tensors += [torch.randn(40, 10).t(), torch.zeros(0, 4), torch.tensor([True, False, True])]
-    pairs = [(TensorSpec(str(i), str(t.dtype).removeprefix("torch."), tuple(t.shape)), t) for i, t in enumerate(tensors)]
+    pairs = [
+        (TensorSpec(str(i), str(t.dtype).removeprefix("torch."), tuple(t.shape)), t) for i, t in enumerate(tensors)
+    ]
     groups = list(wire.cut(pairs, lambda pair: wire.spec_bytes(pair[0]), 200))
     assert [pair for group in groups for pair in group] == pairs
     assert len(groups) > 2

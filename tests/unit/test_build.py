@@ -30,11 +30,11 @@ MakeConfig = Callable[..., Config]
 
 def test_memory(make_config: MakeConfig):
     pools = {"rollout": {"members": 4, "memory_gib": 2.0}, "cpu": {"memory_gib": 0.5}, "trainer": {"memory_gib": 1.5}}
-    config = make_config(pools=pools)  # and one member each of judge.llm and prm, 1 GiB by default
-    check_memory(config, 12.0)
+    config = make_config(pools=pools)  # 8 + 0.5 + 1.5; fake judges live in the cpu pool
+    check_memory(config, 10.0)
     with pytest.raises(ConfigError) as caught:
-        check_memory(config, 11.9)
-    assert "the pools need 12.0 GiB, this machine has 11.9 GiB free" in caught.value.problem
+        check_memory(config, 9.9)
+    assert "the pools need 10.0 GiB, this machine has 9.9 GiB free" in caught.value.problem
     assert "rollout: 4 x 2 GiB" in caught.value.problem
     assert "pools.<name>.members" in caught.value.remedy
 
@@ -98,7 +98,7 @@ def test_models_that_are_not_here(tmp_path: Path, make_config: MakeConfig):
 
 def test_judge_prompts(tmp_path: Path):
     for name in ("embedded:taxonomy", "embedded:compact"):
-        assert load_judge_prompt(name).system
+        assert load_judge_prompt(name).step
     with pytest.raises(ConfigError, match="is not shipped"):
         load_judge_prompt("embedded:none")
     for name, content in (("bad.toml", "name = "), ("short.toml", 'name = "x"'), ("binary.toml", "\x00")):

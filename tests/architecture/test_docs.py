@@ -1,0 +1,136 @@
+"""The pages tell the truth where a machine can see it: generated ones are up to date, links lead somewhere, names exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from bcpg_cluster.config import Config, load_config, shipped_configs
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "scripts" / "make_docs.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_pages_are_up_to_date(generator: ModuleType) -> None:
+    for path, content in generator.pages().items():
+        assert path.read_bytes() == content.encode(), f"run `python scripts/make_docs.py`: {path.name} is out of date"
+
+
+def test_every_config_key_is_described(generator: ModuleType) -> None:
+    page = (ROOT / "docs" / "config.md").read_text()
+    for name, info in Config.model_fields.items():
+        section = generator.section_of(info.annotation)
+        for key in section.model_fields if section else [name]:
+            assert re.search(rf"^\| `{key}`", page, re.MULTILINE), f"{name}.{key}"
+    paths = set()
+    for name, info in Config.model_fields.items():
+        section = generator.section_of(info.annotation)
+        prefix = f"{name}.<name>" if name in ("judges", "pools") else name
+        paths |= {f"{prefix}.{key}" for key in section.model_fields} if section else {name}
+    assert not set(generator.MEANINGS) - paths, "descriptions of keys that are gone"
+
+
+def test_keys_marked_as_changeable_do_not_change_the_identity(generator: ModuleType) -> None:
+    base = load_config("laptop")
+    other = {"name": "other", "snapshots.keep_last": 9, "push.deadline_s": 9.0, "train.checkpoint_every_steps": 9}
+    other |= {"train.group_timeout_s": 9.0}
+    assert set(other) == set(generator.MAY_CHANGE)
+    for key, value in {**other, "pools.rollout.members": 1, "pools.cpu.memory_gib": 0.1}.items():
+        changed = load_config("laptop", [f"{key}={value}"])
+        assert changed != base and changed.identity == base.identity, key
+    for key, value in {"pools.trainer.members": 1, "weigh.beta": 0.1, "seed": 1}.items():
+        assert load_config("laptop", [f"{key}={value}"]).identity != base.identity, key
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments of a page's headings, as code hosts make them."""
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if fragment:
+            assert fragment in anchors(file), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    """Paths in backticks, from the repository's root or the package's."""
+    roots = [ROOT, ROOT / "bcpg_cluster"]
+    named = re.findall(r"`((?:\w[\w.-]*/)+[\w.-]+\.(?:py|yaml|toml|md|sh))`", page.read_text())
+    pages_to_come = {"docs/results.md"}  # written from measured runs
+    missing = [name for name in named if not any((root / name).exists() for root in roots)]
+    assert not set(missing) - pages_to_come
+
+
+def test_design_draws_the_layers_that_are_checked() -> None:
+    import tomllib
+
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    checked = [sorted(name.strip().removeprefix("bcpg_cluster.") for name in layer.split("|")) for layer in layers]
+    drawn = (
+        (ROOT / "docs" / "design.md").read_text().partition("Imports go down only:\n\n```text\n")[2].partition("```")[0]
+    )
+    assert [sorted(line.split()) for line in drawn.splitlines()] == checked
+
+
+def test_design_names_every_room() -> None:
+    drawn = (ROOT / "docs" / "design.md").read_text().partition("## Rooms")[2].partition("## ")[0]
+    for path in (ROOT / "bcpg_cluster").iterdir():
+        if path.name.startswith("_") or path.suffix not in ("", ".py") or path.name == "configs":
+            continue
+        assert re.search(rf"^  {path.name}{'/' if path.is_dir() else ''}\s", drawn, re.MULTILINE), path.name
+
+
+def test_the_readmes_config_is_one(tmp_path: Path) -> None:
+    """The example's keys are real ones (its values are placeholders)."""
+    block = (ROOT / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    content = yaml.safe_load(block.replace("...", "some-model"))
+    path = tmp_path / "readme.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert load_config(path).name == "my-run"
+
+
+def test_commands_in_the_readme_exist() -> None:
+    from typer.main import get_command
+
+    from bcpg_cluster_cli.app import app
+
+    commands = set(get_command(app).commands)  # type: ignore[attr-defined]
+    named = set(re.findall(r"`bcpg-cluster (\w+)", (ROOT / "README.md").read_text()))
+    assert named == commands
+
+
+def test_shipped_configs_are_named_somewhere() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    assert all(f"{name}.yaml" in text for name in shipped_configs())
+
+
+def test_overview_walk_can_be_filled(generator: ModuleType, tmp_path: Path) -> None:
+    copy = tmp_path / "overview.md"
+    shutil.copy(ROOT / "docs" / "overview.md", copy)
+    assert len(generator.WALK.findall(copy.read_text())) == 1

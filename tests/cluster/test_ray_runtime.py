@@ -1,0 +1,204 @@
+"""cluster/ray_runtime.py on a real local Ray: one cluster for all of these, tiny hosts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bcpg_cluster.build import build_coordinator, read_all_prompts
+from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.cluster.pool import Pool, PoolLimits, Work
+from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime
+from bcpg_cluster.cluster.runtime import Member, MemberSpec
+from bcpg_cluster.config import Config
+from bcpg_cluster.errors import DataError, EngineError, MemberLostError, PushError
+from bcpg_cluster.observer import SilentObserver
+from bcpg_cluster.run_directory import open_run
+
+pytestmark = pytest.mark.engine
+
+NAMESPACE = "bcpg-tests"
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[RayRuntime]:
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
+    made = RayRuntime(
+        ClusterChoice("local", "a test"), namespace=NAMESPACE, local_resources={"slot": 1.0}, dashboard=False
+    )
+    yield made
+    made.shutdown()
+
+
+class Hosted:
+    def __init__(self, start: int = 0) -> None:
+        self.value = start
+        self.is_open = False
+
+    def ping(self) -> str:
+        return "ready"
+
+    def facts(self) -> dict[str, Any]:
+        return {"pid": os.getpid(), "nice": os.nice(0), "env": os.environ.get("BCPG_TEST"), "value": self.value}
+
+    def wait(self) -> str:
+        for _ in range(600):
+            if self.is_open:
+                return "waited"
+            time.sleep(0.05)
+        return "too long"
+
+    def open(self) -> None:
+        self.is_open = True
+
+    def fail(self, kind: str) -> None:
+        if kind == "data":
+            raise DataError("this", rule="that", remedy="so")
+        raise {"engine": EngineError, "push": PushError, "value": ValueError}[kind](f"a {kind} error")
+
+    def square(self, number: int, patience_s: float = 0.0) -> int:
+        time.sleep(patience_s)
+        return number * number
+
+    def rendezvous(self) -> tuple[str, int]:
+        return "127.0.0.1", 1
+
+    def meet(self, host: str, port: int) -> None:
+        pass
+
+
+def broken(kind: str) -> Any:
+    raise EngineError("no memory") if kind == "engine" else ValueError("a bug")
+
+
+def spec(name: str, **settings: Any) -> MemberSpec:
+    return MemberSpec(name, settings.pop("factory", Hosted), settings.pop("arguments", {}), num_cpus=0.01, **settings)
+
+
+def test_a_member_has_its_name_env_priority_and_arguments(runtime: RayRuntime):
+    import ray
+
+    member = runtime.start(spec("facts/0", env={"BCPG_TEST": "½"}, arguments={"start": 7}, resources={"slot": 1.0}))
+    facts = member.call("facts").result(60)
+    assert (facts["env"], facts["value"]) == ("½", 7)
+    assert facts["nice"] == os.nice(0)  # not Ray's 15: imports would crawl on a busy machine
+    assert facts["pid"] != os.getpid()
+    assert ray.get_actor("facts/0", namespace=NAMESPACE) is not None
+    assert runtime.cluster_resources()["slot"] == 1.0
+    member.kill()
+
+
+def test_control_calls_are_answered_while_work_runs(runtime: RayRuntime):
+    member = runtime.start(spec("control/0", work_threads=2))
+    work = [member.call("wait") for _ in range(2)]
+    queued = member.call("square", 3)
+    assert member.call("facts", control=True).result(60)["value"] == 0
+    assert not any(future.done() for future in (*work, queued))
+    member.call("open", control=True).result(60)
+    assert [future.result(60) for future in work] == ["waited", "waited"]
+    assert queued.result(60) == 9
+    member.kill()
+
+
+def test_errors_keep_their_type_and_parts(runtime: RayRuntime):
+    member = runtime.start(spec("errors/0"))
+    with pytest.raises(DataError) as caught:
+        member.call("fail", "data").result(60)
+    assert (caught.value.problem, caught.value.rule, caught.value.remedy) == ("this", "that", "so")
+    for kind, expected in (("engine", EngineError), ("push", PushError), ("value", ValueError)):
+        with pytest.raises(expected, match=f"a {kind} error"):
+            member.call("fail", kind, control=True).result(60)
+    assert member.call("square", 2).result(60) == 4  # and it lives on
+    member.kill()
+
+
+def test_a_factory_that_fails_says_why_in_every_call(runtime: RayRuntime):
+    for number, (kind, words) in enumerate([("engine", "^no memory$"), ("bug", "ValueError: a bug")]):
+        member = runtime.start(spec(f"broken/{number}", factory=broken, arguments={"kind": kind}))
+        for control in (True, False):
+            with pytest.raises(EngineError, match=words) as caught:
+                member.call("ping", control=control).result(60)
+            assert not isinstance(caught.value, MemberLostError)
+        member.kill()
+
+
+def test_a_member_that_is_gone_answers_so(runtime: RayRuntime):
+    killed, died = runtime.start(spec("gone/0")), runtime.start(spec("gone/1"))
+    calls = {member: member.call("wait") for member in (killed, died)}
+    pid = died.call("facts", control=True).result(60)["pid"]
+    killed.call("ping", control=True).result(60)
+    killed.kill()
+    os.kill(pid, signal.SIGKILL)
+    for member, call in calls.items():
+        with pytest.raises(MemberLostError, match=member.name):
+            call.result(60)
+        with pytest.raises(MemberLostError):
+            member.call("ping").result(60)
+        member.kill()
+
+
+def test_a_pool_replaces_a_killed_process_and_loses_no_work(runtime: RayRuntime):
+    retries: list[str] = []
+    pool = Pool(
+        "pool", runtime, lambda n: spec(f"pool/{n}", work_threads=2), PoolLimits(leases_per_member=2),
+        on_retry=lambda what, why: retries.append(what),
+    )  # fmt: skip
+    pool.resize(2)
+    for number in range(12):
+        pool.submit(Work((number,), "square", lambda attempt, n=number: (n, 0.1), label=f"square {number}"))
+    done: dict[int, int] = {}
+    victim: Member | None = None
+    deadline = time.monotonic() + 90
+    while len(done) < 12:
+        assert time.monotonic() < deadline, (done, pool.status(), retries)
+        for finished in pool.poll():
+            assert finished.key[0] not in done
+            done[finished.key[0]] = finished.result
+        if victim is None and len(done) >= 2:
+            victim = pool.members()[0]
+            os.kill(victim.call("facts", control=True).result(60)["pid"], signal.SIGKILL)
+        time.sleep(0.02)
+    assert done == {number: number * number for number in range(12)}
+    assert victim is not None
+    assert victim.name in retries
+    assert "pool/2" in {status.name for status in pool.status()}
+    pool.close()
+
+
+def test_a_gang_that_loses_a_rank_is_made_anew(runtime: RayRuntime):
+    gang = Gang("gang", runtime, lambda group, rank: spec(f"gang/{rank}.{group}"), 2)
+    gang.ensure_up()
+    pids = [facts["pid"] for facts in gang.call_all("facts")]
+    calls = gang.submit_all("wait")
+    os.kill(pids[1], signal.SIGKILL)
+    with pytest.raises(MemberLostError):
+        calls[1].result(60)
+    with pytest.raises(MemberLostError):
+        gang.call_all("facts")
+    assert not gang.is_up
+    gang.ensure_up()
+    assert not set(pids) & {facts["pid"] for facts in gang.call_all("facts")}
+    gang.kill()
+
+
+def test_a_round_of_fakes_in_processes_of_their_own(
+    runtime: RayRuntime, tmp_path: Path, make_config: Callable[..., Config], finished_run: Any
+):
+    """The same results as on threads; nothing but the runtime differs."""
+    pools = {name: {"num_cpus": 0.01} for name in ("rollout", "cpu", "trainer")}
+    config = make_config(pools=pools)
+    with open_run(tmp_path / "run", config) as manifest:
+        prompts = read_all_prompts(config)
+        reports = build_coordinator(config, manifest, runtime, SilentObserver(), lambda: False, prompts).run(1)
+    for key in ("accuracy", "accuracy_greedy", "samples", "mined_share", "per_problem"):
+        assert reports[1][key] == finished_run.reports[1][key]
+    assert reports[1]["push"]["method"] == "gloo"

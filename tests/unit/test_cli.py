@@ -1,0 +1,419 @@
+"""The command line, driven as a user does it: what it prints, what it writes, how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from bcpg_cluster_cli import app as command_line
+from bcpg_cluster_cli.console import ConsoleObserver, closing_line, percent, points, print_report
+from bcpg_cluster_cli.session import find_run, require_named_config
+from rich.console import Console
+
+from bcpg_cluster import __version__
+from bcpg_cluster.cluster import ray_runtime
+from bcpg_cluster.cluster.ray_runtime import choose_cluster
+from bcpg_cluster.errors import ConfigError, RunDirectoryError, StoreError
+from bcpg_cluster.store.manifest import read_manifest
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def bcpg(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+    """Run a command in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["bcpg-cluster", *map(str, arguments)])
+        code = 0
+        try:
+            command_line.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, finished_run: Any) -> Path:
+    return Path(shutil.copytree(finished_run.directory, tmp_path / "run"))
+
+
+Bcpg = Callable[..., Ended]
+
+
+def test_help_and_version(bcpg: Bcpg):
+    shown = bcpg("--help")
+    assert shown.code == 0
+    for command in ("iterate", "stage", "status", "inspect", "plan", "validate", "doctor"):
+        assert command in shown.out
+    assert bcpg("--version").out.strip() == __version__
+    assert bcpg("iterat").code == 2
+    assert bcpg("iterate", "--rounds", "0").code == 2
+
+
+def test_iterate_prints_what_a_person_wants_to_know(bcpg: Bcpg, config_file: Path, tmp_path: Path):
+    ended = bcpg("iterate", "-c", config_file, "--inline", "--run-dir", tmp_path / "r", "--rounds", 1)
+    assert ended.code == 0, ended.err
+    for words in (
+        "round 0 (base policy)", "test accuracy, sampled (avg@4)", "test accuracy, greedy", "asked 96 = kept",
+        "mined share", "llm against truth", "consensus against truth", "agreement llm+prm", "canaries passed", "tokens/s",
+        "seconds",
+    ):  # fmt: skip
+        assert words in ended.out
+    last = ended.out.strip().splitlines()[-1]
+    assert last.startswith("after round 1: sampled ")
+    assert "points" in last
+    assert set(read_manifest(tmp_path / "r").reports) == {0, 1}
+    assert json.loads((tmp_path / "r/rounds/0001/report.json").read_text())["round"] == 1
+
+
+def test_iterate_as_json_again_and_further(bcpg: Bcpg, config_file: Path, run_dir: Path):
+    again = bcpg("iterate", "-c", config_file, "--inline", "--run-dir", run_dir, "--json")
+    assert again.code == 0, again.err
+    reports = json.loads(again.out)  # nothing else on stdout
+    assert [report["round"] for report in reports] == [0, 1, 2, 3]
+    assert "all 3 rounds are done already" in again.err
+    fewer = bcpg("iterate", "-c", config_file, "--inline", "--run-dir", run_dir, "--json", "--rounds", 2)
+    assert [report["round"] for report in json.loads(fewer.out)] == [0, 1, 2]
+    more = bcpg("iterate", "-c", config_file, "--inline", "--run-dir", run_dir, "--json", "--rounds", 4)
+    assert [report["round"] for report in json.loads(more.out)] == [0, 1, 2, 3, 4]
+    assert json.loads(more.out)[:4] == reports
+
+
+def test_where_a_run_lives_by_default(bcpg: Bcpg, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    quick = ("--inline", "--rounds", 1, "--set", "evaluate.num_prompts=4", "--set", "prompts.per_round=4")
+    assert bcpg("iterate", "-c", config_file, *quick).code == 0
+    assert bcpg("iterate", "-c", config_file, "--seed", 3, *quick).code == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["fakes", "fakes-seed3"]
+    assert find_run(None).name == "fakes-seed3"  # the newest
+    assert json.loads(bcpg("status", "--json").out)["run_dir"] == "runs/fakes-seed3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-c", "nothing.yaml"], "config 'nothing.yaml' does not exist"),
+        (["--set", "weigh.betta=1"], "did you mean weigh.betta -> beta?"),
+        (["--set", "weigh.beta=2"], "weigh.beta"),
+        (["--set", "nonsense"], "cannot be read"),
+        (["--set", "prompts.train=/none.jsonl"], "prompt file /none.jsonl does not exist"),
+        (["--set", "prompts.per_round=1000"], "prompts.per_round is 1000"),
+        (["--set", "policy.kind=vllm", "--set", "policy.model=/none"], "policy.model: /none is not a directory"),
+        (["--set", "judges.llm.kind=llm"], "needs a model"),
+    ],
+)
+@pytest.mark.parametrize("command", ["iterate", "validate", "plan"])
+def test_bad_input_ends_with_code_2_before_anything_is_made(
+    bcpg: Bcpg, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str,
+    arguments: list[str], words: str,
+):  # fmt: skip
+    if command == "plan" and "policy.kind=vllm" in arguments:
+        pytest.skip("plan does not look at models")
+    monkeypatch.chdir(tmp_path)
+    config = [] if "-c" in arguments else ["-c", config_file]
+    ended = bcpg(command, *config, *arguments, *(["--inline"] if command == "iterate" else []))
+    assert ended.code == 2
+    assert words in ended.err
+    assert "rule:" in ended.err
+    assert "remedy:" in ended.err
+    assert "Traceback" not in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_iterate_leaves_other_directories_alone(
+    bcpg: Bcpg, config_file: Path, run_dir: Path, tmp_path: Path, tree_digest: Callable[..., dict[str, str]]
+):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    before = tree_digest(tmp_path)
+    for directory, override, words in (
+        (tmp_path / "mine", "seed=0", "is not a run"),
+        (run_dir, "seed=8", "seed (0 -> 8)"),
+        (tmp_path / "mine" / "notes.txt", "seed=0", "is a file"),
+    ):
+        ended = bcpg("iterate", "-c", config_file, "--inline", "--run-dir", directory, "--set", override)
+        assert ended.code == 2
+        assert words in ended.err
+        assert tree_digest(tmp_path) == before
+
+
+def test_status(bcpg: Bcpg, run_dir: Path, tree_digest: Callable[..., dict[str, str]]):
+    before = tree_digest(run_dir)
+    facts = json.loads(bcpg("status", "--run-dir", run_dir, "--json").out)
+    assert [row["round"] for row in facts["rounds"]] == [0, 1, 2, 3]
+    for row in facts["rounds"]:
+        assert {"accuracy", "stderr", "accuracy_greedy", "stderr_greedy"} <= set(row)
+    assert facts["policy_version"] == 3
+    assert facts["ray_namespace"] == "bcpg-fakes"
+    assert facts["is_running"] is False
+    assert facts["in_progress"] == []
+    text = bcpg("status", "--run-dir", run_dir)
+    assert text.code == 0
+    assert "not running" in text.out
+    assert tree_digest(run_dir) == before
+    missing = bcpg("status", "--run-dir", run_dir.parent)
+    assert missing.code == 2
+    assert "is not a run" in missing.err
+
+
+def test_status_of_a_round_under_way(bcpg: Bcpg, run_dir: Path):
+    lines = (run_dir / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    third = next(n for n, line in enumerate(lines) if b'"table": "steps"' in line and b'"round": 3' in line)
+    (run_dir / "manifest.jsonl").write_bytes(b"".join(lines[: third + 1]))
+    facts = json.loads(bcpg("status", "--run-dir", run_dir, "--json").out)
+    assert {"round": 3, "table": "prompts", "shards": 3, "state": "open"} in facts["in_progress"]
+    assert bcpg("status", "--run-dir", run_dir).code == 0
+
+
+# --- stage
+
+
+def test_stage_needs_leave_to_discard(bcpg: Bcpg, run_dir: Path, tree_digest: Callable[..., dict[str, str]]):
+    before = tree_digest(run_dir, ignore=("run.lock",))
+    ended = bcpg("stage", "weigh", "--round", 3, "--run-dir", run_dir, "--inline")
+    assert ended.code == 2
+    assert "snapshot v3 were made from what 'weigh' of round 3 gave" in ended.err
+    assert "--discard-later" in ended.err
+    assert tree_digest(run_dir, ignore=("run.lock",)) == before
+
+
+def test_stage_weigh_again(bcpg: Bcpg, run_dir: Path):
+    old = read_manifest(run_dir)
+    ended = bcpg("stage", "weigh", "--round", 3, "--run-dir", run_dir, "--inline", "--discard-later")
+    assert ended.code == 0, ended.err
+    new = read_manifest(run_dir)
+    for table in ("prompts", "rollouts", "outcomes", "steps", "verdicts.llm", "verdicts.prm", "verdicts.truth"):
+        assert new.receipts(3, table) == old.receipts(3, table)  # no judge was asked again
+    for table in ("weighted", "reference", "eval_rollouts"):
+        attempts = [{r.attempt for r in state.receipts(3, table)} for state in (old, new)]
+        assert not attempts[0] & attempts[1]
+    assert new.snapshots[3].path != old.snapshots[3].path
+    assert new.reports[3]["accuracy"] == old.reports[3]["accuracy"]  # the same inputs give the same results
+    assert {r: new.reports[r] for r in (0, 1, 2)} == {r: old.reports[r] for r in (0, 1, 2)}
+
+
+def test_stage_evaluate_again_keeps_the_weights(bcpg: Bcpg, run_dir: Path):
+    old = read_manifest(run_dir)
+    ended = bcpg("stage", "evaluate", "--round", 3, "--run-dir", run_dir, "--inline")
+    assert ended.code == 0, ended.err
+    new = read_manifest(run_dir)
+    assert new.snapshots == old.snapshots
+    assert new.receipts(3, "weighted") == old.receipts(3, "weighted")
+    assert new.receipts(3, "eval_rollouts") != old.receipts(3, "eval_rollouts")
+    assert new.reports[3]["accuracy"] == old.reports[3]["accuracy"]
+
+
+def test_stage_of_an_earlier_round_gives_up_the_later_ones(bcpg: Bcpg, run_dir: Path, config_file: Path):
+    old = read_manifest(run_dir)
+    ended = bcpg("stage", "train", "--round", 1, "--run-dir", run_dir, "--inline", "--discard-later")
+    assert ended.code == 0, ended.err
+    assert set(read_manifest(run_dir).reports) == {0, 1}
+    ended = bcpg("iterate", "-c", config_file, "--run-dir", run_dir, "--inline")
+    assert ended.code == 0, ended.err
+    new = read_manifest(run_dir)
+    assert new.reports[3]["accuracy"] == old.reports[3]["accuracy"]
+
+
+def test_stage_whose_weights_are_gone(bcpg: Bcpg, run_dir: Path, tree_digest: Callable[..., dict[str, str]]):
+    """Of three rounds, v1 is not kept: round 2 cannot be trained again, and nothing may be given up for it."""
+    assert not list((run_dir / "snapshots").glob("v0001-*"))
+    before = tree_digest(run_dir, ignore=("run.lock",))
+    for name, round_ in (("weigh", 2), ("evaluate", 1)):
+        ended = bcpg("stage", name, "--round", round_, "--run-dir", run_dir, "--inline", "--discard-later")
+        assert ended.code == 2
+        assert "snapshot v1 is no longer on disk" in ended.err
+        assert tree_digest(run_dir, ignore=("run.lock",)) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "round_", "words"),
+    [
+        ("jugde", 1, "there is no stage 'jugde'"),
+        ("weigh", 7, "round 7 has no results of 'weigh'"),
+        ("train", 7, "round 7 has no results of 'train'"),
+        ("judge.llm", 0, "round 0 has no results of 'judge.llm'"),
+    ],
+)
+def test_stage_that_is_not_there(bcpg: Bcpg, run_dir: Path, name: str, round_: int, words: str):
+    before = (run_dir / "manifest.jsonl").read_bytes()
+    ended = bcpg("stage", name, "--round", round_, "--run-dir", run_dir, "--inline", "--discard-later")
+    assert ended.code == 2
+    assert words in ended.err
+    assert (run_dir / "manifest.jsonl").read_bytes() == before
+
+
+# --- inspect
+
+
+def test_inspect(bcpg: Bcpg, run_dir: Path, tree_digest: Callable[..., dict[str, str]]):
+    before = tree_digest(run_dir)
+    ended = bcpg("inspect", "--run-dir", run_dir, "--round", 1, "-n", 40)
+    assert ended.code == 0, ended.err
+    for words in ("question:", "gold answer:", "advantage:", "weight", "0.5", "right", "wrong (calculation)"):
+        assert words in ended.out
+    assert "right response: no steps" in ended.out
+    assert tree_digest(run_dir) == before
+
+
+def test_inspect_one_sample_and_none(bcpg: Bcpg, run_dir: Path):
+    rows = bcpg("inspect", "--run-dir", run_dir).out
+    prompt, sample = rows.split()[0], rows.split()[2].strip(",")
+    one = bcpg("inspect", "--run-dir", run_dir, "--prompt", prompt, "--sample", sample)
+    assert one.out.split()[:3] == [prompt, "sample", f"{sample},"]
+    for arguments, words in ((["--prompt", "zz"], "no kept sample of prompt 'zz'"), (["--round", "9"], "round 9")):
+        ended = bcpg("inspect", "--run-dir", run_dir, *arguments)
+        assert ended.code == 2
+        assert words in ended.err
+
+
+def test_inspect_shows_brackets_as_they_are(
+    bcpg: Bcpg, tmp_path: Path, fakes_content: Callable[[], dict[str, Any]], run_rounds: Callable[..., Any],
+    make_config: Callable[..., Any],
+):  # fmt: skip
+    content = fakes_content()
+    lines = [json.loads(line) for line in Path(content["prompts"]["train"]).read_text().splitlines()]
+    for line in lines:
+        line["question"] += "\n[/b] [red]brackets[/x]"
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = make_config(prompts={"train": str(tmp_path / "t.jsonl")}, evaluate={"num_prompts": 2})
+    run_rounds(tmp_path / "r", config, 1)
+    ended = bcpg("inspect", "--run-dir", tmp_path / "r")
+    assert ended.code == 0
+    assert "[/b] [red]brackets[/x]" in ended.out
+
+
+# --- plan, validate, doctor
+
+
+def test_plan(bcpg: Bcpg, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    facts = json.loads(bcpg("plan", "-c", config_file, "-n", 2, "--json").out)
+    assert facts["per_round"]["samples"] == 12 * 8
+    assert facts["per_round"]["tokens"] == 12 * 8 * 200
+    assert facts["per_round"]["evaluation_samples"] == 24 * 5
+    assert facts["per_round"]["judge_calls"] == 3 * 96
+    assert facts["total"]["samples"] == 2 * 96
+    assert facts["total"]["evaluation_samples"] == 3 * 120  # the base is measured too
+    assert [pool["name"] for pool in facts["pools"]] == ["rollout", "cpu", "trainer"]
+    assert facts["memory_gib"] == 3.0
+    assert "samples drawn for training" in bcpg("plan", "-c", config_file).out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_validate(bcpg: Bcpg, config_file: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    ended = bcpg("validate", "-c", config_file, "--run-dir", run_dir)
+    assert ended.code == 0, ended.err
+    assert "good. 40 train and 24 test prompts" in ended.out
+    other = bcpg("validate", "-c", config_file, "--run-dir", run_dir, "--set", "seed=5")
+    assert other.code == 2
+    assert "seed (0 -> 5)" in other.err
+    too_many = bcpg("validate", "-c", config_file, "--set", "pools.rollout.members=5000", "--set", "pools.rollout.memory_gib=9")
+    assert too_many.code == 2
+    assert "rollout: 5000 x 9 GiB" in too_many.err
+
+
+def test_doctor(bcpg: Bcpg):
+    ended = bcpg("doctor", "--json")
+    findings = {finding["what"]: finding for finding in json.loads(ended.out)}
+    assert findings["python"]["state"] == "ok"
+    assert {"ray", "torch", "vllm", "deepspeed", "compiler", "memory", "cpu", "gpus", "ray cluster"} <= set(findings)
+    missing = [finding for finding in findings.values() if finding["state"] == "missing"]
+    assert ended.code == (1 if missing else 0)
+    assert all(finding["remedy"] for finding in missing)
+    assert "python" in bcpg("doctor").out
+
+
+# --- how errors and choices are shown
+
+
+def test_an_error_of_the_run_itself_has_code_1(bcpg: Bcpg, config_file: Path, run_dir: Path):
+    state = read_manifest(run_dir)
+    receipt = state.receipts(3, "weighted")[0]
+    (run_dir / receipt.path).write_bytes(b"altered")
+    lines = (run_dir / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    cut = next(n for n, line in enumerate(lines) if b'"event": "shard", "table": "reference", "round": 3' in line)
+    (run_dir / "manifest.jsonl").write_bytes(b"".join(lines[:cut]))
+    ended = bcpg("iterate", "-c", config_file, "--inline", "--run-dir", run_dir)
+    assert ended.code == 1
+    assert StoreError.__name__ in ended.err
+    assert "is not the file that was accepted" in ended.err
+    assert "run the same command to go on" in ended.err
+
+
+def test_errors_with_brackets_do_not_break_the_display():
+    console = Console(file=io.StringIO(), width=200)
+    observer = ConsoleObserver(console)
+    observer.retry("rollout/0 [/x]", "File [/usr/lib] said [red]no[/blue]\nmore")
+    observer.note("a note [/b]")
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "File [/usr/lib] said [red]no[/blue]" in shown
+    assert "a note [/b]" in shown
+
+
+def test_a_push_that_went_wrong_is_shown_with_its_reason(finished_run: Any):
+    report = json.loads(json.dumps(finished_run.reports[1]))
+    report["push"] |= {"method": "disk", "why": "gloo: [/tmp/x] closed\nmore"}
+    console = Console(file=io.StringIO(), width=400)
+    print_report(console, report)
+    assert "(gloo: [/tmp/x] closed)" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_numbers_that_do_not_exist_are_dashes():
+    assert (percent(None), percent(0.5), percent(0.5, 0.012)) == ("-", "50.0 %", "50.0 % ± 1.2")
+    assert (points(None), points({"mean": -0.1, "stderr": None})) == ("-", "-10.0")
+    assert "sampled - -> -" in closing_line({0: {"round": 0}, 1: {"round": 1}})
+
+
+def test_which_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    note = tmp_path / "ray_current_cluster"
+    monkeypatch.setattr(ray_runtime, "_CURRENT_CLUSTER", note)
+    assert choose_cluster("1.2.3.4:5", {"RAY_ADDRESS": "other"}).address == "1.2.3.4:5"
+    assert choose_cluster(None, {"RAY_ADDRESS": "other"}).address == "other"
+    assert choose_cluster(None, {}).address == "local"
+    note.write_text("127.0.0.1:1")  # a cluster that is gone
+    assert choose_cluster(None, {}).address == "local"
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        note.write_text(f"127.0.0.1:{server.getsockname()[1]}\n")
+        assert choose_cluster(None, {}).address == note.read_text().strip()
+        assert choose_cluster("local", {}).address == "local"
+
+
+def test_a_cluster_with_gpus_needs_a_named_config():
+    console = Console(file=io.StringIO())
+    require_named_config("some.yaml", 8.0, console)
+    require_named_config(None, 0.0, console)
+    assert "laptop" in console.file.getvalue()  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="has 8 GPUs and no --config was given"):
+        require_named_config(None, 8.0, console)
+
+
+def test_no_run_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunDirectoryError, match="there is no run in runs/"):
+        find_run(None)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_config_in_a_run_is_the_whole_config(run_dir: Path, finished_run: Any):
+    assert yaml.safe_load((run_dir / "config.yaml").read_text()) == finished_run.config.model_dump(mode="json")
