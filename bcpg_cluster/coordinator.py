@@ -104,9 +104,10 @@ class Coordinator:
         path = self._manifest.run_dir / report_path(round_)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report, indent=2))
+        reports = {**self._manifest.state.reports, round_: report}
+        scores = {r: done["accuracy"] for r, done in reports.items() if r and "accuracy" in done}
+        keep_snapshots(self._manifest, scores, self._config.snapshots.keep_last)  # before a kill could skip it for good
         self._manifest.add_report(round_, report)
-        scores = {r: done["accuracy"] for r, done in self._manifest.state.reports.items() if r and "accuracy" in done}
-        keep_snapshots(self._manifest, scores, self._config.snapshots.keep_last)
         self._observer.report(round_, report)
 
     # --- the learning half of a round

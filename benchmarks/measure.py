@@ -128,6 +128,12 @@ def ratios(ours: Sequence[float], reference: Sequence[float]) -> dict[str, Any]:
     return summarise([a / b for a, b in zip(ours, reference, strict=True)])
 
 
+def _short(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def finish(
     question: str,
     rows: Mapping[str, Mapping[str, Any]],
@@ -147,7 +153,7 @@ def finish(
     table = Table("", "median", "mean", "± stdev", "min", "max", "n", title=question, title_justify="left")
     for name, summary in rows.items():
         cells = [summary[key] for key in ("median", "mean", "stdev", "min", "max")]
-        table.add_row(name, *("-" if cell is None else f"{cell:,.4g}" for cell in cells), str(len(summary["values"])))
+        table.add_row(name, *map(_short, cells), str(len(summary["values"])))
     console.print(table)
     shown = {**started, "versions": " ".join(f"{name} {version}" for name, version in started["versions"].items())}
     for key, value in (*settings.items(), *shown.items()):

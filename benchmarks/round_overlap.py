@@ -2,8 +2,8 @@
 
 Reads the reports in a finished run's manifest and starts nothing. If everything overlapped perfectly the ratio would be 1; the
 stages that must follow each other (data, then training, then the push, then the evaluation) keep it above. The second ratio
-looks at the data half alone, where generation, verification, segmentation, judging and weighing do overlap. In the first round of a process the seconds of a
-stage contain the start of its engine, so take a run of several rounds.
+looks at the data half alone, where generation, verification, segmentation, judging and weighing do overlap. In the first round
+of a process the seconds of a stage contain the start of its engine, so take a run of several rounds.
 
     python benchmarks/round_overlap.py --run-dir runs/laptop [--json FILE]
 """

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,11 @@ def wait_until(run_dir: Path, lines: int, is_over: Callable[[], bool], seconds: 
         time.sleep(0.001)
 
 
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it may have come to its end by itself
+        os.kill(pid, signal.SIGKILL)
+
+
 def is_gone(pid: int) -> bool:
     stat = Path(f"/proc/{pid}/stat")
     try:
@@ -126,7 +132,7 @@ def test_killed_at_many_moments(
         pid = nursery.start(*arguments)
         wait_until(run_dir, next_kill, lambda pid=pid: is_gone(pid))
         time.sleep(rng.random() * 0.02)
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
         code = nursery.ended()
         if code == 0:
             break
@@ -144,7 +150,7 @@ def test_killed_at_many_moments(
         assert snapshots.items() <= state.snapshots.items()
         accepted = {key: (receipt, (run_dir / receipt.path).stat().st_mtime_ns) for key, receipt in now.items()}
         snapshots = dict(state.snapshots)
-        next_kill = lines_of(run_dir) + rng.choice([0, 1, 2, 4, 8, 8, 12])
+        next_kill = lines_of(run_dir) + rng.choice([1, 2, 4, 8, 12, 16])
         assert kills < 300
     assert kills >= 15
     state = read_manifest(run_dir)
@@ -169,8 +175,7 @@ def test_killed_after_random_times(nursery: Nursery, tmp_path: Path, config_file
         for _ in range(4):
             pid = nursery.start(*arguments)
             time.sleep(rng.random() * 0.4)
-            if not is_gone(pid):
-                os.kill(pid, signal.SIGKILL)
+            kill(pid)
             assert nursery.ended() in (0, -signal.SIGKILL)
         nursery.start(*arguments)
         assert nursery.ended() == 0, nursery.log.read_text()[-3000:]
