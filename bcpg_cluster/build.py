@@ -179,6 +179,10 @@ def _verifier(config: Config) -> Verifier:
 def host_trainer(run_dir: str, config: Mapping[str, Any], rank: int, world_size: int) -> TrainWorker:
     """A rank of the trainer group."""
     settings = Config.model_validate(config)
+    if settings.train.kind == "deepspeed":
+        from bcpg_cluster.engines.deepspeed_trainer import check_deepspeed_config
+
+        check_deepspeed_config(settings.train.deepspeed, settings.train.zero_stage, settings.train.dtype)
     return TrainWorker(
         run_dir, rank, world_size, partial(_trainer, settings.train.kind, settings.train.group_timeout_s)
     )
@@ -462,4 +466,4 @@ def check_vendor_options(config: Config) -> None:
     if config.train.kind == "deepspeed":
         from bcpg_cluster.engines.deepspeed_trainer import check_deepspeed_config
 
-        check_deepspeed_config(config.train.deepspeed)
+        check_deepspeed_config(config.train.deepspeed, config.train.zero_stage, config.train.dtype)

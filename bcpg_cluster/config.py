@@ -63,7 +63,8 @@ class PromptsConfig(Section):
 class GenerateConfig(Section):
     """How the policy is sampled. A shard holds whole groups.
 
-    ``seed_per_request`` makes every sample reproducible by itself, at a cost in speed on GPUs (it switches off vLLM's fast sampler).
+    ``seed_per_request`` makes every sample reproducible by itself, at a cost in speed on GPUs (switches off vLLM's fast
+    sampler).
     """
 
     group_size: int = Field(16, ge=2)
@@ -171,13 +172,13 @@ class PushConfig(Section):
     """How new weights reach the rollout engines, and how that is proven.
 
     Attributes:
-        backend: ``gloo`` is ours (CPU); ``nccl`` and ``ipc`` are vLLM's own; ``disk`` lets every engine reload the snapshot.
+        backend: ``gloo`` is ours (CPU); ``nccl`` is vLLM's own (GPUs); ``disk`` lets every engine reload the snapshot.
         deadline_s: for the whole push; past it the stuck are killed and reload from the snapshot.
         tolerance_nats: the largest difference per token allowed between the trainer's and an engine's log-prob of a canary,
             and the smallest difference between old and new weights that makes a canary tell them apart.
     """
 
-    backend: Literal["gloo", "nccl", "ipc", "disk"] = "gloo"
+    backend: Literal["gloo", "nccl", "disk"] = "gloo"
     deadline_s: float = Field(300.0, gt=0)
     num_canaries: int = Field(8, ge=1)
     tolerance_nats: float = Field(1e-3, gt=0)
@@ -365,9 +366,14 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(
             f"{path} holds a {type(content).__name__}", rule="a config is a YAML mapping", remedy="see configs/"
         )
+    return change_config(content, overrides, str(path))
+
+
+def change_config(content: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
+    """Check a mapping with ``key.path=value`` overrides applied to it (in place). Raises like :func:`load_config`."""
     for override in overrides:
         _apply_override(content, override)
-    return parse_config(content, str(path))
+    return parse_config(content, where)
 
 
 def parse_config(content: Mapping[str, Any], where: str) -> Config:

@@ -85,6 +85,7 @@ class Coordinator:
         if not all(round_ in self._manifest.state.reports for round_ in range(rounds + 1)):
             self._parts.gang.begin_start()
             self._round(0, lambda: {})
+            self._parts.gang.raise_if_failed()
             for round_ in range(1, rounds + 1):
                 self._round(round_, lambda: self._learn(round_))  # noqa: B023  (called before the loop goes on)
         return {round_: self._manifest.state.reports[round_] for round_ in range(rounds + 1)}

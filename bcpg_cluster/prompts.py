@@ -27,7 +27,8 @@ def read_prompts(path: str) -> list[Prompt]:
     prompts: list[Prompt] = []
     first_line: dict[str, int] = {}
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON strings may hold U+2028 and the like
+        # not splitlines: JSON strings may hold U+2028 and the like
+        lines = file.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 ({error})", rule="a prompt file is UTF-8 text", remedy=_REMEDY) from None
     for number, line in enumerate(lines, start=1):

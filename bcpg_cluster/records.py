@@ -19,7 +19,7 @@ class StopReason(StrEnum):
 
 
 class OutcomeStatus(StrEnum):
-    """Whether a sample could be verified. Only ``VERIFIED`` carries a reward."""
+    """Whether a sample could be verified. The first three carry a reward, the others none."""
 
     VERIFIED = "verified"
     NO_ANSWER = "no_answer"  # nothing to check was found in the response: counts as wrong, reward 0

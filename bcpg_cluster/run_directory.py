@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,20 +58,33 @@ def open_run(run_dir: Path, config: Config) -> Manifest:
     check_run_directory(run_dir, config)
     manifest = Manifest(run_dir)
     if manifest.state.created is None:
-        partial = run_dir / _PARTIAL
-        partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        partial.replace(run_dir / CONFIG)
+        _write_config(run_dir, config)
         manifest.create(identity=config.identity, name=config.name, program_version=__version__)
     return manifest
 
 
+def reconfigure(manifest: Manifest, config: Config, changes: list[str]) -> None:
+    """Go on with another configuration. The manifest's word counts; ``config.yaml`` follows for people to read."""
+    manifest.reconfigure(identity=config.identity, config=config.model_dump(mode="json"), changes=changes)
+    _write_config(manifest.run_dir, config)
+
+
+def _write_config(run_dir: Path, config: Config) -> None:
+    partial = run_dir / _PARTIAL
+    partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    partial.replace(run_dir / CONFIG)
+
+
 def load_run_config(run_dir: Path) -> Config:
-    """The configuration a run was made with.
+    """The configuration a run was made with, or was changed to by ``bcpg-cluster stage --set``.
 
     Raises:
         RunDirectoryError: there is none, or it cannot be read.
     """
     path = run_dir / CONFIG
+    changed = read_manifest(run_dir).config
+    if changed is not None:
+        return parse_config(changed, f"{run_dir}/{MANIFEST}")
     if not path.is_file():
         raise RunDirectoryError(
             f"{run_dir} is not a run: it has no {CONFIG}",

@@ -105,20 +105,20 @@ def read_response(chain: Chain, text: str) -> Response | None:
 
 
 def wrong_result(rng: random.Random, operation: Operation, value: int) -> int:
-    """A plausible wrong result of ``operation`` on ``value``: mostly a near miss, sometimes anything."""
+    """A plausible wrong result of ``operation`` on ``value``: a slip of a digit, another fact, sometimes anything."""
     right = operation.apply(value)
     kind = rng.random()
-    if kind < 0.3:
-        result = right + rng.choice((-10, 10))
-    elif kind < 0.5:
-        result = right + rng.choice((-1, 1))
-    elif kind < 0.6:
-        result = right + rng.choice((-50, -20, -11, -9, -2, 2, 9, 11, 20))
+    if kind < 0.3:  # the tens are wrong
+        result = right + 10 * rng.choice((-1, 1, rng.randint(1, 9)))
+    elif kind < 0.5:  # near it
+        result = right + rng.choice((-20, -11, -9, -2, -1, 1, 2, 9, 11, 20))
+    elif kind < 0.65:  # the wrong way round, or another operation
+        result = (
+            operation.operand - value if operation.symbol == "-" else rng.choice((-right, value + operation.operand))
+        )
     elif kind < 0.75:  # a neighbouring fact
         near = rng.choice((Operation(operation.symbol, operation.operand + rng.choice((-1, 1))), operation))
         result = near.apply(value + rng.choice((-10, -1, 1, 10)))
-    elif kind < 0.8:  # digits swapped
-        result = right % 10 * 10 + right // 10
     else:
         result = rng.randrange(MODULUS)
     return result % MODULUS if (result - right) % MODULUS else (right + rng.choice((1, 10))) % MODULUS
@@ -373,9 +373,10 @@ class Arithmetic:
         left, kind = pick(0, MODULUS), pick(0, 3)
         right = torch.where(kind == 2, pick(2, 10), pick(10, MODULUS))
         result = self.apply(left, kind, right)
-        misses = torch.tensor([10, 90, 1, 99, 20, 80, 2, 98, 9, 91, 11, 89])
-        luck, near = pick(0, 100), misses[pick(0, len(misses))]
-        result = torch.where(luck < 35, (result + near) % MODULUS, torch.where(luck < 50, pick(0, MODULUS), result))
+        near = torch.tensor([1, 99, 2, 98, 9, 91, 11, 89])[pick(0, 8)]
+        off = torch.stack([near, 10 * pick(1, 10), pick(1, MODULUS), torch.zeros_like(left), torch.zeros_like(left)])
+        chosen = torch.randint(0, 6, (1, rows, columns), generator=generator).clamp(max=4)
+        result = (result + off.gather(0, chosen)[0]) % MODULUS
         parts = [self.numbers[left], self.symbols[kind], self.numbers[right], torch.full_like(left, self.equals)]
         lines = torch.stack([separators[:columns].expand(rows, -1), *parts, self.numbers[result]], dim=-1).view(
             rows, -1

@@ -70,9 +70,7 @@ def make_config(fakes_content: Callable[[], dict[str, Any]]) -> Callable[..., Co
 
 
 @pytest.fixture(scope="session")
-def config_file(
-    fakes_content: Callable[[], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def config_file(fakes_content: Callable[[], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The config of fakes as a file, for the command line."""
     path = tmp_path_factory.mktemp("config") / "fakes.yaml"
     path.write_text(yaml.safe_dump(fakes_content()))
@@ -120,7 +118,9 @@ def tree_digest() -> Callable[..., dict[str, str]]:
 
     def digest(root: Path, ignore: tuple[str, ...] = ()) -> dict[str, str]:
         return {
-            str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "directory"
+            str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+            if path.is_file()
+            else "directory"
             for path in sorted(root.rglob("*"))
             if path.name not in ignore
         }

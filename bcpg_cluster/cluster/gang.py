@@ -32,6 +32,7 @@ class Gang:
         self._start_timeout_s = start_timeout_s
         self._check_stop = check_stop
         self._members: list[Member] = []
+        self._starts: list[Future[Any]] = []
         self._generation = 0
         self._has_met = False
 
@@ -50,8 +51,15 @@ class Gang:
         if self._members:
             return
         self._members = [self._runtime.start(self._spec(self._generation, rank)) for rank in range(self.size)]
+        self._starts = [member.call("ping", control=True, label="start") for member in self._members]
         self._generation += 1
         self._has_met = False
+
+    def raise_if_failed(self) -> None:
+        """Raise what a rank that could not be made has to say, as soon as it is known (e.g. bad vendor options)."""
+        for start in self._starts:
+            if start.done() and (error := start.exception()) is not None and not isinstance(error, EngineError):
+                self._fail(error)
 
     def ensure_up(self) -> None:
         """Have the group ready: started, and met at a rendezvous that rank 0 opens on its own machine.

@@ -10,12 +10,13 @@
       rounds/0001/checkpoint/<step checkpoints of the trainer, gone when the round is trained>
       rounds/0001/report.json
       snapshots/v0001-<attempt>/
-      logs/
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
+from pathlib import Path
 
 MANIFEST = "manifest.jsonl"
 CONFIG = "config.yaml"
@@ -45,3 +46,9 @@ def report_path(round_: int) -> str:
 def snapshot_path(version: int, attempt: str) -> str:
     """A snapshot directory (a Hugging Face checkpoint with digests)."""
     return f"snapshots/v{version:04d}-{attempt}"
+
+
+def ray_namespace(run_dir: Path) -> str:
+    """Where a run's actors live on a cluster: readable, and different for every run directory."""
+    place = hashlib.sha256(str(run_dir.absolute()).encode()).hexdigest()[:6]
+    return f"bcpg-{run_dir.absolute().name}-{place}"

@@ -48,6 +48,7 @@ class ManifestState:
     """What the journal says, replayed."""
 
     created: dict[str, Any] | None = None
+    config: dict[str, Any] | None = None  # only where it was changed after the run was made
     shards: dict[tuple[int, str], dict[int, Receipt]] = field(default_factory=dict)
     sealed: dict[tuple[int, str], SealedTable] = field(default_factory=dict)
     snapshots: dict[int, SnapshotRecord] = field(default_factory=dict)
@@ -60,6 +61,9 @@ class ManifestState:
         match event["event"]:
             case "created":
                 self.created = {key: event[key] for key in ("identity", "name", "program_version")}
+            case "reconfigured":
+                self.config = event["config"]
+                self.created = {**(self.created or {}), "identity": event["identity"]}
             case "shard":
                 receipt = Receipt(**{key: event[key] for key in Receipt.__dataclass_fields__})
                 self.shards.setdefault((receipt.round, receipt.table), {}).setdefault(receipt.shard, receipt)
@@ -215,6 +219,10 @@ class Manifest:
                 "program_version": program_version,
             }
         )
+
+    def reconfigure(self, *, identity: str, config: dict[str, Any], changes: list[str]) -> None:
+        """Go on with another configuration (what was made by the old one and depends on it has been let go)."""
+        self._append({"event": "reconfigured", "identity": identity, "config": config, "changes": changes})
 
     def accept(self, receipt: Receipt) -> bool:
         """Count a shard. False when the shard was already delivered by another attempt: this one changes nothing."""

@@ -61,6 +61,7 @@ def stage(
     name: Annotated[str, typer.Argument(help="generate, verify, segment, judge.<name>, weigh, train or evaluate.")],
     round_: RoundOption,
     run_dir: RunDirOption = None,
+    set_: SetOption = None,
     discard_later: Annotated[
         bool, typer.Option("--discard-later", help="Also give up what was made from this stage's results.")
     ] = False,
@@ -70,7 +71,7 @@ def stage(
     """Run one stage of a finished or stopped round again."""
     from bcpg_cluster_cli.stage import run_stage
 
-    run_stage(name, round_, run_dir, discard_later=discard_later, address=address, inline=inline)
+    run_stage(name, round_, run_dir, set_ or [], discard_later=discard_later, address=address, inline=inline)
 
 
 @app.command()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bcpg_cluster_cli.session import find_run
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +24,7 @@ from bcpg_cluster.store.schema import (
     weighted_from,
 )
 from bcpg_cluster.store.shards import read_table
+from bcpg_cluster_cli.session import find_run
 
 
 def run_inspect(run_dir: Path | None, round_: int, prompt: str | None, sample: int | None, number: int) -> None:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from bcpg_cluster_cli.console import ConsoleObserver, closing_line, print_report
-from bcpg_cluster_cli.session import read_config, start_runtime, stop_on_signals
 from rich.console import Console
 
 from bcpg_cluster.build import build_coordinator, check_models, load_judge_prompt, read_all_prompts
@@ -18,6 +16,8 @@ from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.run_directory import check_run_directory, open_run
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.training import drop_torn_snapshots
+from bcpg_cluster_cli.console import ConsoleObserver, closing_line, print_report
+from bcpg_cluster_cli.session import read_config, start_runtime, stop_on_signals
 
 
 def run_iterate(
@@ -49,7 +49,7 @@ def run_iterate(
     started = time.monotonic()
     with stop_on_signals(console) as stop_asked:
         # The cluster first: a run that may not start there leaves no directory behind.
-        runtime = start_runtime(config, address, source, inline=inline, console=console)
+        runtime = start_runtime(config, directory, address, source, inline=inline, console=console)
         try:
             with open_run(directory.absolute(), config) as manifest, ConsoleObserver(console) as observer:
                 drop_torn_snapshots(directory, manifest)

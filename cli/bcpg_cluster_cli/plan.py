@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from bcpg_cluster_cli.session import read_config
 from rich.console import Console
 from rich.table import Table
 
 from bcpg_cluster.build import read_all_prompts
 from bcpg_cluster.config import Config, resolve_asset
+from bcpg_cluster_cli.session import read_config
 
 # Bytes a sample takes in the store for each response token (ids, log-probs, texts, weights, reference), before compression.
 _BYTES_PER_TOKEN = 24

@@ -16,6 +16,7 @@ from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime, choose_c
 from bcpg_cluster.cluster.runtime import Runtime
 from bcpg_cluster.config import Config, load_config, shipped_configs
 from bcpg_cluster.errors import ConfigError, RunDirectoryError
+from bcpg_cluster.store.layout import ray_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +67,7 @@ def stop_on_signals(console: Console) -> Iterator[Callable[[], bool]]:
 
 
 def start_runtime(
-    config: Config, address: str | None, source: str | None, *, inline: bool, console: Console
+    config: Config, directory: Path, address: str | None, source: str | None, *, inline: bool, console: Console
 ) -> Runtime:
     """Ray by the rules of ``choose_cluster``, or threads of this process."""
     if inline:
@@ -75,7 +76,7 @@ def start_runtime(
     if choice.address == "local":
         check_memory(config, free_memory_gib())
     console.print(f"ray: {choice.address} ({choice.reason})", highlight=False)
-    runtime = RayRuntime(choice, namespace=f"bcpg-{config.name}", local_resources=local_resources(config))
+    runtime = RayRuntime(choice, namespace=ray_namespace(directory), local_resources=local_resources(config))
     require_named_config(source, runtime.cluster_resources().get("GPU", 0.0), console)
     if runtime.dashboard_url:
         console.print(f"dashboard: {runtime.dashboard_url}", highlight=False)

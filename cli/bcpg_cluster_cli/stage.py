@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from bcpg_cluster_cli.console import ConsoleObserver
-from bcpg_cluster_cli.session import find_run, start_runtime, stop_on_signals
 from rich.console import Console
 
 from bcpg_cluster.build import build_coordinator, read_all_prompts
+from bcpg_cluster.config import change_config
 from bcpg_cluster.errors import UserError
-from bcpg_cluster.run_directory import load_run_config, open_run
+from bcpg_cluster.run_directory import load_run_config, open_run, reconfigure
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState
+from bcpg_cluster_cli.console import ConsoleObserver
+from bcpg_cluster_cli.session import find_run, start_runtime, stop_on_signals
+
+# What a stage reads and nothing before it does: this may change without voiding what the stage reads.
+CHANGEABLE = {
+    "weigh": re.compile(r"weigh\.(beta|rule)|judges\.[^.]+\.(threshold|role)|train\..+"),
+    "train": re.compile(r"train\..+"),
+}
 
 
 def run_stage(
-    name: str, round_: int, run_dir: Path | None, *, discard_later: bool, address: str | None, inline: bool
+    name: str,
+    round_: int,
+    run_dir: Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    discard_later: bool,
+    address: str | None,
+    inline: bool,
 ) -> None:
     """Let go of what the stage made (and, if asked, of what was made from it), then do it again.
+
+    ``overrides`` change the run's configuration from here on: another beta or lambda needs no judge again.
 
     Raises:
         UserError: no such stage, the round is not that far, or later results depend on it and may not be discarded.
     """
     console = Console()
     directory = find_run(run_dir).absolute()
-    config = load_run_config(directory)
+    before = load_run_config(directory)
+    config = change_config(before.model_dump(mode="json"), overrides, str(directory))
+    check_changes(name, overrides)
     data = data_stages({judge: config.judge_pool(judge) for judge in config.judges})
     measuring = evaluation_stages()
     outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": "reference"}
@@ -37,7 +57,7 @@ def run_stage(
     tables = downstream(measuring if is_measuring else data, outputs[name])
     if not is_measuring:
         tables += ["reference", *(stage.output for stage in measuring)]
-    with open_run(directory, config) as manifest, stop_on_signals(console) as stop_asked:
+    with open_run(directory, before) as manifest, stop_on_signals(console) as stop_asked:
         later = later_results(manifest.state, round_, is_measuring=is_measuring)
         if (round_, "weighted" if name == "train" else outputs[name]) not in manifest.state.shards:
             raise UserError(
@@ -55,12 +75,28 @@ def run_stage(
         prompts = read_all_prompts(config)
         # Measuring again changes no weights; anything else makes this round's snapshot and all after it void.
         manifest.reopen(round_, tables, round_ + 1 if is_measuring else max(round_, 1))
-        runtime = start_runtime(config, address, str(directory), inline=inline, console=console)
+        if overrides:
+            reconfigure(manifest, config, list(overrides))
+        runtime = start_runtime(config, directory, address, str(directory), inline=inline, console=console)
         try:
             with ConsoleObserver(console) as observer:
                 build_coordinator(config, manifest, runtime, observer, stop_asked, prompts).run(round_)
         finally:
             runtime.shutdown()
+
+
+def check_changes(name: str, overrides: Sequence[str]) -> None:
+    """Raises :class:`UserError` for a change that something before the stage depends on."""
+    allowed = CHANGEABLE.get(name)
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if allowed is None or not allowed.fullmatch(key):
+            raise UserError(
+                f"--set {key} cannot be changed when {name!r} is run again",
+                rule="weigh takes weigh.beta, weigh.rule, judges.<name>.threshold, judges.<name>.role and train.*; "
+                "train takes train.*",
+                remedy="start another run for other changes (another --run-dir)",
+            )
 
 
 def check_weights_are_there(manifest: Manifest, version: int) -> None:

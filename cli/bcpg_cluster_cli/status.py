@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from bcpg_cluster_cli.console import percent, points
-from bcpg_cluster_cli.session import find_run
 from rich.console import Console
 from rich.table import Table
 
+from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.manifest import ManifestState, lock_holder, read_manifest
+from bcpg_cluster_cli.console import percent, points
+from bcpg_cluster_cli.session import find_run
 
 
 def run_status(run_dir: Path | None, *, as_json: bool) -> None:
@@ -59,7 +60,7 @@ def run_facts(directory: Path, state: ManifestState) -> dict[str, Any]:
     return {
         "run_dir": str(directory),
         "name": created.get("name"),
-        "ray_namespace": f"bcpg-{created.get('name')}",
+        "ray_namespace": ray_namespace(directory),
         "is_running": lock_holder(directory) is not None,
         "policy_version": max(state.snapshots, default=0),
         "rounds": [

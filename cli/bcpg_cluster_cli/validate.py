@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bcpg_cluster_cli.session import DEFAULT_CONFIG, read_config
 from rich.console import Console
 
 from bcpg_cluster.build import (
@@ -17,6 +16,7 @@ from bcpg_cluster.build import (
     read_all_prompts,
 )
 from bcpg_cluster.run_directory import check_run_directory
+from bcpg_cluster_cli.session import DEFAULT_CONFIG, read_config
 
 
 def run_validate(source: str | None, overrides: Sequence[str], run_dir: Path | None) -> None:

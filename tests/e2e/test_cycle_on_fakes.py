@@ -94,7 +94,9 @@ def test_reports_are_files_and_plain_json(finished_run: Any):
         path = finished_run.directory / f"rounds/{round_:04d}/report.json"
         assert json.loads(path.read_text()) == json.loads(json.dumps(report, allow_nan=False))
         assert {"accuracy", "stderr", "accuracy_greedy", "stderr_greedy", "seconds", "pass_at_k"} <= set(report)
-    assert {"samples", "mined_share", "judges", "push", "train", "tokens_per_s", "change"} <= set(finished_run.reports[1])
+    assert {"samples", "mined_share", "judges", "push", "train", "tokens_per_s", "change"} <= set(
+        finished_run.reports[1]
+    )
     quality = finished_run.reports[1]["judges"]["quality"]
     assert quality["consensus"]["truth"]["tokens"]["precision"] > quality["prm"]["truth"]["tokens"]["precision"]
 
@@ -103,7 +105,9 @@ def test_old_snapshots_go_by_the_rule(finished_run: Any):
     assert [path.name[:5] for path in sorted((finished_run.directory / "snapshots").iterdir())] == ["v0002", "v0003"]
 
 
-def test_a_finished_run_is_a_no_op(finished_run: Any, run_rounds: RunRounds, tree_digest: Callable[..., dict[str, str]]):
+def test_a_finished_run_is_a_no_op(
+    finished_run: Any, run_rounds: RunRounds, tree_digest: Callable[..., dict[str, str]]
+):
     before = tree_digest(finished_run.directory, ignore=("run.lock",))
     times = {path: path.stat().st_mtime_ns for path in finished_run.directory.rglob("*.parquet")}
     again = run_rounds(finished_run.directory, finished_run.config, 3)
@@ -148,7 +152,10 @@ def test_responses_of_no_use_end_cleanly_and_leave_the_weights(
 ):
     """The rule: a round in which every group is uniform (or unverified) teaches nothing, and the run goes on."""
     config = make_config(
-        policy={"model": f"fake:{kind}"}, prompts={"per_round": 5}, evaluate={"num_prompts": 3}, snapshots={"keep_last": 1}
+        policy={"model": f"fake:{kind}"},
+        prompts={"per_round": 5},
+        evaluate={"num_prompts": 3},
+        snapshots={"keep_last": 1},
     )
     run = run_rounds(tmp_path / "r", config, 3)
     stop, status = STATUS[kind]

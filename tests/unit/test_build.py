@@ -126,7 +126,9 @@ def test_all_prompts_are_looked_at(tmp_path: Path, make_config: MakeConfig, prom
 
 def test_step_rules(make_config: MakeConfig):
     assert step_rules(make_config()).cues == REFLECTION_CUES
-    rules = step_rules(make_config(segment={"cues": ["aha"], "split_on": "paragraph", "min_tokens": 2, "max_tokens": 9}))
+    rules = step_rules(
+        make_config(segment={"cues": ["aha"], "split_on": "paragraph", "min_tokens": 2, "max_tokens": 9})
+    )
     assert (rules.cues, rules.split_on, rules.min_tokens, rules.max_tokens) == (("aha",), "paragraph", 2, 9)
 
 
@@ -152,7 +154,13 @@ def test_a_model_is_named_by_its_content(tmp_path: Path):
 def test_members_host_the_stages_of_their_pool(tmp_path: Path, make_config: MakeConfig):
     content = make_config().model_dump(mode="json")
     worker = build.host_cpu(str(tmp_path), content)
-    assert set(worker._stages) == {"verify", "verify_evaluation", "segment", "weigh", *(f"judge.{j}" for j in _cpu_judges())}
+    assert set(worker._stages) == {
+        "verify",
+        "verify_evaluation",
+        "segment",
+        "weigh",
+        *(f"judge.{j}" for j in _cpu_judges()),
+    }
     rollout: Any = build.host_rollout(str(tmp_path), content, 4, None, 0)
     assert set(rollout._stages) == {"generate", "evaluate"}
     assert rollout.engine_call("policy_version") == 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,9 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from bcpg_cluster_cli import app as command_line
-from bcpg_cluster_cli.console import ConsoleObserver, closing_line, percent, points, print_report
-from bcpg_cluster_cli.session import find_run, require_named_config
 from rich.console import Console
 
 from bcpg_cluster import __version__
@@ -24,6 +20,9 @@ from bcpg_cluster.cluster import ray_runtime
 from bcpg_cluster.cluster.ray_runtime import choose_cluster
 from bcpg_cluster.errors import ConfigError, RunDirectoryError, StoreError
 from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster_cli import app as command_line
+from bcpg_cluster_cli.console import ConsoleObserver, closing_line, percent, points, print_report
+from bcpg_cluster_cli.session import find_run, require_named_config
 
 
 @dataclass
@@ -326,7 +325,9 @@ def test_validate(bcpg: Bcpg, config_file: Path, run_dir: Path, monkeypatch: pyt
     other = bcpg("validate", "-c", config_file, "--run-dir", run_dir, "--set", "seed=5")
     assert other.code == 2
     assert "seed (0 -> 5)" in other.err
-    too_many = bcpg("validate", "-c", config_file, "--set", "pools.rollout.members=5000", "--set", "pools.rollout.memory_gib=9")
+    too_many = bcpg(
+        "validate", "-c", config_file, "--set", "pools.rollout.members=5000", "--set", "pools.rollout.memory_gib=9"
+    )
     assert too_many.code == 2
     assert "rollout: 5000 x 9 GiB" in too_many.err
 
@@ -412,7 +413,7 @@ def test_no_run_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunDirectoryError, match="there is no run in runs/"):
         find_run(None)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_config_in_a_run_is_the_whole_config(run_dir: Path, finished_run: Any):

@@ -84,7 +84,9 @@ def test_a_shard_is_accepted_once(tmp_path: Path):
 def test_seal_needs_every_shard(tmp_path: Path):
     with Manifest(tmp_path) as manifest:
         manifest.accept(_receipt(1, "rollouts", 1))
-        with pytest.raises(StoreError, match=r"round 1, table 'rollouts' cannot be sealed: shards \[0, 2\] are missing"):
+        with pytest.raises(
+            StoreError, match=r"round 1, table 'rollouts' cannot be sealed: shards \[0, 2\] are missing"
+        ):
             manifest.seal(1, "rollouts", 3)
         assert (1, "rollouts") not in manifest.state.sealed
         assert manifest.state.missing(1, "rollouts", 3) == [0, 2]
@@ -140,7 +142,9 @@ def test_a_changed_byte_is_never_a_raw_error(
     place = data.draw(st.integers(0, len(journal) - 1))
     folder = tmp_path_factory.getbasetemp() / "flipped"
     folder.mkdir(exist_ok=True)
-    (folder / MANIFEST).write_bytes(journal[:place] + data.draw(st.binary(min_size=1, max_size=1)) + journal[place + 1 :])
+    (folder / MANIFEST).write_bytes(
+        journal[:place] + data.draw(st.binary(min_size=1, max_size=1)) + journal[place + 1 :]
+    )
     try:
         read_manifest(folder)
     except RunDirectoryError as error:

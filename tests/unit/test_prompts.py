@@ -77,7 +77,7 @@ def test_missing_or_binary_files(tmp_path: Path):
 def test_a_test_question_in_the_train_file():
     train, test = [Prompt("a", "one", "1"), Prompt("b", "two", "2")], [Prompt("c", "two", "2")]
     check_disjoint(train[:1], test)
-    with pytest.raises(DataError, match="1 test questions are also in the train file, e.g. 'two'"):
+    with pytest.raises(DataError, match=r"1 test questions are also in the train file, e\.g\. 'two'"):
         check_disjoint(train, test)
 
 
@@ -91,7 +91,7 @@ def test_stated_order_by_hand():
 
 
 def test_a_round_asks_for_too_many():
-    with pytest.raises(DataError, match="prompts.per_round is 6, the train file holds 5"):
+    with pytest.raises(DataError, match=r"prompts\.per_round is 6, the train file holds 5"):
         round_prompts(_prompts(5), 1, 6, "stated", 0)
 
 

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -91,8 +91,8 @@ def test_the_probe_is_the_most_changed_token_behind_a_whole_cache_block():
 class Receiver(FakeGenerator):
     """A fake engine with faults of receiving. ``gate`` holds a stuck one until the test ends."""
 
-    gate = threading.Event()
-    fault_of: dict[int, str] = {}  # by member number
+    gate: ClassVar[threading.Event] = threading.Event()
+    fault_of: ClassVar[dict[int, str]] = {}  # by member number
 
     def __init__(self, number: int, **settings: Any) -> None:
         self.number = number
@@ -181,7 +181,11 @@ class Bench:
 
     def held(self) -> list[tuple[int, float]]:
         """(version, skill) of every member."""
-        asked = [m.call("engine_call", name, control=True) for m in self.pool.members() for name in ("policy_version", "skill")]
+        asked = [
+            m.call("engine_call", name, control=True)
+            for m in self.pool.members()
+            for name in ("policy_version", "skill")
+        ]
         values = [future.result(10) for future in asked]
         return list(zip(values[::2], values[1::2], strict=True))
 
@@ -237,7 +241,9 @@ def test_a_push_that_does_not_get_through_is_mended_from_the_snapshot(make_bench
     assert (facts["method"], bench.held()) == ("gloo", [(2, 0.8)] * 2)
 
 
-@pytest.mark.parametrize(("fault", "words"), [("altered", "1 parameters arrived other than"), ("partial", "1 did not arrive")])
+@pytest.mark.parametrize(
+    ("fault", "words"), [("altered", "1 parameters arrived other than"), ("partial", "1 did not arrive")]
+)
 def test_a_digest_that_differs_stops_the_run(make_bench: Callable[..., Bench], fault: str, words: str):
     bench = make_bench()
     Receiver.fault_of = {1: fault}

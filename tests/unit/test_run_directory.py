@@ -122,7 +122,7 @@ def test_two_at_once(run_dir: Path, make_config: Callable[..., Config]):
 
 
 def test_a_directory_without_or_with_a_broken_config(tmp_path: Path):
-    with pytest.raises(RunDirectoryError, match="has no config.yaml"):
+    with pytest.raises(RunDirectoryError, match=r"has no config\.yaml"):
         load_run_config(tmp_path)
     (tmp_path / "config.yaml").write_text("a: [1,")
     with pytest.raises(RunDirectoryError, match="is not YAML"):

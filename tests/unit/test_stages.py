@@ -414,7 +414,14 @@ def test_the_stages_fit_together_on_fakes():
 
 def test_a_worker_reads_runs_and_receipts(tmp_path: Path):
     source = write_shard(
-        tmp_path, table="prompts", round_=1, shard=4, attempt="p", rows=list(map(prompt_row, PROMPTS)), seconds=0, metrics={}
+        tmp_path,
+        table="prompts",
+        round_=1,
+        shard=4,
+        attempt="p",
+        rows=list(map(prompt_row, PROMPTS)),
+        seconds=0,
+        metrics={},
     )
 
     def stage(tables: Any, job: StageJob) -> StageResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,9 +75,7 @@ rollouts = st.builds(
     st.integers(0, 1000),
     st.none() | st.integers(0, 2**63 - 1),
 )
-outcomes = st.builds(
-    Outcome, ids, st.sampled_from(OutcomeStatus), st.sampled_from([None, 0.0, 1.0]), st.none() | text
-)
+outcomes = st.builds(Outcome, ids, st.sampled_from(OutcomeStatus), st.sampled_from([None, 0.0, 1.0]), st.none() | text)
 weighted = st.builds(
     WeightedRow, ids, tokens, tokens, st.lists(floats, max_size=5).map(tuple), st.floats(-1, 1), st.sampled_from([0.0, 1.0]),
     st.floats(0, 1), st.integers(0, 64),
@@ -186,7 +183,7 @@ def test_altered_torn_and_missing_files(tmp_path: Path):
         path.write_bytes(damaged)
         with pytest.raises(StoreError, match="checksum differs"):
             read_shard(tmp_path, receipt)
-    os.remove(path)
+    path.unlink()
     with pytest.raises(StoreError, match="in the manifest but not on disk"):
         read_shard(tmp_path, receipt)
 

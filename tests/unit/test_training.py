@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -56,7 +56,9 @@ def on_disk(manifest: Manifest) -> list[int]:
         ({1: 0.1, 5: 0.9}, 1, [5]),
     ],
 )
-def test_the_newest_and_the_best_are_kept(manifest: Manifest, scores: dict[int, float], keep_last: int, kept: list[int]):
+def test_the_newest_and_the_best_are_kept(
+    manifest: Manifest, scores: dict[int, float], keep_last: int, kept: list[int]
+):
     for version in range(1, 6):
         add(manifest, version)
     deleted = keep_snapshots(manifest, scores, keep_last)
@@ -108,9 +110,9 @@ def test_no_snapshots_yet(manifest: Manifest):
 class Trainer(FakeTrainerRank):
     """A fake that fails as ``script`` says: one entry per call of ``train``, ``None`` for a good one."""
 
-    script: list[BaseException | None] = []
-    opened: list[str] = []
-    references = 0
+    script: ClassVar[list[BaseException | None]] = []
+    opened: ClassVar[list[str]] = []
+    references: ClassVar[int] = 0
 
     def open(self, model_path: str, settings: TrainSettings) -> None:
         Trainer.opened.append(model_path)
@@ -149,7 +151,14 @@ class Bench:
             rows = [weighted_row(self.row(shard, sample)) for sample in range(5)]
             manifest.accept(
                 write_shard(
-                    manifest.run_dir, table="weighted", round_=1, shard=shard, attempt="a", rows=rows, seconds=0, metrics={}
+                    manifest.run_dir,
+                    table="weighted",
+                    round_=1,
+                    shard=shard,
+                    attempt="a",
+                    rows=rows,
+                    seconds=0,
+                    metrics={},
                 )
             )
         manifest.seal(1, "weighted", 2)
@@ -222,7 +231,7 @@ def test_a_group_that_is_lost_starts_again(manifest: Manifest, make_bench: Calla
 def test_a_group_that_keeps_failing_stops_the_run(manifest: Manifest, make_bench: Callable[..., Bench]):
     bench = make_bench()
     Trainer.script = [EngineError(str(number)) for number in range(5)]
-    with pytest.raises(EngineError, match="^1$"):
+    with pytest.raises(EngineError, match=r"^1$"):
         bench.train(max_attempts=2)
     assert manifest.state.snapshots == {}
     assert not bench.gang.is_up
@@ -241,9 +250,7 @@ def test_a_loss_that_is_not_finite_is_not_tried_again(manifest: Manifest, make_b
 def test_rows_without_reference_are_refused(manifest: Manifest, make_bench: Callable[..., Bench]):
     bench = make_bench()
     manifest.accept(
-        write_shard(
-            manifest.run_dir, table="reference", round_=1, shard=0, attempt="x", rows=[], seconds=0, metrics={}
-        )
+        write_shard(manifest.run_dir, table="reference", round_=1, shard=0, attempt="x", rows=[], seconds=0, metrics={})
     )
     manifest.seal(1, "reference", 1)
     with pytest.raises(StoreError, match="10 rows have no reference log-probs"):
