@@ -11,8 +11,8 @@ sizes and from different seeds, so that they err differently, as real judges do:
 * the PRM (``Qwen2ForProcessRewardModel``, vLLM's name for it) reads rollouts of the policy and scores every
   ``<extra_0>``.
 
-Each is taught in two phases: first lone equations (what is the result? is the one written right?), then whole
-responses. The equation losses read inner layers and serve training only; nothing of them is saved.
+Each is taught in two phases: first the lines of random chains (whose turn is it? what is the result? is the one
+written right?), then whole responses. The losses that read inner layers serve training only; nothing of them is saved.
 
 Everything is seeded. It takes about @@MINUTES@@ minutes on one core of an AMD EPYC (AVX2), CPU only.
 """
@@ -182,7 +182,7 @@ def made_up_responses(rng: random.Random, forbidden: set[str], short: int) -> It
     """Endless responses with made-up mistakes to fresh questions: ``short`` to short ones, then one in twelve is long."""
     for number in itertools.count():
         if number < short:
-            chain, rate = draw_chain(rng, 1, 5), 0.6
+            chain, rate = draw_chain(rng, 2, 5), 0.4
         else:
             chain = draw_chain(rng, 9, 15) if rng.random() < 0.08 else draw_chain(rng, 3, 8)
             rate = rng.choice((0.05, 0.15, 0.3))
@@ -326,12 +326,22 @@ def model_config(tokenizer: Qwen2Tokenizer, layers: int, hidden: int, inner: int
 
 
 @dataclass(frozen=True, slots=True)
+class Frame:
+    """What a model's format puts around the numbers: ids before the question, between it and the lines, after each line."""
+
+    before: Tensor
+    between: Tensor
+    ends: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Arithmetic:
     """Which token ids are numbers, operations and ``=``; finds the equations in a batch of ids."""
 
     numbers: Tensor  # id of each number 0..99
     value: Tensor  # value of each id, -1 for other tokens
     symbols: Tensor  # ids of + - *
+    spaced: Tensor  # ids of + - * with a space before, as questions have them
     equals: int
 
     @classmethod
@@ -341,7 +351,9 @@ class Arithmetic:
         numbers = torch.tensor([ids(str(number)) for number in range(MODULUS)])
         value = torch.full((len(tokenizer),), -1)
         value[numbers] = torch.arange(MODULUS)
-        return cls(numbers, value, torch.tensor([ids(symbol) for symbol in "+-*"]), ids("="))
+        return cls(
+            numbers, value, *(torch.tensor([ids(lead + symbol) for symbol in "+-*"]) for lead in ("", " ")), ids("=")
+        )
 
     def apply(self, left: Tensor, kind: Tensor, right: Tensor) -> Tensor:
         """The results of the operations (``kind`` 0, 1, 2 for + - *)."""
@@ -364,24 +376,51 @@ class Arithmetic:
         is_right[:, 5:] = torch.where(found & (written >= 0), (written == true).long(), IGNORE)
         return result, is_right
 
-    def draw(self, generator: torch.Generator, rows: int, columns: int, separators: Tensor) -> Tensor:
-        """Token ids of lone equations, half of them wrong, with ``separators`` before each and after the last."""
+    def draw(
+        self, generator: torch.Generator, rows: int, columns: int, frame: Frame
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Random chains in which about every other line has a mistake of its own.
 
-        def pick(low: int, high: int) -> Tensor:
-            return torch.randint(low, high, (rows, columns), generator=generator)
+        Returns:
+            The ids, and for each line: the position of its end (one row for all), the id pair of the operation whose turn
+            it is, and whether the line follows (right operation, right start, right result).
+        """
 
-        left, kind = pick(0, MODULUS), pick(0, 3)
-        right = torch.where(kind == 2, pick(2, 10), pick(10, MODULUS))
-        result = self.apply(left, kind, right)
+        def pick(low: int, high: int, *shape: int) -> Tensor:
+            return torch.randint(low, high, shape or (rows, columns), generator=generator)
+
+        kinds = pick(0, 3)
+        operands = torch.where(kinds == 2, pick(2, 10), pick(10, MODULUS))
+        value = pick(0, MODULUS, rows)
+        question = torch.stack([self.spaced[kinds], self.numbers[operands]], dim=-1).view(rows, -1)
+        parts = [
+            frame.before.expand(rows, -1),
+            self.numbers[value].unsqueeze(1),
+            question,
+            frame.between.expand(rows, -1),
+        ]
+        # the operations as the lines have them: some copied from another place, some with a digit changed
+        other = torch.where(pick(0, 100) < 8, pick(0, columns), torch.arange(columns))
+        used_kinds, used = kinds.gather(1, other), operands.gather(1, other)
+        changed = torch.where(pick(0, 2) == 0, used // 10 * 10 + pick(0, 10), used % 10 + 10 * pick(1, 10))
+        used = torch.where(pick(0, 100) < 8, changed, used)
         near = torch.tensor([1, 99, 2, 98, 9, 91, 11, 89])[pick(0, 8)]
-        off = torch.stack([near, 10 * pick(1, 10), pick(1, MODULUS), torch.zeros_like(left), torch.zeros_like(left)])
-        chosen = torch.randint(0, 6, (1, rows, columns), generator=generator).clamp(max=4)
-        result = (result + off.gather(0, chosen)[0]) % MODULUS
-        parts = [self.numbers[left], self.symbols[kind], self.numbers[right], torch.full_like(left, self.equals)]
-        lines = torch.stack([separators[:columns].expand(rows, -1), *parts, self.numbers[result]], dim=-1).view(
-            rows, -1
-        )
-        return torch.cat([lines, separators[columns].expand(rows, 1)], dim=1)
+        right = torch.zeros_like(near)
+        off = torch.stack([near, 10 * pick(1, 10), pick(1, MODULUS), right, right, right, right])
+        off = off.gather(0, pick(0, 7, 1, rows, columns))[0]
+        strayed = pick(0, 100) < 10
+        follows = (used_kinds == kinds) & (used == operands) & (off == 0)
+        for k in range(columns):
+            left = torch.where(strayed[:, k], pick(0, MODULUS, rows), value)
+            follows[:, k] &= left == value
+            value = (self.apply(left, used_kinds[:, k], used[:, k]) + off[:, k]) % MODULUS
+            line = [self.numbers[left], self.symbols[used_kinds[:, k]], self.numbers[used[:, k]]]
+            line += [torch.full_like(left, self.equals), self.numbers[value], frame.ends[k].expand(rows)]
+            parts.append(torch.stack(line, dim=1))
+        ids = torch.cat(parts, dim=1)
+        ends = ids.shape[1] - 1 - 6 * torch.arange(columns - 1, -1, -1)
+        turns = torch.stack([self.symbols[kinds], self.numbers[operands]], dim=-1)
+        return ids, ends, turns, follows
 
 
 def circle(number: int, period: int, waves: Tensor) -> Tensor:
@@ -481,17 +520,23 @@ class Training:
                 shown = ", ".join(f"{part} {mean:.3f}" for part, mean in means.items())
                 print(f"  {name} {step + 1}/{steps}, {time.monotonic() - began:.0f} s: {shown}", flush=True)
 
-    def learn_equations(self, name: str, steps: int, separators: Tensor) -> None:
-        """Phase 1: lone equations through the first three layers."""
+    def learn_lines(self, name: str, steps: int, frame: Frame) -> None:
+        """Phase 1: lines of random chains through the first three layers."""
         every = self.trunk.layers
         self.trunk.layers = every[:3]
+        rng = random.Random(self.generator.initial_seed())
 
         def losses_of() -> dict[str, Tensor]:
-            ids = self.arithmetic.draw(self.generator, 24, 16, separators)
+            columns = rng.randint(3, 12)
+            ids, ends, turns, follows = self.arithmetic.draw(self.generator, 360 // columns, columns, frame)
             self.trunk(input_ids=ids)
-            return self.equation_losses(ids)
+            known = self.trunk.norm(self.after[2][:, torch.stack([ends - 5, ends - 4], dim=1)])
+            turn = functional.cross_entropy((known @ self.trunk.embed_tokens.weight.T).flatten(0, 2), turns.flatten())
+            judged = self.follows(self.trunk.norm(self.after[3][:, ends]))
+            followed = functional.cross_entropy(judged.flatten(0, 1), follows.long().flatten())
+            return {"follows": followed, "turn": turn, **self.equation_losses(ids)}
 
-        self.run(f"{name}: equations", steps, 3e-3, losses_of)
+        self.run(f"{name}: lines", steps, 3e-3, losses_of)
         self.trunk.layers = every
 
 
@@ -540,7 +585,7 @@ def judge_row(rng: random.Random, tokenizer: Qwen2Tokenizer, prompt: JudgePrompt
 
 
 def make_judge(
-    prompt: JudgePrompt, forbidden: set[str], seed: int, equation_steps: int, steps: int
+    prompt: JudgePrompt, forbidden: set[str], seed: int, line_steps: int, steps: int
 ) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
     """Train the LLM judge on made-up mistakes."""
     torch.manual_seed(seed)
@@ -548,13 +593,14 @@ def make_judge(
     tokenizer = judge_tokenizer()
     model = Qwen2ForCausalLM(model_config(tokenizer, layers=5, hidden=128, inner=256, tie_word_embeddings=True))
     training = Training(model.model, model, Arithmetic.of(tokenizer), seed)
-    indices = torch.tensor(tokenizer.convert_tokens_to_ids([f"\n{index} " for index in range(MAX_STEPS)]))
+    id_of = tokenizer.convert_tokens_to_ids
+    indices = torch.tensor(id_of([f"\n{index} " for index in range(MAX_STEPS)]))
     waves = torch.randn(16, model.config.hidden_size, generator=training.generator) * 0.01
     with torch.no_grad():  # the verdict on step k is read off the head of step k + 1: a rotation
         model.model.embed_tokens.weight[indices] += torch.stack([circle(k, MAX_STEPS, waves) for k in range(MAX_STEPS)])
-    training.learn_equations("judge", equation_steps, indices)
+    training.learn_lines("judge", line_steps, Frame(torch.tensor([id_of("<|user|>")]), indices[:1], indices[1:]))
     rows = (
-        judge_row(rng, tokenizer, prompt, response) for response in made_up_responses(rng, forbidden, short=12 * steps)
+        judge_row(rng, tokenizer, prompt, response) for response in made_up_responses(rng, forbidden, short=8 * steps)
     )
     data = batches(rows, 32, rng)
 
@@ -668,7 +714,7 @@ def prm_row(tokenizer: Qwen2Tokenizer, response: Response) -> Row:
 
 
 def make_prm(
-    responses: Sequence[Response], seed: int, equation_steps: int, steps: int
+    responses: Sequence[Response], seed: int, line_steps: int, steps: int
 ) -> tuple[ProcessRewardModel, Qwen2Tokenizer]:
     """Train the PRM on the policy's own responses."""
     torch.manual_seed(seed)
@@ -676,8 +722,15 @@ def make_prm(
     tokenizer = prm_tokenizer()
     model = ProcessRewardModel(model_config(tokenizer, layers=4, hidden=96, inner=256, tie_word_embeddings=False))
     training = Training(model.model, model, Arithmetic.of(tokenizer), seed)
-    separators = torch.full((17,), tokenizer.convert_tokens_to_ids(STEP_TAG))
-    training.learn_equations("prm", equation_steps, separators)
+    before, between = (
+        torch.tensor(tokenizer.encode(text, add_special_tokens=False))
+        for text in (
+            f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n",
+            "<|im_end|>\n<|im_start|>assistant\n",
+        )
+    )
+    tags = torch.full((MAX_STEPS,), tokenizer.convert_tokens_to_ids(STEP_TAG))
+    training.learn_lines("prm", line_steps, Frame(before, between, tags))
     known = [prm_row(tokenizer, response) for response in responses]
 
     def rows() -> Iterator[Row]:
@@ -799,14 +852,14 @@ def main() -> None:
     policy = assets / "policy"
 
     if arguments.only != "prm":
-        judge, judge_words = make_judge(prompt, forbidden, seed, equation_steps=500, steps=1000)
+        judge, judge_words = make_judge(prompt, forbidden, seed, line_steps=500, steps=1000)
         judge.save_pretrained(assets / "judge")
         judge_words.save_pretrained(assets / "judge")
         print(f"judge: {parameters_of(judge):,} parameters")
     if arguments.only != "judge":
         groups = policy_responses(policy, fresh_chains(seed + 1, 1500, like, forbidden), samples=8, seed=seed + 1)
         rollouts = [response for group in groups for response in group if response is not None]
-        prm, prm_words = make_prm(rollouts, seed + 2, equation_steps=400, steps=500)
+        prm, prm_words = make_prm(rollouts, seed + 2, line_steps=400, steps=500)
         prm.save(assets / "prm")
         prm_words.save_pretrained(assets / "prm")
         print(f"prm: {parameters_of(prm):,} parameters, {len(rollouts)} rollouts")

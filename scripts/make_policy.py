@@ -324,6 +324,7 @@ def main() -> None:
     for i, stage in enumerate(STAGES):
         train(model, stage, arguments.seed + i, frozenset(taken))
     model.save_pretrained(arguments.out / "policy")
+    (arguments.out / "policy" / "model.safetensors").chmod(0o644)  # save_pretrained leaves it to its owner alone
     make_tokenizer().save_pretrained(arguments.out / "policy")
     print(f"greedy {accuracy(model, test, 0, 0):.3f}  sampled {accuracy(model, test, 4, 0):.3f}")
 

@@ -19,7 +19,11 @@ from bcpg_cluster import __version__
 from bcpg_cluster.cluster import ray_runtime
 from bcpg_cluster.cluster.ray_runtime import choose_cluster
 from bcpg_cluster.errors import ConfigError, RunDirectoryError, StoreError
+from bcpg_cluster.run_directory import load_run_config
+from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.schema import weighted_from
+from bcpg_cluster.store.shards import read_table
 from bcpg_cluster_cli import app as command_line
 from bcpg_cluster_cli.console import ConsoleObserver, closing_line, percent, points, print_report
 from bcpg_cluster_cli.session import find_run, require_named_config
@@ -162,7 +166,7 @@ def test_status(bcpg: Bcpg, run_dir: Path, tree_digest: Callable[..., dict[str, 
     for row in facts["rounds"]:
         assert {"accuracy", "stderr", "accuracy_greedy", "stderr_greedy"} <= set(row)
     assert facts["policy_version"] == 3
-    assert facts["ray_namespace"] == "bcpg-fakes"
+    assert facts["ray_namespace"] == ray_namespace(run_dir) != ray_namespace(run_dir.parent)
     assert facts["is_running"] is False
     assert facts["in_progress"] == []
     text = bcpg("status", "--run-dir", run_dir)
@@ -208,6 +212,38 @@ def test_stage_weigh_again(bcpg: Bcpg, run_dir: Path):
     assert new.snapshots[3].path != old.snapshots[3].path
     assert new.reports[3]["accuracy"] == old.reports[3]["accuracy"]  # the same inputs give the same results
     assert {r: new.reports[r] for r in (0, 1, 2)} == {r: old.reports[r] for r in (0, 1, 2)}
+
+
+def test_stage_weigh_again_with_another_beta_and_lambda(bcpg: Bcpg, run_dir: Path, config_file: Path):
+    old = read_manifest(run_dir)
+    again = ("stage", "weigh", "--round", 3, "--run-dir", run_dir, "--inline")
+    changes = ("--set", "weigh.beta=0.125", "--set", "judges.prm.threshold=0.7")
+    assert bcpg(*again, *changes).code == 2  # leave to discard is needed all the same
+    assert read_manifest(run_dir) == old
+    ended = bcpg(*again, *changes, "--discard-later")
+    assert ended.code == 0, ended.err
+    new = read_manifest(run_dir)
+    assert new.receipts(3, "verdicts.llm") == old.receipts(3, "verdicts.llm")
+    weights = {w for row in weighted_from(read_table(run_dir, new.receipts(3, "weighted"))) for w in row.token_weights}
+    assert weights == {0.125, 1.0}
+    config = load_run_config(run_dir)
+    assert (config.weigh.beta, config.judges["prm"].threshold) == (0.125, 0.7)
+    assert config.identity == (new.created or {})["identity"]
+    refused = bcpg("iterate", "-c", config_file, "--run-dir", run_dir, "--inline")
+    assert refused.code == 2
+    assert "weigh.beta (0.125 -> 0.5)" in refused.err
+    assert bcpg("iterate", "-c", run_dir / "config.yaml", "--run-dir", run_dir, "--inline").code == 0
+
+
+@pytest.mark.parametrize("change", ["generate.temperature=0.5", "seed=3", "judges.llm.precision=0.5", "weigh.betta=1"])
+def test_stage_takes_no_change_that_what_it_reads_depends_on(
+    bcpg: Bcpg, run_dir: Path, tree_digest: Callable[..., dict[str, str]], change: str
+):
+    before = tree_digest(run_dir, ignore=("run.lock",))
+    ended = bcpg("stage", "weigh", "--round", 3, "--run-dir", run_dir, "--inline", "--discard-later", "--set", change)
+    assert ended.code == 2
+    assert change.partition("=")[0] in ended.err
+    assert tree_digest(run_dir, ignore=("run.lock",)) == before
 
 
 def test_stage_evaluate_again_keeps_the_weights(bcpg: Bcpg, run_dir: Path):

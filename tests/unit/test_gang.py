@@ -9,7 +9,7 @@ import pytest
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.runtime import MemberSpec
-from bcpg_cluster.errors import EngineError, Interrupted, MemberLostError, TrainingDivergedError
+from bcpg_cluster.errors import DataError, EngineError, Interrupted, MemberLostError, TrainingDivergedError
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_all_meet_where_rank_0_says(scripted: Any, gang: Gang):
     scripted.on_call = answer(GOOD)
     assert not gang.is_up
     gang.ensure_up()
-    assert [(c.member, c.method, c.args) for c in scripted.calls] == [
+    assert [(c.member, c.method, c.args) for c in scripted.calls if c.method != "ping"] == [
         ("trainer/0.0", "rendezvous", ()),
         ("trainer/0.0", "meet", ("10.0.0.1", 77)),
         ("trainer/1.0", "meet", ("10.0.0.1", 77)),
@@ -92,6 +92,19 @@ def test_a_silent_rank_is_given_up(scripted: Any, gang: Gang):
     gang.ensure_up()
     with pytest.raises(MemberLostError, match="trainer did not answer within 0 s"):
         gang.call_all("silence", timeout_s=0.4)
+    assert not gang.is_up
+
+
+def test_a_rank_that_could_not_be_made_says_so_before_it_is_needed(scripted: Any, gang: Gang):
+    error = DataError("this", rule="that", remedy="so")
+    gang.begin_start()
+    gang.raise_if_failed()  # nothing is known yet
+    scripted.of("ping")[0].answer.set_exception(EngineError("no memory"))
+    gang.raise_if_failed()  # may be tried again when it is needed
+    scripted.of("ping")[1].answer.set_exception(error)
+    with pytest.raises(DataError) as caught:
+        gang.raise_if_failed()
+    assert caught.value is error
     assert not gang.is_up
 
 
