@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -259,7 +259,19 @@ def read_all_prompts(config: Config) -> tuple[list[Prompt], list[Prompt]]:
     test = read_prompts(resolve_asset(config.prompts.test))
     check_disjoint(train, test)
     round_prompts(train, 1, config.prompts.per_round, config.prompts.order, config.seed)
+    if config.verify.kind == "exact":  # math-verify would take minutes here; `validate` asks it
+        check_answers(config, [*train, *test])
     return train, test
+
+
+def check_answers(config: Config, prompts: Iterable[Prompt]) -> None:
+    """Let the verifier look at every gold answer. Raises :class:`DataError` for one it could never find equal."""
+    verifier = _verifier(config)
+    try:
+        for prompt in prompts:
+            verifier.check_gold(prompt.answer)
+    finally:
+        verifier.close()
 
 
 def check_models(config: Config) -> None:

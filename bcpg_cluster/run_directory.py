@@ -58,18 +58,13 @@ def open_run(run_dir: Path, config: Config) -> Manifest:
     check_run_directory(run_dir, config)
     manifest = Manifest(run_dir)
     if manifest.state.created is None:
-        _write_config(run_dir, config)
+        write_config(run_dir, config)
         manifest.create(identity=config.identity, name=config.name, program_version=__version__)
     return manifest
 
 
-def reconfigure(manifest: Manifest, config: Config, changes: list[str]) -> None:
-    """Go on with another configuration. The manifest's word counts; ``config.yaml`` follows for people to read."""
-    manifest.reconfigure(identity=config.identity, config=config.model_dump(mode="json"), changes=changes)
-    _write_config(manifest.run_dir, config)
-
-
-def _write_config(run_dir: Path, config: Config) -> None:
+def write_config(run_dir: Path, config: Config) -> None:
+    """Write ``config.yaml`` whole or not at all."""
     partial = run_dir / _PARTIAL
     partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     partial.replace(run_dir / CONFIG)

@@ -61,9 +61,6 @@ class ManifestState:
         match event["event"]:
             case "created":
                 self.created = {key: event[key] for key in ("identity", "name", "program_version")}
-            case "reconfigured":
-                self.config = event["config"]
-                self.created = {**(self.created or {}), "identity": event["identity"]}
             case "shard":
                 receipt = Receipt(**{key: event[key] for key in Receipt.__dataclass_fields__})
                 self.shards.setdefault((receipt.round, receipt.table), {}).setdefault(receipt.shard, receipt)
@@ -82,6 +79,9 @@ class ManifestState:
             case "retry":
                 self.retries.append(event)
             case "reopened":
+                if event.get("changed"):
+                    self.config = event["changed"]["config"]
+                    self.created = {**(self.created or {}), "identity": event["changed"]["identity"]}
                 self._reopen(event["round"], set(event["tables"]), event["versions"])
 
     def _reopen(self, round_: int, tables: set[str], versions: int) -> None:
@@ -220,10 +220,6 @@ class Manifest:
             }
         )
 
-    def reconfigure(self, *, identity: str, config: dict[str, Any], changes: list[str]) -> None:
-        """Go on with another configuration (what was made by the old one and depends on it has been let go)."""
-        self._append({"event": "reconfigured", "identity": identity, "config": config, "changes": changes})
-
     def accept(self, receipt: Receipt) -> bool:
         """Count a shard. False when the shard was already delivered by another attempt: this one changes nothing."""
         if receipt.shard in self.state.shards.get((receipt.round, receipt.table), {}):
@@ -260,6 +256,12 @@ class Manifest:
         """Note a piece of work that had to be done again."""
         self._append({"event": "retry", "what": what, "why": why[:2000]})
 
-    def reopen(self, round_: int, tables: list[str], versions: int) -> None:
-        """Let go of tables of a round, of all later rounds, and of snapshots from ``versions`` on. Files stay on disk."""
-        self._append({"event": "reopened", "round": round_, "tables": tables, "versions": versions})
+    def reopen(self, round_: int, tables: list[str], versions: int, changed: dict[str, Any] | None = None) -> None:
+        """Let go of tables of a round, of all later rounds, and of snapshots from ``versions`` on. Files stay on disk.
+
+        Args:
+            changed: the configuration to go on with, as ``identity`` and ``config``; in the same event, since results and
+                configuration must not part.
+        """
+        event = {"event": "reopened", "round": round_, "tables": tables, "versions": versions}
+        self._append({**event, "changed": changed})

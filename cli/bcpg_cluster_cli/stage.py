@@ -11,7 +11,7 @@ from rich.console import Console
 from bcpg_cluster.build import build_coordinator, read_all_prompts
 from bcpg_cluster.config import change_config
 from bcpg_cluster.errors import UserError
-from bcpg_cluster.run_directory import load_run_config, open_run, reconfigure
+from bcpg_cluster.run_directory import load_run_config, open_run, write_config
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster_cli.console import ConsoleObserver
@@ -74,9 +74,11 @@ def run_stage(
         check_weights_are_there(manifest, round_ if is_measuring else round_ - 1)
         prompts = read_all_prompts(config)
         # Measuring again changes no weights; anything else makes this round's snapshot and all after it void.
-        manifest.reopen(round_, tables, round_ + 1 if is_measuring else max(round_, 1))
+        versions = round_ + 1 if is_measuring else max(round_, 1)
+        changed = {"identity": config.identity, "config": config.model_dump(mode="json")} if overrides else None
+        manifest.reopen(round_, tables, versions, changed)
         if overrides:
-            reconfigure(manifest, config, list(overrides))
+            write_config(directory, config)  # for people to read; the manifest's word counts
         runtime = start_runtime(config, directory, address, str(directory), inline=inline, console=console)
         try:
             with ConsoleObserver(console) as observer:

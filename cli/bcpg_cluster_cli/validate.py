@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bcpg_cluster.build import (
+    check_answers,
     check_memory,
     check_models,
     check_vendor_options,
@@ -24,6 +25,8 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: Path | N
     console = Console()
     config = read_config(source, overrides, None)
     train, test = read_all_prompts(config)
+    if config.verify.kind != "exact":
+        check_answers(config, [*train, *test])
     check_models(config)
     for judge in config.judges.values():
         if judge.kind == "llm":

@@ -23,7 +23,9 @@ def test_record_matches_scripts_and_files() -> None:
 
 
 def test_models_are_small() -> None:
-    size = sum(p.stat().st_size for name in ("policy", "judge", "prm") for p in (ASSETS / name).rglob("*") if p.is_file())
+    size = sum(
+        p.stat().st_size for name in ("policy", "judge", "prm") for p in (ASSETS / name).rglob("*") if p.is_file()
+    )
     assert size <= 12 * 2**20
 
 
