@@ -6,13 +6,13 @@ reads ``policy/`` and the prompt files (``*.jsonl``, whose questions are never u
 ``prm/``. Both models learn the same thing, whether each step of a chain is right, but from different data, at different
 sizes and from different seeds, so that they err differently, as real judges do:
 
-* the judge (``Qwen2ForCausalLM``) reads *made-up* mistakes and writes verdicts in the grammar of
-  ``method/verdict.py``;
-* the PRM (``Qwen2ForProcessRewardModel``, vLLM's name for it) reads rollouts of the policy and scores every
-  ``<extra_0>``.
+* the judge (``Qwen2ForCausalLM``) reads *made-up* mistakes, then some rollouts of the policy among them, and writes
+  verdicts in the grammar of ``method/verdict.py``;
+* the PRM (``Qwen2ForProcessRewardModel``, vLLM's name for it) reads other rollouts of the policy alone and scores
+  every ``<extra_0>``.
 
-Each is taught in two phases: first the lines of random chains (whose turn is it? what is the result? is the one
-written right?), then whole responses. The losses that read inner layers serve training only; nothing of them is saved.
+Each is taught the lines of random chains first (whose turn is it? what is the result? is the one written right?), then
+whole responses. The losses that read inner layers serve training only; nothing of them is saved.
 
 Everything is seeded. It takes about @@MINUTES@@ minutes on one core of an AMD EPYC (AVX2), CPU only.
 """
@@ -27,6 +27,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -44,6 +45,8 @@ from transformers import (
 )
 
 from bcpg_cluster.assets.chain import ANSWER, MODULUS, REFLECTION, Chain, Operation, StepTruth, draw_chain, step_truths
+from bcpg_cluster.engines.prm import QWEN_SYSTEM
+from bcpg_cluster.method.segment import StepRules, segment
 from bcpg_cluster.method.verdict import (
     JudgePrompt,
     StepVerdict,
@@ -58,7 +61,6 @@ HEAD_DIM = 32
 MAX_POSITIONS = 512
 MAX_STEPS = 32
 STEP_TAG = "<extra_0>"
-SYSTEM = "Check every step."
 IGNORE = -100
 KINDS = [kind.value for kind in ErrorType]
 
@@ -82,26 +84,12 @@ class Response:
         return self.steps[-1].startswith(ANSWER) and self.truths[-1].is_correct
 
 
-def split_steps(text: str) -> list[str]:
-    """The steps of a response: its lines with their newlines, a ``wait`` together with the line that follows."""
-    steps, carried = [], ""
-    for line in text.splitlines(keepends=True):
-        carried += line
-        if line.strip() != REFLECTION:
-            steps.append(carried)
-            carried = ""
-    return [*steps, carried] if carried else steps
-
-
 def read_response(chain: Chain, text: str) -> Response | None:
     """Cut and label a response; ``None`` when there is nothing to label."""
-    steps = split_steps(text)
+    steps = tuple(step.text for step in segment(list(text), StepRules()))
     if not steps or len(steps) > MAX_STEPS:
         return None
-    try:
-        return Response(chain, tuple(steps), tuple(step_truths(chain.question, steps)))
-    except IndexError:  # more lines than operations, then ``wait``: such a response has no truth
-        return None
+    return Response(chain, steps, tuple(step_truths(chain.question, steps)))
 
 
 def wrong_result(rng: random.Random, operation: Operation, value: int) -> int:
@@ -179,17 +167,20 @@ def made_up_response(rng: random.Random, chain: Chain, slip_rate: float) -> str:
 
 
 def made_up_responses(rng: random.Random, forbidden: set[str], short: int) -> Iterator[Response]:
-    """Endless responses with made-up mistakes to fresh questions: ``short`` to short ones, then one in twelve is long."""
+    """Endless responses with made-up mistakes to fresh questions: ``short`` to short ones, then one in twelve is long.
+
+    Most are wrong, as those are which the method has judged.
+    """
     for number in itertools.count():
         if number < short:
             chain, rate = draw_chain(rng, 2, 5), 0.4
         else:
             chain = draw_chain(rng, 9, 15) if rng.random() < 0.08 else draw_chain(rng, 3, 8)
-            rate = rng.choice((0.05, 0.15, 0.3))
+            rate = rng.choice((0.08, 0.2, 0.4))
         if chain.question in forbidden:
             continue
         response = read_response(chain, made_up_response(rng, chain, rate))
-        if response is not None:
+        if response is not None and (not response.is_right or rng.random() < 0.25):
             yield response
 
 
@@ -228,12 +219,10 @@ def policy_responses(
         )
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         output = model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=160,
-            pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
-        for i, text in zip(
-            chosen, tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True), strict=True
-        ):
+            input_ids=ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=112
+        )
+        texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+        for i, text in zip(chosen, texts, strict=True):
             found[i] = read_response(asked[i], text)
     return [found[i : i + samples] for i in range(0, len(found), samples)]
 
@@ -276,16 +265,8 @@ def make_tokenizer(words: Sequence[str], special: Sequence[str], template: str, 
 def judge_tokenizer() -> Qwen2Tokenizer:
     """The judge's tokenizer: a verdict line is two tokens (``\\n3 ``, ``wrong propagated``), the first line three."""
     verdicts = ["correct none", *(f"wrong {error}" for error in ErrorType if error is not ErrorType.NONE)]
-    words = [
-        *verdicts,
-        *(f"\n{index} " for index in range(MAX_STEPS)),
-        "\njudge ",
-        "wait ",
-        "answer ",
-        " +",
-        " -",
-        " *",
-    ]
+    words = [*verdicts, *(f"\n{index} " for index in range(MAX_STEPS)), "\njudge ", "wait ", "answer "]
+    words += [" +", " -", " *"]
     template = (
         "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -297,13 +278,13 @@ def judge_tokenizer() -> Qwen2Tokenizer:
 def prm_tokenizer() -> Qwen2Tokenizer:
     """The PRM's tokenizer and chat template, in the convention of Qwen2.5-Math-PRM."""
     template = (
-        "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n" + SYSTEM + "<|im_end|>\n{% endif %}"
+        "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n" + QWEN_SYSTEM + "<|im_end|>\n{% endif %}"
         "{% for message in messages %}"
         "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
         "{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    words = [SYSTEM, "system\n", "user\n", "assistant\n", "wait\n", "answer ", " +", " -", " *"]
+    words = [QWEN_SYSTEM, "system\n", "user\n", "assistant\n", "wait\n", "answer ", " +", " -", " *"]
     special = ["<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>", STEP_TAG]
     return make_tokenizer(words, special, template, "<|im_end|>")
 
@@ -584,10 +565,24 @@ def judge_row(rng: random.Random, tokenizer: Qwen2Tokenizer, prompt: JudgePrompt
     return question + answer, [IGNORE] * len(question) + answer, kinds
 
 
+def mixed(rng: random.Random, rollouts: Sequence[Response], made_up: Iterator[Response]) -> Iterator[Response]:
+    """Endless responses: three real ones (wrong, but for one in nine) for two made-up ones."""
+    wrong = [response for response in rollouts if not response.is_right]
+    real = wrong + [response for response in rollouts if response.is_right][: len(wrong) // 8]
+    while True:
+        yield rng.choice(real) if rng.random() < 0.6 else next(made_up)
+
+
 def make_judge(
-    prompt: JudgePrompt, forbidden: set[str], seed: int, line_steps: int, steps: int
+    prompt: JudgePrompt,
+    forbidden: set[str],
+    rollouts: Sequence[Response],
+    seed: int,
+    line_steps: int,
+    made_up_steps: int,
+    mixed_steps: int,
 ) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
-    """Train the LLM judge on made-up mistakes."""
+    """Train the LLM judge on made-up mistakes, then on these and real ones."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = judge_tokenizer()
@@ -599,19 +594,21 @@ def make_judge(
     with torch.no_grad():  # the verdict on step k is read off the head of step k + 1: a rotation
         model.model.embed_tokens.weight[indices] += torch.stack([circle(k, MAX_STEPS, waves) for k in range(MAX_STEPS)])
     training.learn_lines("judge", line_steps, Frame(torch.tensor([id_of("<|user|>")]), indices[:1], indices[1:]))
-    rows = (
-        judge_row(rng, tokenizer, prompt, response) for response in made_up_responses(rng, forbidden, short=8 * steps)
-    )
-    data = batches(rows, 32, rng)
 
-    def losses_of() -> dict[str, Tensor]:
+    def losses_of(data: Iterator[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor]:
         ids, labels, kinds = next(data)
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
         asked = labels[:, 1:] != IGNORE
         answers = functional.cross_entropy(model.lm_head(hidden[asked]), labels[:, 1:][asked])
         return {"answer": answers, **training.step_losses(ids, kinds), **training.equation_losses(ids)}
 
-    training.run("judge: responses", steps, 2e-3, losses_of)
+    made_up = made_up_responses(rng, forbidden, short=8 * made_up_steps)
+    for name, steps, rate, source in (
+        ("made-up responses", made_up_steps, 2e-3, made_up),
+        ("real and made-up responses", mixed_steps, 1.2e-3, mixed(rng, rollouts, made_up)),
+    ):
+        rows = (judge_row(rng, tokenizer, prompt, response) for response in source)
+        training.run(f"judge: {name}", steps, rate, partial(losses_of, batches(rows, 32, rng)))
     return model.eval(), tokenizer
 
 
@@ -698,7 +695,7 @@ def prm_ids(tokenizer: Qwen2Tokenizer, response: Response) -> list[int]:
     """The PRM's input: the question, then the steps, each followed by the step tag."""
     content = "".join(step.strip("\n") + STEP_TAG for step in response.steps)
     messages = [
-        {"role": "system", "content": SYSTEM},
+        {"role": "system", "content": QWEN_SYSTEM},
         {"role": "user", "content": response.chain.question},
         {"role": "assistant", "content": content},
     ]
@@ -725,7 +722,7 @@ def make_prm(
     before, between = (
         torch.tensor(tokenizer.encode(text, add_special_tokens=False))
         for text in (
-            f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n",
+            f"<|im_start|>system\n{QWEN_SYSTEM}<|im_end|>\n<|im_start|>user\n",
             "<|im_end|>\n<|im_start|>assistant\n",
         )
     )
@@ -851,18 +848,23 @@ def main() -> None:
     forbidden = set(like)
     policy = assets / "policy"
 
+    def rollouts(number: int, chains: int, samples: int) -> list[Response]:
+        groups = policy_responses(policy, fresh_chains(seed + number, chains, like, forbidden), samples, seed + number)
+        return [response for group in groups for response in group if response is not None]
+
     if arguments.only != "prm":
-        judge, judge_words = make_judge(prompt, forbidden, seed, line_steps=500, steps=1000)
+        judge, judge_words = make_judge(
+            prompt, forbidden, rollouts(4, 1200, 4), seed, line_steps=500, made_up_steps=500, mixed_steps=350
+        )
         judge.save_pretrained(assets / "judge")
         judge_words.save_pretrained(assets / "judge")
         print(f"judge: {parameters_of(judge):,} parameters")
     if arguments.only != "judge":
-        groups = policy_responses(policy, fresh_chains(seed + 1, 1500, like, forbidden), samples=8, seed=seed + 1)
-        rollouts = [response for group in groups for response in group if response is not None]
-        prm, prm_words = make_prm(rollouts, seed + 2, line_steps=400, steps=500)
+        own = rollouts(1, 1500, 8)
+        prm, prm_words = make_prm(own, seed + 2, line_steps=400, steps=500)
         prm.save(assets / "prm")
         prm_words.save_pretrained(assets / "prm")
-        print(f"prm: {parameters_of(prm):,} parameters, {len(rollouts)} rollouts")
+        print(f"prm: {parameters_of(prm):,} parameters, {len(own)} rollouts")
     if arguments.only:
         return
 

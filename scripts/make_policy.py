@@ -2,10 +2,15 @@
 
     python scripts/make_policy.py --out bcpg_cluster/assets
 
-writes ``policy/`` (an ordinary Hugging Face causal LM, 0.34 M parameters, one token a character) and
-``prompts/{train,test}.jsonl``. Seeded, one thread: the same kind of machine gives the same files.
+writes ``policy/`` (an ordinary Hugging Face causal LM, 0.34 M parameters, 1.3 MB, one token a character) and
+``prompts/{train,test}.jsonl``. It took 8 minutes (6.5 of processor time, one thread) on a 2-core AMD EPYC with AVX2
+and torch 2.13 that had other work to do. Seeded: two runs there gave the same bytes; on another kind of processor the
+weights, and with them the start accuracy, may differ a little.
 
-TIMEDOC
+What the policy can do: the format and most of the arithmetic. What it is left to learn: which of two habits the task
+rewards where a subtraction goes below zero (its training data holds both), products by 6..9 (rare there), and not to
+lose its place in a chain of 4-6 operations (mostly shorter ones in the first stage). On the 400 test problems it starts
+at 0.445 greedy and 0.32 sampled at temperature 1, with 48 tokens a response.
 """
 
 from __future__ import annotations
@@ -67,6 +72,10 @@ STAGES = (
     Stage(1500, (1.0, 1.0, 1.0, 4.0, 5.0, 6.0), 0.3, 1.0, 0.55, 1.5e-3, 0.01),
 )
 BATCH = 32
+# Logits are scaled by this in the end (through the final norm): a short warm start leaves the policy less sure than it
+# is right (greedy 0.445, sampled 0.274), and with that much room any method would gain by sharpening alone. Greedy
+# decoding does not change.
+SHARPENING = 1.15
 WRONG_FIRST = 0.04  # share of lines written wrongly first, then ``wait``, then right
 
 
@@ -323,6 +332,8 @@ def main() -> None:
     print(f"{sum(parameter.numel() for parameter in model.parameters())} parameters", flush=True)
     for i, stage in enumerate(STAGES):
         train(model, stage, arguments.seed + i, frozenset(taken))
+    with torch.no_grad():
+        model.model.norm.weight.mul_(SHARPENING)
     model.save_pretrained(arguments.out / "policy")
     (arguments.out / "policy" / "model.safetensors").chmod(0o644)  # save_pretrained leaves it to its owner alone
     make_tokenizer().save_pretrained(arguments.out / "policy")
