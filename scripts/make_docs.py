@@ -35,7 +35,7 @@ HEAD = "<!-- Made by scripts/make_docs.py. Change the docstrings it reads, then 
 
 # What the sections' docstrings do not say (they say most in prose; a table needs a line for every key).
 MEANINGS = {
-    "name": "names the run: its directory is `runs/<name>`, its Ray namespace `bcpg-<name>`",
+    "name": "names the run: its directory is `runs/<name>`, its Ray namespace follows the directory",
     "seed": "of everything random: prompt order, sampling seeds, shuffles in training",
     "policy.model": "`embedded:NAME`, a directory in Hugging Face format, or a hub id",
     "policy.kind": "`vllm`; `fake` draws from a table, for tests",
@@ -82,8 +82,7 @@ MEANINGS = {
     "train.dtype": "compute dtype; master weights, log-softmax and sums are float32 either way",
     "train.gradient_checkpointing": "trade compute for memory in long sequences",
     "train.group_timeout_s": "how long one collective of the trainer group may take",
-    "push.backend": "`gloo`: this project's own, for CPUs; `nccl`: vLLM's own, for GPUs; `disk`: engines reload the snapshot; "
-    "`ipc` is a name of vLLM's that has no sender here yet",
+    "push.backend": "`gloo`: this project's own, for CPUs; `nccl`: vLLM's own, for GPUs; `disk`: engines reload the snapshot",
     "push.num_canaries": "responses whose log-probs prove a push",
     "evaluate.num_prompts": "the first so many test prompts; `null` is all",
     "evaluate.num_samples": "n of avg@n, and the largest k of pass@k",

@@ -14,7 +14,7 @@ sizes and from different seeds, so that they err differently, as real judges do:
 Each is taught the lines of random chains first (whose turn is it? what is the result? is the one written right?), then
 whole responses. The losses that read inner layers serve training only; nothing of them is saved.
 
-Everything is seeded. It takes about @@MINUTES@@ minutes on one core of an AMD EPYC (AVX2), CPU only.
+Everything is seeded. It took 11 minutes (judge 7, PRM 4) on one core of a 2-core AMD EPYC, CPU only, torch 2.13.
 """
 
 from __future__ import annotations
