@@ -45,4 +45,5 @@ def judge(tables: Tables, job: StageJob, *, engine: Judge, name: str, show_gold:
                 )
             )
     metrics = {f"status.{status}": float(count) for status, count in statuses.items()}
-    return StageResult(rows, {**metrics, "steps": len(rows), "samples": len(cases)})
+    tokens = sum(of_sample[-1].end for of_sample in steps.values())  # of the responses judged
+    return StageResult(rows, {**metrics, "steps": len(rows), "samples": len(cases), "tokens": tokens})

@@ -69,4 +69,4 @@ def _finish(reports: dict[int, dict[str, Any]], directory: Path, console: Consol
     console.print(f"run: {directory}", highlight=False)
     if as_json:
         typer.echo(json.dumps(list(reports.values())))
-    console.print(closing_line(reports), highlight=False, style="bold")
+    console.print(closing_line(reports), highlight=False, style="bold", soft_wrap=True)

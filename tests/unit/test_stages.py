@@ -164,7 +164,7 @@ def test_verify_by_hand():
     ]
     assert metrics == {
         "status.verified": 3.0, "status.no_answer": 2.0, "status.truncated": 1.0, "status.engine_lost": 1.0,
-        "samples": 7.0, "rewards": 2.0,
+        "samples": 7.0, "rewards": 2.0, "tokens": 70.0,  # 65 characters and five end tokens
     }  # fmt: skip
 
 
@@ -254,7 +254,7 @@ def test_judge_writes_one_verdict_for_every_step():
     ]
     assert verdicts[SampleId(1, "a", 1)][0].score == 0.25
     assert engine.asked[0] == JudgeCase("1 +1 +1", ("s0.0", "s0.1"), None)
-    assert result.metrics == {"status.judged": 2.0, "status.unparsable": 1.0, "steps": 3, "samples": 2}
+    assert result.metrics == {"status.judged": 2.0, "status.unparsable": 1.0, "steps": 3, "samples": 2, "tokens": 3}
 
 
 def test_judge_shows_the_gold_answer_only_where_it_may():
