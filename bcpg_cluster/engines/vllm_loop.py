@@ -139,6 +139,8 @@ class EngineLoop:
             started.set_exception(error)
             return
         engine = llm.llm_engine
+        with _LIVE:
+            _live_engines.append(engine)
         self._max_running = engine.vllm_config.scheduler_config.max_num_seqs
         started.set_result(None)
         try:
@@ -154,7 +156,7 @@ class EngineLoop:
             # A broken step leaves the scheduler in an unknown state, so nothing of this engine can be trusted again.
             self._fail_all(error)
         finally:
-            engine.engine_core.shutdown()
+            _shut_down(engine)
 
     def _take_work(self, llm: Any) -> bool:
         """Move calls to the backlog and run controls, in the order they came; waits while idle. False when closing."""
@@ -227,3 +229,23 @@ class EngineLoop:
                 failure = error if isinstance(error, EngineError) else EngineError(f"the engine died: {error!r}")
                 failure.__cause__ = None if failure is error else error
                 done.set_exception(failure)
+
+
+# vLLM's shutdown also destroys the process's communication groups, which every engine in it uses.
+_LIVE = threading.Lock()
+_live_engines: list[Any] = []
+
+
+def _shut_down(engine: Any) -> None:
+    """Shut one engine down; what belongs to the whole process goes with the last one."""
+    with _LIVE:
+        _live_engines.remove(engine)
+        client = engine.engine_core
+        core = getattr(client, "engine_core", None)  # absent where the core runs in a process of its own
+        if not _live_engines or core is None:
+            client.shutdown()
+        else:
+            client._finalizer.detach()  # it would do the whole shutdown when the engine is collected
+            core.structured_output_manager.clear_backend()
+            core.model_executor.shutdown()
+            core.scheduler.shutdown()

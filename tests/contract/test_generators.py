@@ -219,7 +219,7 @@ class ScriptedEngine:
 
     def __init__(self) -> None:
         self.llm_engine = self
-        self.engine_core = self
+        self.engine_core = SimpleNamespace(shutdown=self.shutdown)  # the client of a core elsewhere
         self.vllm_config = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=4))
         self.running: dict[str, list[Any]] = {}
         self.threads: set[int] = set()
@@ -327,3 +327,21 @@ def test_loop_build_error_reaches_the_caller() -> None:
 
     with pytest.raises(ValueError, match="no such model"):
         EngineLoop(build, "test")
+
+
+@pytest.mark.engine
+def test_closing_one_engine_leaves_the_others_of_its_process_alone(
+    tied_engine: Any, untied_model: tuple[Any, str], engine_args: dict[str, Any]
+) -> None:
+    """vLLM's own shutdown destroys communication groups that belong to the process."""
+    import gc
+
+    from bcpg_cluster.engines.vllm_rollout import VllmGenerator
+
+    request = [GenerateRequest((5, 6, 7), Sampling(max_tokens=4, temperature=0.0))]
+    before = tied_engine.generate(request)
+    other = VllmGenerator(untied_model[1], engine_args=engine_args, weight_transfer_backend=None)
+    other.close()
+    del other
+    gc.collect()
+    assert tied_engine.generate(request) == before
