@@ -23,7 +23,7 @@ class OutcomeStatus(StrEnum):
 
     VERIFIED = "verified"
     NO_ANSWER = "no_answer"  # nothing to check was found in the response: counts as wrong, reward 0
-    TRUNCATED = "truncated"  # cut off before an answer: counts as wrong, reward 0 (METHOD: paper-faithful)
+    TRUNCATED = "truncated"  # cut off before an answer: counts as wrong, reward 0
     ENGINE_LOST = "engine_lost"  # the generation was aborted: no reward
     VERIFIER_ERROR = "verifier_error"  # the verifier failed or ran out of time: no reward
 

@@ -420,7 +420,7 @@ class DeepSpeedRank:
 
         for name, parameter in self._policy.checkpoint_parameters():
             if parameter.dtype is not torch.float32:
-                # The master weights: small updates are not visible in bf16 (METHOD 12.6).
+                # The master weights: small updates are not visible in bf16 (docs/method.md).
                 yield name, safe_get_full_fp32_param(parameter)
             elif self._settings.zero_stage == 3:
                 with GatheredParameters([parameter]):

@@ -1,7 +1,7 @@
 """A process reward model on vLLM: P(step is right) of every step of a response, in one causal pass.
 
 The convention is that of Qwen2.5-Math-PRM: the response is the assistant's turn, every step is followed by a separator
-token, the last one too, and the model's two-way head is read at the separators (METHOD.md 9.1).
+token, the last one too, and the model's two-way head is read at the separators (docs/method.md).
 """
 
 from __future__ import annotations

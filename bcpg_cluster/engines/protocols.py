@@ -218,7 +218,7 @@ class TrainRow:
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """Everything one round's training needs besides the rows. Defaults: METHOD.md 1.7 and its recommended gaps.
+    """Everything one round's training needs besides the rows. Defaults: docs/method.md and its recommended gaps.
 
     Attributes:
         tau: behaviour-constraint factor of Eq. 6, >= 0.

@@ -1,7 +1,7 @@
 """What every trainer does alike: load a policy, pad rows, forward to token log-probs, sum up a micro-batch.
 
 The reference log-probs, the training step and the scores all come from :func:`response_logprobs`, so they share one
-forward with the same kernels and dtype, and Delta is exactly 0 before the first step (METHOD 12.2).
+forward with the same kernels and dtype, and Delta is exactly 0 before the first step (docs/method.md).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def load_policy(model_path: str, settings: TrainSettings, dtype: torch.dtype) ->
     config = AutoConfig.from_pretrained(model_path)
     for name, value in vars(config).items():
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
-            setattr(config, name, 0.0)  # reference and policy must be the same function (METHOD 12.6)
+            setattr(config, name, 0.0)  # reference and policy must be the same function (docs/method.md)
     causal_lm = AutoModelForCausalLM.from_pretrained(model_path, config=config, dtype=dtype)
     causal_lm.train()  # gradient checkpointing acts in training mode only
     if settings.gradient_checkpointing:

@@ -21,7 +21,7 @@ class StepPlan:
     """One optimiser step.
 
     Attributes:
-        num_sequences: rows of the step over all ranks: the denominator of its mean loss (METHOD 1.4, fact 6).
+        num_sequences: rows of the step over all ranks: the denominator of its mean loss (docs/method.md).
         ranks: for every rank its micro-batches; all ranks have the same number.
     """
 
@@ -97,7 +97,7 @@ def _cut(lengths: Sequence[int], share: Sequence[int], micro_batch_tokens: int) 
 
 
 def learning_rate(step: int, num_steps: int, *, peak: float, minimum: float, warmup_ratio: float) -> float:
-    """Linear warm-up to ``peak``, then a cosine down to ``minimum`` at the last step (METHOD 1.7).
+    """Linear warm-up to ``peak``, then a cosine down to ``minimum`` at the last step (docs/method.md).
 
     Args:
         step: from 0; the first step already has a positive rate.

@@ -1,7 +1,7 @@
 """From the judges' votes on a wrong response to one label a step (Eqs. 3-5).
 
 A vote is a label or a score; scores meet their threshold here, so a new lambda never re-runs a judge. A judge that has
-nothing usable to say abstains, and a step on which anybody abstains is not mined (METHOD 1.10: fail closed).
+nothing usable to say abstains, and a step on which anybody abstains is not mined (docs/method.md: fail closed).
 """
 
 from __future__ import annotations

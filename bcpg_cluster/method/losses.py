@@ -19,7 +19,7 @@ class SequenceLosses:
 
     Attributes:
         loss: [B], to be minimised; the caller sums it and divides by the *global* sequence count, so neither padding,
-            micro-batches nor ranks change the gradient (METHOD 1.4, fact 6).
+            micro-batches nor ranks change the gradient (docs/method.md).
         delta: [B], Delta_i = log pi_theta(y_i|x) - log pi_ref(y_i|x) in nats, detached.
         num_tokens: [B], abs(y_i): the true response lengths.
     """
@@ -55,7 +55,7 @@ def bcpg_loss(
 def bcpg_token_weight_loss(
     logprobs: Tensor, reference: Tensor, token_weights: Tensor, advantage: Tensor, mask: Tensor, *, tau: float
 ) -> SequenceLosses:
-    """The same gradient as :func:`bcpg_loss` from fixed token weights (METHOD 1.5); the value differs::
+    """The same gradient as :func:`bcpg_loss` from fixed token weights (docs/method.md); the value differs::
 
     w_ij   = sg[ beta_ij * A_i - tau * Delta_i ]
     loss_i = -(1/abs(y_i)) * sum_j w_ij * lp_ij
@@ -70,7 +70,7 @@ def _sequence_sums(logprobs: Tensor, reference: Tensor, mask: Tensor) -> tuple[T
     keep = mask.bool()
     # where, not a product: whatever padding holds (an inf times 0 is NaN) must not reach a sum.
     lp = torch.where(keep, logprobs, torch.zeros_like(logprobs))
-    # Subtracted per token, then summed: the two sequence sums are large and nearly equal (METHOD 12.6).
+    # Subtracted per token, then summed: the two sequence sums are large and nearly equal (docs/method.md).
     delta = torch.where(keep, logprobs - reference, torch.zeros_like(logprobs)).sum(dim=1)
     return lp, delta, keep.sum(dim=1)
 

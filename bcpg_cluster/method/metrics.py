@@ -1,4 +1,4 @@
-"""Numbers about policies and judges, each with its error (METHOD 11.1). Without a denominator: ``None``, never 0."""
+"""Numbers about policies and judges, each with its error (docs/method.md). Without a denominator: ``None``, never 0."""
 
 from __future__ import annotations
 

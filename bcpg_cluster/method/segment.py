@@ -1,4 +1,4 @@
-r"""From a response's tokens to its steps (METHOD 8.4, 8.5; stage 1 of arXiv 2505.14403).
+r"""From a response's tokens to its steps (docs/method.md; stage 1 of arXiv 2505.14403).
 
 Three passes, all linear in the text::
 

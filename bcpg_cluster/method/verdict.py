@@ -2,7 +2,7 @@
 
 The answer's grammar is the same for every prompt: one line for each step asked about, in order,
 ``<index> correct none`` or ``<index> wrong <error type>``. Anything else is unparsable: a judge's answer is never
-guessed at (METHOD: fail closed).
+guessed at (fail closed).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Group advantages and token weights: what the trainer gets of everything before it (Eqs. 6-7, METHOD 1.10)."""
+"""Group advantages and token weights: what the trainer gets of everything before it (Eqs. 6-7, docs/method.md)."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def group_advantages(
 def mined_tokens(
     num_tokens: int, steps: Sequence[Step], mined: Sequence[int], *, eos_is_last: bool
 ) -> tuple[bool, ...]:
-    """Which tokens of a wrong response are mined: the tokens of its right steps, less the edges (METHOD 1.10, 8.5).
+    """Which tokens of a wrong response are mined: the tokens of its right steps, less the edges (docs/method.md).
 
     Never mined: the last step, which states the final answer and is wrong with it; the end token; and a token shared
     with the next step unless that one is mined too.

@@ -1,4 +1,4 @@
-"""Mathematical answers, compared by math-verify in a process of their own (METHOD 11.3).
+"""Mathematical answers, compared by math-verify in a process of their own (docs/method.md).
 
 math-verify keeps time by signals, which do not work off the main thread, and sympy may hang or eat all memory. So the
 comparison runs in one long-lived child (``math_process.py``); the time limit is enforced from here, by killing it. The

@@ -19,7 +19,7 @@ from typing import Any
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-# METHOD 11.3: boxed answers first, and for rewards the stricter normalisation.
+# docs/method.md: boxed answers first, and for rewards the stricter normalisation.
 _STRICT = NormalizationConfig(
     basic_latex=True, units=True, malformed_operators=False, nits=False, boxed="all", equations=False
 )

@@ -32,7 +32,7 @@ class Verifier(Protocol):
         """Check one response. Never raises over what a response or a gold answer says.
 
         ``VERIFIED`` has reward 0 or 1. Without an answer the reward is 0: ``TRUNCATED`` when the token limit cut the
-        response off (METHOD 12.4, paper-faithful), else ``NO_ANSWER``. An aborted generation is ``ENGINE_LOST`` and a
+        response off (docs/method.md, paper-faithful), else ``NO_ANSWER``. An aborted generation is ``ENGINE_LOST`` and a
         verifier that fails or runs out of time ``VERIFIER_ERROR``, both without a reward.
 
         Raises:

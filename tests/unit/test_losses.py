@@ -1,4 +1,4 @@
-"""BCPG and BCPG-NSA against METHOD 13's oracles: finite differences, identities, hand-worked values."""
+"""BCPG and BCPG-NSA against the method's oracles: finite differences, identities, hand-worked values."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_at_the_reference_it_is_group_reinforce(form: Objective) -> None:
 
 
 def test_square_is_of_the_sequence_not_of_tokens() -> None:
-    """Guards against the variant that sums per-token squares (METHOD 2.3), which is another objective."""
+    """Guards against the variant that sums per-token squares (docs/method.md), which is another objective."""
     case = Case()
     logits = case.logits.clone().requires_grad_()
     logprobs = case.logprobs(logits)
@@ -106,7 +106,7 @@ def test_square_is_of_the_sequence_not_of_tokens() -> None:
 @pytest.mark.parametrize("tau", [0.05, 0.1, 0.5])
 @pytest.mark.parametrize("advantage", [0.6, -0.4])
 def test_rest_point_is_advantage_over_tau(form: Objective, tau: float, advantage: float) -> None:
-    """One sequence, plain BCPG: minimising settles at Delta* = A / tau (METHOD 1.5)."""
+    """One sequence, plain BCPG: minimising settles at Delta* = A / tau (docs/method.md)."""
     reference = torch.full((1, 3), -20.0, dtype=torch.float64)
     logprobs = reference.clone().requires_grad_()  # log-probs as free parameters: the anchor alone must hold them
     optimizer = torch.optim.SGD([logprobs], lr=0.5 / tau)

@@ -31,7 +31,7 @@ def test_avg_at_n_by_hand():
 
 
 def test_the_methods_own_example_of_the_sampling_error():
-    # METHOD 11.1: Q = 30, n = 40, mean p(1-p) about 0.12 gives about 1.0 point
+    # docs/method.md: Q = 30, n = 40, mean p(1-p) about 0.12 gives about 1.0 point
     result = avg_at_n([round(40 * 0.14)] * 15 + [round(40 * 0.86)] * 15, [40] * 30)
     assert result is not None and result.sampling_error is not None
     assert 100 * result.sampling_error == pytest.approx(1.0, abs=0.05)
