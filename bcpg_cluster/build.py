@@ -19,7 +19,8 @@ from bcpg_cluster.cluster.runtime import MemberSpec, Runtime
 from bcpg_cluster.config import Config, JudgeConfig, PoolConfig, resolve_asset
 from bcpg_cluster.coordinator import Coordinator, Parts, Serving
 from bcpg_cluster.engines.protocols import Judge, RolloutEngine, Sampling, TrainerRank, TrainSettings
-from bcpg_cluster.errors import ConfigError, DataError
+from bcpg_cluster.engines.vllm_rollout import ACTOR_ENVIRONMENT
+from bcpg_cluster.errors import ConfigError, DataError, Interrupted
 from bcpg_cluster.method.segment import StepRules
 from bcpg_cluster.method.verdict import JudgePrompt, parse_judge_prompt
 from bcpg_cluster.observer import Observer
@@ -445,19 +446,11 @@ def _trainer_spec(run_dir: str, content: Mapping[str, Any], settings: PoolConfig
 
 def _member_environment() -> dict[str, str]:
     """What every member needs before it imports anything heavy (measured reasons: docs/decisions.md)."""
-    environment = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    return {**environment, "PATH": os.environ.get("PATH", "")}
+    quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
+    return {**ACTOR_ENVIRONMENT, **quiet, "PATH": os.environ.get("PATH", "")}
 
 
 def _raise_if_stopped(stop_asked: Callable[[], bool]) -> None:
-    from bcpg_cluster.errors import Interrupted
-
     if stop_asked():
         raise Interrupted("stopped in training; it goes on from its last step checkpoint")
 

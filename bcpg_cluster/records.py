@@ -64,6 +64,9 @@ class DropReason(StrEnum):
     EMPTY = "empty"  # no response token
 
 
+GREEDY_SAMPLE = -1  # the sample number of the greedy response in an evaluation; sampled ones count from 0
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class SampleId:
     """The one id: ``sample`` counts the G responses to ``prompt_id`` in ``round``, from 0."""

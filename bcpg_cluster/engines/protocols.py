@@ -91,7 +91,7 @@ class PushGroup:
 
     Attributes:
         host, port: of the rendezvous, on rank 0's machine.
-        backend: a name known to vLLM's weight-transfer factory (``gloo`` is ours; ``nccl`` and ``ipc`` are vLLM's).
+        backend: a name known to vLLM's weight-transfer factory (``gloo`` is ours; ``nccl`` is vLLM's).
     """
 
     host: str

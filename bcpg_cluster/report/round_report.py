@@ -9,9 +9,7 @@ from typing import Any
 
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.method.metrics import avg_at_n, mean_pass_at_k, paired_difference
-from bcpg_cluster.records import Outcome, Receipt, SampleId
-
-GREEDY_SAMPLE = -1
+from bcpg_cluster.records import GREEDY_SAMPLE, Outcome, Receipt, SampleId
 
 
 def total(receipts: Sequence[Receipt]) -> dict[str, float]:

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 
 from bcpg_cluster.engines.protocols import GenerateRequest, Generation, Sampling, TextGenerator
 from bcpg_cluster.errors import EngineError
-from bcpg_cluster.records import Prompt, Rollout, SampleId, StopReason
+from bcpg_cluster.records import GREEDY_SAMPLE, Prompt, Rollout, SampleId, StopReason
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.store.schema import prompts_from, rollout_row
-
-GREEDY_SAMPLE = -1  # the sample number of the greedy response in an evaluation
 
 
 def request_seed(run_seed: int, purpose: str, id_: SampleId) -> int:

@@ -10,9 +10,8 @@ import pytest
 
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.method.metrics import agreement, cohens_kappa, label_quality
-from bcpg_cluster.records import Outcome, OutcomeStatus, Receipt, SampleId
+from bcpg_cluster.records import GREEDY_SAMPLE, Outcome, OutcomeStatus, Receipt, SampleId
 from bcpg_cluster.report.round_report import (
-    GREEDY_SAMPLE,
     accuracy_report,
     change,
     conservation,

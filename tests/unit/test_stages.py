@@ -13,6 +13,7 @@ from bcpg_cluster.engines.protocols import JudgeCase, Judgement, Sampling
 from bcpg_cluster.errors import EngineError, StoreError
 from bcpg_cluster.method.segment import StepRules
 from bcpg_cluster.records import (
+    GREEDY_SAMPLE,
     ErrorType,
     Outcome,
     OutcomeStatus,
@@ -25,7 +26,7 @@ from bcpg_cluster.records import (
     VerdictStatus,
 )
 from bcpg_cluster.rewards.exact import ExactVerifier
-from bcpg_cluster.stages.generate import GREEDY_SAMPLE, generate, request_seed
+from bcpg_cluster.stages.generate import generate, request_seed
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.stages.job import StageJob, StageResult, StageWorker
 from bcpg_cluster.stages.judge import judge
