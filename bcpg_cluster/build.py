@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool, PoolLimits
 from bcpg_cluster.cluster.runtime import MemberSpec, Runtime
 from bcpg_cluster.config import Config, JudgeConfig, PoolConfig, resolve_asset
 from bcpg_cluster.coordinator import Coordinator, Parts, Serving
-from bcpg_cluster.engines.protocols import Judge, RolloutEngine, Sampling, TrainerRank, TrainSettings
+from bcpg_cluster.engines.protocols import Judge, RolloutEngine, Sampling, TextGenerator, TrainerRank, TrainSettings
 from bcpg_cluster.engines.vllm_rollout import ACTOR_ENVIRONMENT
 from bcpg_cluster.errors import ConfigError, DataError, Interrupted
 from bcpg_cluster.method.segment import StepRules
 from bcpg_cluster.method.verdict import JudgePrompt, parse_judge_prompt
 from bcpg_cluster.observer import Observer
-from bcpg_cluster.prompts import check_disjoint, read_prompts, round_prompts
+from bcpg_cluster.prompts import PromptSets, check_sets, read_prompts, round_prompts
 from bcpg_cluster.records import Prompt
 from bcpg_cluster.rewards.protocol import Verifier
 from bcpg_cluster.stages.generate import generate
@@ -33,15 +33,13 @@ from bcpg_cluster.stages.judge import judge as judge_stage
 from bcpg_cluster.stages.segment import segment
 from bcpg_cluster.stages.train import TrainWorker
 from bcpg_cluster.stages.verify import verify
-from bcpg_cluster.stages.weigh import weigh
+from bcpg_cluster.stages.weigh import WeighSettings, weigh
 from bcpg_cluster.store.manifest import Manifest
 
 # --- what members host (called in the member's own process) ------------------------------------------------------
 
 
-def host_rollout(
-    run_dir: str, config: Mapping[str, Any], policy_version: int, snapshot: str | None, member: int
-) -> StageWorker:
+def host_rollout(config: Mapping[str, Any], policy_version: int, snapshot: str | None, member: int) -> StageWorker:
     """A member of the rollout pool; it starts with the weights that are served when it is made."""
     settings = Config.model_validate(config)
     engine = _rollout_engine(settings, policy_version, snapshot, member)
@@ -52,7 +50,6 @@ def host_rollout(
             engine=engine,
             group_size=sample.group_size,
             sampling=Sampling(sample.max_tokens, sample.temperature, sample.top_p, sample.top_k),
-            run_seed=settings.seed,
             seed_per_request=sample.seed_per_request,
         ),
         "evaluate": partial(
@@ -60,13 +57,12 @@ def host_rollout(
             engine=engine,
             group_size=measure.num_samples,
             sampling=Sampling(measure.max_tokens or sample.max_tokens, measure.temperature, measure.top_p),
-            run_seed=settings.seed,
             seed_per_request=sample.seed_per_request,
             prompts_table="eval_prompts",
             greedy=measure.greedy,
         ),
     }
-    return StageWorker(run_dir, stages, engine)
+    return StageWorker(stages, engine)
 
 
 def _rollout_engine(config: Config, policy_version: int, snapshot: str | None, member: int) -> RolloutEngine:
@@ -92,19 +88,21 @@ def _rollout_engine(config: Config, policy_version: int, snapshot: str | None, m
     )
 
 
-def host_judges(run_dir: str, config: Mapping[str, Any], pool: str) -> StageWorker:
-    """A member of a judge pool, with every judge of that pool."""
+def host_judges(config: Mapping[str, Any], pool: str) -> StageWorker:
+    """A member of a judge pool, with every judge of that pool over the one engine they share."""
     settings = Config.model_validate(config)
     judges = {name: j for name, j in settings.judges.items() if settings.judge_pool(name) == pool}
-    engines = {name: _judge(name, judge) for name, judge in judges.items()}
+    generators: dict[str, TextGenerator] = {}
+    engines = {name: _judge(name, judge, generators) for name, judge in judges.items()}
     stages = {
         f"judge.{name}": partial(judge_stage, engine=engine, name=name, show_gold=judges[name].show_gold)
         for name, engine in engines.items()
     }
-    return StageWorker(run_dir, stages, next(iter(engines.values())))
+    return StageWorker(stages, next(iter(engines.values())))
 
 
-def _judge(name: str, config: JudgeConfig) -> Judge:
+def _judge(name: str, config: JudgeConfig, generators: dict[str, TextGenerator]) -> Judge:
+    """Build a judge; LLM judges of one model share its engine, which ``generators`` holds."""
     if config.kind == "chain_truth":
         from bcpg_cluster.engines.chain_truth import ChainTruth
 
@@ -128,7 +126,9 @@ def _judge(name: str, config: JudgeConfig) -> Judge:
     from bcpg_cluster.engines.llm_judge import LlmJudge
     from bcpg_cluster.engines.vllm_rollout import VllmGenerator
 
-    generator = VllmGenerator(model, engine_args=config.engine_args, weight_transfer_backend=None)
+    if model not in generators:
+        generators[model] = VllmGenerator(model, engine_args=config.engine_args, weight_transfer_backend=None)
+    generator = cast("VllmGenerator", generators[model])
     return LlmJudge(
         generator,
         name,
@@ -140,31 +140,24 @@ def _judge(name: str, config: JudgeConfig) -> Judge:
     )
 
 
-def host_cpu(run_dir: str, config: Mapping[str, Any]) -> StageWorker:
+def host_cpu(config: Mapping[str, Any]) -> StageWorker:
     """A member of the cpu pool: verification, segmentation, weighing, and the judges that need no engine."""
     settings = Config.model_validate(config)
     verifier = _verifier(settings)
-    share = settings.weigh.min_verified_share
     judges = {name: j for name, j in settings.judges.items() if settings.judge_pool(name) == "cpu"}
     stages: dict[str, Stage] = {
         "verify": partial(verify, verifier=verifier, prompts_table="prompts", rollouts_table="rollouts"),
         "verify_evaluation": partial(
             verify, verifier=verifier, prompts_table="eval_prompts", rollouts_table="eval_rollouts"
         ),
-        "segment": partial(segment, rules=step_rules(settings), min_verified_share=share),
-        "weigh": partial(
-            weigh,
-            voters=settings.voters,
-            measures=[name for name, judge in settings.judges.items() if judge.role == "measure"],
-            thresholds={name: judge.threshold for name, judge in settings.judges.items()},
-            rule=settings.weigh.rule,
-            beta=settings.weigh.beta,
-            min_verified_share=share,
-        ),
+        "segment": partial(segment, rules=step_rules(settings), min_verified_share=settings.weigh.min_verified_share),
+        "weigh": weigh,
     }
     for name, judge in judges.items():
-        stages[f"judge.{name}"] = partial(judge_stage, engine=_judge(name, judge), name=name, show_gold=judge.show_gold)
-    return StageWorker(run_dir, stages)
+        stages[f"judge.{name}"] = partial(
+            judge_stage, engine=_judge(name, judge, {}), name=name, show_gold=judge.show_gold
+        )
+    return StageWorker(stages)
 
 
 def _verifier(config: Config) -> Verifier:
@@ -177,16 +170,14 @@ def _verifier(config: Config) -> Verifier:
     return ExactVerifier(config.verify.answer_pattern, config.verify.numeric)
 
 
-def host_trainer(run_dir: str, config: Mapping[str, Any], rank: int, world_size: int) -> TrainWorker:
+def host_trainer(config: Mapping[str, Any], rank: int, world_size: int) -> TrainWorker:
     """A rank of the trainer group."""
     settings = Config.model_validate(config)
     if settings.train.kind == "deepspeed":
         from bcpg_cluster.engines.deepspeed_trainer import check_deepspeed_config
 
         check_deepspeed_config(settings.train.deepspeed, settings.train.zero_stage, settings.train.dtype)
-    return TrainWorker(
-        run_dir, rank, world_size, partial(_trainer, settings.train.kind, settings.train.group_timeout_s)
-    )
+    return TrainWorker(rank, world_size, partial(_trainer, settings.train.kind, settings.train.group_timeout_s))
 
 
 def _trainer(kind: str, timeout_s: float, rank: int, world_size: int, host: str, port: int) -> TrainerRank:
@@ -216,7 +207,25 @@ def step_rules(config: Config) -> StepRules:
 def train_settings(config: Config, round_: int) -> TrainSettings:
     """One round's training; every round shuffles by a seed of its own."""
     section = config.train.model_dump(exclude={"kind", "group_timeout_s"})
-    return TrainSettings(**{**section, "seed": config.seed * 1000 + round_, "deepspeed": section["deepspeed"] or None})
+    section |= {"seed": config.seed * 1000 + round_, "deepspeed": section["deepspeed"] or None}
+    return TrainSettings(objective=config.objective, **section)
+
+
+def weigh_settings(config: Config) -> WeighSettings:
+    """What the weigh stage needs; it comes with every job, since runs that share members may differ in it."""
+    section = config.weigh
+    return WeighSettings(
+        voters=config.voters,
+        measures=tuple(name for name, judge in config.judges.items() if judge.role == "measure"),
+        thresholds={name: judge.threshold for name, judge in config.judges.items()},
+        rule=section.rule,
+        beta=section.beta,
+        min_verified_share=section.min_verified_share,
+        truncated=section.truncated,
+        flip_rate=section.flip_rate,
+        seed=config.seed,
+        objective=config.objective,
+    )
 
 
 def load_judge_prompt(source: str) -> JudgePrompt:
@@ -254,15 +263,17 @@ def model_digest(model: str) -> str:
 # --- before anything heavy starts --------------------------------------------------------------------------------
 
 
-def read_all_prompts(config: Config) -> tuple[list[Prompt], list[Prompt]]:
+def read_all_prompts(config: Config) -> PromptSets:
     """Train and test prompts, checked (see ``prompts``)."""
     train = read_prompts(resolve_asset(config.prompts.train))
     test = read_prompts(resolve_asset(config.prompts.test))
-    check_disjoint(train, test)
+    more = {name: read_prompts(resolve_asset(path)) for name, path in config.prompts.more_tests.items()}
+    sets = PromptSets(train, test, more)
+    check_sets(sets)
     round_prompts(train, 1, config.prompts.per_round, config.prompts.order, config.seed)
     if config.verify.kind == "exact":  # math-verify would take minutes here; `validate` asks it
-        check_answers(config, [*train, *test])
-    return train, test
+        check_answers(config, [*train, *test, *(prompt for prompts in more.values() for prompt in prompts)])
+    return sets
 
 
 def check_answers(config: Config, prompts: Iterable[Prompt]) -> None:
@@ -331,39 +342,58 @@ def local_resources(config: Config) -> dict[str, float]:
 # --- the run -----------------------------------------------------------------------------------------------------
 
 
-def build_coordinator(
-    config: Config,
-    manifest: Manifest,
-    runtime: Runtime,
-    observer: Observer,
-    stop_asked: Callable[[], bool],
-    prompts: tuple[list[Prompt], list[Prompt]],
-) -> Coordinator:
-    """All parts of a run, its pools started."""
-    run_dir, content = str(manifest.run_dir), config.model_dump(mode="json")
-    base_model = resolve_asset(config.policy.model)
-    newest = max(manifest.state.snapshots, default=0)
-    record = manifest.state.snapshots.get(newest)
-    serving = Serving(newest, str(manifest.run_dir / record.path) if record and record.path else None)
+RUN_SECTIONS = ("name", "seed", "prompts", "weigh", "objective", "train", "snapshots")
+"""Sections of a configuration that come with each job; members are made from the others. (Of ``train`` the kind, and of
+``weigh`` the share of a group that must be verified, which `segment` knows too, are the exceptions.)"""
 
-    def on_retry(what: str, why: str) -> None:
-        manifest.add_retry(what, why)
-        observer.retry(what, why)
+
+class Workforce:
+    """The members that work: pools, the trainer group, and which weights are served. They may serve several runs in turn, of
+    configurations that differ in nothing a member is made from (:data:`RUN_SECTIONS` may differ).
+
+    Attributes:
+        on_retry: told of every lost lease or member; the run that is served now.
+    """
+
+    def __init__(self, pools: Mapping[str, Pool], gang: Gang, serving: Serving) -> None:
+        self.pools, self.gang, self.serving = pools, gang, serving
+        self.on_retry: Callable[[str, str], None] = lambda what, why: None
+
+
+def start_workforce(
+    config: Config,
+    runtime: Runtime,
+    stop_asked: Callable[[], bool],
+    serving: Serving | None = None,
+) -> Workforce:
+    """Start all pools; the trainer group starts when it is first needed.
+
+    Args:
+        serving: the weights rollout members start with; the base model by default.
+    """
+    serving = serving or Serving(0, resolve_asset(config.policy.model))
+    content = config.model_dump(mode="json")
+    base = resolve_asset(config.policy.model)
 
     def rollout_arguments(member: int) -> dict[str, Any]:
-        return {
-            "run_dir": run_dir,
-            "config": content,
-            "policy_version": serving.version,
-            "snapshot": serving.path,
-            "member": member,
-        }
+        snapshot = None if serving.path == base else serving.path
+        return {"config": content, "policy_version": serving.version, "snapshot": snapshot, "member": member}
 
-    pools = {}
+    trainer = config.pool("trainer")
+    pools: dict[str, Pool] = {}
+    gang = Gang(
+        "trainer",
+        runtime,
+        lambda group, rank: _trainer_spec(content, trainer, group, rank),
+        trainer.members,
+        start_timeout_s=trainer.start_timeout_s,
+        check_stop=partial(_raise_if_stopped, stop_asked),
+    )
+    workforce = Workforce(pools, gang, serving)
     for name in config.pool_names():
         if name == "trainer":
             continue
-        factory, arguments = _member(name, run_dir, content, rollout_arguments)
+        factory, arguments = _member(name, content, rollout_arguments)
         settings = config.pool(name)
         pools[name] = Pool(
             name,
@@ -372,29 +402,60 @@ def build_coordinator(
             PoolLimits(
                 settings.leases_per_member, settings.lease_timeout_s, settings.start_timeout_s, settings.max_attempts
             ),
-            on_retry=on_retry,
+            on_retry=lambda what, why: workforce.on_retry(what, why),
         )
         pools[name].resize(settings.members)
-    trainer = config.pool("trainer")
-    gang = Gang(
-        "trainer",
-        runtime,
-        lambda group, rank: _trainer_spec(run_dir, content, trainer, group, rank),
-        trainer.members,
-        start_timeout_s=trainer.start_timeout_s,
-        check_stop=partial(_raise_if_stopped, stop_asked),
-    )
+    return workforce
+
+
+def newest_weights(config: Config, manifest: Manifest) -> Serving:
+    """The weights a run that goes on starts its rollout members with."""
+    newest = max(manifest.state.snapshots, default=0)
+    record = manifest.state.snapshots.get(newest)
+    has_files = record is not None and record.path
+    path = str(manifest.run_dir / record.path) if record and has_files else resolve_asset(config.policy.model)
+    return Serving(newest, path)
+
+
+def build_coordinator(
+    config: Config,
+    manifest: Manifest,
+    runtime: Runtime,
+    observer: Observer,
+    stop_asked: Callable[[], bool],
+    prompts: PromptSets,
+) -> Coordinator:
+    """All parts of a run, its pools started with its newest weights."""
+    workforce = start_workforce(config, runtime, stop_asked, newest_weights(config, manifest))
+    return coordinator_over(workforce, config, manifest, observer, stop_asked, prompts)
+
+
+def coordinator_over(
+    workforce: Workforce,
+    config: Config,
+    manifest: Manifest,
+    observer: Observer,
+    stop_asked: Callable[[], bool],
+    prompts: PromptSets,
+) -> Coordinator:
+    """A run on members that are started already, perhaps by another run."""
+
+    def on_retry(what: str, why: str) -> None:
+        manifest.add_retry(what, why)
+        observer.retry(what, why)
+
+    workforce.on_retry = on_retry
     return Coordinator(
         config,
         Parts(
             manifest=manifest,
-            pools=pools,
-            gang=gang,
-            serving=serving,
-            train_prompts=prompts[0],
-            test_prompts=prompts[1],
-            base_model=base_model,
+            pools=workforce.pools,
+            gang=workforce.gang,
+            serving=workforce.serving,
+            prompts=prompts,
+            base_model=resolve_asset(config.policy.model),
             train_settings=partial(train_settings, config),
+            weigh_settings=weigh_settings(config),
             observer=observer,
             stop_asked=stop_asked,
         ),
@@ -402,13 +463,13 @@ def build_coordinator(
 
 
 def _member(
-    pool: str, run_dir: str, content: Mapping[str, Any], rollout_arguments: Callable[[int], dict[str, Any]]
+    pool: str, content: Mapping[str, Any], rollout_arguments: Callable[[int], dict[str, Any]]
 ) -> tuple[Callable[..., Any], Callable[[int], dict[str, Any]]]:
     if pool == "rollout":
         return host_rollout, rollout_arguments
     if pool == "cpu":
-        return host_cpu, lambda member: {"run_dir": run_dir, "config": content}
-    return host_judges, lambda member: {"run_dir": run_dir, "config": content, "pool": pool}
+        return host_cpu, lambda member: {"config": content}
+    return host_judges, lambda member: {"config": content, "pool": pool}
 
 
 def _spec(
@@ -430,12 +491,12 @@ def _spec(
     )
 
 
-def _trainer_spec(run_dir: str, content: Mapping[str, Any], settings: PoolConfig, group: int, rank: int) -> MemberSpec:
+def _trainer_spec(content: Mapping[str, Any], settings: PoolConfig, group: int, rank: int) -> MemberSpec:
     suffix = "" if group == 0 else f".{group}"  # a re-made group cannot reuse names that Ray still holds
     return MemberSpec(
         name=f"trainer/{rank}{suffix}",
         factory=host_trainer,
-        arguments={"run_dir": run_dir, "config": content, "rank": rank, "world_size": settings.members},
+        arguments={"config": content, "rank": rank, "world_size": settings.members},
         work_threads=1,
         num_cpus=settings.num_cpus,
         num_gpus=settings.num_gpus,

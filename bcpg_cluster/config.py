@@ -10,14 +10,16 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.method.objective import OBJECTIVES, Bcpg, Objective
 
 EMBEDDED = "embedded:"
 FAKE_MODELS = ("fake", "fake:garbage", "fake:empty", "fake:endless", "fake:aborted")
@@ -51,13 +53,15 @@ class PromptsConfig(Section):
     """Where problems come from: JSON lines with ``prompt_id``, ``question`` and ``answer``.
 
     ``order`` says which prompts a round gets: ``stated`` takes the file's own order, ``shuffled`` a permutation by the run's
-    seed; either way each round takes the next ``per_round`` and starts again at the front when all were used.
+    seed; either way each round takes the next ``per_round`` and starts again at the front when all were used. ``more_tests``
+    are further test files by name (harder problems, say), measured and reported beside ``test`` every round.
     """
 
     train: str
     test: str
     per_round: int = Field(256, ge=1)
     order: Literal["stated", "shuffled"] = "shuffled"
+    more_tests: dict[str, str] = Field(default_factory=dict)
 
 
 class GenerateConfig(Section):
@@ -98,7 +102,8 @@ class JudgeConfig(Section):
     """One member of the judge ensemble.
 
     Attributes:
-        role: ``vote`` takes part in the consensus; ``measure`` is only compared with it (the truth, where it is known).
+        role: ``vote`` takes part in the consensus; ``measure`` is only compared with it (the truth, where it is known);
+            ``spare`` judges and its verdicts are kept, for a later `weigh` that gives it another role.
         threshold: lambda of Eq. 4, for judges that score; applied when weights are made, never when judging.
         view: ``causal`` shows steps 0..k for the verdict on k (the paper's notation), ``full`` asks for all verdicts in one call.
         show_gold: whether the judge sees the gold answer.
@@ -107,7 +112,7 @@ class JudgeConfig(Section):
     """
 
     kind: Literal["llm", "prm", "chain_truth", "fake"]
-    role: Literal["vote", "measure"] = "vote"
+    role: Literal["vote", "measure", "spare"] = "vote"
     model: str | None = None
     engine_args: dict[str, Any] = Field(default_factory=dict)
     prompt: str = "embedded:taxonomy"
@@ -129,18 +134,26 @@ class JudgeConfig(Section):
 
 
 class WeighConfig(Section):
-    """How verdicts become token weights (Eqs. 3-7). ``beta`` 1 is plain BCPG."""
+    """How verdicts become token weights (Eqs. 3-7). ``beta`` 1 is plain BCPG.
 
-    rule: Literal["all"] = "all"
+    Attributes:
+        rule: ``all`` is the paper's AND; ``majority`` wants more than half of the voters (an abstention is no vote for it).
+        truncated: what a response cut off at the token limit is: a ``negative`` (the paper's data), left out of training but
+            counted in rbar (``mask``), or left out of both (``drop``).
+        flip_rate: share of the step labels turned over at random, by the run's seed; to see how judge quality matters.
+    """
+
+    rule: Literal["all", "majority"] = "all"
     beta: float = Field(0.5, ge=-1, le=1)
     min_verified_share: float = Field(0.5, ge=0, le=1)
+    truncated: Literal["negative", "mask", "drop"] = "negative"
+    flip_rate: float = Field(0.0, ge=0, le=1)
 
 
 class TrainConfig(Section):
-    """One round's training; the fields are those of ``engines.protocols.TrainSettings``."""
+    """One round's training; the fields are those of ``engines.protocols.TrainSettings`` (its objective: ``objective``)."""
 
     kind: Literal["deepspeed", "torch", "fake"] = "deepspeed"
-    tau: float = Field(1e-3, ge=0)
     learning_rate: float = Field(5e-7, gt=0)
     min_learning_rate: float = Field(2.5e-7, ge=0)
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
@@ -150,6 +163,9 @@ class TrainConfig(Section):
     epochs: int = Field(1, ge=1)
     batch_sequences: int = Field(512, ge=1)
     micro_batch_tokens: int = Field(8192, ge=1)
+    packing: Literal["padded", "packed"] = "padded"
+    early_stop_nats: float = Field(0.5, ge=0)
+    early_stop_window: int = Field(20, ge=1)
     checkpoint_every_steps: int = Field(0, ge=0)
     logprob_chunk_tokens: int = Field(1024, ge=1)
     zero_stage: Literal[0, 1, 2, 3] = 2
@@ -248,11 +264,17 @@ class Config(Section):
     segment: SegmentConfig = Field(default_factory=SegmentConfig)
     judges: dict[str, JudgeConfig]
     weigh: WeighConfig = Field(default_factory=WeighConfig)
+    objective: Annotated[Objective, Field(discriminator="name")] = Field(default_factory=Bcpg)
     train: TrainConfig = Field(default_factory=TrainConfig)
     push: PushConfig = Field(default_factory=PushConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     pools: dict[str, PoolConfig] = Field(default_factory=dict)
     snapshots: SnapshotsConfig = Field(default_factory=SnapshotsConfig)
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _bcpg_unless_named(cls, objective: Any) -> Any:
+        return {"name": "bcpg", **objective} if isinstance(objective, dict) else objective
 
     @field_validator("judges")
     @classmethod
@@ -265,6 +287,23 @@ class Config(Section):
         if not any(judge.role == "vote" for judge in judges.values()):
             raise ValueError("no judge has role 'vote'; without one no step can be mined")
         return judges
+
+    @model_validator(mode="after")
+    def _one_engine_a_pool(self) -> Config:
+        engines: dict[str, tuple[str, JudgeConfig]] = {}
+        for name, judge in self.judges.items():
+            if judge.kind not in ("llm", "prm"):
+                continue
+            pool = self.judge_pool(name)
+            first, other = engines.setdefault(pool, (name, judge))
+            if (judge.kind, judge.model, judge.engine_args) != (other.kind, other.model, other.engine_args) or (
+                judge.kind == "prm" and name != first
+            ):
+                raise ValueError(
+                    f"judges {first!r} and {name!r} are both in pool {pool!r}, whose members host one engine each: judges "
+                    "share it when they are of kind 'llm' with the same model and engine_args; give one of them another pool"
+                )
+        return self
 
     @model_validator(mode="after")
     def _pools_are_used(self) -> Config:
@@ -384,9 +423,9 @@ def parse_config(content: Mapping[str, Any], where: str) -> Config:
         problems, near = [], []
         for item in error.errors(include_url=False):
             key = ".".join(str(part) for part in item["loc"]) or "(whole config)"
-            given = "" if item["type"] in ("missing", "extra_forbidden", "value_error") else f" (got {item['input']!r})"
+            given = "" if item["type"] in _SAY_ENOUGH else f" (got {item['input']!r})"
             problems.append(f"{key}: {item['msg']}{given}")
-            if item["type"] == "extra_forbidden":
+            if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
                 near += [f"{key} -> {guess}" for guess in _near_keys(item["loc"])]
         raise ConfigError(
             f"{where} does not hold:\n    " + "\n    ".join(problems),
@@ -395,8 +434,14 @@ def parse_config(content: Mapping[str, Any], where: str) -> Config:
         ) from None
 
 
+_SAY_ENOUGH = ("missing", "extra_forbidden", "unexpected_keyword_argument", "value_error")  # without the value, that is
+
+
 def _near_keys(location: tuple[str | int, ...]) -> list[str]:
     """Known keys of the section ``location`` lies in that look like its last part."""
+    if location[0] == "objective" and len(location) == 3:  # objective.<its name>.<option>
+        known = [field.name for field in fields(OBJECTIVES[str(location[1])])]
+        return difflib.get_close_matches(str(location[-1]), known, n=2)
     section: type[BaseModel] = Config
     for part in location[:-1]:
         field = section.model_fields.get(str(part))

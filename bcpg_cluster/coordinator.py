@@ -24,23 +24,27 @@ from bcpg_cluster.dataflow import Dataflow
 from bcpg_cluster.engines.protocols import TrainSettings
 from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.observer import Observer
-from bcpg_cluster.prompts import round_prompts, split_shards
+from bcpg_cluster.prompts import PromptSets, round_prompts, split_shards
 from bcpg_cluster.push import Pusher, PushSettings
 from bcpg_cluster.records import Prompt
 from bcpg_cluster.report import round_report
-from bcpg_cluster.stages.graph import StageSpec, data_stages, evaluation_stages
+from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, data_stages, evaluation_stages
 from bcpg_cluster.stages.train import read_canaries
+from bcpg_cluster.stages.weigh import WeighSettings
 from bcpg_cluster.store.layout import new_attempt, report_path
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.schema import outcomes_from, prompt_row
 from bcpg_cluster.store.shards import read_table, write_shard
-from bcpg_cluster.training import keep_snapshots, train_round
+from bcpg_cluster.training import check_rows, keep_snapshots, train_round
 
 
 class Serving:
-    """Which weights a rollout member that starts now must hold. Shared with the pool's spec of new members."""
+    """Which weights the rollout members hold, and one that starts now must hold. Shared with the pool's spec of new members.
 
-    def __init__(self, version: int, path: str | None) -> None:
+    Versions count within a run, and members may serve several runs in turn: only with the path do they tell weights apart.
+    """
+
+    def __init__(self, version: int, path: str) -> None:
         self.version, self.path = version, path
 
 
@@ -52,10 +56,10 @@ class Parts:
     pools: Mapping[str, Pool]
     gang: Gang
     serving: Serving
-    train_prompts: list[Prompt]
-    test_prompts: list[Prompt]
+    prompts: PromptSets
     base_model: str
     train_settings: Callable[[int], TrainSettings]
+    weigh_settings: WeighSettings
     observer: Observer
     stop_asked: Callable[[], bool]
 
@@ -90,6 +94,12 @@ class Coordinator:
                 self._round(round_, lambda: self._learn(round_))  # noqa: B023  (called before the loop goes on)
         return {round_: self._manifest.state.reports[round_] for round_ in range(rounds + 1)}
 
+    def collect(self) -> None:
+        """Only what every method shares: the base policy's evaluation, and the first round's data up to the verdicts."""
+        self._round(0, lambda: {})
+        stages = self._data_stages()
+        self._collect(1, tuple(stage for stage in stages if stage.name != "weigh"))
+
     def _round(self, round_: int, learn: Callable[[], dict[str, Any]]) -> None:
         if round_ in self._manifest.state.reports:
             return
@@ -114,15 +124,13 @@ class Coordinator:
     # --- the learning half of a round
 
     def _learn(self, round_: int) -> dict[str, Any]:
-        stages = data_stages({judge: self._config.judge_pool(judge) for judge in self._config.judges})
-        prompts = self._config.prompts
-        chosen = round_prompts(self._parts.train_prompts, round_, prompts.per_round, prompts.order, self._config.seed)
+        stages = self._data_stages()
         started = time.monotonic()
-        seconds = self._map(round_, stages, "prompts", chosen, self._config.generate.prompts_per_shard, round_ - 1)
+        seconds = self._collect(round_, stages)
         totals = {stage.name: round_report.total(self._receipts(round_, stage.output)) for stage in stages}
         samples = round_report.conservation(totals["weigh"])
         seconds["data"] = time.monotonic() - started
-        snapshot = self._train(round_, samples["kept"])
+        snapshot = self._train(round_, totals["weigh"])
         pushed = self._push(snapshot)
         weighed = totals["weigh"]
         wrong = weighed.get("tokens.wrong", 0.0)
@@ -143,12 +151,21 @@ class Coordinator:
             "seconds": {**seconds, "train": snapshot.seconds, "push": pushed["seconds"], "proof": pushed["proof_s"]},
         }
 
-    def _train(self, round_: int, num_rows: int) -> SnapshotRecord:
+    def _data_stages(self) -> tuple[StageSpec, ...]:
+        return data_stages({judge: self._config.judge_pool(judge) for judge in self._config.judges})
+
+    def _collect(self, round_: int, stages: tuple[StageSpec, ...]) -> dict[str, float]:
+        """Have data stages of a round done; wall seconds by stage."""
+        section = self._config.prompts
+        chosen = round_prompts(self._parts.prompts.train, round_, section.per_round, section.order, self._config.seed)
+        return self._map(round_, stages, "prompts", chosen, self._config.generate.prompts_per_shard, round_ - 1)
+
+    def _train(self, round_: int, weighed: dict[str, float]) -> SnapshotRecord:
         """The snapshot of this round; trained now unless it is there."""
         done = self._manifest.state.snapshots.get(round_)
         if done is not None:
             return done
-        if num_rows == 0:
+        if not weighed["groups_kept"]:
             # Stated rule: a round in which every group is uniform teaches nothing; the weights stay and the run goes on.
             self._observer.note(
                 f"round {round_}: no group had both right and wrong answers, the weights stay as they are"
@@ -157,6 +174,7 @@ class Coordinator:
             kept = SnapshotRecord(round_, before.path if before else "", before.digests if before else {}, 0.0, {})
             self._manifest.add_snapshot(kept)
             return kept
+        check_rows(weighed, self._config.objective)
         return train_round(
             self._manifest,
             self._parts.gang,
@@ -170,12 +188,13 @@ class Coordinator:
 
     def _push(self, snapshot: SnapshotRecord) -> dict[str, Any]:
         done = self._manifest.state.pushes.get(snapshot.version)
-        if done is not None and self._parts.serving.version == snapshot.version:
+        path = self._model_path(snapshot.version)
+        is_served = self._is_served(snapshot.version)
+        if done is not None and is_served:
             return done
         self._wait_rollouts()
-        path = self._model_path(snapshot.version)
         canaries = read_canaries(self._manifest.run_dir / snapshot.path) if snapshot.metrics else []
-        if self._parts.serving.version == snapshot.version:  # resumed: the members started from it
+        if is_served:  # resumed: the members started from it
             facts = self._pusher.confirm(snapshot.version, path, canaries)
         else:
             trained_here = bool(snapshot.metrics)
@@ -187,11 +206,17 @@ class Coordinator:
     # --- the measuring half
 
     def _evaluate(self, version: int) -> dict[str, Any]:
-        prompts = self._parts.test_prompts[: self._config.evaluate.num_prompts]
+        sets = self._parts.prompts.measured(self._config.evaluate.num_prompts)
+        prompts = [prompt for of_set in sets.values() for prompt in of_set]
         stages = evaluation_stages()
         seconds = self._map(version, stages, "eval_prompts", prompts, self._config.evaluate.prompts_per_shard, version)
         receipts = self._receipts(version, "eval_outcomes")
-        report = round_report.accuracy_report(outcomes_from(read_table(self._manifest.run_dir, receipts)))
+        outcomes = outcomes_from(read_table(self._manifest.run_dir, receipts))
+        reports = {
+            name: round_report.accuracy_report(outcomes, {prompt.prompt_id for prompt in of_set})
+            for name, of_set in sets.items()
+        }
+        report = reports.pop("test") | ({"more_tests": reports} if reports else {})
         generated = round_report.total(self._receipts(version, "eval_rollouts"))
         return {
             **report,
@@ -227,15 +252,22 @@ class Coordinator:
                     metrics={},
                 )
             )
-        if all((round_, stage.output) in self._manifest.state.sealed for stage in stages):
+        unsealed = [stage for stage in stages if (round_, stage.output) not in self._manifest.state.sealed]
+        if not unsealed:
             return {}
+        if any(stage.pool == ROLLOUT_POOL for stage in unsealed):
+            self._have_served(policy_version)
         return Dataflow(
             self._manifest,
             self._parts.pools,
             stages,
             round_,
             len(shards),
-            {"policy_version": policy_version},
+            {
+                "policy_version": policy_version,
+                "run_seed": self._config.seed,
+                "weigh": self._parts.weigh_settings,
+            },
             observer=self._observer,
             stop_asked=self._parts.stop_asked,
         ).run()
@@ -249,6 +281,18 @@ class Coordinator:
         return (
             str(self._manifest.run_dir / record.path) if record is not None and record.path else self._parts.base_model
         )
+
+    def _is_served(self, version: int) -> bool:
+        serving = self._parts.serving
+        return (serving.version, serving.path) == (version, self._model_path(version))
+
+    def _have_served(self, version: int) -> None:
+        """Have the rollout members hold a version of this run, from disk where they hold other weights."""
+        if not self._is_served(version):
+            self._wait_rollouts()
+            record = self._manifest.state.snapshots.get(version)
+            canaries = read_canaries(self._manifest.run_dir / record.path) if record and record.metrics else []
+            self._pusher.push(version, self._model_path(version), {}, canaries, from_disk=True)
 
     def _serve(self, version: int) -> None:
         self._parts.serving.version = version

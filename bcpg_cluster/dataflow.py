@@ -100,7 +100,11 @@ class Dataflow:
     def _job_maker(self, stage: StageSpec, shard: int) -> Callable[[int], tuple[StageJob]]:
         def make(attempt: int) -> tuple[StageJob]:
             inputs = {table: self._accepted(table)[shard] for table in stage.inputs}
-            return (StageJob(stage.name, stage.output, self._round, shard, new_attempt(), inputs, self._parameters),)
+            run_dir = str(self._manifest.run_dir.absolute())
+            job = StageJob(
+                run_dir, stage.name, stage.output, self._round, shard, new_attempt(), inputs, self._parameters
+            )
+            return (job,)
 
         return make
 

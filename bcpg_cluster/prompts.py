@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bcpg_cluster.errors import DataError
@@ -64,6 +65,45 @@ def _parse(line: str, where: str) -> Prompt:
                 remedy=_REMEDY,
             )
     return Prompt(str(content["prompt_id"]), str(content["question"]), str(content["answer"]))
+
+
+def write_prompts(path: Path, prompts: Iterable[Prompt]) -> Path:
+    """Write a file that :func:`read_prompts` reads, whole or not at all; its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    lines = [json.dumps({"prompt_id": p.prompt_id, "question": p.question, "answer": p.answer}) for p in prompts]
+    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSets:
+    """The problems of a run: trained on, the benchmark, and further benchmarks by name."""
+
+    train: list[Prompt]
+    test: list[Prompt]
+    more_tests: Mapping[str, list[Prompt]] = field(default_factory=dict)
+
+    def measured(self, num_prompts: int | None = None) -> dict[str, list[Prompt]]:
+        """What every round is measured on, by name: ``test`` (its first ``num_prompts``) and the further benchmarks."""
+        return {"test": self.test[:num_prompts], **self.more_tests}
+
+
+def check_sets(sets: PromptSets) -> None:
+    """Raises :class:`DataError` when a test question is trained on, or two test files share a prompt id."""
+    check_disjoint(sets.train, sets.test)
+    seen = {prompt.prompt_id: "test" for prompt in sets.test}
+    for name, prompts in sets.more_tests.items():
+        check_disjoint(sets.train, prompts)
+        for prompt in prompts:
+            if prompt.prompt_id in seen:
+                raise DataError(
+                    f"prompts.more_tests.{name}: prompt_id {prompt.prompt_id!r} is also in {seen[prompt.prompt_id]}",
+                    rule="prompt ids are unique over all test files",
+                    remedy="rename it, e.g. with the file's name before it",
+                )
+            seen[prompt.prompt_id] = name
 
 
 def check_disjoint(train: Sequence[Prompt], test: Sequence[Prompt]) -> None:

@@ -92,6 +92,7 @@ class Pusher:
             PushError: an engine holds something else than what was sent. The run must not go on.
         """
         started = time.monotonic()
+        over_wire = self._settings.backend != "disk" and not from_disk and self._gang.is_up
         probe = choose_probe(canaries)
         if probe is not None:  # fill the prefix cache under the old weights; a member lost here is replaced
             with suppress(EngineError):
@@ -103,7 +104,7 @@ class Pusher:
             "disk",
             "configured" if self._settings.backend == "disk" else "the trainer does not hold these weights",
         )
-        if self._settings.backend != "disk" and not from_disk and self._gang.is_up:
+        if over_wire:
             try:
                 self._send(version, members, digests, started)
                 method, why = self._settings.backend, ""
@@ -111,7 +112,8 @@ class Pusher:
                 why = str(error)
                 self._observer.retry(f"push v{version}", why)
                 self._abandon(members, why)
-        proof = self._settle(version, snapshot_path, canaries)
+        # Members that serve several runs in turn may hold another run's weights of the same version.
+        proof = self._settle(version, snapshot_path, canaries, reload=not over_wire)
         return self._facts(method, why, time.monotonic() - started, proof)
 
     def confirm(self, version: int, snapshot_path: str, canaries: Sequence[Canary]) -> dict[str, Any]:
@@ -120,13 +122,18 @@ class Pusher:
         proof = self._settle(version, snapshot_path, canaries)
         return self._facts("disk", "members started from the snapshot", time.monotonic() - started, proof)
 
-    def _settle(self, version: int, snapshot_path: str, canaries: Sequence[Canary]) -> CanaryProof:
-        """Have every member hold ``version`` and prove it; members lost meanwhile are replaced, and all is looked at anew."""
+    def _settle(
+        self, version: int, snapshot_path: str, canaries: Sequence[Canary], *, reload: bool = False
+    ) -> CanaryProof:
+        """Have every member hold ``version`` and prove it; members lost meanwhile are replaced, and all is looked at anew.
+
+        ``reload`` has all of them load the snapshot, whatever version they say they hold.
+        """
         for _ in range(_MAX_SETTLE - 1):
             with suppress(EngineError):
-                self._catch_up(version, snapshot_path)
+                self._catch_up(version, snapshot_path, reload=reload)
                 return self.prove(canaries)
-        self._catch_up(version, snapshot_path)
+        self._catch_up(version, snapshot_path, reload=reload)
         return self.prove(canaries)
 
     def _facts(self, method: str, why: str, seconds: float, proof: CanaryProof) -> dict[str, Any]:
@@ -142,11 +149,12 @@ class Pusher:
             "proof_s": proof.seconds,
         }
 
-    def _catch_up(self, version: int, snapshot_path: str) -> None:
+    def _catch_up(self, version: int, snapshot_path: str, *, reload: bool) -> None:
         """Members that hold another version load the snapshot: all of them when nothing was sent, late ones otherwise."""
         self._wait_ready()
         members = self._pool.members()
-        behind = [m for m, held in zip(members, self._all(members, "policy_version"), strict=True) if held != version]
+        held = self._all(members, "policy_version")
+        behind = [m for m, version_held in zip(members, held, strict=True) if reload or version_held != version]
         self._all(behind, "load_snapshot", snapshot_path, version)
 
     def prove(self, canaries: Sequence[Canary]) -> CanaryProof:

@@ -62,6 +62,9 @@ class DropReason(StrEnum):
     UNVERIFIED = "unverified"  # this sample has no reward
     GROUP_UNVERIFIED = "group_unverified"  # too few of its group have one
     EMPTY = "empty"  # no response token
+    TRUNCATED = "truncated"  # cut off at the token limit, where `weigh.truncated` is mask or drop
+    NOT_TRAINED_ON = "not_trained_on"  # the objective takes only right (or only wrong) responses
+    UNPAIRED = "unpaired"  # the objective takes pairs, and this response is in none
 
 
 GREEDY_SAMPLE = -1  # the sample number of the greedy response in an evaluation; sampled ones count from 0

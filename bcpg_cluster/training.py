@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.engines.protocols import StepReport, TrainSettings
-from bcpg_cluster.errors import EngineError
+from bcpg_cluster.errors import DataError, EngineError
+from bcpg_cluster.method.objective import Objective
 from bcpg_cluster.observer import Observer
 from bcpg_cluster.stages.train import Canary, TrainJob, write_canaries
 from bcpg_cluster.store.layout import checkpoint_path, new_attempt, snapshot_path
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
+
+_WHAT_A_ROW_IS = {
+    "all": "a response of a group with right and wrong ones",
+    "right": "a right response",
+    "wrong": "a wrong response",
+    "pairs": "a pair of a right and a wrong response to one prompt",
+    "mismatched": "a response of a group with right and wrong ones",
+}
+
+
+def steps_path(round_: int) -> str:
+    """The file of a round's step reports in the run directory: one JSON object a line, one line a step."""
+    return f"reports/training-{round_:04d}.jsonl"
+
+
+def check_rows(weighed: Mapping[str, float], objective: Objective) -> None:
+    """Look at what weigh counted before any engine starts.
+
+    Args:
+        weighed: the summed metrics of table ``weighted``: ``rows``, ``rows.right``, ``rows.wrong``.
+        objective: what the rows are to train.
+
+    Raises:
+        DataError: the round has no row that the objective could train on.
+    """
+    needs = {"right": "rows.right", "wrong": "rows.wrong"}.get(objective.rows, "rows")
+    if weighed.get(needs, 0.0) > 0:
+        return
+    counted = ", ".join(f"{name} = {weighed.get(name, 0.0):g}" for name in ("rows", "rows.right", "rows.wrong"))
+    raise DataError(
+        f"the objective {objective.name!r} has nothing to train on: table weighted has {counted}",
+        rule=f"each of its rows is {_WHAT_A_ROW_IS[objective.rows]}, and a round needs at least one",
+        remedy="raise prompts.per_round or generate.group_size, choose problems that the policy gets right now and then, "
+        "or train with another objective",
+    )
 
 
 def train_round(
@@ -31,11 +71,17 @@ def train_round(
     A group that is lost is started again and goes on from the last step checkpoint.
 
     Raises:
+        DataError: the rows do not fit the objective.
         EngineError: the group failed ``max_attempts`` times.
         TrainingDivergedError: loss or gradient not finite; nothing was written.
     """
     job = TrainJob(
-        round_, model_path, tuple(manifest.state.receipts(round_, "weighted")), settings, checkpoint_path(round_)
+        run_dir=str(manifest.run_dir.absolute()),
+        round=round_,
+        model_path=model_path,
+        weighted=tuple(manifest.state.receipts(round_, "weighted")),
+        settings=settings,
+        checkpoint_dir=checkpoint_path(round_),
     )
     for attempt in range(1, max_attempts + 1):
         try:
@@ -67,10 +113,12 @@ def _train_once(manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int
     reference = tuple(manifest.state.receipts(job.round, "reference"))
     reports: list[StepReport] = gang.call_all("train", job, reference, label=f"train round {job.round}")[0]
     trained = time.monotonic()
+    _write_reports(manifest.run_dir / steps_path(job.round), reports)
     observer.stage(job.round, "train", 3, 4)
     after = gang.call_all("score", sequences)[0]
     path = snapshot_path(job.round, new_attempt())
-    digests = gang.call_all("save_snapshot", path, label=f"snapshot v{job.round}")[0]
+    absolute = str(manifest.run_dir.absolute() / path)
+    digests = gang.call_all("save_snapshot", absolute, label=f"snapshot v{job.round}")[0]
     canaries = [
         Canary(prompt, response, tuple(old), tuple(new))
         for (prompt, response), old, new in zip(sequences, before, after, strict=True)
@@ -95,13 +143,26 @@ def _train_once(manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int
     return record
 
 
-def _metrics(reports: list[StepReport]) -> dict[str, float]:
-    """What a round's report says of its training."""
+def _write_reports(path: Path, reports: Sequence[StepReport]) -> None:
+    """Every step's report as a JSON line; the file appears whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    staging = path.with_suffix(".tmp")
+    with staging.open("w") as file:
+        file.writelines(json.dumps(asdict(report)) + "\n" for report in reports)
+        file.flush()
+        os.fsync(file.fileno())
+    staging.rename(path)
+
+
+def _metrics(reports: Sequence[StepReport]) -> dict[str, float]:
+    """What a round's report says of its training; a mean over nothing is left out."""
     if not reports:
         return {"steps": 0.0}
     first, last = reports[0], reports[-1]
-    return {
-        "steps": float(last.num_steps),
+    found = {
+        "steps": float(len(reports)),
+        "steps_planned": float(last.num_steps),
+        "stopped_early": float(len(reports) < last.num_steps),
         "tokens": float(sum(report.num_tokens for report in reports)),
         "sequences": float(sum(report.num_sequences for report in reports)),
         "loss_first": first.loss,
@@ -111,7 +172,15 @@ def _metrics(reports: list[StepReport]) -> dict[str, float]:
         "grad_norm_max": max(report.grad_norm for report in reports),
         "delta_per_token_right_last": last.delta_per_token_right,
         "delta_per_token_wrong_last": last.delta_per_token_wrong,
+        "delta_per_token_mined_last": last.delta_per_token_mined,
+        "delta_per_token_unmined_last": last.delta_per_token_unmined,
+        "entropy_first": first.entropy,
+        "entropy_last": last.entropy,
+        "clipped_up_last": last.clipped_up,
+        "clipped_down_last": last.clipped_down,
+        "positive_mass_last": last.positive_mass,
     }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def keep_snapshots(manifest: Manifest, scores: dict[int, float], keep_last: int) -> list[int]:

@@ -3,8 +3,8 @@
 Ours is ``DeepSpeedRank.train``: rows sorted by length, micro-batches by token budget, log-probs in vocabulary chunks and only
 where a response token is predicted. The bare loop is what ``deepspeed.initialize`` invites to: rows in the given order, a
 fixed number of rows per micro-batch (as many as fit into the same budget if all were as long as the longest), padded, logits
-of every position, the same objective, optimiser and ZeRO stage. Both start from the same weights each time; opening the engine
-and the reference pass are not timed. Tokens are those of the rows, prompt and response, without padding.
+of every position, the same objective (bcpg), optimiser and ZeRO stage. Both start from the same weights each time; opening the
+engine and the reference pass are not timed. Tokens are those of the rows, prompt and response, without padding.
 
     python benchmarks/trainer_throughput.py [--json FILE] [--ranks 1 2] [--rows 512] [--run-dir RUN --round 1]
 
@@ -38,7 +38,16 @@ def rows_of_run(run_dir: Path, round_: int, number: int) -> list[TrainRow]:
     """Rows that a run trained on."""
     table = weighted_from(read_table(run_dir, read_manifest(run_dir).receipts(round_, "weighted")))
     return [
-        TrainRow(r.prompt_token_ids, r.token_ids, r.token_weights, r.advantage, r.reward, r.group_mean, r.group_size)
+        TrainRow(
+            r.prompt_token_ids,
+            r.token_ids,
+            r.token_weights,
+            r.advantage,
+            r.reward,
+            r.group_mean,
+            r.group_size,
+            r.mined,
+        )
         for r in table[:number]
     ]
 
@@ -59,7 +68,10 @@ def drawn_rows(model: str, number: int, seed: int) -> list[TrainRow]:
         reward = float(index % 2 == 0)
         if not reward:
             response = [*response[:-1], rng.choice(response)]
-        rows.append(TrainRow(tuple(prompt), tuple(response), (1.0,) * len(response), reward - 0.5, reward, 0.5, 2))
+        size = len(response)
+        rows.append(
+            TrainRow(tuple(prompt), tuple(response), (1.0,) * size, reward - 0.5, reward, 0.5, 2, mined=(False,) * size)
+        )
     return rows
 
 
@@ -127,7 +139,8 @@ class BareLoop:
         import torch
         from torch.nn.functional import pad
 
-        from bcpg_cluster.method.losses import bcpg_loss
+        from bcpg_cluster.method.objectives import objective_loss
+        from bcpg_cluster.method.objectives.batch import LossBatch
 
         longest = max(len(row.prompt_token_ids) + len(row.token_ids) for row in rows)
 
@@ -139,21 +152,23 @@ class BareLoop:
             [padded((1,) * (len(row.prompt_token_ids) + len(row.token_ids)), 0, torch.long) for row in rows]
         )
 
-        def responses(name: str) -> Any:
-            return torch.stack([padded(getattr(r, name), len(r.prompt_token_ids), torch.float32) for r in rows])
+        def responses(values: list[tuple[float, ...]]) -> Any:
+            """[B, S-1]: one value per response token, where the logits that predict it are."""
+            prompts = [len(row.prompt_token_ids) for row in rows]
+            padded_values = [padded(v, at, torch.float32) for v, at in zip(values, prompts, strict=True)]
+            return torch.stack(padded_values)[:, 1:]
 
         logits = self._engine(input_ids=ids, attention_mask=is_real).logits[:, :-1].float()  # [B, S-1, V]
-        logprobs = logits.log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
-        mask = torch.stack([padded((1,) * len(r.token_ids), len(r.prompt_token_ids), torch.bool) for r in rows])
-        losses = bcpg_loss(
-            logprobs,
-            responses("reference_logprobs")[:, 1:],
-            responses("token_weights")[:, 1:],
-            torch.tensor([row.advantage for row in rows]),
-            mask[:, 1:],
-            tau=self._settings.tau,
+        batch = LossBatch(
+            logprobs=logits.log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2),
+            reference=responses([row.reference.response for row in rows if row.reference is not None]),
+            mask=responses([(1.0,) * len(row.token_ids) for row in rows]).bool(),
+            token_weights=responses([row.token_weights for row in rows]),
+            advantage=torch.tensor([row.advantage for row in rows]),
+            reward=torch.tensor([row.reward for row in rows]),
+            group_mean=torch.tensor([row.group_mean for row in rows]),
         )
-        return losses.loss.mean()
+        return objective_loss(batch, self._settings.objective).loss.mean()
 
 
 def run_rank(rank: int, world_size: int, port: int, given: dict[str, Any], answers: Any) -> None:
@@ -169,7 +184,7 @@ def run_rank(rank: int, world_size: int, port: int, given: dict[str, Any], answe
     shares: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(shares, mine)
     reference = {index: values for share in shares for index, values in share.items()}
-    rows = [replace(row, reference_logprobs=reference[index]) for index, row in enumerate(rows)]
+    rows = [replace(row, reference=reference[index]) for index, row in enumerate(rows)]
     tokens = sum(len(row.prompt_token_ids) + len(row.token_ids) for row in rows)
     bare = BareLoop(model, settings, rows, rank, world_size)
     losses: dict[str, list[float]] = {}
@@ -214,7 +229,8 @@ def main() -> None:
     parser.add_argument("--round", type=int, default=1)
     options = parser.parse_args()
     started = facts()
-    config = load_config(options.config, ["train.checkpoint_every_steps=0", "train.epochs=1", f"seed={options.seed}"])
+    overrides = ["objective.name=bcpg", "train.checkpoint_every_steps=0", "train.epochs=1", "train.early_stop_nats=0"]
+    config = load_config(options.config, [*overrides, f"seed={options.seed}"])
     settings, model = train_settings(config, 1), resolve_asset(config.policy.model)
     if options.run_dir is not None:
         rows = rows_of_run(options.run_dir, options.round, options.rows)

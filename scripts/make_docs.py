@@ -3,13 +3,14 @@
     python scripts/make_docs.py              # both pages; tests/architecture/test_docs.py checks that they are up to date
     python scripts/make_docs.py --walk RUN   # also the walk of one sample in docs/overview.md, from the rows of a real run
 
-Descriptions come from docstrings. Where a config section's docstring says nothing of a key, ``MEANINGS`` below does; a key
-without either is an error, so no key stays undocumented.
+Descriptions come from docstrings. Where a config section's docstring says nothing of a key, ``MEANINGS`` below does (for the
+objectives ``OBJECTIVE_MEANINGS``); a key without either is an error, so no key stays undocumented.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
 import json
 import re
@@ -26,6 +27,7 @@ from pydantic.fields import FieldInfo
 
 from bcpg_cluster import config, records
 from bcpg_cluster.engines import protocols
+from bcpg_cluster.method import objective
 from bcpg_cluster.store import layout, schema
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.shards import read_table
@@ -44,6 +46,7 @@ MEANINGS = {
     "prompts.test": "the held-out file; no question may also be in `train`",
     "prompts.per_round": "prompts of one round",
     "prompts.order": "`stated`: the file's own order; `shuffled`: a permutation by the run's seed",
+    "prompts.more_tests": "further test files by name, measured and reported every round beside `test`",
     "generate.group_size": "G, responses per prompt",
     "generate.temperature": "sampling temperature of the behaviour policy",
     "generate.top_p": "nucleus sampling; 1 is off",
@@ -67,9 +70,11 @@ MEANINGS = {
     "judges.<name>.system": "`prm` only: the system message it was trained with; empty for none",
     "judges.<name>.precision": "`fake` only: of the steps it calls right, the share that is",
     "judges.<name>.recall": "`fake` only: of the right steps, the share it calls so",
-    "weigh.rule": "how the voting judges decide: `all` is the paper's AND (Eq. 5)",
+    "weigh.rule": "how the voting judges decide: `all` is the paper's AND (Eq. 5); `majority` wants more than half of all of "
+    "them, and an abstention is no vote",
     "weigh.beta": "beta of Eq. 7, the weight of mined tokens; 1 is plain BCPG, 0 removes their penalty",
     "weigh.min_verified_share": "a group with a smaller share of verified samples is dropped whole",
+    "objective": "the loss and its options, chosen by `name`; without one it is `bcpg`. See [Objectives](#objectives)",
     "train.kind": "`deepspeed`; `torch` is the one-process reference; `fake` is for tests",
     "train.learning_rate": "peak of the cosine schedule",
     "train.min_learning_rate": "its last value",
@@ -78,6 +83,7 @@ MEANINGS = {
     "train.adam_betas": "AdamW's",
     "train.grad_clip": "largest norm of the whole gradient",
     "train.epochs": "passes over the round's rows; each is shuffled anew",
+    "train.early_stop_window": "steps that `early_stop_nats` looks back over",
     "train.zero_stage": "DeepSpeed's ZeRO stage; `bfloat16` needs at least 1",
     "train.dtype": "compute dtype; master weights, log-softmax and sums are float32 either way",
     "train.gradient_checkpointing": "trade compute for memory in long sequences",
@@ -97,6 +103,20 @@ MEANINGS = {
     "pools.<name>.num_gpus": "Ray's GPUs of one member",
     "pools.<name>.start_timeout_s": "a member that is not ready by then is replaced",
     "snapshots.keep_last": "newest snapshots whose files are kept, beside the base and the best",
+}  # fmt: skip
+
+# Options that several objectives share, and those whose docstrings refer the reader elsewhere.
+OBJECTIVE_MEANINGS = {
+    "length": "what a response's sum over tokens is scaled by: `sequence`, one over its own length (the paper); `token`, one over "
+    "the response tokens of the whole step; `constant`, one over `constant_tokens`",
+    "constant_tokens": "`length: constant` only, and needed there: at least 1, `generate.max_tokens` for instance",
+    "rft.length": "`token`: mean over the step's tokens; `sequence`: mean over its responses of their means",
+    "dpo.beta": "beta_DPO, above 0; 0.5 in the BCPG-NSA paper",
+    "grpo.epsilon_low": "the ratio is clipped at 1 minus this; above 0, at most 1",
+    "grpo.epsilon_high": "and at 1 plus this; above 0",
+    "kto.beta": "temperature of the sigmoid, above 0",
+    "kto.right_weight": "of right responses, >= 0",
+    "kto.wrong_weight": "of wrong responses, >= 0",
 }  # fmt: skip
 
 MAY_CHANGE = ("name", "snapshots.keep_last", "push.deadline_s", "train.checkpoint_every_steps", "train.group_timeout_s")
@@ -159,6 +179,8 @@ def config_page() -> str:
     parts += ["## Top level", prose("A whole run."), key_table(top, config.Config)]
     for name, info in config.Config.model_fields.items():
         section = section_of(info.annotation)
+        if name == "objective":
+            parts += objectives()
         if section is None:
             continue
         prefix = f"{name}.<name>" if typing.get_origin(info.annotation) is dict else name
@@ -171,6 +193,46 @@ def config_page() -> str:
             )
         parts += [f"## `{prefix}`", prose(section.__doc__) + note, key_table(keys, section)]
     return "\n\n".join(parts) + "\n"
+
+
+def objectives() -> list[str]:
+    """What ``objective`` may hold: a table of options for each name."""
+    parts = [
+        "## Objectives",
+        "The section `objective` takes `name` and the options of that name, no others. Switching it from the command line takes "
+        'the whole section: `--set "objective={name: dpo, beta: 0.1}"`. What each one trains on:',
+    ]
+    rows = {
+        "all": "every kept sample",
+        "right": "right responses (or wrong ones: `on`)",
+        "wrong": "wrong responses",
+        "pairs": "pairs of a right and a wrong response to one prompt",
+        "mismatched": "every kept sample, with another prompt's response beside it",
+    }
+    lines = ["| name | trains on |", "|---|---|"]
+    lines += [f"| [`{name}`](#objective-{name}) | {rows[kind().rows]} |" for name, kind in objective.OBJECTIVES.items()]
+    parts.append("\n".join(lines))
+    for name, kind in objective.OBJECTIVES.items():
+        parts += [f"### objective `{name}`", prose(kind.__doc__), option_table(name, kind)]
+    return parts
+
+
+def option_table(name: str, kind: type[objective.Objective]) -> str:
+    """The options of an objective as a table; bounds are in the descriptions."""
+    described = attributes(kind.__doc__)
+    hints = typing.get_type_hints(kind)
+    lines = ["| option | kind | default | meaning |", "|---|---|---|---|"]
+    shared = ("length", "constant_tokens")  # last: what is an objective's own comes first
+    for field in sorted(dataclasses.fields(kind), key=lambda field: field.name in shared):
+        if field.name == "name":
+            continue
+        meaning = OBJECTIVE_MEANINGS.get(f"{name}.{field.name}") or OBJECTIVE_MEANINGS.get(field.name)
+        meaning = meaning or described.get(field.name)
+        if meaning is None:
+            sys.exit(f"objective {name}: neither its docstring nor OBJECTIVE_MEANINGS describes {field.name}")
+        default = yaml_of(field.default)
+        lines.append(f"| `{field.name}` | {cell(type_name(hints[field.name]))} | {cell(default)} | {cell(meaning)} |")
+    return "\n".join(lines)
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
@@ -204,6 +266,8 @@ def may_change(path: str) -> bool:
 def kind_of(info: FieldInfo) -> str:
     """The type with its bounds, as a person would write it."""
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    if dataclasses.is_dataclass(info.get_default(call_default_factory=True)):
+        return "section"
     bounds = [
         f"{signs[sign]} {value:g}"
         for limit in info.metadata
@@ -234,9 +298,15 @@ def default_of(info: FieldInfo) -> str:
     """The default as YAML; ``required`` where there is none."""
     if info.is_required():
         return "required"
-    value = info.get_default(call_default_factory=True)
+    return yaml_of(info.get_default(call_default_factory=True))
+
+
+def yaml_of(value: Any) -> str:
+    """A default as YAML; an objective by its name."""
     if value is None:
         return "`null`"
+    if dataclasses.is_dataclass(value):
+        value = value.name
     if isinstance(value, tuple):
         value = list(value)
     if isinstance(value, str):
@@ -250,6 +320,9 @@ ABOUT_ID = {
     "round": "the round, from 1 (in evaluation tables the policy version, from 0)",
     "prompt_id": "the prompt, unique in its file",
     "sample": "counts the responses to a prompt from 0; -1 is the greedy one of an evaluation",
+    "rival_prompt_id": "prompt of the row's second response, its rival (the wrong one of a pair, or the one KTO's drift is "
+    "estimated from); null where the objective takes none",
+    "rival_sample": "its number",
 }
 ABOUT_OTHERS = {
     "rollouts": {
@@ -279,10 +352,14 @@ ABOUT_OTHERS = {
         "prompt_token_ids": "the templated prompt, generation prompt included",
         "token_ids": "the response's ids",
         "reward": "0 or 1",
-        "group_mean": "mean reward of the group's verified samples",
+        "group_mean": "mean reward of the group's verified samples (less the truncated, where those are dropped)",
         "group_size": "how many those are",
+        "rival_token_ids": "its ids; scored after the row's own prompt",
     },
-    "reference": {"reference_logprobs": "lp_ref per response token, nats, by the trainer's own forward"},
+    "reference": {
+        "reference_logprobs": "lp_ref per response token, nats, by the trainer's own forward",
+        "rival_reference_logprobs": "the same of the rival, after the row's own prompt; null without one",
+    },
 }  # fmt: skip
 RECORD_OF = {
     "prompts": records.Prompt,
@@ -375,9 +452,7 @@ def walk(run_dir: Path) -> str:
     if not wrong:
         sys.exit(f"{run_dir}: round 1 has no wrong sample")
     # One with mined steps if there is any, and of those the shortest.
-    chosen = min(
-        wrong, key=lambda r: (set(r["token_weights"]) == {1.0}, len(r["token_ids"]), r["prompt_id"], r["sample"])
-    )
+    chosen = min(wrong, key=lambda r: (not any(r["mined"]), len(r["token_ids"]), r["prompt_id"], r["sample"]))
     id_ = {key: chosen[key] for key in ("round", "prompt_id", "sample")}
 
     def of_sample(table: str) -> list[dict[str, Any]]:

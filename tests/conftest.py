@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from bcpg_cluster.cluster.inline_runtime import InlineRuntime
 from bcpg_cluster.config import Config, parse_config
 from bcpg_cluster.observer import SilentObserver
 from bcpg_cluster.run_directory import open_run
+from bcpg_cluster_cli import app as command_line
 
 FAKES = Path(__file__).parent / "unit" / "fakes.yaml"
 
@@ -126,3 +128,28 @@ def tree_digest() -> Callable[..., dict[str, str]]:
         }
 
     return digest
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def bcpg(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+    """Run a command in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["bcpg-cluster", *map(str, arguments)])
+        code = 0
+        try:
+            command_line.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return run

@@ -23,22 +23,33 @@ from typing import Any
 
 import torch
 
-from bcpg_cluster.engines.protocols import PushGroup, StepReport, TensorSpec, TrainRow, TrainSettings
+from bcpg_cluster.engines.protocols import (
+    PushGroup,
+    ReferenceLogprobs,
+    StepReport,
+    TensorSpec,
+    TrainRow,
+    TrainSettings,
+)
 from bcpg_cluster.engines.snapshot import write_snapshot
+from bcpg_cluster.engines.step_telemetry import StepSums
 from bcpg_cluster.engines.training_forward import (
-    StepSums,
-    TrainingPlan,
     check_finite,
-    lay_out_training,
+    drift_sums,
     load_policy,
+    loss_part_names,
+    mean_drift,
     micro_batch_loss,
+    needs_drift,
     parameter_specs,
     policy_dtype,
-    score_in_micro_batches,
+    reference_of_rows,
     score_sequences,
 )
+from bcpg_cluster.engines.training_plan import TrainingPlan, lay_out_training, row_size, should_stop
 from bcpg_cluster.errors import BcpgError, ConfigError, EngineError, MemberLostError, PushError
 from bcpg_cluster.method.batching import split_rows
+from bcpg_cluster.method.objective import Bcpg
 
 _PROGRESS = "progress.json"
 _LOGGER = logging.getLogger(__name__)
@@ -115,7 +126,7 @@ def deepspeed_config(settings: TrainSettings) -> dict[str, Any]:
         "torch_adam": not _has_gpu() or not (isinstance(zero, Mapping) and zero.get("offload_optimizer")),
     }
     return {
-        # Placeholders. The loss is divided by the step's own sequence count and backward() is told not to scale, so
+        # Placeholders. The loss is divided by the step's own divisor and backward() is told not to scale, so
         # neither enters the gradient.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -162,7 +173,7 @@ def check_deepspeed_config(deepspeed: dict[str, Any] | None, zero_stage: int = 2
         ConfigError: a key the trainer owns is set, DeepSpeed refuses the config, or it never looks at a key.
     """
     settings = TrainSettings(
-        tau=0.0,
+        objective=Bcpg(),
         learning_rate=1e-6,
         min_learning_rate=1e-6,
         zero_stage=zero_stage,
@@ -304,44 +315,48 @@ class DeepSpeedRank:
         if _has_gpu():
             torch.cuda.empty_cache()
 
-    def reference_logprobs(self, rows: Sequence[TrainRow]) -> dict[int, tuple[float, ...]]:
+    def reference_logprobs(self, rows: Sequence[TrainRow]) -> dict[int, ReferenceLogprobs]:
         """lp_ref of this rank's share of the rows, by row index."""
-        engine = self._opened()
-        sequences = [(row.prompt_token_ids, row.token_ids) for row in rows]
-        lengths = [len(prompt) + len(response) for prompt, response in sequences]
-        shares = split_rows(lengths, range(len(rows)), self._settings.micro_batch_tokens, self._world_size)
+        engine, settings = self._opened(), self._settings
+        sizes = [row_size(row) for row in rows]
+        shares = split_rows(sizes, range(len(rows)), settings.micro_batch_tokens, self._world_size, settings.packing)
         with self._collective("computing reference log-probs"):
-            return score_in_micro_batches(
-                engine, sequences, shares[self._rank], self._settings.logprob_chunk_tokens, self._device
-            )
+            return reference_of_rows(engine, rows, shares[self._rank], settings, self._device)
 
     def train(self, rows: Sequence[TrainRow], checkpoint_dir: str | None) -> list[StepReport]:
-        """Run the whole step plan over ``rows``, resuming from ``checkpoint_dir``."""
-        plan = lay_out_training(rows, self._settings, self._world_size, self._model_path)
+        """Run the step plan over ``rows``, resuming from ``checkpoint_dir``; see ``TrainSettings`` for its early stop."""
+        settings = self._settings
+        plan = lay_out_training(rows, settings, self._world_size, self._model_path)
+        part_names = loss_part_names(settings.objective)
         with self._collective("training"):
             reports = self._resume(plan, checkpoint_dir)
-            for step in range(len(reports), len(plan.steps)):
-                reports.append(self._train_step(step, plan, rows))
-                every = self._settings.checkpoint_every_steps
-                if checkpoint_dir and every and (step + 1) % every == 0:
+            # The reports are the same on all ranks, so all of them stop or none.
+            while len(reports) < len(plan.steps) and not should_stop(reports, settings):
+                reports.append(self._train_step(len(reports), plan, rows, part_names))
+                every = settings.checkpoint_every_steps
+                if checkpoint_dir and every and len(reports) % every == 0:
                     self._write_checkpoint(plan, reports, checkpoint_dir)
         return reports
 
-    def _train_step(self, step: int, plan: TrainingPlan, rows: Sequence[TrainRow]) -> StepReport:
+    def _train_step(
+        self, step: int, plan: TrainingPlan, rows: Sequence[TrainRow], part_names: Sequence[str]
+    ) -> StepReport:
         engine, settings = self._opened(), self._settings
         step_plan, rate = plan.steps[step], plan.rates[step]
         micro_batches = step_plan.ranks[self._rank]
-        sums = StepSums(self._device)
+        sums = StepSums(part_names, self._device)
+        drift = self._step_drift(rows, micro_batches)
         for number, micro_batch in enumerate(micro_batches):
             # Before the forward: ZeRO's hooks read it during the backward.
             engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
-            loss = micro_batch_loss(engine, [rows[row] for row in micro_batch], settings, sums, self._device)
-            # DeepSpeed averages gradients over ranks; times world_size makes that the sum over all ranks' sequences.
-            loss = loss * (self._world_size / step_plan.num_sequences)
+            chosen = [rows[row] for row in micro_batch]
+            loss = micro_batch_loss(engine, chosen, settings, sums, self._device, drift)
+            # DeepSpeed averages gradients over ranks; times world_size makes that the sum over all ranks' rows.
+            loss = loss * (self._world_size / step_plan.divisor)
             engine.backward(loss, scale_wrt_gas=False)
         torch.distributed.all_reduce(sums.values)
         # All ranks look at the same sums and norm, so all of them stop or none.
-        check_finite(step, float(sums.values[0]))
+        check_finite(step, sums.loss)
         grad_norm = self._plain_grad_norm() if settings.zero_stage == 0 else None
         check_finite(step, 0.0, grad_norm)
         for group in engine.optimizer.param_groups:
@@ -354,10 +369,19 @@ class DeepSpeedRank:
         return sums.report(
             step=step,
             num_steps=len(plan.steps),
-            num_sequences=step_plan.num_sequences,
+            num_sequences=step_plan.num_rows * settings.objective.sequences_per_row,
+            divisor=step_plan.divisor,
             grad_norm=grad_norm,
             rate=rate,
         )
+
+    def _step_drift(self, rows: Sequence[TrainRow], micro_batches: Sequence[Sequence[int]]) -> float:
+        """Mean Delta of the step's mismatched responses over all ranks; 0 where the objective has no use for it."""
+        if not needs_drift(self._settings.objective):
+            return 0.0
+        sums = drift_sums(self._opened(), rows, micro_batches, self._settings, self._device)
+        torch.distributed.all_reduce(sums)
+        return mean_drift(sums)
 
     def _plain_grad_norm(self) -> float:
         """The norm under ZeRO 0, where gradients are whole on every rank and DeepSpeed reports none."""
@@ -484,7 +508,7 @@ class DeepSpeedRank:
         """Log-probs in nats of given responses under the present weights; every rank computes all of them."""
         engine = self._opened()
         with self._collective("scoring"):
-            return score_sequences(engine, sequences, self._settings.logprob_chunk_tokens, self._device)
+            return score_sequences(engine, sequences, self._settings, self._device)
 
     def close(self) -> None:
         """Free everything and leave the training group."""

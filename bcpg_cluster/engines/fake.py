@@ -29,6 +29,7 @@ from bcpg_cluster.engines.protocols import (
     JudgeCase,
     Judgement,
     PushGroup,
+    ReferenceLogprobs,
     StepReport,
     TensorSpec,
     TrainRow,
@@ -360,11 +361,14 @@ class FakeTrainerRank:
         self.skill = self.skill if found is None else found
         self._settings = settings
 
-    def reference_logprobs(self, rows: Sequence[TrainRow]) -> dict[int, tuple[float, ...]]:
+    def reference_logprobs(self, rows: Sequence[TrainRow]) -> dict[int, ReferenceLogprobs]:
         """Of every ``world_size``-th row."""
         with self._calls.call(1):
             return {
-                index: fake_logprobs(self.skill, len(row.prompt_token_ids), row.token_ids)
+                index: ReferenceLogprobs(
+                    fake_logprobs(self.skill, len(row.prompt_token_ids), row.token_ids),
+                    fake_logprobs(self.skill, len(row.prompt_token_ids), row.rival_token_ids),
+                )
                 for index, row in enumerate(rows)
                 if index % self._world_size == self._rank
             }
@@ -374,24 +378,40 @@ class FakeTrainerRank:
         if self._settings is None:
             raise EngineError("train before open")
         with self._calls.call(1):
-            size = self._settings.batch_sequences
-            batches = [rows[start : start + size] for start in range(0, len(rows), size)] * self._settings.epochs
+            settings = self._settings
+            size = max(1, settings.batch_sequences // settings.objective.sequences_per_row)
+            batches = [rows[start : start + size] for start in range(0, len(rows), size)] * settings.epochs
             if rows:
                 self.skill += self._gain * (1.0 - self.skill)
-            return [
-                StepReport(
-                    step=step,
-                    num_steps=len(batches),
-                    loss=1.0 - self.skill,
-                    grad_norm=1.0,
-                    learning_rate=self._settings.learning_rate,
-                    delta_per_token_right=0.0,
-                    delta_per_token_wrong=0.0,
-                    num_sequences=len(batch),
-                    num_tokens=sum(len(row.token_ids) for row in batch),
-                )
-                for step, batch in enumerate(batches)
-            ]
+            return [self._report(step, len(batches), batch, settings) for step, batch in enumerate(batches)]
+
+    def _report(self, step: int, num_steps: int, batch: Sequence[TrainRow], settings: TrainSettings) -> StepReport:
+        """A step that moved nothing: the drift is 0 for every class of tokens that is there at all."""
+        is_pair = settings.objective.rows == "pairs"
+        wrong = [token for row in batch if row.reward <= 0.5 for token in row.mined]
+        unmined = wrong.count(False) + sum(len(row.rival_token_ids) for row in batch if is_pair)
+        tokens = {
+            "right": sum(len(row.token_ids) for row in batch if row.reward > 0.5),
+            "wrong": wrong.count(True) + unmined,
+            "mined": wrong.count(True),
+            "unmined": unmined,
+        }
+        drift = {f"delta_per_token_{name}": 0.0 if number else None for name, number in tokens.items()}
+        return StepReport(
+            step=step,
+            num_steps=num_steps,
+            loss=1.0 - self.skill,
+            loss_parts={"skill": 1.0 - self.skill},
+            grad_norm=1.0,
+            learning_rate=settings.learning_rate,
+            **drift,
+            clipped_up=None,
+            clipped_down=None,
+            entropy=1.0 - self.skill,
+            positive_mass=None,
+            num_sequences=len(batch) * settings.objective.sequences_per_row,
+            num_tokens=tokens["right"] + tokens["wrong"],
+        )
 
     def save_snapshot(self, path: str) -> dict[str, str] | None:
         """Write the skill as JSON (rank 0)."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from bcpg_cluster.method.objective import Objective
 from bcpg_cluster.records import ErrorType, StopReason, VerdictStatus
 
 
@@ -196,14 +197,27 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceLogprobs:
+    """lp_ref of one training row, nats, fp32, by the trainer's own forward: of its response and of its rival (empty
+    without one).
+    """
+
+    response: tuple[float, ...]
+    rival: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TrainRow:
-    """One sample as the trainer sees it; how the weights were made is not its business.
+    """One row as the trainer sees it; how it was made is not its business.
 
     Attributes:
         token_weights: beta_{i,j} of Eq. 7, one per response token.
         advantage: A_i = r_i - rbar over the verified samples of the whole group.
         reward, group_mean, group_size: the group statistics an objective may need.
-        reference_logprobs: lp_ref per response token, nats, fp32, by the trainer's own forward; empty until computed.
+        mined: which response tokens lie in mined steps (telemetry alone; ``token_weights`` decide).
+        rival_token_ids: a second response to the same prompt, where the objective takes one (``method.objective.Rows``):
+            y- of a pair, or the mismatched response that KTO's drift is estimated from. Empty without one.
+        reference: lp_ref; ``None`` until computed.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -213,7 +227,9 @@ class TrainRow:
     reward: float
     group_mean: float
     group_size: int
-    reference_logprobs: tuple[float, ...] = ()
+    mined: tuple[bool, ...]
+    rival_token_ids: tuple[int, ...] = ()
+    reference: ReferenceLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,16 +237,20 @@ class TrainSettings:
     """Everything one round's training needs besides the rows. Defaults: docs/method.md and its recommended gaps.
 
     Attributes:
-        tau: behaviour-constraint factor of Eq. 6, >= 0.
-        batch_sequences: sequences per optimiser step, over all ranks.
-        micro_batch_tokens: most padded tokens (rows x longest) of one forward on one rank.
+        objective: the loss and its options.
+        batch_sequences: responses with a gradient per optimiser step, over all ranks (a pair holds two).
+        micro_batch_tokens: most padded tokens (rows x longest) of one forward on one rank; packed, most tokens.
+        packing: ``padded`` makes a rectangle of a micro-batch's sequences; ``packed`` joins them into one long row, with
+            position ids that restart and no attention across sequences (wants flash attention to be fast).
+        early_stop_nats: training stops when the right responses' mean Delta per token, over the last
+            ``early_stop_window`` steps, lies below minus this and still falls (0: never); see ``method.early_stop``.
         min_learning_rate, warmup_ratio: cosine schedule from ``learning_rate`` after a linear warm-up.
         checkpoint_every_steps: 0 keeps no step checkpoints.
         logprob_chunk_tokens: tokens per chunk of the vocabulary projection, so that [T, V] never exists.
         deepspeed: passed through to DeepSpeed's own config untouched (checked by DeepSpeed's parser).
     """
 
-    tau: float
+    objective: Objective
     learning_rate: float
     min_learning_rate: float
     warmup_ratio: float = 0.03
@@ -240,6 +260,9 @@ class TrainSettings:
     epochs: int = 1
     batch_sequences: int = 512
     micro_batch_tokens: int = 8192
+    packing: Literal["padded", "packed"] = "padded"
+    early_stop_nats: float = 0.5
+    early_stop_window: int = 20
     seed: int = 0
     checkpoint_every_steps: int = 0
     logprob_chunk_tokens: int = 1024
@@ -251,15 +274,32 @@ class TrainSettings:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Telemetry of one optimiser step, already summed over ranks. Means are per sequence or per token as named."""
+    """Telemetry of one optimiser step, already summed over ranks; ``None`` where a mean has nothing to run over.
+
+    Attributes:
+        loss: the step's mean loss; ``loss_parts`` are its summands by name.
+        delta_per_token_right, _mined, _unmined: mean of lp - lp_ref in nats over the tokens of right responses, and over the
+            mined and the other tokens of wrong ones (a pair's rival is a wrong response). ``_wrong`` is both of the latter.
+        clipped_up, clipped_down: share of the tokens pushed up (down) whose gradient a clip or taper cut.
+        entropy: mean entropy in nats of the policy's next-token distribution at response tokens.
+        positive_mass: share of the absolute push (weight times advantage) that pushes up.
+        num_sequences: responses with a gradient; ``num_tokens`` their tokens.
+    """
 
     step: int
     num_steps: int
     loss: float
+    loss_parts: dict[str, float]
     grad_norm: float
     learning_rate: float
-    delta_per_token_right: float
-    delta_per_token_wrong: float
+    delta_per_token_right: float | None
+    delta_per_token_wrong: float | None
+    delta_per_token_mined: float | None
+    delta_per_token_unmined: float | None
+    clipped_up: float | None
+    clipped_down: float | None
+    entropy: float
+    positive_mass: float | None
     num_sequences: int
     num_tokens: int
 
@@ -275,12 +315,13 @@ class TrainerRank(Protocol):
         """Load the round's start weights and make a fresh optimiser."""
         ...
 
-    def reference_logprobs(self, rows: Sequence[TrainRow]) -> dict[int, tuple[float, ...]]:
+    def reference_logprobs(self, rows: Sequence[TrainRow]) -> dict[int, ReferenceLogprobs]:
         """lp_ref of this rank's share of the rows, by row index; shares tile the rows over all ranks."""
         ...
 
     def train(self, rows: Sequence[TrainRow], checkpoint_dir: str | None) -> list[StepReport]:
-        """Run the whole step plan over ``rows`` (with ``reference_logprobs``), resuming from ``checkpoint_dir``.
+        """Run the step plan over ``rows`` (with ``reference``), resuming from ``checkpoint_dir``. Fewer reports than planned
+        steps mean that the stated early stop ended it.
 
         Raises:
             TrainingDivergedError: loss or gradient not finite; the weights are then not usable.

@@ -11,21 +11,31 @@ from typing import Any
 
 import torch
 
-from bcpg_cluster.engines.protocols import PushGroup, StepReport, TensorSpec, TrainRow, TrainSettings
+from bcpg_cluster.engines.protocols import (
+    PushGroup,
+    ReferenceLogprobs,
+    StepReport,
+    TensorSpec,
+    TrainRow,
+    TrainSettings,
+)
 from bcpg_cluster.engines.snapshot import write_snapshot
+from bcpg_cluster.engines.step_telemetry import StepSums
 from bcpg_cluster.engines.training_forward import (
     Policy,
-    StepSums,
-    TrainingPlan,
     check_finite,
-    lay_out_training,
+    drift_sums,
     load_policy,
+    loss_part_names,
+    mean_drift,
     micro_batch_loss,
+    needs_drift,
     parameter_specs,
     policy_dtype,
-    score_in_micro_batches,
+    reference_of_rows,
     score_sequences,
 )
+from bcpg_cluster.engines.training_plan import TrainingPlan, lay_out_training, row_size, should_stop
 from bcpg_cluster.errors import ConfigError, PushError
 from bcpg_cluster.method.batching import split_rows
 
@@ -63,47 +73,57 @@ class TorchTrainer:
         self._settings = settings
         self._model_path = model_path
 
-    def reference_logprobs(self, rows: Sequence[TrainRow]) -> dict[int, tuple[float, ...]]:
+    def reference_logprobs(self, rows: Sequence[TrainRow]) -> dict[int, ReferenceLogprobs]:
         """lp_ref of all rows, by row index."""
-        sequences = [(row.prompt_token_ids, row.token_ids) for row in rows]
-        lengths = [len(prompt) + len(response) for prompt, response in sequences]
-        ranks = split_rows(lengths, range(len(rows)), self._settings.micro_batch_tokens, world_size=1)
+        settings = self._settings
+        sizes = [row_size(row) for row in rows]
+        (micro_batches,) = split_rows(sizes, range(len(rows)), settings.micro_batch_tokens, 1, settings.packing)
         with self._forward_dtype():
-            return score_in_micro_batches(
-                self._opened(), sequences, ranks[0], self._settings.logprob_chunk_tokens, self._device
-            )
+            return reference_of_rows(self._opened(), rows, micro_batches, settings, self._device)
 
     def train(self, rows: Sequence[TrainRow], checkpoint_dir: str | None) -> list[StepReport]:
-        """Run the whole step plan over ``rows``, resuming from ``checkpoint_dir``."""
-        policy, settings = self._opened(), self._settings
+        """Run the step plan over ``rows``, resuming from ``checkpoint_dir``; see ``TrainSettings`` for its early stop."""
+        settings = self._settings
         plan = lay_out_training(rows, settings, 1, self._model_path)
+        part_names = loss_part_names(settings.objective)
         reports = self._resume(plan, checkpoint_dir)
-        for step in range(len(reports), len(plan.steps)):
-            step_plan = plan.steps[step]
-            sums = StepSums(self._device)
-            self._optimizer.zero_grad(set_to_none=True)
-            for micro_batch in step_plan.ranks[0]:
-                with self._forward_dtype():
-                    loss = micro_batch_loss(policy, [rows[row] for row in micro_batch], settings, sums, self._device)
-                (loss / step_plan.num_sequences).backward()  # type: ignore[no-untyped-call]
-            grad_norm = self._clip_gradients()
-            check_finite(step, float(sums.values[0]), grad_norm)
-            for group in self._optimizer.param_groups:
-                group["lr"] = plan.rates[step]
-            self._optimizer.step()
-            reports.append(
-                sums.report(
-                    step=step,
-                    num_steps=len(plan.steps),
-                    num_sequences=step_plan.num_sequences,
-                    grad_norm=grad_norm,
-                    rate=plan.rates[step],
-                )
-            )
+        while len(reports) < len(plan.steps) and not should_stop(reports, settings):
+            reports.append(self._train_step(len(reports), plan, rows, part_names))
             every = settings.checkpoint_every_steps
-            if checkpoint_dir and every and (step + 1) % every == 0:
+            if checkpoint_dir and every and len(reports) % every == 0:
                 self._write_checkpoint(plan, reports, checkpoint_dir)
         return reports
+
+    def _train_step(
+        self, step: int, plan: TrainingPlan, rows: Sequence[TrainRow], part_names: Sequence[str]
+    ) -> StepReport:
+        policy, settings = self._opened(), self._settings
+        step_plan, rate = plan.steps[step], plan.rates[step]
+        (micro_batches,) = step_plan.ranks
+        sums = StepSums(part_names, self._device)
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._forward_dtype():
+            drift = 0.0
+            if needs_drift(settings.objective):
+                drift = mean_drift(drift_sums(policy, rows, micro_batches, settings, self._device))
+        for micro_batch in micro_batches:
+            with self._forward_dtype():
+                chosen = [rows[row] for row in micro_batch]
+                loss = micro_batch_loss(policy, chosen, settings, sums, self._device, drift)
+            (loss / step_plan.divisor).backward()  # type: ignore[no-untyped-call]
+        grad_norm = self._clip_gradients()
+        check_finite(step, sums.loss, grad_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        return sums.report(
+            step=step,
+            num_steps=len(plan.steps),
+            num_sequences=step_plan.num_rows * settings.objective.sequences_per_row,
+            divisor=step_plan.divisor,
+            grad_norm=grad_norm,
+            rate=rate,
+        )
 
     def save_snapshot(self, path: str) -> dict[str, str] | None:
         """Write a Hugging Face checkpoint directory; returns its digests."""
@@ -139,7 +159,7 @@ class TorchTrainer:
     def score_tokens(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
         """Log-probs in nats of given responses under the present weights."""
         with self._forward_dtype():
-            return score_sequences(self._opened(), sequences, self._settings.logprob_chunk_tokens, self._device)
+            return score_sequences(self._opened(), sequences, self._settings, self._device)
 
     def close(self) -> None:
         """Free everything."""

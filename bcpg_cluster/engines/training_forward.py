@@ -1,4 +1,4 @@
-"""What every trainer does alike: load a policy, pad rows, forward to token log-probs, sum up a micro-batch.
+"""What every trainer does alike: load a policy, forward to token log-probs, sum up a micro-batch's losses.
 
 The reference log-probs, the training step and the scores all come from :func:`response_logprobs`, so they share one
 forward with the same kernels and dtype, and Delta is exactly 0 before the first step (docs/method.md).
@@ -6,21 +6,22 @@ forward with the same kernels and dtype, and Delta is exactly 0 before the first
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from bcpg_cluster.engines.protocols import StepReport, TensorSpec, TrainRow, TrainSettings
+from bcpg_cluster.engines.protocols import ReferenceLogprobs, TensorSpec, TrainRow, TrainSettings
+from bcpg_cluster.engines.row_layout import SequenceLayout, TokenPair, lay_out
+from bcpg_cluster.engines.step_telemetry import StepSums, TokenClasses
 from bcpg_cluster.errors import ConfigError, DataError, TrainingDivergedError
-from bcpg_cluster.method.batching import StepPlan, learning_rate, plan_training
-from bcpg_cluster.method.losses import bcpg_loss, token_logprobs
+from bcpg_cluster.method.logprobs import token_logprobs
+from bcpg_cluster.method.objective import Objective
+from bcpg_cluster.method.objectives import objective_loss
+from bcpg_cluster.method.objectives.batch import LossBatch, sequence_drift
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -42,8 +43,12 @@ class LogprobHead(nn.Linear):
         new.weight, new.bias = head.weight, head.bias
         return new
 
-    def forward(self, hidden: Tensor, targets: Tensor, chunk_tokens: int) -> Tensor:  # type: ignore[override]
-        """Log-probs [N] in nats of ``targets`` [N] after states ``hidden`` [N, H]; see :func:`token_logprobs`."""
+    def forward(  # type: ignore[override]
+        self, hidden: Tensor, targets: Tensor, chunk_tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs [N] of ``targets`` [N] after states ``hidden`` [N, H], and entropies [N], in nats; see
+        :func:`token_logprobs`.
+        """
         return token_logprobs(hidden, self.weight, self.bias, targets, chunk_tokens=chunk_tokens)
 
 
@@ -64,15 +69,22 @@ class Policy(nn.Module):
         causal_lm.set_output_embeddings(LogprobHead.of(head))
         self.causal_lm = causal_lm
 
-    def forward(self, input_ids: Tensor, sources: Tensor, targets: Tensor, chunk_tokens: int) -> Tensor:
-        """Log-probs [N] of ``targets`` [N] after the flat positions ``sources`` [N] of ``input_ids`` [B, S]."""
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor | None, sources: Tensor, targets: Tensor, chunk_tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs [N] of ``targets`` [N] after the flat positions ``sources`` [N] of ``input_ids`` [Q, S], and the
+        entropies [N] of the distributions they are drawn from (detached), in nats. ``position_ids`` [1, S] say that
+        the one row holds several sequences (see ``row_layout``).
+        """
         # No attention mask: padding is on the right, so under causal attention no real token ever sees it, and
-        # without a mask the fast causal kernels serve every batch.
-        hidden = self.causal_lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state  # [B, S, H]
+        # without a mask the fast causal kernels serve every batch. No cache: only then are packed sequences found.
+        hidden = self.causal_lm.base_model(
+            input_ids=input_ids, position_ids=position_ids, use_cache=False
+        ).last_hidden_state  # [Q, S, H]
         # Only the states that predict response tokens meet the vocabulary: prompts and padding cost nothing there.
         chosen = hidden.flatten(0, 1).index_select(0, sources)  # [N, H]
-        logprobs: Tensor = self.causal_lm.get_output_embeddings()(chosen, targets, chunk_tokens)
-        return logprobs
+        found: tuple[Tensor, Tensor] = self.causal_lm.get_output_embeddings()(chosen, targets, chunk_tokens)
+        return found
 
     def checkpoint_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Every distinct parameter with its checkpoint name, in model order; a tied head is listed once."""
@@ -111,210 +123,164 @@ def policy_dtype(settings: TrainSettings) -> torch.dtype:
     return DTYPES[settings.dtype]
 
 
-@dataclass(frozen=True, slots=True)
-class PaddedRows:
-    """B rows as tensors: S tokens after padding, T response tokens after padding, N response tokens in all.
-
-    Attributes:
-        input_ids: [B, S], prompt and response, padded on the right.
-        mask: [B, T], true on response tokens.
-        sources: [N], flat position in ``input_ids`` of the token before each response token.
-        targets: [N], the response tokens, row after row.
-    """
-
-    input_ids: Tensor
-    mask: Tensor
-    sources: Tensor
-    targets: Tensor
-
-    def scatter(self, values: Tensor) -> Tensor:
-        """[N] values, row after row, as [B, T] with zeros in the padding; differentiable."""
-        zeros = values.new_zeros(self.mask.shape)
-        return zeros.masked_scatter(self.mask, values)
-
-
-def pad_sequences(sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], device: torch.device) -> PaddedRows:
-    """Pad (prompt ids, response ids) pairs. No pairs give one stand-in token, for a forward that only keeps step."""
-    if not sequences:
-        sequences = [((0,), (0,))]
-    longest = max(len(prompt) + len(response) for prompt, response in sequences)
-    input_ids = torch.zeros(len(sequences), longest, dtype=torch.long)
-    mask = torch.zeros(len(sequences), max(len(response) for _, response in sequences), dtype=torch.bool)
-    sources: list[int] = []
-    targets: list[int] = []
-    for index, (prompt, response) in enumerate(sequences):
-        if not prompt:
-            raise DataError("a row without a prompt token", rule="the first response token needs a state before it",
-                            remedy="check the chat template")  # fmt: skip
-        input_ids[index, : len(prompt) + len(response)] = torch.tensor((*prompt, *response))
-        mask[index, : len(response)] = True
-        first = index * longest + len(prompt) - 1
-        sources.extend(range(first, first + len(response)))
-        targets.extend(response)
-    return PaddedRows(
-        input_ids.to(device),
-        mask.to(device),
-        torch.tensor(sources, device=device),
-        torch.tensor(targets, device=device),
-    )
-
-
-Forward = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+Forward = Callable[[Tensor, Tensor | None, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """A :class:`Policy`, or an engine around one."""
 
 
-def response_logprobs(forward: Forward, padded: PaddedRows, chunk_tokens: int) -> Tensor:
-    """Log-probs [B, T] in nats, fp32, of the responses; zeros in the padding."""
-    return padded.scatter(forward(padded.input_ids, padded.sources, padded.targets, chunk_tokens))
+def response_logprobs(forward: Forward, layout: SequenceLayout, settings: TrainSettings) -> tuple[Tensor, Tensor]:
+    """Log-probs [Q, T] in nats, fp32, of the responses, with zeros in the padding; entropies [N], detached."""
+    logprobs, entropy = forward(
+        layout.input_ids, layout.position_ids, layout.sources, layout.targets, settings.logprob_chunk_tokens
+    )
+    return layout.scatter(logprobs), entropy
 
 
 def score_sequences(
-    forward: Forward,
-    sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
-    chunk_tokens: int,
-    device: torch.device,
+    forward: Forward, sequences: Sequence[TokenPair], settings: TrainSettings, device: torch.device
 ) -> list[tuple[float, ...]]:
     """Log-probs of the responses as numbers, by one forward and without gradients."""
     with torch.no_grad():
-        padded = pad_sequences(sequences, device)
-        logprobs = response_logprobs(forward, padded, chunk_tokens).float().cpu()
+        layout = lay_out(sequences, settings.packing, device)
+        logprobs = response_logprobs(forward, layout, settings)[0].float().cpu()
     return [tuple(logprobs[index, : len(response)].tolist()) for index, (_, response) in enumerate(sequences)]
 
 
-def score_in_micro_batches(
+def reference_of_rows(
     forward: Forward,
-    sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    rows: Sequence[TrainRow],
     micro_batches: Iterable[Sequence[int]],
-    chunk_tokens: int,
+    settings: TrainSettings,
     device: torch.device,
-) -> dict[int, tuple[float, ...]]:
-    """Scores by index of the sequences that the micro-batches name; an empty one costs a forward that keeps step."""
-    scores: dict[int, tuple[float, ...]] = {}
+) -> dict[int, ReferenceLogprobs]:
+    """lp_ref by index of the rows that the micro-batches name; an empty one costs a forward that keeps step."""
+    found: dict[int, ReferenceLogprobs] = {}
     for indices in micro_batches:
-        found = score_sequences(forward, [sequences[index] for index in indices], chunk_tokens, device)
-        scores.update(zip(indices, found, strict=True))
-    return scores
+        rivalled = [index for index in indices if rows[index].rival_token_ids]
+        sequences = [*responses(rows[index] for index in indices), *rivals(rows[index] for index in rivalled)]
+        scores = score_sequences(forward, sequences, settings, device)
+        of_rivals = dict(zip(rivalled, scores[len(indices) :], strict=True))
+        for index, score in zip(indices, scores, strict=False):  # the rivals' scores follow
+            found[index] = ReferenceLogprobs(score, of_rivals.get(index, ()))
+    return found
 
 
-class StepSums:
-    """Additive telemetry of one optimiser step; its tensor can be summed over ranks as it is."""
+def responses(rows: Iterable[TrainRow]) -> list[TokenPair]:
+    """The rows' own sequences."""
+    return [(row.prompt_token_ids, row.token_ids) for row in rows]
 
-    _LOSS, _DELTA, _TOKENS = 0, 1, 3  # _DELTA and _TOKENS hold wrong, then right
 
-    def __init__(self, device: torch.device) -> None:
-        self.values = torch.zeros(5, dtype=torch.float64, device=device)
+def rivals(rows: Iterable[TrainRow]) -> list[TokenPair]:
+    """The rivals of rows that have one, each after its row's own prompt."""
+    return [(row.prompt_token_ids, row.rival_token_ids) for row in rows if row.rival_token_ids]
 
-    def add(self, loss: Tensor, delta: Tensor, num_tokens: Tensor, right: Tensor) -> None:
-        """Add sequences: losses, Delta_i, lengths and whether the answer was right, all [B]."""
-        self.values[self._LOSS] += loss.sum().double()
-        self.values[self._DELTA : self._DELTA + 2].index_add_(0, right.long(), delta.double())
-        self.values[self._TOKENS : self._TOKENS + 2].index_add_(0, right.long(), num_tokens.double())
 
-    def report(self, *, step: int, num_steps: int, num_sequences: int, grad_norm: float, rate: float) -> StepReport:
-        """The step's report; call it on sums over all ranks."""
-        loss, *rest = self.values.tolist()
-        delta_wrong, delta_right, tokens_wrong, tokens_right = rest
-        return StepReport(
-            step=step,
-            num_steps=num_steps,
-            loss=loss / num_sequences,
-            grad_norm=grad_norm,
-            learning_rate=rate,
-            delta_per_token_right=delta_right / tokens_right if tokens_right else 0.0,
-            delta_per_token_wrong=delta_wrong / tokens_wrong if tokens_wrong else 0.0,
-            num_sequences=num_sequences,
-            num_tokens=int(tokens_right + tokens_wrong),
-        )
+def needs_drift(objective: Objective) -> bool:
+    """Whether every step starts with a pass over its rivals, without gradients (:func:`drift_sums`)."""
+    return objective.rows == "mismatched"
+
+
+def drift_sums(
+    forward: Forward,
+    rows: Sequence[TrainRow],
+    micro_batches: Iterable[Sequence[int]],
+    settings: TrainSettings,
+    device: torch.device,
+) -> Tensor:
+    """[2] fp64: sum of Delta over the rivals of a step's rows on this rank, and how many rivals there are.
+
+    Both add up over ranks, so the mean (:func:`mean_drift`) does not depend on how the step is split. Rows without a
+    rival are left out.
+    """
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    with torch.no_grad():
+        for indices in micro_batches:
+            chosen = [rows[index] for index in indices if rows[index].rival_token_ids]
+            layout = lay_out(rivals(chosen), settings.packing, device)
+            logprobs, _ = response_logprobs(forward, layout, settings)
+            if chosen:
+                reference = _scattered(layout, [_reference(row).rival for row in chosen])
+                sums[0] += sequence_drift(logprobs, reference, layout.mask).double().sum()
+                sums[1] += len(chosen)
+    return sums
+
+
+def mean_drift(sums: Tensor) -> float:
+    """Mean Delta in nats of sums over all ranks; 0 without any rival."""
+    total, count = sums.tolist()
+    return total / count if count else 0.0
 
 
 def micro_batch_loss(
-    forward: Forward, rows: Sequence[TrainRow], settings: TrainSettings, sums: StepSums, device: torch.device
+    forward: Forward,
+    rows: Sequence[TrainRow],
+    settings: TrainSettings,
+    sums: StepSums,
+    device: torch.device,
+    step_drift: float = 0.0,
 ) -> Tensor:
-    """Forward a micro-batch and add it to ``sums``; returns the *sum* of its sequence losses (Eq. 6).
+    """Forward a micro-batch and add it to ``sums``; returns the *sum* of its row losses.
 
-    Without rows the forward still runs and the loss is 0 times its output: it touches every parameter, so gradient
-    hooks fire on every rank alike.
+    The rivals of pairs are further sequences of the same forward. Without rows the forward still runs and the loss is
+    0 times its output: it touches every parameter, so gradient hooks fire on every rank alike.
     """
-    padded = pad_sequences([(row.prompt_token_ids, row.token_ids) for row in rows], device)
-    logprobs = response_logprobs(forward, padded, settings.logprob_chunk_tokens)  # [B, T]
+    has_rivals = settings.objective.rows == "pairs"
+    layout = lay_out([*responses(rows), *(rivals(rows) if has_rivals else [])], settings.packing, device)
+    logprobs, entropy = response_logprobs(forward, layout, settings)  # [B or 2B, T], [N]
     if not rows:
         return logprobs.sum() * 0.0
-
-    def scattered(values: Iterable[tuple[float, ...]]) -> Tensor:
-        flat = torch.tensor([value for row in values for value in row], dtype=logprobs.dtype, device=device)
-        return padded.scatter(flat)
-
-    losses = bcpg_loss(
-        logprobs,
-        scattered(row.reference_logprobs for row in rows),
-        scattered(row.token_weights for row in rows),
-        torch.tensor([row.advantage for row in rows], dtype=logprobs.dtype, device=device),
-        padded.mask,
-        tau=settings.tau,
-    )
-    right = torch.tensor([row.reward > 0.5 for row in rows], device=device)
-    sums.add(losses.loss.detach(), losses.delta, losses.num_tokens, right)
+    batch = _loss_batch(rows, layout, logprobs, has_rivals, step_drift)
+    losses = objective_loss(batch, settings.objective)
+    own = layout.mask[: len(rows)]
+    mined = torch.zeros_like(own)
+    mined[own] = torch.tensor([is_mined for row in rows for is_mined in row.mined], device=device)
+    sums.add(batch, losses, TokenClasses.of(own, batch.reward > 0.5, mined), entropy)
     return losses.loss.sum()
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingPlan:
-    """A round's training, wholly laid out: its steps, their learning rates, and what tells it from any other."""
-
-    steps: tuple[StepPlan, ...]
-    rates: tuple[float, ...]
-    fingerprint: str
-
-
-def lay_out_training(
-    rows: Sequence[TrainRow], settings: TrainSettings, world_size: int, model_path: str
-) -> TrainingPlan:
-    """Check the rows and lay out every step.
-
-    The fingerprint covers rows, settings, world size and start weights: a step checkpoint of another training (or of
-    another number of ranks, whose shards do not fit) is then never resumed.
-    """
-    for index, row in enumerate(rows):
-        lengths = {len(row.token_ids), len(row.token_weights), len(row.reference_logprobs)}
-        if len(lengths) != 1 or not row.token_ids:
-            raise DataError(
-                f"row {index}: {len(row.token_ids)} tokens, {len(row.token_weights)} weights, "
-                f"{len(row.reference_logprobs)} reference log-probs",
-                rule="a training row has response tokens, and a weight and a reference log-prob for each of them",
-                remedy="compute the reference log-probs with reference_logprobs() before train()",
-            )
-    steps = plan_training(
-        [len(row.prompt_token_ids) + len(row.token_ids) for row in rows],
-        epochs=settings.epochs,
-        batch_sequences=settings.batch_sequences,
-        micro_batch_tokens=settings.micro_batch_tokens,
-        world_size=world_size,
-        seed=settings.seed,
+def _loss_batch(
+    rows: Sequence[TrainRow], layout: SequenceLayout, logprobs: Tensor, has_rivals: bool, step_drift: float
+) -> LossBatch:
+    """The rows as an objective sees them: own responses are the first B sequences of the layout, rivals the last B."""
+    own, other = slice(0, len(rows)), slice(len(rows), None)
+    references = [_reference(row) for row in rows]
+    rival_references = [reference.rival for reference in references] if has_rivals else []
+    reference = _scattered(layout, [*(reference.response for reference in references), *rival_references])
+    weights = torch.zeros_like(reference[own])
+    weights[layout.mask[own]] = weights.new_tensor([value for row in rows for value in row.token_weights])
+    return LossBatch(
+        logprobs=logprobs[own],
+        reference=reference[own],
+        mask=layout.mask[own],
+        token_weights=weights,
+        advantage=weights.new_tensor([row.advantage for row in rows]),
+        reward=weights.new_tensor([row.reward for row in rows]),
+        group_mean=weights.new_tensor([row.group_mean for row in rows]),
+        rival_logprobs=logprobs[other] if has_rivals else None,
+        rival_reference=reference[other] if has_rivals else None,
+        rival_mask=layout.mask[other] if has_rivals else None,
+        step_drift=step_drift,
     )
-    rates = [
-        learning_rate(
-            step,
-            len(steps),
-            peak=settings.learning_rate,
-            minimum=settings.min_learning_rate,
-            warmup_ratio=settings.warmup_ratio,
-        )
-        for step in range(len(steps))
-    ]
-    # How often checkpoints are kept does not change the training.
-    digest = hashlib.sha256(json.dumps(asdict(replace(settings, checkpoint_every_steps=0)), sort_keys=True).encode())
-    digest.update(f"|{world_size}|{_weights_identity(model_path)}|".encode())
-    for row in rows:
-        digest.update(repr(row).encode())
-    return TrainingPlan(tuple(steps), tuple(rates), digest.hexdigest())
 
 
-def _weights_identity(model_path: str) -> str:
-    """What tells start weights apart: a snapshot's digests, or names and sizes of a downloaded model's files."""
-    digests = Path(model_path, "digests.json")
-    if digests.is_file():
-        return hashlib.sha256(digests.read_bytes()).hexdigest()
-    return repr(sorted((file.name, file.stat().st_size) for file in Path(model_path).glob("*.safetensors")))
+def _scattered(layout: SequenceLayout, values: Iterable[tuple[float, ...]]) -> Tensor:
+    """Numbers of every response token, fp32, as [Q, T]."""
+    flat = torch.tensor([value for of_sequence in values for value in of_sequence], dtype=torch.float32)
+    return layout.scatter(flat.to(layout.mask.device))
+
+
+def _reference(row: TrainRow) -> ReferenceLogprobs:
+    if row.reference is None:
+        raise RuntimeError("lay_out_training() comes first: it refuses rows without reference")
+    return row.reference
+
+
+def loss_part_names(objective: Objective) -> tuple[str, ...]:
+    """The names of the loss's summands, which a rank without rows must know, too: those of one row of one token."""
+    one = torch.zeros(1, 1)
+    everywhere = torch.ones(1, 1, dtype=torch.bool)
+    half = torch.full((1,), 0.5)
+    row = LossBatch(one, one, everywhere, one + 1, half, one[0] + 1, half, one, one, everywhere)
+    return tuple(objective_loss(row, objective).parts)
 
 
 def check_finite(step: int, loss_sum: float, grad_norm: float | None = None) -> None:

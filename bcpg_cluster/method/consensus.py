@@ -1,7 +1,8 @@
 """From the judges' votes on a wrong response to one label a step (Eqs. 3-5).
 
 A vote is a label or a score; scores meet their threshold here, so a new lambda never re-runs a judge. A judge that has
-nothing usable to say abstains, and a step on which anybody abstains is not mined (docs/method.md: fail closed).
+nothing usable to say abstains, which is never a vote for a step (docs/method.md: fail closed): under the paper's rule a
+step on which anybody abstains is not mined.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ class Consensus:
     """The labels of one response's steps, and how they came about.
 
     Attributes:
-        labels: I_{i,k} of Eq. 5, one per step: 1 means right (it may be mined).
+        labels: I_{i,k} of Eq. 5 (or of another rule), one per step: 1 means right (it may be mined).
         judge_labels: each judge's own labels by Eqs. 3-4, ``None`` where it abstained.
         abstained: by judge, how many of its verdicts have which status other than ``JUDGED``.
-        num_undecided: steps on which at least one judge abstained.
+        num_undecided: steps on which at least one judge abstained; rule ``all`` mines none of them.
     """
 
     labels: list[int]
@@ -56,7 +57,12 @@ def _all_say_right(labels: Sequence[int | None]) -> int:
     return int(all(label == 1 for label in labels))
 
 
-_RULES: dict[str, Callable[[Sequence[int | None]], int]] = {"all": _all_say_right}
+def _most_say_right(labels: Sequence[int | None]) -> int:
+    """Right when more than half of all judges say so, those that abstain included in "all". Not the paper's rule."""
+    return int(2 * sum(label == 1 for label in labels) > len(labels))
+
+
+_RULES: dict[str, Callable[[Sequence[int | None]], int]] = {"all": _all_say_right, "majority": _most_say_right}
 
 
 def vote_label(vote: JudgeVote, threshold: float | None = None) -> int | None:
@@ -90,7 +96,8 @@ def consensus(
     Args:
         votes: by judge, one vote per step.
         thresholds: lambda by judge, for those that score.
-        rule: ``all`` is the paper's AND over the judges.
+        rule: ``all`` is the paper's AND over the judges; ``majority`` wants more than half of all of them, so two judges
+            must agree under either, and with three one may differ or abstain.
 
     Raises:
         ValueError: no judges, votes of different length, an unknown rule, or a vote that is none (:func:`vote_label`).

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from bcpg_cluster.records import DropReason, Step
+
+Truncated = Literal["negative", "mask", "drop"]
+"""What becomes of a response that was cut off at the token limit: it is used like any other (its reward is 0 unless it
+holds an answer), left out of training but counted in rbar, or left out of both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +29,8 @@ class GroupResult:
 
     Attributes:
         members: one per sample asked for, in order.
-        mean: rbar over the verified samples; ``None`` when there are none.
-        num_verified: samples with a reward.
+        mean: rbar over the verified samples, without the truncated ones where those are dropped; ``None`` when there are none.
+        num_verified: samples that ``mean`` is taken over.
     """
 
     members: tuple[GroupMember, ...]
@@ -43,49 +49,92 @@ class GroupResult:
 
 
 def group_advantages(
-    rewards: Sequence[float | None], min_verified_share: float, num_tokens: Sequence[int] | None = None
+    rewards: Sequence[float | None],
+    min_verified_share: float,
+    num_tokens: Sequence[int] | None = None,
+    *,
+    truncated: Sequence[bool] | None = None,
+    truncated_are: Truncated = "negative",
 ) -> GroupResult:
     """A_i = r_i - rbar within one group (Eq. 6), and who is dropped why.
 
     A sample without a reward is ``UNVERIFIED`` whatever else holds. If less than ``min_verified_share`` of the group
-    has a reward, the rest is ``GROUP_UNVERIFIED``; if all rewards are the same, ``ALL_CORRECT`` or ``ALL_WRONG``.
+    has a reward, the rest is ``GROUP_UNVERIFIED``; if all rewards are the same, ``ALL_CORRECT`` or ``ALL_WRONG``. The share
+    asks how well verification worked, so truncated samples count in it under every policy.
 
     Args:
         rewards: one per sample asked for; ``None`` where it could not be verified.
         min_verified_share: in [0, 1], of the samples asked for.
         num_tokens: response lengths; a sample of length 0 counts in rbar but is dropped as ``EMPTY``.
+        truncated: which samples the token limit cut off; none by default.
+        truncated_are: what becomes of those (:data:`Truncated`). Where they are left out they are ``TRUNCATED``, but a
+            group that is dropped for a reason of its own comes before ``mask``.
 
     Raises:
-        ValueError: a reward other than 0 or 1, a share outside of [0, 1], lengths that do not fit.
+        ValueError: a reward other than 0 or 1, a share outside of [0, 1], lengths or flags that do not fit, an unknown policy.
     """
     if not 0.0 <= min_verified_share <= 1.0:
         raise ValueError(f"min_verified_share is a share in [0, 1], got {min_verified_share}")
-    if num_tokens is not None and len(num_tokens) != len(rewards):
-        raise ValueError(f"{len(num_tokens)} lengths for {len(rewards)} rewards")
+    lengths = [1] * len(rewards) if num_tokens is None else num_tokens
+    cut_off = [False] * len(rewards) if truncated is None else truncated
+    if not len(lengths) == len(cut_off) == len(rewards):
+        raise ValueError(f"{len(lengths)} lengths and {len(cut_off)} truncation flags for {len(rewards)} rewards")
+    if truncated_are not in ("negative", "mask", "drop"):
+        raise ValueError(f"truncated responses are negative, mask or drop, got {truncated_are!r}")
     verified = [reward for reward in rewards if reward is not None]
     if any(reward not in (0.0, 1.0) for reward in verified):
         raise ValueError(f"rewards are 0, 1 or None, got {sorted(set(verified))}")
-    mean = sum(verified) / len(verified) if verified else None
-
-    group_reason: DropReason | None = None
-    if verified and len(verified) / len(rewards) < min_verified_share:
-        group_reason = DropReason.GROUP_UNVERIFIED
-    elif mean == 1.0:
-        group_reason = DropReason.ALL_CORRECT
-    elif mean == 0.0:
-        group_reason = DropReason.ALL_WRONG
+    dropped = [truncated_are == "drop" and is_cut_off for is_cut_off in cut_off]
+    counted = [reward for reward, out in zip(rewards, dropped, strict=True) if reward is not None and not out]
+    mean = sum(counted) / len(counted) if counted else None
+    group_reason = _group_reason(mean, len(verified), len(rewards), min_verified_share)
 
     members = []
-    for index, reward in enumerate(rewards):
-        if reward is None or mean is None:
+    for reward, length, is_cut_off, out in zip(rewards, lengths, cut_off, dropped, strict=True):
+        if reward is None:
             members.append(GroupMember(None, DropReason.UNVERIFIED))
+        elif out or mean is None:  # without a mean, all that are verified are out
+            members.append(GroupMember(None, DropReason.TRUNCATED))
         elif group_reason is not None:
             members.append(GroupMember(None, group_reason))
-        elif num_tokens is not None and num_tokens[index] == 0:
+        elif length == 0:
             members.append(GroupMember(None, DropReason.EMPTY))
+        elif is_cut_off and truncated_are == "mask":
+            members.append(GroupMember(None, DropReason.TRUNCATED))
         else:
             members.append(GroupMember(reward - mean, None))
-    return GroupResult(tuple(members), mean, len(verified))
+    return GroupResult(tuple(members), mean, len(counted))
+
+
+def _group_reason(
+    mean: float | None, num_verified: int, num_asked: int, min_verified_share: float
+) -> DropReason | None:
+    """Why a group is dropped whole; ``None`` when it is not, or when nothing of it is left anyway."""
+    if num_verified and num_verified / num_asked < min_verified_share:
+        return DropReason.GROUP_UNVERIFIED
+    if mean == 1.0:
+        return DropReason.ALL_CORRECT
+    return DropReason.ALL_WRONG if mean == 0.0 else None
+
+
+def flip_labels(labels: Sequence[int], rate: float, seed: int | str) -> list[int]:
+    """Step labels with each one turned over with probability ``rate``: judges of a chosen quality, for ablations.
+
+    The last step is never mined and stays as it is. A step's draw depends on ``seed`` and its place alone, so a higher rate
+    turns over all that a lower one does, and more.
+
+    Args:
+        labels: I_{i,k}, one per step.
+        rate: in [0, 1]; 0 changes nothing, 1 turns all over.
+        seed: of this response's draws.
+
+    Raises:
+        ValueError: a rate outside of [0, 1].
+    """
+    if not 0.0 <= rate <= 1.0:
+        raise ValueError(f"flip_rate is a share in [0, 1], got {rate}")
+    draw = random.Random(seed)
+    return [*(1 - label if draw.random() < rate else label for label in labels[:-1]), *labels[-1:]]
 
 
 def mined_tokens(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import combinations
 from typing import Any
 
@@ -20,15 +20,20 @@ def total(receipts: Sequence[Receipt]) -> dict[str, float]:
     return {key: float(value) for key, value in sums.items()}
 
 
-def accuracy_report(outcomes: Mapping[SampleId, Outcome]) -> dict[str, Any]:
+def accuracy_report(outcomes: Mapping[SampleId, Outcome], prompt_ids: Set[str] | None = None) -> dict[str, Any]:
     """avg@n, pass@k and greedy accuracy with standard errors, from the verified samples of an evaluation.
 
     A sample without a reward is left out and counted. ``per_problem`` keeps what paired differences need.
+
+    Args:
+        prompt_ids: look at these problems only.
     """
     rewards: dict[str, list[float]] = {}
     greedy: dict[str, float] = {}
     unverified = 0
     for id_, outcome in outcomes.items():
+        if prompt_ids is not None and id_.prompt_id not in prompt_ids:
+            continue
         if outcome.reward is None:
             unverified += 1
         elif id_.sample == GREEDY_SAMPLE:

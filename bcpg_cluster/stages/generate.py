@@ -25,7 +25,6 @@ def generate(
     engine: TextGenerator,
     group_size: int,
     sampling: Sampling,
-    run_seed: int,
     seed_per_request: bool,
     prompts_table: str = "prompts",
     greedy: bool = False,
@@ -33,7 +32,7 @@ def generate(
     """Draw ``group_size`` responses to every prompt of the shard, and one greedy one (sample -1) if asked.
 
     The job's ``policy_version`` is what the coordinator believes the engine holds; any other is refused, so that no
-    rollout is ever written with weights that nobody knows.
+    rollout is ever written with weights that nobody knows. Its ``run_seed`` seeds the samples.
 
     Raises:
         EngineError: the engine holds other weights, or failed.
@@ -42,7 +41,8 @@ def generate(
     prompts = prompts_from(tables[prompts_table])
     samples = [*([GREEDY_SAMPLE] if greedy else []), *range(group_size)]
     ids = [SampleId(job.round, prompt.prompt_id, sample) for prompt in prompts for sample in samples]
-    requests = _requests(engine, prompts, ids, sampling, run_seed if seed_per_request else None, job.output)
+    run_seed = int(job.parameters["run_seed"]) if seed_per_request else None
+    requests = _requests(engine, prompts, ids, sampling, run_seed, job.output)
     generations = engine.generate(requests)
     wrong = {generation.policy_version for generation in generations} - {expected}
     if wrong:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bcpg_cluster.method.weights import GroupResult, group_advantages
-from bcpg_cluster.records import Outcome, Rollout, SampleId
+from bcpg_cluster.method.weights import GroupResult, Truncated, group_advantages
+from bcpg_cluster.records import Outcome, Rollout, SampleId, StopReason
 
 
 def shard_groups(
-    rollouts: Sequence[Rollout], outcomes: Mapping[SampleId, Outcome], min_verified_share: float
+    rollouts: Sequence[Rollout],
+    outcomes: Mapping[SampleId, Outcome],
+    min_verified_share: float,
+    truncated_are: Truncated = "negative",
 ) -> list[tuple[list[Rollout], GroupResult]]:
     """The rollouts of each prompt with their group's result, in the shard's order. A shard holds whole groups."""
     groups: dict[str, list[Rollout]] = {}
@@ -22,6 +25,8 @@ def shard_groups(
                 [outcomes[rollout.id].reward for rollout in group],
                 min_verified_share,
                 [len(rollout.token_ids) for rollout in group],
+                truncated=[rollout.stop_reason is StopReason.LENGTH for rollout in group],
+                truncated_are=truncated_are,
             ),
         )
         for group in groups.values()

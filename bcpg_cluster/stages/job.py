@@ -18,12 +18,14 @@ class StageJob:
     """One shard of one stage.
 
     Attributes:
+        run_dir: the absolute run directory that is read from and written to; a worker may serve several runs in turn.
         stage: the stage's name, e.g. ``judge.llm``.
         output: the table it writes.
         inputs: accepted shards by table.
-        parameters: what changes from round to round (plain data).
+        parameters: what changes from run to run or round to round (plain data).
     """
 
+    run_dir: str
     stage: str
     output: str
     round: int
@@ -46,15 +48,14 @@ Stage = Callable[[Tables, StageJob], StageResult]
 
 
 class StageWorker:
-    """What a pool member hosts: some stages over an engine, and the store.
+    """What a pool member hosts: some stages over an engine.
 
     Args:
         stages: by stage name.
         engine: anything whose methods control calls may name (push, health); closed with the worker.
     """
 
-    def __init__(self, run_dir: str, stages: Mapping[str, Stage], engine: Any = None) -> None:
-        self._run_dir = Path(run_dir)
+    def __init__(self, stages: Mapping[str, Stage], engine: Any = None) -> None:
         self._stages = dict(stages)
         self._engine = engine
 
@@ -65,10 +66,11 @@ class StageWorker:
     def run(self, job: StageJob) -> Receipt:
         """Do one job and write its shard; the receipt still has to be accepted by the manifest."""
         started = time.monotonic()
-        tables = {table: read_shard(self._run_dir, receipt) for table, receipt in job.inputs.items()}
+        run_dir = Path(job.run_dir)
+        tables = {table: read_shard(run_dir, receipt) for table, receipt in job.inputs.items()}
         result = self._stages[job.stage](tables, job)
         return write_shard(
-            self._run_dir,
+            run_dir,
             table=job.output,
             round_=job.round,
             shard=job.shard,

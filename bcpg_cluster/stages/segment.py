@@ -10,8 +10,10 @@ from bcpg_cluster.store.schema import outcomes_from, rollouts_from, step_rows
 
 
 def segment(tables: Tables, job: StageJob, *, rules: StepRules, min_verified_share: float) -> StageResult:
-    """The steps of every wrong response that will be trained on."""
+    """The steps of every wrong response that may be trained on."""
     outcomes = outcomes_from(tables["outcomes"])
+    # Truncated responses are cut like any other, whatever `weigh.truncated` says: `mask` and `drop` only ever take samples
+    # away, so these steps and the verdicts on them do for all three, and weighing again calls no judge.
     rows, samples, tokens = [], 0, 0
     for group, result in shard_groups(rollouts_from(tables["rollouts"]), outcomes, min_verified_share):
         for rollout, member in zip(group, result.members, strict=True):

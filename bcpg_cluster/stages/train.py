@@ -9,10 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bcpg_cluster.engines.protocols import PushGroup, StepReport, TensorSpec, TrainerRank, TrainRow, TrainSettings
+from bcpg_cluster.engines.protocols import (
+    PushGroup,
+    ReferenceLogprobs,
+    StepReport,
+    TensorSpec,
+    TrainerRank,
+    TrainRow,
+    TrainSettings,
+)
 from bcpg_cluster.errors import StoreError
-from bcpg_cluster.records import Receipt, SampleId
-from bcpg_cluster.store.schema import WeightedRow, reference_from, reference_row, weighted_from
+from bcpg_cluster.records import Receipt
+from bcpg_cluster.store.schema import ReferenceRow, WeightedRow, reference_from, reference_row, weighted_from
 from bcpg_cluster.store.shards import read_table, write_shard
 
 CANARIES = "canaries.json"  # in a snapshot's directory
@@ -22,8 +30,16 @@ Sequences = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class TrainJob:
-    """One round's training. ``model_path`` holds the start weights; ``weighted`` are the sealed table's shards."""
+    """One round's training.
 
+    Attributes:
+        run_dir: the absolute run directory that is read from and written to; one group may serve several runs in turn.
+        model_path: the start weights.
+        weighted: the sealed table's shards.
+        checkpoint_dir: of the step checkpoints, relative to ``run_dir``.
+    """
+
+    run_dir: str
     round: int
     model_path: str
     weighted: tuple[Receipt, ...]
@@ -57,14 +73,11 @@ def read_canaries(snapshot_dir: Path) -> list[Canary]:
 class TrainWorker:
     """One rank. ``make_engine(rank, world_size, host, port)`` builds its :class:`TrainerRank` when the group meets."""
 
-    def __init__(
-        self, run_dir: str, rank: int, world_size: int, make_engine: Callable[[int, int, str, int], TrainerRank]
-    ) -> None:
-        self._run_dir, self._rank, self._world_size = Path(run_dir), rank, world_size
+    def __init__(self, rank: int, world_size: int, make_engine: Callable[[int, int, str, int], TrainerRank]) -> None:
+        self._rank, self._world_size = rank, world_size
         self._make_engine = make_engine
         self._engine: TrainerRank | None = None
         self._rows: list[WeightedRow] = []
-        self._reference: dict[SampleId, tuple[float, ...]] = {}
 
     @property
     def _trainer(self) -> TrainerRank:
@@ -86,7 +99,7 @@ class TrainWorker:
 
     def begin(self, job: TrainJob) -> int:
         """Read the round's rows, load the start weights, make a fresh optimiser; the number of rows."""
-        self._rows = weighted_from(read_table(self._run_dir, job.weighted))
+        self._rows = weighted_from(read_table(Path(job.run_dir), job.weighted))
         self._trainer.open(job.model_path, job.settings)
         return len(self._rows)
 
@@ -94,25 +107,34 @@ class TrainWorker:
         """lp_ref of this rank's share, as shard ``rank`` of the ``reference`` table."""
         started = time.monotonic()
         logprobs = self._trainer.reference_logprobs([_train_row(row) for row in self._rows])
+        rows = [
+            ReferenceRow(self._rows[index].key, found.response, found.rival)
+            for index, found in sorted(logprobs.items())
+        ]
         return write_shard(
-            self._run_dir,
+            Path(job.run_dir),
             table="reference",
             round_=job.round,
             shard=self._rank,
             attempt=attempt,
-            rows=[reference_row(self._rows[index].id, values) for index, values in sorted(logprobs.items())],
+            rows=[reference_row(row) for row in rows],
             seconds=time.monotonic() - started,
-            metrics={"tokens": float(sum(len(values) for values in logprobs.values()))},
+            metrics={"tokens": float(sum(len(row.logprobs) + len(row.rival_logprobs) for row in rows))},
         )
 
     def train(self, job: TrainJob, reference: Sequence[Receipt]) -> list[StepReport]:
-        """The round's optimiser steps, going on from the last step checkpoint if there is one."""
-        logprobs = reference_from(read_table(self._run_dir, reference))
-        missing = [row.id for row in self._rows if row.id not in logprobs]
+        """The round's optimiser steps, going on from the last step checkpoint if there is one.
+
+        Raises:
+            StoreError: a training row has no row in the ``reference`` table.
+        """
+        run_dir = Path(job.run_dir)
+        logprobs = reference_from(read_table(run_dir, reference))
+        missing = [row.key for row in self._rows if row.key not in logprobs]
         if missing:
             raise StoreError(f"{len(missing)} rows have no reference log-probs, e.g. {missing[0]}")
-        rows = [_train_row(row, logprobs[row.id]) for row in self._rows]
-        checkpoints = self._run_dir / job.checkpoint_dir if job.settings.checkpoint_every_steps else None
+        rows = [_train_row(row, logprobs[row.key]) for row in self._rows]
+        checkpoints = run_dir / job.checkpoint_dir if job.settings.checkpoint_every_steps else None
         return self._trainer.train(rows, None if checkpoints is None else str(checkpoints))
 
     def canary_sequences(self, number: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -125,8 +147,8 @@ class TrainWorker:
         return self._trainer.score_tokens(sequences)
 
     def save_snapshot(self, path: str) -> dict[str, str] | None:
-        """Write the present weights to ``path`` (relative to the run directory)."""
-        return self._trainer.save_snapshot(str(self._run_dir / path))
+        """Write the present weights to the directory ``path`` (absolute); digests by parameter from rank 0."""
+        return self._trainer.save_snapshot(path)
 
     def push_address(self) -> tuple[str, int]:
         """Where a new push group can meet."""
@@ -154,7 +176,7 @@ class TrainWorker:
             self._engine.close()
 
 
-def _train_row(row: WeightedRow, reference: tuple[float, ...] = ()) -> TrainRow:
+def _train_row(row: WeightedRow, reference: ReferenceRow | None = None) -> TrainRow:
     return TrainRow(
         row.prompt_token_ids,
         row.token_ids,
@@ -163,7 +185,9 @@ def _train_row(row: WeightedRow, reference: tuple[float, ...] = ()) -> TrainRow:
         row.reward,
         row.group_mean,
         row.group_size,
-        reference,
+        row.mined,
+        () if row.rival is None else row.rival.token_ids,
+        None if reference is None else ReferenceLogprobs(reference.logprobs, reference.rival_logprobs),
     )
 
 

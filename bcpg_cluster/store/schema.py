@@ -7,8 +7,8 @@
 | ``outcomes``, ``eval_outcomes`` | a sample | verify |
 | ``steps`` | a step of a wrong sample in a kept group | segment |
 | ``verdicts.<judge>`` | a step and a judge | judge |
-| ``weighted`` | a kept sample | weigh |
-| ``reference`` | a kept sample | train (the reference pass) |
+| ``weighted`` | a row the objective trains on: a kept sample, or a pair | weigh |
+| ``reference`` | the same | train (the reference pass) |
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from bcpg_cluster.records import (
     VerdictStatus,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _ID = [pa.field("round", pa.int32()), pa.field("prompt_id", pa.string()), pa.field("sample", pa.int32())]
+_RIVAL_ID = [pa.field("rival_prompt_id", pa.string()), pa.field("rival_sample", pa.int32())]
 _TOKENS = pa.list_(pa.int32())
 _FLOATS = pa.list_(pa.float32())
 
@@ -95,13 +96,23 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("prompt_token_ids", _TOKENS),
             pa.field("token_ids", _TOKENS),
             pa.field("token_weights", _FLOATS),
+            pa.field("mined", pa.list_(pa.bool_())),
             pa.field("advantage", pa.float64()),
             pa.field("reward", pa.float32()),
             pa.field("group_mean", pa.float64()),
             pa.field("group_size", pa.int32()),
+            *_RIVAL_ID,
+            pa.field("rival_token_ids", _TOKENS),
         ]
     ),
-    "reference": pa.schema([*_ID, pa.field("reference_logprobs", _FLOATS)]),
+    "reference": pa.schema(
+        [
+            *_ID,
+            *_RIVAL_ID,
+            pa.field("reference_logprobs", _FLOATS),
+            pa.field("rival_reference_logprobs", _FLOATS),
+        ]
+    ),
 }
 
 
@@ -114,6 +125,20 @@ def schema_of(table: str) -> pa.Schema:
 
 
 @dataclass(frozen=True, slots=True)
+class Rival:
+    """The second response of a training row: the wrong one of a pair, or another prompt's. It is scored after the row's
+    own prompt, so its prompt is not kept.
+    """
+
+    id: SampleId
+    token_ids: tuple[int, ...]
+
+
+RowKey = tuple[SampleId, SampleId | None]
+"""Names a training row: its own sample and its rival's. A right response may be in several pairs."""
+
+
+@dataclass(frozen=True, slots=True)
 class WeightedRow:
     """A row of ``weighted``: what the trainer reads. See ``engines.protocols.TrainRow`` for the fields."""
 
@@ -121,10 +146,26 @@ class WeightedRow:
     prompt_token_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
     token_weights: tuple[float, ...]
+    mined: tuple[bool, ...]
     advantage: float
     reward: float
     group_mean: float
     group_size: int
+    rival: Rival | None = None
+
+    @property
+    def key(self) -> RowKey:
+        """What names this row in the table."""
+        return self.id, None if self.rival is None else self.rival.id
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRow:
+    """A row of ``reference``: lp_ref in nats of a training row's response, and of its rival where it has one."""
+
+    key: RowKey
+    logprobs: tuple[float, ...]
+    rival_logprobs: tuple[float, ...] = ()
 
 
 Row = dict[str, Any]
@@ -267,10 +308,13 @@ def weighted_row(row: WeightedRow) -> Row:
         "prompt_token_ids": row.prompt_token_ids,
         "token_ids": row.token_ids,
         "token_weights": row.token_weights,
+        "mined": row.mined,
         "advantage": row.advantage,
         "reward": row.reward,
         "group_mean": row.group_mean,
         "group_size": row.group_size,
+        **_rival_columns(None if row.rival is None else row.rival.id),
+        "rival_token_ids": None if row.rival is None else row.rival.token_ids,
     }
 
 
@@ -282,20 +326,49 @@ def weighted_from(rows: Iterable[Row]) -> list[WeightedRow]:
             tuple(row["prompt_token_ids"]),
             tuple(row["token_ids"]),
             tuple(row["token_weights"]),
+            tuple(row["mined"]),
             row["advantage"],
             row["reward"],
             row["group_mean"],
             row["group_size"],
+            None if (rival := _rival_id(row)) is None else Rival(rival, tuple(row["rival_token_ids"])),
         )
         for row in rows
     ]
 
 
-def reference_row(id_: SampleId, logprobs: Iterable[float]) -> Row:
+def _rival_columns(rival: SampleId | None) -> Row:
+    return {
+        "rival_prompt_id": None if rival is None else rival.prompt_id,
+        "rival_sample": None if rival is None else rival.sample,
+    }
+
+
+def _rival_id(row: Row) -> SampleId | None:
+    if row["rival_prompt_id"] is None:
+        return None
+    return SampleId(row["round"], row["rival_prompt_id"], row["rival_sample"])
+
+
+def reference_row(reference: ReferenceRow) -> Row:
     """A row of ``reference``."""
-    return {**_id_columns(id_), "reference_logprobs": list(logprobs)}
+    id_, rival = reference.key
+    return {
+        **_id_columns(id_),
+        **_rival_columns(rival),
+        "reference_logprobs": reference.logprobs,
+        "rival_reference_logprobs": None if rival is None else reference.rival_logprobs,
+    }
 
 
-def reference_from(rows: Iterable[Row]) -> dict[SampleId, tuple[float, ...]]:
-    """Reference log-probs by sample."""
-    return {_id_of(row): tuple(row["reference_logprobs"]) for row in rows}
+def reference_from(rows: Iterable[Row]) -> dict[RowKey, ReferenceRow]:
+    """Reference log-probs by training row."""
+    references = [
+        ReferenceRow(
+            (_id_of(row), _rival_id(row)),
+            tuple(row["reference_logprobs"]),
+            tuple(row["rival_reference_logprobs"] or ()),
+        )
+        for row in rows
+    ]
+    return {reference.key: reference for reference in references}

@@ -57,6 +57,53 @@ def iterate(
 
 
 @app.command()
+def compare(
+    methods: Annotated[
+        str, typer.Option("--methods", "-m", help="Names with commas between them; docs/compare.md lists them.")
+    ] = "bcpg_nsa,bcpg,topr,grpo_offline,dpo,rft",
+    seeds: Annotated[int, typer.Option("--seeds", help="How many seeds, counted from the config's.")] = 5,
+    rounds: Annotated[int, typer.Option("--rounds", "-n", min=1, help="Rounds of every method.")] = 1,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Where the comparison lives (default: runs/compare-<name>).")
+    ] = None,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option(
+            "--learning-rates", help="The grid every method is tuned on (default: a third, 1 and 3 times the config's)."
+        ),
+    ] = None,
+    validation_prompts: Annotated[
+        int, typer.Option("--validation-prompts", help="Train prompts held out to choose learning rates on.")
+    ] = 200,
+    tuning_seed: Annotated[
+        int | None, typer.Option("--tuning-seed", help="Seed of the data learning rates are chosen on.")
+    ] = None,
+    address: AddressOption = None,
+    json_: JsonOption = False,
+    inline: Annotated[bool, typer.Option("--inline", help="Run in this process without Ray.")] = False,
+) -> None:
+    """Train methods on the same offline data and compare them. Run it again to go on, or to add methods and seeds."""
+    from bcpg_cluster_cli.compare import run_compare
+
+    run_compare(
+        methods,
+        seeds,
+        rounds,
+        config,
+        set_ or [],
+        run_dir,
+        learning_rates,
+        validation_prompts,
+        tuning_seed,
+        address,
+        as_json=json_,
+        inline=inline,
+    )
+
+
+@app.command()
 def stage(
     name: Annotated[str, typer.Argument(help="generate, verify, segment, judge.<name>, weigh, train or evaluate.")],
     round_: RoundOption,

@@ -51,9 +51,13 @@ class ConsoleObserver:
 
     def report(self, round_: int, report: dict[str, Any]) -> None:
         """Take the round's bars away and print its report."""
+        self.clear(round_)
+        print_report(self._console, report)
+
+    def clear(self, round_: int) -> None:
+        """Take a round's bars away."""
         for key in [key for key in self._tasks if key[0] <= round_]:
             self._progress.remove_task(self._tasks.pop(key))
-        print_report(self._console, report)
 
 
 def percent(value: float | None, error: float | None = None) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from bcpg_cluster.config import Config
 from bcpg_cluster.errors import UserError
-from bcpg_cluster.records import Rollout, SampleId, Step, Verdict
+from bcpg_cluster.records import SampleId, Step, Verdict
 from bcpg_cluster.run_directory import load_run_config
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.schema import (
@@ -28,34 +28,40 @@ from bcpg_cluster_cli.session import find_run
 
 
 def run_inspect(run_dir: Path | None, round_: int, prompt: str | None, sample: int | None, number: int) -> None:
-    """Show up to ``number`` samples of a round: the ones asked for, else wrong ones with mined steps."""
+    """Show up to ``number`` training rows of a round: the ones asked for, else those with mined tokens first."""
     directory = find_run(run_dir)
     config, state = load_run_config(directory), read_manifest(directory)
-    weighted = {row.id: row for row in weighted_from(read_table(directory, state.receipts(round_, "weighted")))}
+    weighted = weighted_from(read_table(directory, state.receipts(round_, "weighted")))
     if not weighted:
         raise UserError(
             f"round {round_} of {directory} has no weighted samples yet",
             rule="inspect shows samples that went through judging and weighing",
             remedy="wait for the round, or choose another --round",
         )
-    chosen = choose_samples(weighted, prompt, sample)[:number]
+    chosen = choose_rows(weighted, prompt, sample)[:number]
     if not chosen:
         raise UserError(
             f"no kept sample of prompt {prompt!r}" + (f", number {sample}" if sample is not None else ""),
             rule="only samples that were kept for training are shown",
-            remedy=f"prompts of this round: {', '.join(sorted({id_.prompt_id for id_ in weighted})[:5])}, ...",
+            remedy=f"prompts of this round: {', '.join(sorted({row.id.prompt_id for row in weighted})[:5])}, ...",
         )
-    _show(Console(), directory, config, state, round_, [weighted[id_] for id_ in chosen])
+    _show(Console(), directory, config, state, round_, chosen)
 
 
-def choose_samples(weighted: Mapping[SampleId, WeightedRow], prompt: str | None, sample: int | None) -> list[SampleId]:
-    """The samples that fit, those with mined tokens first."""
-    fitting = [
-        id_
-        for id_ in sorted(weighted)
-        if (prompt is None or id_.prompt_id == prompt) and (sample is None or id_.sample == sample)
-    ]
-    return sorted(fitting, key=lambda id_: all(weight == 1.0 for weight in weighted[id_].token_weights))
+def choose_rows(rows: Sequence[WeightedRow], prompt: str | None, sample: int | None) -> list[WeightedRow]:
+    """The rows that hold such a sample, as their own response or as the wrong one of a pair; those with mined tokens first."""
+
+    def fits(row: WeightedRow) -> bool:
+        # Another prompt's response beside a sample is no sample of that row: it would be shown once too often.
+        paired = row.rival is not None and row.rival.id.prompt_id == row.id.prompt_id
+        ids = [row.id, row.rival.id] if paired and row.rival else [row.id]
+        return any(
+            (prompt is None or id_.prompt_id == prompt) and (sample is None or id_.sample == sample) for id_ in ids
+        )
+
+    return sorted(
+        filter(fits, rows), key=lambda row: (not any(row.mined), row.id, row.rival.id if row.rival else row.id)
+    )
 
 
 def _show(
@@ -69,46 +75,61 @@ def _show(
     outcomes = outcomes_from(table("outcomes"))
     steps = steps_from(table("steps"))
     verdicts = {name: verdicts_from(table(f"verdicts.{name}")) for name in config.judges}
+
+    def show_response(id_: SampleId, row: WeightedRow | None) -> None:
+        if id_ in steps:
+            said = {name: of_judge[id_] for name, of_judge in verdicts.items()}
+            console.print(steps_table(steps[id_], said, row, config))
+        else:
+            console.print(Text(rollouts[id_].text, style="green"))
+            console.print("right response: no steps, every token weight is 1", style="dim")
+
     for row in rows:
         prompt, outcome = prompts[row.id.prompt_id], outcomes[row.id]
         console.print(
             f"\n{row.id.prompt_id} sample {row.id.sample}, policy version "
             f"{rollouts[row.id].policy_version}\nquestion: {prompt.question}\ngold answer: {prompt.answer}   "
             f"found: {outcome.extracted}   reward: {row.reward:g}   advantage: {row.advantage:+.3f} "
-            f"(group mean {row.group_mean:.3f} of {row.group_size})",
+            f"(group mean {row.group_mean:.3f} of {row.group_size})   mined tokens: {sum(row.mined)} of {len(row.mined)}",
             highlight=False,
             markup=False,  # a question may hold brackets
         )
-        if row.id not in steps:
-            console.print(Text(rollouts[row.id].text, style="green"))
-            console.print("right response: no steps, every token weight is 1", style="dim")
-            continue
-        console.print(
-            steps_table(rollouts[row.id], steps[row.id], {n: v[row.id] for n, v in verdicts.items()}, row, config)
-        )
+        show_response(row.id, row)
+        if row.rival is not None:
+            is_pair = row.rival.id.prompt_id == row.id.prompt_id
+            kind = "the wrong response of this pair" if is_pair else "another prompt's response, for the drift"
+            console.print(
+                f"rival: {row.rival.id.prompt_id} sample {row.rival.id.sample} ({kind})", highlight=False, markup=False
+            )
+            if is_pair:
+                show_response(row.rival.id, None)
+            else:
+                console.print(Text(rollouts[row.rival.id].text, style="dim"))
 
 
 def steps_table(
-    rollout: Rollout,
     steps: Sequence[Step],
     verdicts: Mapping[str, Sequence[Verdict]],
-    row: WeightedRow,
+    row: WeightedRow | None,
     config: Config,
 ) -> Table:
-    """One line a step: mined ones green, steps some judge calls right yellow, the rest red."""
-    table = Table("step", "tokens", "text", *verdicts, "weight")
+    """One line a step: mined ones green, steps some judge calls right yellow, the rest red.
+
+    ``row`` is the response's own; without one (a rival has no weights) the column of weights is left out.
+    """
+    table = Table("step", "tokens", "text", *verdicts, *(() if row is None else ("mined", "weight")))
     for index, step in enumerate(steps):
-        weights = row.token_weights[step.start : step.end]
         cells = [_verdict_text(of_judge[index], config.judges[name].threshold) for name, of_judge in verdicts.items()]
-        is_mined = any(weight != 1.0 for weight in weights) or (config.weigh.beta == 1.0 and all(c[1] for c in cells))
-        style = "green" if is_mined else "yellow" if any(cell[1] for cell in cells) else "red"
-        shown = sorted(set(weights))
+        mined = 0 if row is None else sum(row.mined[step.start : step.end])
+        style = "green" if mined else "yellow" if any(cell[1] for cell in cells) else "red"
+        weights = [] if row is None else sorted(set(row.token_weights[step.start : step.end]))
+        of_row = () if row is None else (str(mined or ""), ", ".join(f"{weight:g}" for weight in weights))
         table.add_row(
             str(index),
             f"{step.start}-{step.end - 1}",
             Text(step.text.rstrip("\n"), style=style),
             *(cell[0] for cell in cells),
-            ", ".join(f"{weight:g}" for weight in shown),
+            *of_row,
         )
     return table
 

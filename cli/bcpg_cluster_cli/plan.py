@@ -23,7 +23,8 @@ _STEP_TOKENS = 10  # a line of the embedded task; real responses are cut into lo
 def run_plan(rounds: int, source: str | None, overrides: Sequence[str], *, as_json: bool) -> None:
     """Print upper bounds: every response as long as ``max_tokens``, every group kept, every response wrong."""
     config = read_config(source, overrides, None)
-    facts = plan_facts(config, rounds, num_test=len(read_all_prompts(config)[1]))
+    measured = read_all_prompts(config).measured(config.evaluate.num_prompts)
+    facts = plan_facts(config, rounds, num_test=sum(len(of_set) for of_set in measured.values()))
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -66,7 +67,6 @@ def plan_facts(config: Config, rounds: int, num_test: int) -> dict[str, Any]:
     prompts = config.prompts.per_round
     samples = prompts * sample.group_size
     tokens = samples * sample.max_tokens
-    tested = min(num_test, config.evaluate.num_prompts or num_test)
     steps_each = max(sample.max_tokens // _STEP_TOKENS, 1)
     calls = {"llm": {"full": 1, "causal": steps_each}}
     judge_calls = sum(
@@ -76,7 +76,7 @@ def plan_facts(config: Config, rounds: int, num_test: int) -> dict[str, Any]:
         "prompts": prompts,
         "samples": samples,
         "tokens": tokens,
-        "evaluation_samples": tested * (config.evaluate.num_samples + config.evaluate.greedy),
+        "evaluation_samples": num_test * (config.evaluate.num_samples + config.evaluate.greedy),
         "judge_calls": judge_calls,
         "optimiser_steps": -(-samples // config.train.batch_sequences) * config.train.epochs,
         "trained_tokens": tokens * config.train.epochs,

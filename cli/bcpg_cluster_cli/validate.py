@@ -24,9 +24,11 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: Path | N
     """Check and say so; raises what ``iterate`` would raise."""
     console = Console()
     config = read_config(source, overrides, None)
-    train, test = read_all_prompts(config)
+    prompts = read_all_prompts(config)
     if config.verify.kind != "exact":
-        check_answers(config, [*train, *test])
+        check_answers(
+            config, [*prompts.train, *(prompt for of_set in prompts.measured().values() for prompt in of_set)]
+        )
     check_models(config)
     for judge in config.judges.values():
         if judge.kind == "llm":
@@ -37,7 +39,7 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: Path | N
     if run_dir is not None:
         check_run_directory(run_dir, config)
     console.print(
-        f"{source or DEFAULT_CONFIG}: good. {len(train)} train and {len(test)} test prompts, judges "
+        f"{source or DEFAULT_CONFIG}: good. {len(prompts.train)} train and {len(prompts.test)} test prompts, judges "
         f"{', '.join(config.judges)}, pools {', '.join(f'{n} x{config.pool(n).members}' for n in config.pool_names())}",
         highlight=False,
     )

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers")
+HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "scipy", "matplotlib")
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,9 @@ HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers")
         ["bcpg_cluster_cli.app"],
         [
             f"bcpg_cluster_cli.{name}"
-            for name in ("iterate", "stage", "status", "inspect", "plan", "validate", "doctor")
+            for name in ("iterate", "compare", "stage", "status", "inspect", "plan", "validate", "doctor")
         ],
+        ["bcpg_cluster.comparison.methods", "bcpg_cluster.comparison.runner", "bcpg_cluster.report.comparison_report"],
     ],
 )
 def test_importing_loads_nothing_heavy(modules: list[str]):
@@ -40,7 +41,7 @@ def test_help_of_every_command_loads_nothing_heavy():
     code = f"""
 import sys
 from bcpg_cluster_cli import app
-for command in [[], ["iterate"], ["stage"], ["status"], ["inspect"], ["plan"], ["validate"], ["doctor"]]:
+for command in [[], ["iterate"], ["compare"], ["stage"], ["status"], ["inspect"], ["plan"], ["validate"], ["doctor"]]:
     try:
         app.app([*command, "--help"], standalone_mode=False)
     except SystemExit:

@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,19 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from bcpg_cluster.engines.digest import tensor_digest
-from bcpg_cluster.engines.protocols import StepReport, TensorSpec, TrainerRank, TrainRow, TrainSettings
+from bcpg_cluster.engines.protocols import (
+    ReferenceLogprobs,
+    StepReport,
+    TensorSpec,
+    TrainerRank,
+    TrainRow,
+    TrainSettings,
+)
 from bcpg_cluster.engines.snapshot import read_parameters, verify_snapshot
 from bcpg_cluster.engines.torch_trainer import TorchTrainer
+from bcpg_cluster.engines.training_plan import lay_out_training
 from bcpg_cluster.errors import ConfigError, DataError, PushError, TrainingDivergedError
-from bcpg_cluster.method.batching import plan_training
+from bcpg_cluster.method.objective import Bcpg, Dpo, Grpo, Kto, Rft, Topr
 
 pytestmark = pytest.mark.engine
 
@@ -36,7 +44,7 @@ VOCABULARY = 61
 STAGES = (0, 1, 2, 3)
 HEADS = ("tied", "untied")
 SETTINGS = TrainSettings(
-    tau=0.05,
+    objective=Bcpg(tau=0.05),
     learning_rate=2e-3,
     min_learning_rate=1e-3,
     weight_decay=0.01,
@@ -55,7 +63,22 @@ OPTIONS = {
     "bfloat16-1": replace(SETTINGS, zero_stage=1, deepspeed=SHARDED, dtype="bfloat16"),
     "bfloat16-3": replace(SETTINGS, zero_stage=3, deepspeed=SHARDED, dtype="bfloat16"),
 }
-TIMEOUT_S = 300
+# Every kind of rows: samples, right ones, pairs, mismatches; every kind of divisor; packed, and over gathered weights.
+OBJECTIVES = {
+    "bcpg": SETTINGS,
+    "bcpg packed": replace(SETTINGS, packing="packed", zero_stage=1),
+    "rft": replace(SETTINGS, objective=Rft()),
+    "dpo": replace(SETTINGS, objective=Dpo(beta=0.3, nll_weight=0.5)),
+    "dpo packed": replace(SETTINGS, objective=Dpo(), packing="packed", zero_stage=3),
+    "grpo": replace(SETTINGS, objective=Grpo(kl_weight=0.1)),
+    "kto": replace(SETTINGS, objective=Kto(beta=0.5)),
+    "kto packed": replace(SETTINGS, objective=Kto(), packing="packed", zero_stage=3),
+    "topr": replace(SETTINGS, objective=Topr(length="token")),
+}
+OBJECTIVE_COMBINATIONS = [(2, name) for name in OBJECTIVES] + [(1, name) for name in ("bcpg packed", "dpo", "kto")]
+# The right responses are pushed down, and training is to notice it at the second step.
+FALLING = replace(SETTINGS, early_stop_nats=1e-6, early_stop_window=1, checkpoint_every_steps=1, zero_stage=2)
+TIMEOUT_S = 400
 
 
 def make_rows(seed: int = 0, count: int = 11) -> list[TrainRow]:
@@ -80,9 +103,44 @@ def make_rows(seed: int = 0, count: int = 11) -> list[TrainRow]:
                 reward=1.0 if right else 0.0,
                 group_mean=0.4,
                 group_size=5,
+                mined=tuple(weight != 1.0 for weight in weights),
             )
         )
     return rows
+
+
+def objective_rows(settings: TrainSettings) -> list[TrainRow]:
+    """The rows of :func:`make_rows` as the settings' objective takes them; a mismatch is missing here and there."""
+    rows = make_rows()
+    match settings.objective.rows:
+        case "right":
+            return [row for row in rows if row.reward]
+        case "pairs":
+            return [replace(row, rival_token_ids=rows[i + 1].token_ids) for i, row in enumerate(rows) if row.reward]
+        case "mismatched":
+            return [
+                row if i % 4 == 1 else replace(row, rival_token_ids=rows[i - 1].token_ids) for i, row in enumerate(rows)
+            ]
+    return rows
+
+
+def with_stale_reference(rows: list[TrainRow], reference: dict[int, ReferenceLogprobs]) -> list[TrainRow]:
+    """Rows with a reference that the policy has left already: ratios are not 1, clips and tapers act, z0 is above 0."""
+    draw = torch.Generator().manual_seed(7)
+
+    def shifted(values: tuple[float, ...], by: float) -> tuple[float, ...]:
+        noise = torch.rand(len(values), generator=draw) - 0.5
+        return tuple((torch.tensor(values) + noise * 0.8 + by).tolist())
+
+    return [
+        replace(row, reference=ReferenceLogprobs(shifted(found.response, 0.05), shifted(found.rival, -0.1)))
+        for row, found in ((row, reference[index]) for index, row in enumerate(rows))
+    ]
+
+
+def falling_rows(directory: Path) -> list[TrainRow]:
+    rows = with_reference(make_rows(), torch.load(directory / "reference.pt", weights_only=False))
+    return [replace(row, advantage=-abs(row.advantage)) for row in rows]
 
 
 def make_model(path: Path, *, tied: bool) -> str:
@@ -103,8 +161,8 @@ def make_model(path: Path, *, tied: bool) -> str:
     return str(path)
 
 
-def with_reference(rows: list[TrainRow], logprobs: dict[int, tuple[float, ...]]) -> list[TrainRow]:
-    return [replace(row, reference_logprobs=logprobs[index]) for index, row in enumerate(rows)]
+def with_reference(rows: list[TrainRow], reference: dict[int, ReferenceLogprobs]) -> list[TrainRow]:
+    return [replace(row, reference=reference[index]) for index, row in enumerate(rows)]
 
 
 def with_nan(rows: list[TrainRow]) -> list[TrainRow]:
@@ -173,7 +231,7 @@ def exercise(
     seen["open_s"] = time.perf_counter() - began
     seen["reference"] = trainer.reference_logprobs(rows)
     shared = directory / "reference.pt"
-    rows = with_reference(rows, torch.load(shared))
+    rows = with_reference(rows, torch.load(shared, weights_only=False))
     seen["specs"] = trainer.push_specs()
     began = time.perf_counter()
     seen["reports"] = trainer.train(rows, None)
@@ -189,7 +247,7 @@ def exercise_failures(
     trainer: TrainerRank, model: str, settings: TrainSettings, directory: Path, *, is_first: bool
 ) -> dict[str, Any]:
     """Divergence, then a training that is stopped after a checkpoint and goes on in a new engine."""
-    rows = with_reference(make_rows(), torch.load(directory / "reference.pt"))
+    rows = with_reference(make_rows(), torch.load(directory / "reference.pt", weights_only=False))
     seen: dict[str, Any] = {}
     probe = [(rows[0].prompt_token_ids, rows[0].token_ids)]
     for name in ("nan loss", "inf gradient"):
@@ -221,6 +279,29 @@ def exercise_failures(
     return seen
 
 
+def exercise_objectives(trainer: TrainerRank, model: str, root: Path, world_size: int) -> dict[str, Any]:
+    """Every objective under DeepSpeed, then an early stop and its resumption."""
+    seen: dict[str, Any] = {}
+    prepared = torch.load(root / "objective_rows.pt", weights_only=False)
+    for name, settings in OBJECTIVES.items():
+        if (world_size, name) not in OBJECTIVE_COMBINATIONS:
+            continue
+        trainer.open(model, replace(settings, deepspeed=SHARDED))
+        seen[name] = trainer.train(prepared[name], None)
+        trainer.save_snapshot(str(root / f"{name}-{world_size}"))
+    return seen | exercise_early_stop(trainer, model, root / "tied", f"stopped-{world_size}")
+
+
+def exercise_early_stop(trainer: TrainerRank, model: str, directory: Path, name: str) -> dict[str, Any]:
+    """Reports of a training that stops, and of the same training resumed from its last checkpoint."""
+    seen = {}
+    for run in ("stopped", "stopped again"):
+        trainer.open(model, FALLING)
+        seen[run] = trainer.train(falling_rows(directory), str(directory / name))
+        trainer.save_snapshot(str(directory / f"{name}-snapshot-{run[7:]}"))
+    return seen
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -248,6 +329,7 @@ def run_rank(rank: int, world_size: int, ports: tuple[int, int], directory: str,
         if world_size > 1:
             for name, settings in OPTIONS.items():
                 seen[name] = exercise(trainer, models["tied"], settings, root / "tied", str(root / name))
+        seen["objectives"] = exercise_objectives(trainer, models["tied"], root, world_size)
         trainer.close()
         again = DeepSpeedRank(rank, world_size, "127.0.0.1", ports[1], timeout_s=60)
         settings = replace(SETTINGS, zero_stage=2, deepspeed=SHARDED)
@@ -268,7 +350,7 @@ def lose_peer(trainer: TrainerRank, reference: Path) -> str:
     """Train while the other rank is gone; the name of the error."""
     began = time.perf_counter()
     try:
-        trainer.train(with_reference(make_rows(), torch.load(reference)), None)
+        trainer.train(with_reference(make_rows(), torch.load(reference, weights_only=False)), None)
     except Exception as error:
         return f"{type(error).__name__} {'at once' if time.perf_counter() - began < 30 else 'late'}"
     return "no error"
@@ -300,7 +382,7 @@ def plain(root: Path, models: dict[str, str]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def groups(root: Path, models: dict[str, str], plain: object) -> dict[int, list[dict[str, Any]]]:
+def groups(root: Path, models: dict[str, str], plain: object, prepared: object) -> dict[int, list[dict[str, Any]]]:
     """What DeepSpeed groups of 1 and of 2 ranks do, by world size."""
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -346,8 +428,14 @@ def assert_same_reports(found: list[StepReport], wanted: list[StepReport], toler
             theirs.num_sequences,
             theirs.num_tokens,
         )
-        for field in ("loss", "grad_norm", "learning_rate", "delta_per_token_right", "delta_per_token_wrong"):
-            assert getattr(mine, field) == pytest.approx(getattr(theirs, field), rel=tolerance, abs=tolerance), field
+        assert asdict(mine).keys() == asdict(theirs).keys()
+        for field, value in asdict(mine).items():
+            assert value == near(asdict(theirs)[field], tolerance, tolerance), field
+
+
+def near(value: Any, rel: float, absolute: float) -> Any:
+    """What equals ``value`` up to the tolerances; ``None`` only equals itself."""
+    return None if value is None else pytest.approx(value, rel=rel, abs=absolute)
 
 
 # --- the reference trainer against plain transformers -----------------------------------------------------------------
@@ -361,38 +449,276 @@ def test_reference_logprobs_are_those_of_a_plain_forward(head: str, models: dict
         with torch.no_grad():
             logprobs = model(ids).logits.float().log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None]).squeeze(1)
         wanted = logprobs[len(row.prompt_token_ids) - 1 :]
-        torch.testing.assert_close(torch.tensor(plain[head]["reference"][index]), wanted, rtol=0, atol=2e-5)
+        torch.testing.assert_close(torch.tensor(plain[head]["reference"][index].response), wanted, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_first_step_is_that_of_a_plain_loop(head: str, models: dict[str, str], plain: Any) -> None:
-    """Eq. 6 written out row by row, without padding, chunks or micro-batches, against the reported loss and norm."""
-    rows = with_reference(make_rows(), plain[head]["reference"])
-    model = AutoModelForCausalLM.from_pretrained(models[head], dtype=torch.float32)
-    step = plan_training(
-        [len(row.prompt_token_ids) + len(row.token_ids) for row in rows],
-        epochs=1,
-        batch_sequences=SETTINGS.batch_sequences,
-        micro_batch_tokens=10**6,
-        world_size=1,
-        seed=SETTINGS.seed,
-    )[0]
-    chosen = [rows[index] for micro_batch in step.ranks[0] for index in micro_batch]
+# --- the objectives written out: row by row, without padding, chunks, micro-batches or ranks --------------------------
+
+
+def token_terms(model: Any, prompt: tuple[int, ...], response: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs of the response's tokens, and the entropies of the distributions they are drawn from."""
+    logprobs = model(torch.tensor([prompt + response])).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+    entropy = -(logprobs.exp() * logprobs).sum(-1).detach()
+    return logprobs.gather(1, torch.tensor(response)[:, None]).squeeze(1), entropy
+
+
+def written_out(
+    objective: Any, row: TrainRow, lp: torch.Tensor, change: torch.Tensor, rival: torch.Tensor | None, z0: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """A row's loss before the step's divisor, its push per token, and which tokens a clip or taper cut.
+
+    ``change`` is lp - lp_ref per token of the response, ``rival`` that of the rival.
+    """
+    beta, number = torch.tensor(row.token_weights), len(row.token_ids)
+    right = row.reward == 1.0
+    match objective.name:
+        case "bcpg":
+            push = beta * row.advantage
+            return -((push * lp).sum() - objective.tau / 2 * change.sum() ** 2) / number, push, None
+        case "rft":
+            return -lp.sum(), torch.ones(number), None
+        case "dpo":
+            assert rival is not None
+            margin = objective.beta * (change.sum() - rival.sum())
+            loss = -torch.sigmoid(margin).log() - objective.nll_weight * lp.mean()
+            return loss, objective.beta * torch.sigmoid(-margin).detach() * torch.ones(number), None
+        case "grpo":
+            push = beta * row.advantage / (math.sqrt(row.group_mean * (1 - row.group_mean)) + 1e-6)
+            ratio = change.exp()
+            surrogate = torch.minimum(ratio * push, ratio.clamp(0.8, 1.2) * push)
+            k3 = (-change).exp() + change - 1
+            clipped = torch.where(push > 0, ratio > 1.2, ratio < 0.8)
+            return -(surrogate - objective.kl_weight * k3).sum() / number, push, clipped
+        case "kto":
+            sign = 1.0 if right else -1.0
+            value = torch.sigmoid(sign * objective.beta * (change.sum() - z0))
+            push = sign * objective.beta * float((value * (1 - value)).detach()) * torch.ones(number)
+            return 1 - value, push, None
+        case "topr":
+            push = beta if right else -beta
+            taper = 1.0 if right else min(1.0, math.exp(float(change.detach().sum())))
+            clipped = torch.full((number,), not right and taper < 0.5)
+            return -(taper * push * lp).sum(), push, clipped
+    raise AssertionError(objective)
+
+
+def mean(values: list[torch.Tensor]) -> float | None:
+    """Over all tokens; None when there is none."""
+    flat = torch.cat(values) if values else torch.zeros(0)
+    return float(flat.double().mean()) if len(flat) else None
+
+
+def plain_step(model: Any, rows: list[TrainRow], objective: Any) -> dict[str, Any]:
+    """Gradients of a step over ``rows`` into ``model``, and what its report must say."""
+    is_pair = objective.rows == "pairs"
+    z0 = 0.0
+    if objective.rows == "mismatched":
+        with torch.no_grad():
+            drifts = [
+                (
+                    token_terms(model, row.prompt_token_ids, row.rival_token_ids)[0] - torch.tensor(row.reference.rival)
+                ).sum()
+                for row in rows
+                if row.rival_token_ids
+            ]
+        z0 = max(0.0, float(sum(drifts)) / len(drifts)) if drifts else 0.0
     total = torch.zeros(())
-    for row in chosen:
-        ids = torch.tensor([row.prompt_token_ids + row.token_ids])
-        logprobs = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None]).squeeze(1)
-        logprobs = logprobs[len(row.prompt_token_ids) - 1 :]
-        delta = (logprobs - torch.tensor(row.reference_logprobs)).sum()
-        gain = row.advantage * (torch.tensor(row.token_weights) * logprobs).sum() - SETTINGS.tau / 2 * delta**2
-        total = total - gain / len(row.token_ids)
-    (total / len(chosen)).backward()
-    total = total.detach()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
-    report = plain[head]["reports"][0]
-    assert report.loss == pytest.approx(float(total) / len(chosen), rel=1e-5)
-    assert report.grad_norm == pytest.approx(float(norm), rel=1e-5)
-    assert report.delta_per_token_right == report.delta_per_token_wrong == 0.0  # one forward for reference and policy
+    by_class: dict[str, list[torch.Tensor]] = {"right": [], "mined": [], "unmined": []}
+    cut: dict[str, list[torch.Tensor]] = {"up": [], "down": []}
+    entropies, pushes = [], []
+    for row in rows:
+        lp, entropy = token_terms(model, row.prompt_token_ids, row.token_ids)
+        change = lp - torch.tensor(row.reference.response)
+        entropies.append(entropy)
+        rival = None
+        if is_pair:
+            rival_lp, rival_entropy = token_terms(model, row.prompt_token_ids, row.rival_token_ids)
+            rival = rival_lp - torch.tensor(row.reference.rival)
+            entropies.append(rival_entropy)
+            by_class["unmined"].append(rival.detach())
+        loss, push, clipped = written_out(objective, row, lp, change, rival, z0)
+        total = total + loss
+        mined = torch.tensor(row.mined)
+        if row.reward == 1.0:
+            by_class["right"].append(change.detach())
+        else:
+            by_class["mined"].append(change.detach()[mined])
+            by_class["unmined"].append(change.detach()[~mined])
+        if clipped is not None:
+            cut["up"].append(clipped[push > 0].float())
+            cut["down"].append(clipped[push < 0].float())
+        pushes += [push, -push[:1].expand(len(row.rival_token_ids))] if is_pair else [push]
+    divisor = sum(len(row.token_ids) for row in rows) if objective.divides_by_tokens else len(rows)
+    (total / divisor).backward()
+    push = torch.cat(pushes)
+    return {
+        "loss": float(total.detach()) / divisor,
+        "grad_norm": float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])),
+        **{f"delta_per_token_{name}": mean(values) for name, values in by_class.items()},
+        "delta_per_token_wrong": mean(by_class["mined"] + by_class["unmined"]),
+        **{f"clipped_{way}": mean(values) for way, values in cut.items()},
+        "entropy": mean(entropies),
+        "positive_mass": float(push.clamp(min=0).sum() / push.abs().sum()),
+        "num_tokens": sum(map(len, entropies)),
+        "num_sequences": len(rows) * (2 if is_pair else 1),
+    }
+
+
+def plain_loop(path: str, rows: list[TrainRow], settings: TrainSettings) -> tuple[list[dict[str, Any]], Any]:
+    """All steps of the plan; reports and the trained model."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), betas=settings.adam_betas, weight_decay=settings.weight_decay, foreach=False
+    )
+    plan = lay_out_training(rows, settings, 1, path)
+    reports = []
+    for step, rate in zip(plan.steps, plan.rates, strict=True):
+        optimizer.zero_grad()
+        chosen = [rows[index] for micro_batch in step.ranks[0] for index in micro_batch]
+        reports.append(plain_step(model, chosen, settings.objective))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+    return reports, model
+
+
+@pytest.fixture(scope="module")
+def prepared(root: Path, models: dict[str, str]) -> dict[str, list[TrainRow]]:
+    """Every objective's rows, with a stale reference."""
+    trainer = TorchTrainer("cpu")
+    rows = {}
+    for name, settings in OBJECTIVES.items():
+        trainer.open(models["tied"], settings)
+        rows[name] = objective_rows(settings)
+        rows[name] = with_stale_reference(rows[name], trainer.reference_logprobs(rows[name]))
+    torch.save(rows, root / "objective_rows.pt")
+    return rows
+
+
+@pytest.fixture(scope="module")
+def trained(root: Path, models: dict[str, str], prepared: dict[str, list[TrainRow]]) -> dict[str, list[StepReport]]:
+    """What the reference trainer reports for every objective; its snapshots are in ``root``."""
+    torch.set_num_threads(1)
+    trainer, seen = TorchTrainer("cpu"), {}
+    for name, settings in OBJECTIVES.items():
+        trainer.open(models["tied"], settings)
+        seen[name] = trainer.train(prepared[name], None)
+        trainer.save_snapshot(str(root / f"{name}-plain"))
+    return seen
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives_train_as_written_out(
+    name: str, models: dict[str, str], root: Path, prepared: Any, trained: Any
+) -> None:
+    """Loss, norm and all telemetry of every step, and the parameters after the last."""
+    reports, model = plain_loop(models["tied"], prepared[name], OBJECTIVES[name])
+    assert len(trained[name]) == len(reports) > 1
+    for found, wanted in zip(trained[name], reports, strict=True):
+        for field, value in wanted.items():
+            assert getattr(found, field) == near(value, 1e-4, 1e-5), field
+        assert sum(found.loss_parts.values()) == pytest.approx(found.loss, rel=1e-5)
+    assert_same_parameters(parameters(root / f"{name}-plain"), dict(model.named_parameters()), 1e-4)
+
+
+def test_what_the_stale_reference_is_for(trained: Any) -> None:
+    """Else nothing above would see a clip, a taper or a drift."""
+    assert 0 < trained["grpo"][0].clipped_up < 1
+    assert 0 < trained["grpo"][0].clipped_down < 1
+    assert any(report.clipped_down for report in trained["topr"])
+    assert set(trained["grpo"][0].loss_parts) == {"surrogate", "kl"}
+    assert trained["bcpg"][0].clipped_up is None
+    assert trained["rft"][0].positive_mass == 1.0
+    assert trained["dpo"][0].delta_per_token_mined is None
+    assert trained["dpo"][0].delta_per_token_wrong == trained["dpo"][0].delta_per_token_unmined
+    assert [report.num_sequences for report in trained["dpo"]] == [4, 4, 4, 4]  # pairs: five responses hold two
+
+
+def test_first_step_has_no_drift(plain: Any) -> None:
+    """One forward for reference and policy."""
+    for head in HEADS:
+        report = plain[head]["reports"][0]
+        assert report.delta_per_token_right == report.delta_per_token_wrong == 0.0
+        assert report.delta_per_token_mined == report.delta_per_token_unmined == 0.0
+
+
+# --- nothing but the rows decides the gradient ------------------------------------------------------------------------
+
+
+def one_step(path: str, rows: list[TrainRow], settings: TrainSettings) -> tuple[dict[str, torch.Tensor], StepReport]:
+    """Gradients and report of a step over all rows."""
+    trainer = TorchTrainer("cpu")
+    trainer.open(path, replace(settings, epochs=1, batch_sequences=100, grad_clip=0.0))
+    (report,) = trainer.train(rows, None)
+    return {name: parameter.grad for name, parameter in trainer._opened().causal_lm.named_parameters()}, report
+
+
+@pytest.mark.parametrize("name", ["bcpg", "rft", "dpo", "grpo", "kto", "topr"])
+def test_gradient_does_not_depend_on_how_rows_are_laid_out(name: str, models: dict[str, str], prepared: Any) -> None:
+    """Permuted, one by one, in one padded rectangle, packed in one row or in several."""
+    rows, settings = prepared[name], OBJECTIVES[name]
+    wanted, report = one_step(models["tied"], rows, settings)
+    assert report.num_tokens == sum(len(row.token_ids) for row in rows) + (
+        sum(len(row.rival_token_ids) for row in rows) if name == "dpo" else 0
+    )
+    shuffled = [rows[index] for index in torch.randperm(len(rows), generator=torch.Generator().manual_seed(2)).tolist()]
+    for given, change in (
+        (shuffled, {}),
+        (rows, {"micro_batch_tokens": 1}),
+        (rows, {"micro_batch_tokens": 10**6}),
+        (rows, {"packing": "packed"}),
+        (shuffled, {"packing": "packed", "micro_batch_tokens": 10**6}),
+        (rows, {"logprob_chunk_tokens": 10**6, "gradient_checkpointing": True}),
+    ):
+        found, other = one_step(models["tied"], given, replace(settings, **change))
+        assert_same_reports([other], [report], 2e-5)
+        for parameter, gradient in wanted.items():
+            difference = (found[parameter] - gradient).abs().max()
+            assert difference <= 1e-5 * gradient.abs().max() + 1e-8, (change, parameter)
+
+
+def test_packed_sequences_do_not_see_each_other(models: dict[str, str]) -> None:
+    """Other neighbours, the same log-probs; and they are those of the padded rectangle."""
+    rows = make_rows()
+    sequences = [(row.prompt_token_ids, row.token_ids) for row in rows]
+    trainer = TorchTrainer("cpu")
+    trainer.open(models["tied"], SETTINGS)
+    wanted = trainer.score_tokens(sequences)
+    trainer.open(models["tied"], replace(SETTINGS, packing="packed"))
+    for chosen in (list(range(len(rows))), [3, 0, 7], [5]):
+        for index, found in zip(chosen, trainer.score_tokens([sequences[i] for i in chosen]), strict=True):
+            assert found == pytest.approx(wanted[index], abs=1e-5)
+
+
+def test_a_reference_pass_scores_rivals_too(models: dict[str, str]) -> None:
+    rows = objective_rows(OBJECTIVES["kto"])
+    trainer = TorchTrainer("cpu")
+    for packing in ("padded", "packed"):
+        trainer.open(models["tied"], replace(OBJECTIVES["kto"], packing=packing))
+        found = trainer.reference_logprobs(rows)
+        for index, row in enumerate(rows):
+            alone = [(row.prompt_token_ids, row.token_ids), (row.prompt_token_ids, row.rival_token_ids)]
+            response, rival = trainer.score_tokens(alone)
+            assert found[index].response == pytest.approx(response, abs=1e-5)
+            assert found[index].rival == pytest.approx(rival, abs=1e-5)
+            assert len(found[index].rival) == len(row.rival_token_ids)
+
+
+# --- the early stop
+
+
+def test_plain_trainer_stops_early_and_stays_stopped(models: dict[str, str], root: Path, plain: Any) -> None:
+    seen = exercise_early_stop(TorchTrainer("cpu"), models["tied"], root / "tied", "stopped-plain")
+    assert [report.step for report in seen["stopped"]] == [0, 1]
+    assert {report.num_steps for report in seen["stopped"]} == {6}
+    assert seen["stopped"][1].delta_per_token_right < -1e-6
+    assert seen["stopped again"] == seen["stopped"]
+    folder = root / "tied"
+    one, another = (verify_snapshot(str(folder / f"stopped-plain-snapshot-{end}")) for end in ("", " again"))
+    assert one == another
+    trainer = TorchTrainer("cpu")
+    trainer.open(models["tied"], replace(FALLING, early_stop_nats=0.0))
+    assert len(trainer.train(falling_rows(folder), None)) == 6
 
 
 def test_plain_snapshot_loads_in_transformers(models: dict[str, str], root: Path, plain: Any) -> None:
@@ -439,8 +765,22 @@ def test_plain_trainer_in_bfloat16_and_with_checkpointing(models: dict[str, str]
 def test_rows_that_cannot_be_trained_on(models: dict[str, str]) -> None:
     trainer = TorchTrainer("cpu")
     trainer.open(models["tied"], SETTINGS)
-    with pytest.raises(DataError, match="reference_logprobs"):
-        trainer.train(make_rows(), None)
+    rows = make_rows()
+    reference = trainer.reference_logprobs(rows)
+    with pytest.raises(DataError, match="row 0 has no reference"):
+        trainer.train(rows, None)
+    whole = with_reference(rows, reference)
+    for change, message in (
+        ({"mined": ()}, "0 mined flags"),
+        ({"token_weights": (1.0,) * 99}, "99 weights"),
+        ({"token_ids": (), "token_weights": (), "mined": (), "reference": ReferenceLogprobs(())}, "0 tokens"),
+        ({"rival_token_ids": (1, 2)}, "rival of 2 tokens, 0 reference"),
+    ):
+        with pytest.raises(DataError, match=f"row 1: .*{message}"):
+            trainer.train([whole[0], replace(whole[1], **change)], None)
+    trainer.open(models["tied"], replace(SETTINGS, objective=Dpo()))
+    with pytest.raises(DataError, match="row 0 has no rival"):
+        trainer.train(whole, None)
     with pytest.raises(DataError, match=r"config\.json"):
         trainer.open("/nowhere", SETTINGS)
     with pytest.raises(ConfigError, match="DeepSpeed"):
@@ -462,7 +802,7 @@ def test_deepspeed_trains_as_plain_torch(
     reference = {index: values for seen in ranks for index, values in seen["reference"].items()}
     assert sum(len(seen["reference"]) for seen in ranks) == len(reference) == len(make_rows())
     for index, values in wanted["reference"].items():
-        assert reference[index] == pytest.approx(values, abs=2e-5)
+        assert reference[index].response == pytest.approx(values.response, abs=2e-5)
     for seen in ranks:
         assert_same_reports(seen["reports"], wanted["reports"], 1e-5)
         assert seen["reports"] == ranks[0]["reports"]
@@ -479,6 +819,27 @@ def test_deepspeed_trains_as_plain_torch(
     # A push that fails on rank 0 is its error alone: the others gathered to the end and go on.
     assert [seen["broken push"][0] for seen in ranks] == ["a receiver is gone", *[wanted["specs"]] * (world_size - 1)]
     assert_same_parameters(parameters(snapshot), parameters(root / head / "snapshot-plain"), 1e-5)
+
+
+@pytest.mark.parametrize(("world_size", "name"), OBJECTIVE_COMBINATIONS)
+def test_deepspeed_trains_any_objective_as_plain_torch(
+    world_size: int, name: str, groups: Any, trained: Any, root: Path
+) -> None:
+    for seen in groups[world_size]:
+        assert_same_reports(seen["objectives"][name], trained[name], 2e-5)
+        assert seen["objectives"][name] == groups[world_size][0]["objectives"][name]
+    assert_same_parameters(parameters(root / f"{name}-{world_size}"), parameters(root / f"{name}-plain"), 1e-4)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_deepspeed_stops_early_on_all_ranks_and_stays_stopped(world_size: int, groups: Any, root: Path) -> None:
+    for seen in groups[world_size]:
+        assert [report.step for report in seen["objectives"]["stopped"]] == [0, 1]
+        assert seen["objectives"]["stopped again"] == seen["objectives"]["stopped"]
+    one, another = (
+        verify_snapshot(str(root / "tied" / f"stopped-{world_size}-snapshot-{end}")) for end in ("", " again")
+    )
+    assert one == another
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -18,6 +18,7 @@ import pytest
 from bcpg_cluster.engines.fake import FakeGenerator, FakeTrainerRank
 from bcpg_cluster.engines.protocols import GenerateRequest, PushGroup, Sampling, TensorSpec, TrainRow, TrainSettings
 from bcpg_cluster.errors import EngineError, PushError
+from bcpg_cluster.method.objective import Bcpg
 
 PREFIX = tuple(range(70, 70 + 75))  # two whole cache blocks and a rest
 CANARIES = [(PREFIX[:9], tuple(range(200, 230))), (PREFIX, (6, 7, 8, 250)), ((1, 70), (300, 2, 3, 4, 5))]
@@ -273,12 +274,12 @@ def test_nccl_names_exist() -> None:
 
 @pytest.fixture
 def settings() -> TrainSettings:
-    return TrainSettings(tau=0.1, learning_rate=1e-4, min_learning_rate=1e-5, batch_sequences=2)
+    return TrainSettings(objective=Bcpg(), learning_rate=1e-4, min_learning_rate=1e-5, batch_sequences=2)
 
 
 def test_fake_cycle_learns(settings: TrainSettings, tmp_path: Path) -> None:
     trainer, generators = FakeTrainerRank(skill=0.5), [FakeGenerator(skill=0.5), FakeGenerator(skill=0.5)]
-    row = TrainRow((65,), (66, 0), (1.0, 1.0), 0.5, 1.0, 0.5, 2)
+    row = TrainRow((65,), (66, 0), (1.0, 1.0), 0.5, 1.0, 0.5, 2, (False, False))
     model, canary = str(tmp_path / "base"), [((65, 66), (67, 68))]
     for version in (1, 2):
         before = generators[0].score_tokens(canary)
@@ -307,7 +308,7 @@ def test_fake_cycle_learns(settings: TrainSettings, tmp_path: Path) -> None:
 
 
 def test_fake_trainer_ranks_share_rows(settings: TrainSettings) -> None:
-    rows = [TrainRow((65,), (66, 0), (1.0, 1.0), 0.5, 1.0, 0.5, 2)] * 5
+    rows = [TrainRow((65,), (66, 0), (1.0, 1.0), 0.5, 1.0, 0.5, 2, (False, False))] * 5
     shares = [FakeTrainerRank(rank, 2).reference_logprobs(rows) for rank in (0, 1)]
     assert sorted([*shares[0], *shares[1]]) == [0, 1, 2, 3, 4]
     second = FakeTrainerRank(1, 2)

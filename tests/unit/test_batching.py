@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -9,16 +10,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bcpg_cluster.method.batching import StepPlan, learning_rate, plan_training, split_rows
+from bcpg_cluster.method.batching import RowSize, StepPlan, learning_rate, plan_training, split_rows
 
+
+def plain(*lengths: int) -> list[RowSize]:
+    """Rows without rivals, each of which has a prompt of one token."""
+    return [RowSize((length,), length - 1) for length in lengths]
+
+
+SIZES = st.builds(
+    lambda prompt, response, rival: RowSize(
+        (prompt + response, prompt + rival) if rival else (prompt + response,), response
+    ),
+    st.integers(1, 20),
+    st.integers(1, 40),
+    st.integers(0, 40),
+)
 PLANS = st.fixed_dictionaries(
     {
-        "lengths": st.lists(st.integers(1, 60), max_size=40),
+        "sizes": st.lists(SIZES, max_size=40),
         "epochs": st.integers(0, 3),
-        "batch_sequences": st.integers(1, 16),
+        "rows_per_step": st.integers(1, 16),
         "micro_batch_tokens": st.integers(1, 150),
         "world_size": st.integers(1, 5),
         "seed": st.integers(0, 2**32),
+        "packing": st.sampled_from(["padded", "packed"]),
+        "divides_by_tokens": st.booleans(),
     }
 )
 
@@ -30,18 +47,23 @@ def rows_of(step: StepPlan) -> list[int]:
 @given(PLANS)
 def test_every_row_once_per_epoch(arguments: dict[str, Any]) -> None:
     plan = plan_training(**arguments)
-    count, batch = len(arguments["lengths"]), arguments["batch_sequences"]
+    count, batch = len(arguments["sizes"]), arguments["rows_per_step"]
     steps_per_epoch = math.ceil(count / batch)
     assert len(plan) == arguments["epochs"] * steps_per_epoch
     for epoch in range(arguments["epochs"]):
         steps = plan[epoch * steps_per_epoch : (epoch + 1) * steps_per_epoch]
         assert sorted(row for step in steps for row in rows_of(step)) == list(range(count))
-        assert all(step.num_sequences == batch for step in steps[:-1])
+        assert all(step.num_rows == batch for step in steps[:-1])
 
 
 @given(PLANS)
 def test_denominator_counts_the_rows_of_all_ranks(arguments: dict[str, Any]) -> None:
-    assert all(step.num_sequences == len(rows_of(step)) > 0 for step in plan_training(**arguments))
+    """Rows, or the response tokens of their own responses: a rival's are in no divisor."""
+    for step in plan_training(**arguments):
+        rows = rows_of(step)
+        assert step.num_rows == len(rows) > 0
+        tokens = sum(arguments["sizes"][row].response_tokens for row in rows)
+        assert step.divisor == (tokens if arguments["divides_by_tokens"] else len(rows))
 
 
 @given(PLANS)
@@ -54,26 +76,32 @@ def test_ranks_make_the_same_number_of_forwards(arguments: dict[str, Any]) -> No
         assert any(all(rank) for rank in step.ranks)
 
 
+def cost(sizes: list[RowSize], packing: str) -> int:
+    """What a forward over these rows holds, padding included."""
+    sequences = [length for size in sizes for length in size.sequences]
+    return sum(sequences) if packing == "packed" else len(sequences) * max(sequences)
+
+
 @given(PLANS)
 def test_micro_batches_fit_and_are_sorted(arguments: dict[str, Any]) -> None:
-    lengths = arguments["lengths"]
+    budget, packing = arguments["micro_batch_tokens"], arguments["packing"]
     for step in plan_training(**arguments):
         for rank in step.ranks:
-            for micro_batch in rank:
-                sizes = [lengths[row] for row in micro_batch]
-                assert sizes == sorted(sizes, reverse=True)
-                assert len(micro_batch) <= 1 or len(sizes) * sizes[0] <= arguments["micro_batch_tokens"]
-            flat = [lengths[row] for micro_batch in rank for row in micro_batch]
+            batches = [[arguments["sizes"][row] for row in batch] for batch in rank if batch]
+            assert all(len(batch) == 1 or cost(batch, packing) <= budget for batch in batches)
+            flat = [size.tokens for batch in batches for size in batch]
             assert flat == sorted(flat, reverse=True)
+            for batch, following in itertools.pairwise(batches):  # none is cut off in vain
+                assert cost([*batch, following[0]], packing) > budget
 
 
 @given(PLANS)
 def test_tokens_are_balanced(arguments: dict[str, Any]) -> None:
     """Longest-first dealing: the busiest rank has at most one row more than what evens out."""
-    lengths = arguments["lengths"]
+    tokens = [size.tokens for size in arguments["sizes"]]
     for step in plan_training(**arguments):
-        loads = [sum(lengths[row] for micro_batch in rank for row in micro_batch) for rank in step.ranks]
-        assert max(loads) - min(loads) <= max(lengths[row] for row in rows_of(step))
+        loads = [sum(tokens[row] for micro_batch in rank for row in micro_batch) for rank in step.ranks]
+        assert max(loads) - min(loads) <= max(tokens[row] for row in rows_of(step))
 
 
 @given(PLANS)
@@ -88,23 +116,45 @@ def test_what_a_step_holds_does_not_depend_on_ranks_or_budget(arguments: dict[st
         assert sorted(rows_of(one)) == sorted(rows_of(another))
 
 
-@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 150), st.integers(1, 5))
-def test_a_forward_only_pass_tiles_the_rows(lengths: list[int], budget: int, world_size: int) -> None:
-    shares = split_rows(lengths, range(len(lengths)), budget, world_size)
-    assert sorted(row for share in shares for batch in share for row in batch) == list(range(len(lengths)))
+@given(st.lists(SIZES, max_size=40), st.integers(1, 150), st.integers(1, 5))
+def test_a_forward_only_pass_tiles_the_rows(sizes: list[RowSize], budget: int, world_size: int) -> None:
+    shares = split_rows(sizes, range(len(sizes)), budget, world_size)
+    assert sorted(row for share in shares for batch in share for row in batch) == list(range(len(sizes)))
     assert len({len(share) for share in shares}) == 1
 
 
 def test_worked_example() -> None:
     """Lengths 9 8 3 2 over two ranks: 9+2 and 8+3; budget 8 gives long rows a forward of their own."""
-    assert split_rows([3, 9, 2, 8], [0, 1, 2, 3], 8, 2) == (((1,), (2,)), ((3,), (0,)))
-    assert split_rows([3, 9, 2, 8], [0, 1, 2, 3], 18, 2) == (((1, 2),), ((3, 0),))
-    assert split_rows([5, 5, 5], [0, 1, 2], 5, 2) == (((0,), (2,)), ((1,), ()))
+    assert split_rows(plain(3, 9, 2, 8), [0, 1, 2, 3], 8, 2) == (((1,), (2,)), ((3,), (0,)))
+    assert split_rows(plain(3, 9, 2, 8), [0, 1, 2, 3], 18, 2) == (((1, 2),), ((3, 0),))
+    assert split_rows(plain(5, 5, 5), [0, 1, 2], 5, 2) == (((0,), (2,)), ((1,), ()))
+
+
+def test_worked_example_of_a_packed_forward() -> None:
+    """9 + 2 + 2 fit into 13 tokens side by side; as a rectangle they would be 27."""
+    assert split_rows(plain(9, 2, 2), [0, 1, 2], 13, 1, "packed") == (((0, 1, 2),),)
+    assert split_rows(plain(9, 2, 2), [0, 1, 2], 12, 1, "packed") == (((0, 1), (2,)),)
+    assert split_rows(plain(9, 2, 2), [0, 1, 2], 18, 1) == (((0, 1), (2,)),)
+
+
+def test_worked_example_of_pairs() -> None:
+    """A rival is a further row of the rectangle, and may be its longest: (6, 4) and (3, 5) are 4 x 6 = 24 or 18 tokens."""
+    pairs = [RowSize((6, 4), 2), RowSize((3, 5), 1)]
+    assert split_rows(pairs, [0, 1], 24, 1) == (((0, 1),),)
+    assert split_rows(pairs, [0, 1], 23, 1) == (((0,), (1,)),)
+    assert split_rows(pairs, [0, 1], 18, 1, "packed") == (((0, 1),),)
+    assert split_rows(pairs, [0, 1], 17, 1, "packed") == (((0,), (1,)),)
+    (step,) = plan_training(
+        pairs, epochs=1, rows_per_step=2, micro_batch_tokens=99, world_size=1, seed=0, divides_by_tokens=True
+    )
+    assert (step.num_rows, step.divisor) == (2, 3)
 
 
 def test_epochs_and_seeds_are_shuffled_differently() -> None:
     def orders(seed: int) -> list[list[int]]:
-        plan = plan_training([4] * 32, epochs=2, batch_sequences=4, micro_batch_tokens=16, world_size=1, seed=seed)
+        plan = plan_training(
+            plain(*[4] * 32), epochs=2, rows_per_step=4, micro_batch_tokens=16, world_size=1, seed=seed
+        )
         return [[row for step in plan[start : start + 8] for row in sorted(rows_of(step))] for start in (0, 8)]
 
     assert orders(0)[0] != orders(0)[1]
@@ -113,7 +163,7 @@ def test_epochs_and_seeds_are_shuffled_differently() -> None:
 
 def test_plan_refuses_nonsense() -> None:
     with pytest.raises(ValueError, match="world_size=0"):
-        plan_training([1], epochs=1, batch_sequences=1, micro_batch_tokens=1, world_size=0, seed=0)
+        plan_training(plain(1), epochs=1, rows_per_step=1, micro_batch_tokens=1, world_size=0, seed=0)
 
 
 def test_learning_rate_worked_example() -> None:

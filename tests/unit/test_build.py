@@ -114,8 +114,12 @@ def test_judge_prompts(tmp_path: Path):
 
 
 def test_all_prompts_are_looked_at(tmp_path: Path, make_config: MakeConfig, prompt_files: tuple[Path, Path]):
-    train, test = read_all_prompts(make_config())
-    assert (len(train), len(test)) == (40, 24)
+    sets = read_all_prompts(make_config())
+    assert (len(sets.train), len(sets.test), sets.more_tests) == (40, 24, {})
+    with pytest.raises(DataError, match=r"prompts\.more_tests\.again: prompt_id .* is also in test"):
+        read_all_prompts(make_config(prompts={"more_tests": {"again": str(prompt_files[1])}}))
+    with pytest.raises(DataError, match="40 test questions are also in the train file"):
+        read_all_prompts(make_config(prompts={"more_tests": {"seen": str(prompt_files[0])}}))
     with pytest.raises(DataError, match="per_round is 41, the train file holds 40"):
         read_all_prompts(make_config(prompts={"per_round": 41}))
     with pytest.raises(DataError, match="40 test questions are also in the train file"):
@@ -133,10 +137,10 @@ def test_step_rules(make_config: MakeConfig):
 
 
 def test_every_round_trains_by_a_seed_of_its_own(make_config: MakeConfig):
-    config = make_config(seed=2, train={"tau": 0.3, "zero_stage": 1})
+    config = make_config(seed=2, objective={"tau": 0.3}, train={"zero_stage": 1})
     assert [train_settings(config, round_).seed for round_ in (1, 2)] == [2001, 2002]
     settings = train_settings(config, 1)
-    assert (settings.tau, settings.zero_stage, settings.checkpoint_every_steps) == (0.3, 1, 2)
+    assert (settings.objective.tau, settings.zero_stage, settings.checkpoint_every_steps) == (0.3, 1, 2)
     assert settings.deepspeed is None
     assert train_settings(make_config(train={"deepspeed": {"a": 1}}), 1).deepspeed == {"a": 1}
 
@@ -153,7 +157,7 @@ def test_a_model_is_named_by_its_content(tmp_path: Path):
 
 def test_members_host_the_stages_of_their_pool(tmp_path: Path, make_config: MakeConfig):
     content = make_config().model_dump(mode="json")
-    worker = build.host_cpu(str(tmp_path), content)
+    worker = build.host_cpu(content)
     assert set(worker._stages) == {
         "verify",
         "verify_evaluation",
@@ -161,10 +165,10 @@ def test_members_host_the_stages_of_their_pool(tmp_path: Path, make_config: Make
         "weigh",
         *(f"judge.{j}" for j in _cpu_judges()),
     }
-    rollout: Any = build.host_rollout(str(tmp_path), content, 4, None, 0)
+    rollout: Any = build.host_rollout(content, 4, None, 0)
     assert set(rollout._stages) == {"generate", "evaluate"}
     assert rollout.engine_call("policy_version") == 4
-    trainer = build.host_trainer(str(tmp_path), content, 0, 1)
+    trainer = build.host_trainer(content, 0, 1)
     assert trainer.ping() == "ready"
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from bcpg_cluster.config import Config, load_config, parse_config, resolve_asset
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.method.objective import OBJECTIVES, Bcpg, Dpo
 
 
 def _set(content: dict[str, Any], key: str, value: Any) -> None:
@@ -36,7 +37,22 @@ def _set(content: dict[str, Any], key: str, value: Any) -> None:
         ("weigh/beta", -2, ["weigh.beta"]),
         ("weigh/min_verified_share", -0.1, ["weigh.min_verified_share"]),
         ("weigh/rule", "most", ["weigh.rule"]),
-        ("train/tau", -1, ["train.tau"]),
+        ("weigh/truncated", "keep", ["weigh.truncated"]),
+        ("weigh/flip_rate", 1.1, ["weigh.flip_rate"]),
+        ("train/tau", 0.1, ["train.tau"]),  # it is an objective's
+        ("train/packing", "tight", ["train.packing"]),
+        ("train/early_stop_nats", -1, ["train.early_stop_nats"]),
+        ("objective", {"tau": -1}, ["objective.bcpg", "tau is at least 0, got -1"]),
+        ("objective", {"tau": float("nan")}, ["objective.bcpg", "tau is at least 0, got nan"]),
+        ("objective", {"name": "dpo", "tau": 0.1}, ["objective.dpo.tau"]),
+        ("objective", {"name": "dpo", "beta": 0}, ["objective.dpo", "beta is above 0"]),
+        ("objective", {"name": "dpo", "max_pairs": 0}, ["objective.dpo", "max_pairs is at least 1"]),
+        ("objective", {"name": "dpo", "pairing": "random"}, ["objective.dpo.pairing", "'one_to_one'"]),
+        ("objective", {"name": "grpo", "epsilon_low": 1.5}, ["objective.grpo", "at most 1"]),
+        ("objective", {"name": "asymre", "offset": 0.1}, ["objective.asymre", "in [-1, 0]"]),
+        ("objective", {"length": "constant"}, ["objective.bcpg", "needs constant_tokens >= 1"]),
+        ("objective", {"name": "ppo"}, ["objective", "'ppo'", "'weighted_reinforce'"]),
+        ("objective", "dpo", ["objective", "'dpo'"]),
         ("train/zero_stage", 4, ["train.zero_stage"]),
         ("train/dtype", "float16", ["train.dtype"]),
         ("train/warmup_ratio", 1.0, ["train.warmup_ratio"]),
@@ -47,6 +63,17 @@ def _set(content: dict[str, Any], key: str, value: Any) -> None:
         ("judges", {"prm": {"kind": "prm"}}, ["judges.prm", "needs a model"]),
         ("judges", {}, ["no judge has role 'vote'"]),
         ("judges", {"truth": {"kind": "chain_truth", "role": "measure"}}, ["no judge has role 'vote'"]),
+        ("judges", {"later": {"kind": "fake", "role": "spare"}}, ["no judge has role 'vote'"]),
+        (
+            "judges",
+            {"llm": {"kind": "llm", "model": "m"}, "b": {"kind": "llm", "model": "n", "pool": "judge.llm"}},
+            ["judges 'llm' and 'b' are both in pool 'judge.llm'", "another pool"],
+        ),
+        (
+            "judges",
+            {"prm": {"kind": "prm", "model": "m"}, "b": {"kind": "prm", "model": "m", "pool": "prm"}},
+            ["judges 'prm' and 'b' are both in pool 'prm'"],
+        ),
         ("judges", {"a.b": {"kind": "fake"}}, ["judge name 'a.b'"]),
         ("judges/llm/threshold", 1.1, ["judges.llm.threshold"]),
         ("pools", {"judge.gpt": {}}, ["pools ['judge.gpt'] are used by nothing", "rollout"]),
@@ -122,6 +149,36 @@ def test_overrides(config_file: Path):
     assert config.policy.model == "fake:garbage"
 
 
+def test_an_objective_without_a_name_is_bcpg(fakes_content: Callable[[], dict[str, Any]], config_file: Path):
+    content = fakes_content()
+    for given, found in (({"tau": 0.25}, Bcpg(tau=0.25)), ({}, Bcpg()), ({"name": "bcpg"}, Bcpg())):
+        content["objective"] = given
+        assert parse_config(content, "x").objective == found
+    del content["objective"]
+    assert parse_config(content, "x").objective == Bcpg()
+    assert load_config(config_file, ["objective.tau=0.5"]).objective == Bcpg(tau=0.5)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_by_name_and_through_a_file(make_config: Callable[..., Config], config_file: Path, name: str):
+    config = load_config(config_file, [f"objective={{name: {name}}}"])
+    assert config.objective == OBJECTIVES[name]()
+    again = parse_config(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))), "again")
+    assert (again.objective, again.identity) == (config.objective, config.identity)
+    assert (config.identity == load_config(config_file).identity) is (config.objective == make_config().objective)
+
+
+def test_every_objective_has_an_identity_of_its_own(config_file: Path):
+    configs = [load_config(config_file, [f"objective={{name: {name}}}"]) for name in OBJECTIVES]
+    assert len({config.identity for config in configs}) == len(OBJECTIVES)
+
+
+def test_options_of_an_objective_are_read(config_file: Path):
+    config = load_config(config_file, ["objective={name: dpo, beta: 0.1, pairing: all_sampled, nll_weight: 1}"])
+    assert config.objective == Dpo(beta=0.1, pairing="all_sampled", nll_weight=1.0)
+    assert (config.objective.rows, config.objective.sequences_per_row) == ("pairs", 2)
+
+
 def test_a_pool_whose_name_holds_a_dot_can_be_overridden(config_file: Path):
     real = ["judges.llm.kind=llm", "judges.llm.model=some/model"]
     config = load_config(config_file, [*real, "pools.judge.llm.members=3", "pools.judge.llm.resources.judge_gpu=1"])
@@ -145,11 +202,11 @@ def test_where_judges_run(make_config: Callable[..., Config]):
         "llm": {"kind": "llm", "model": "m"},
         "prm": {"kind": "prm", "model": "m"},
         "second": {"kind": "prm", "model": "m"},
-        "third": {"kind": "prm", "model": "m", "pool": "prm"},
+        "third": {"kind": "llm", "model": "m", "pool": "judge.llm", "view": "causal"},
         "truth": {"kind": "chain_truth", "role": "measure"},
     }
     config = make_config(judges=judges)
-    assert [config.judge_pool(name) for name in judges] == ["judge.llm", "prm", "judge.second", "prm", "cpu"]
+    assert [config.judge_pool(name) for name in judges] == ["judge.llm", "prm", "judge.second", "judge.llm", "cpu"]
     assert list(config.pool_names()) == ["rollout", "judge.llm", "prm", "judge.second", "cpu", "trainer"]
     assert config.voters == ("llm", "prm", "second", "third")
 
@@ -176,7 +233,10 @@ def test_identity_sees_what_decides_results(make_config: Callable[..., Config]):
         make_config(seed=1),
         make_config(generate={"group_size": 4}),
         make_config(judges={"llm": {"kind": "fake", "threshold": 0.6}}),
-        make_config(train={"tau": 0.2}),
+        make_config(objective={"tau": 0.2}),
+        make_config(objective={"tau": 0.2, "length": "token"}),
+        make_config(weigh={"truncated": "mask"}),
+        make_config(weigh={"flip_rate": 0.1}),
         make_config(push={"tolerance_nats": 0.1}),
         make_config(prompts={"order": "stated"}),
         make_config(**real),

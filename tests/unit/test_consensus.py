@@ -56,7 +56,7 @@ def test_no_steps():
     [
         ({}, {}, "all", "at least one judge"),
         ({"a": [label(1)], "b": []}, {}, "all", "every judge"),
-        ({"a": [label(1)]}, {}, "most", "known: all"),
+        ({"a": [label(1)]}, {}, "most", "known: all, majority"),
         ({"a": [score(0.7)]}, {}, "all", "threshold"),
         ({"a": [score(1.5)]}, {"a": 0.5}, "all", r"\[0, 1\]"),
         ({"a": [score(math.nan)]}, {"a": 0.5}, "all", r"\[0, 1\]"),
@@ -69,6 +69,22 @@ def test_no_steps():
 def test_what_cannot_be_combined(votes: dict, thresholds: dict, rule: str, message: str):
     with pytest.raises(ValueError, match=message):
         consensus(votes, thresholds, rule)
+
+
+@pytest.mark.parametrize(
+    ("votes", "mined"),
+    [
+        ([1, 1], 1), ([1, 0], 0), ([1, None], 0), ([None, None], 0),
+        ([1, 1, 1], 1), ([1, 1, 0], 1), ([1, 1, None], 1), ([1, 0, 0], 0), ([1, None, None], 0), ([1, 0, None], 0),
+        ([1, 1, 1, 0], 1), ([1, 1, 1, None], 1), ([1, 1, 0, 0], 0), ([1, 1, None, None], 0), ([1, 1, 0, None], 0),
+        ([1], 1), ([None], 0),
+    ],
+)  # fmt: skip
+def test_a_majority_is_more_than_half_of_all_judges(votes: list[int | None], mined: int):
+    said = {f"j{index}": [LOST if vote is None else label(vote)] for index, vote in enumerate(votes)}
+    result = consensus(said, {}, "majority")
+    assert result.labels == [mined]
+    assert result.num_undecided == int(None in votes)
 
 
 VOTES = st.one_of(
@@ -88,3 +104,17 @@ def test_mined_means_every_judge_said_so_and_more_judges_never_mine_more(rows: l
     assert all(a <= b for a, b in zip(result.labels, fewer.labels, strict=True))
     num_abstained = sum(sum(counts.values()) for counts in result.abstained.values())
     assert num_abstained == sum(vote.status is not JUDGED for row in rows for vote in row)
+
+
+@given(st.integers(0, 6).flatmap(lambda n: st.lists(st.lists(VOTES, min_size=n, max_size=n), min_size=1, max_size=5)))
+def test_a_majority_mines_all_that_unanimity_does_and_differs_in_the_labels_alone(rows: list[list[Judgement]]):
+    votes = {f"judge{index}": row for index, row in enumerate(rows)}
+    thresholds = dict.fromkeys(votes, 0.5)
+    strict, loose = consensus(votes, thresholds, "all"), consensus(votes, thresholds, "majority")
+    assert all(a <= b for a, b in zip(strict.labels, loose.labels, strict=True))
+    assert strict.judge_labels == loose.judge_labels and strict.num_undecided == loose.num_undecided
+    if len(rows) <= 2:
+        assert strict.labels == loose.labels
+    for step, mined in enumerate(loose.labels):
+        in_favour = [row for row in rows if vote_label(row[step], 0.5) == 1]
+        assert mined == (len(in_favour) > len(rows) - len(in_favour))

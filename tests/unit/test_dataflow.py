@@ -59,7 +59,7 @@ class Bench:
 
     def prompts(self) -> None:
         for shard in range(self.num_shards):
-            self.manifest.accept(receipt_of(StageJob("prompts", "prompts", 1, shard, f"p{shard}", {})))
+            self.manifest.accept(receipt_of(StageJob("", "prompts", "prompts", 1, shard, f"p{shard}", {})))
 
     def _on_call(self, call: Any) -> None:
         if call.method == "ping":

@@ -149,7 +149,7 @@ class Bench:
 
     def _trainer_spec(self, group: int, rank: int) -> MemberSpec:
         arguments = {
-            "run_dir": str(self.run_dir), "rank": 0, "world_size": 1, "make_engine": lambda *meeting: self.trainer,
+            "rank": 0, "world_size": 1, "make_engine": lambda *meeting: self.trainer,
         }  # fmt: skip
         return MemberSpec(f"trainer/{rank}.{group}", TrainWorker, arguments)
 
@@ -158,7 +158,7 @@ class Bench:
 
         def host() -> StageWorker:
             self.receivers[number] = Receiver(number, policy_version=version, snapshot=path)
-            return StageWorker(str(self.run_dir), {}, self.receivers[number])
+            return StageWorker({}, self.receivers[number])
 
         return MemberSpec(f"rollout/{number}", host, {})
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bcpg_cluster.engines.fake import FakeGenerator, FakeJudge, Faults, encode
 from bcpg_cluster.engines.protocols import JudgeCase, Judgement, Sampling
 from bcpg_cluster.errors import EngineError, StoreError
+from bcpg_cluster.method.objective import OBJECTIVES, Bcpg, Dpo, Grpo, Kto, Objective, Rft
 from bcpg_cluster.method.segment import StepRules
 from bcpg_cluster.records import (
     GREEDY_SAMPLE,
@@ -32,7 +35,7 @@ from bcpg_cluster.stages.job import StageJob, StageResult, StageWorker
 from bcpg_cluster.stages.judge import judge
 from bcpg_cluster.stages.segment import segment
 from bcpg_cluster.stages.verify import verify
-from bcpg_cluster.stages.weigh import weigh
+from bcpg_cluster.stages.weigh import WeighSettings, weigh
 from bcpg_cluster.store.schema import (
     Row,
     outcome_row,
@@ -52,7 +55,7 @@ SHARE = 0.5
 
 
 def job(stage: str = "x", output: str = "x", **parameters: Any) -> StageJob:
-    return StageJob(stage, output, 1, 0, "att", {}, parameters)
+    return StageJob("/nowhere", stage, output, 1, 0, "att", {}, parameters)
 
 
 def rollout(prompt: str, sample: int, text: str, stop: StopReason = StopReason.STOP) -> Rollout:
@@ -72,13 +75,13 @@ PROMPTS = [Prompt("a", "1 +1 +1", "3"), Prompt("b", "2 *2 +5", "9")]
 
 
 def run_generate(engine: FakeGenerator, **changed: Any) -> StageResult:
-    settings = {
-        "engine": engine, "group_size": 3, "sampling": Sampling(50), "run_seed": 5, "seed_per_request": True, **changed,
+    options = {
+        "engine": engine, "group_size": 3, "sampling": Sampling(50), "seed_per_request": True, **changed,
     }  # fmt: skip
-    version = settings.pop("policy_version", 0)
-    table = settings.get("prompts_table", "prompts")
-    output = settings.pop("output", "rollouts")
-    return generate({table: list(map(prompt_row, PROMPTS))}, job(output=output, policy_version=version), **settings)
+    parameters = {"policy_version": options.pop("policy_version", 0), "run_seed": options.pop("run_seed", 5)}
+    table = options.get("prompts_table", "prompts")
+    output = options.pop("output", "rollouts")
+    return generate({table: list(map(prompt_row, PROMPTS))}, job(output=output, **parameters), **options)
 
 
 def test_generate_draws_whole_groups_with_everything_recorded():
@@ -99,6 +102,8 @@ def test_generate_draws_whole_groups_with_everything_recorded():
 
 def test_generate_is_the_same_again_and_differs_by_run_round_and_purpose():
     assert run_generate(FakeGenerator()).rows == run_generate(FakeGenerator(seed=9)).rows
+    other_run = rollouts_from(run_generate(FakeGenerator(), run_seed=6).rows)
+    assert other_run[0].seed == request_seed(6, "rollouts", other_run[0].id)
     id_ = SampleId(1, "a", 0)
     seeds = {
         request_seed(5, "rollouts", id_),
@@ -305,12 +310,22 @@ def weighing(said: dict[str, list[Judgement]], stop: StopReason = StopReason.STO
     return tables
 
 
-def run_weigh(tables: dict[str, list[Row]], **changed: Any) -> StageResult:
-    settings = {
+def weigh_settings(**changed: Any) -> WeighSettings:
+    options: dict[str, Any] = {
         "voters": ["llm"], "measures": [], "thresholds": {"llm": 0.5, "prm": 0.2}, "rule": "all", "beta": 0.25,
-        "min_verified_share": SHARE, **changed,
+        "min_verified_share": SHARE, "truncated": "negative", "flip_rate": 0.0, "seed": 3, "objective": Bcpg(), **changed,
     }  # fmt: skip
-    return weigh(tables, job(), **settings)
+    return WeighSettings(**options)
+
+
+def run_weigh(tables: dict[str, list[Row]], **changed: Any) -> StageResult:
+    return weigh(tables, job(weigh=weigh_settings(**changed)))
+
+
+def dropped(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {
+        key.removeprefix("dropped."): number for key, number in metrics.items() if key.startswith("dropped.") and number
+    }
 
 
 def test_weigh_by_hand():
@@ -319,6 +334,9 @@ def test_weigh_by_hand():
     right, wrong = weighted_from(result.rows)
     assert right.token_weights == (1.0,) * len(right.token_ids)
     assert wrong.token_weights == (0.25,) * 6 + (1.0,) * 15  # the mined step; the last step never is
+    assert wrong.mined == (True,) * 6 + (False,) * 15
+    assert right.mined == (False,) * len(right.token_ids)
+    assert (right.rival, wrong.rival) == (None, None)
     assert (right.advantage, wrong.advantage) == (0.5, -0.5)
     assert (right.group_mean, right.group_size) == (0.5, 2)  # over the verified samples
     assert (right.reward, wrong.reward) == (1.0, 0.0)
@@ -328,6 +346,7 @@ def test_weigh_by_hand():
     assert metrics["asked"] == metrics["kept"] + sum(v for k, v in metrics.items() if k.startswith("dropped."))
     assert (metrics["tokens.wrong"], metrics["tokens.mined"]) == (21, 6)
     assert (metrics["steps.wrong"], metrics["steps.mined"], metrics["steps.undecided"]) == (3, 1, 0)
+    assert (metrics["rows"], metrics["rows.right"], metrics["rows.wrong"]) == (2, 1, 1)
     assert metrics["pair.llm+prm.right.right"] == 1  # of the two steps before the last
     assert metrics["pair.llm+prm.wrong.right"] == 1
 
@@ -376,7 +395,217 @@ def test_verdicts_that_do_not_fit_the_steps_are_an_error(number: int):
 def test_beta_one_is_plain_bcpg():
     result = run_weigh(weighing({"llm": [RIGHT_STEP] * 3}), beta=1.0)
     assert {w for row in weighted_from(result.rows) for w in row.token_weights} == {1.0}
-    assert result.metrics["tokens.mined"] == 12  # still counted
+    assert result.metrics["tokens.mined"] == 12  # still counted, and marked
+    assert sum(weighted_from(result.rows)[1].mined) == 12
+
+
+def test_a_majority_of_three_outvotes_one():
+    said = {
+        "llm": [RIGHT_STEP, RIGHT_STEP, RIGHT_STEP], "prm": [SCORED] * 3, "third": [WRONG_STEP, NONSENSE, RIGHT_STEP],
+    }  # fmt: skip
+    voters = ["llm", "prm", "third"]
+    assert run_weigh(weighing(said), voters=voters).metrics["tokens.mined"] == 0
+    assert run_weigh(weighing(said), voters=voters, rule="majority").metrics["tokens.mined"] == 12
+
+
+def test_flips_turn_what_is_mined_and_not_what_judges_said():
+    said = {"llm": [RIGHT_STEP, RIGHT_STEP, RIGHT_STEP], "truth": [RIGHT_STEP, WRONG_STEP, WRONG_STEP]}
+    plain = run_weigh(weighing(said), measures=["truth"])
+    turned = run_weigh(weighing(said), measures=["truth"], flip_rate=1.0)
+    assert weighted_from(plain.rows)[1].mined == (True,) * 12 + (False,) * 9
+    assert not any(weighted_from(turned.rows)[1].mined)  # the last step is not turned into a mined one either
+    for result, consensus in ((plain, "right"), (turned, "wrong")):
+        for truth in ("right", "wrong"):
+            assert result.metrics[f"quality.llm.truth.{truth}.right.tokens"] == 6
+            assert result.metrics[f"quality.consensus.truth.{truth}.{consensus}.tokens"] == 6
+    assert [result.metrics["steps.mined"] for result in (plain, turned)] == [2, 0]
+    assert plain.metrics == run_weigh(weighing(said), measures=["truth"], flip_rate=0.0, seed=99).metrics
+
+
+def test_flips_differ_by_sample_round_and_seed():
+    def mined(seed: int, round_: int = 1) -> list[tuple[bool, ...]]:
+        rows = weighted_from(run_weigh(in_round(many_groups(), round_), flip_rate=0.5, seed=seed).rows)
+        return [row.mined for row in rows if row.reward == 0.0]
+
+    assert mined(1) == mined(1) != mined(2)
+    assert mined(1, round_=2) != mined(1)
+    assert len(set(mined(1))) == 4  # two steps each: all four ways come up
+    by_prompt = [set(mined(1)[start : start + 3]) for start in range(0, 36, 3)]
+    assert max(map(len, by_prompt)) > 1 and len(set(map(frozenset, by_prompt))) > 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "advantages", "group", "account"),
+    [
+        ("negative", [1 / 3, 1 / 3, -2 / 3], (2 / 3, 3), {}),
+        ("mask", [1 / 3, 1 / 3], (2 / 3, 3), {"truncated": 1}),
+        ("drop", [], None, {"truncated": 1, "all_correct": 2}),
+    ],
+)
+def test_truncated_responses(policy: str, advantages: list[float], group: Any, account: dict[str, int]):
+    tables = shard({"a": "rrw"}, cut_off={("a", 2)})
+    result = run_weigh(tables, truncated=policy)
+    rows = weighted_from(result.rows)
+    assert [row.advantage for row in rows] == [pytest.approx(advantage) for advantage in advantages]
+    assert {(row.group_mean, row.group_size) for row in rows} == ({group} if group else set())
+    assert dropped(result.metrics) == account
+    assert result.metrics["kept"] == len(advantages)
+    assert result.metrics.get("tokens.wrong", 0) == (0 if account else 20)
+
+
+# --- the rows of each objective
+
+
+def shard(groups: dict[str, str], cut_off: Collection[tuple[str, int]] = ()) -> dict[str, list[Row]]:
+    """A shard of groups spelt out: r a right, w a wrong, n a response without reward. The judge calls all steps right."""
+    rollouts, rewards, steps, verdicts = [], {}, [], []
+    for prompt, kinds in groups.items():
+        for sample, kind in enumerate(kinds):
+            stop = StopReason.LENGTH if (prompt, sample) in cut_off else StopReason.STOP
+            one = rollout(prompt, sample, RIGHT if kind == "r" else WRONG, stop)
+            rollouts.append(one)
+            rewards[prompt, sample] = {"r": 1.0, "w": 0.0, "n": None}[kind]
+            if kind == "w":
+                steps += step_rows(one.id, [Step(0, 6, ""), Step(6, 12, ""), Step(12, len(one.token_ids), "")])
+                verdicts += [verdict_row(Verdict(one.id, k, "llm", "v", VerdictStatus.JUDGED, 1)) for k in range(3)]
+    return {
+        "rollouts": rollout_rows(*rollouts), "outcomes": outcome_rows(rewards), "steps": steps, "verdicts.llm": verdicts,
+    }  # fmt: skip
+
+
+def many_groups() -> dict[str, list[Row]]:
+    return shard({f"p{n}": "rwww" for n in range(12)})
+
+
+def in_round(tables: dict[str, list[Row]], round_: int) -> dict[str, list[Row]]:
+    return {name: [{**row, "round": round_} for row in rows] for name, rows in tables.items()}
+
+
+def layout(result: StageResult) -> list[tuple[str, str | None]]:
+    """Each row's own sample and its rival's, as ``a0``."""
+    return [
+        (
+            f"{row.id.prompt_id}{row.id.sample}",
+            None if row.rival is None else f"{row.rival.id.prompt_id}{row.rival.id.sample}",
+        )
+        for row in weighted_from(result.rows)
+    ]
+
+
+KINDS = {"a": "rwwn", "b": "rr", "c": "rrw"}  # b is all right; a3 has no reward
+
+
+@pytest.mark.parametrize(
+    ("objective", "rows", "kept", "account"),
+    [
+        (Bcpg(), ["a0", "a1", "a2", "c0", "c1", "c2"], 6, {}),
+        (Grpo(), ["a0", "a1", "a2", "c0", "c1", "c2"], 6, {}),
+        (Rft(), ["a0", "c0", "c1"], 3, {"not_trained_on": 3}),
+        (Rft(on="wrong"), ["a1", "a2", "c2"], 3, {"not_trained_on": 3}),
+    ],
+)
+def test_rows_without_rivals_by_hand(objective: Objective, rows: list[str], kept: int, account: dict[str, int]):
+    result = run_weigh(shard(KINDS), objective=objective)
+    assert layout(result) == [(row, None) for row in rows]
+    assert dropped(result.metrics) == {"unverified": 1, "all_correct": 2, **account}
+    assert (result.metrics["kept"], result.metrics["rows"]) == (kept, kept)
+    rewards = [row.reward for row in weighted_from(result.rows)]
+    assert (result.metrics["rows.right"], result.metrics["rows.wrong"]) == (rewards.count(1.0), rewards.count(0.0))
+
+
+def test_rows_that_are_pairs_by_hand():
+    result = run_weigh(shard(KINDS), objective=Dpo(pairing="all_sampled", max_pairs=4))
+    assert layout(result) == [("a0", "a1"), ("a0", "a2"), ("c0", "c2"), ("c1", "c2")]
+    assert dropped(result.metrics) == {"unverified": 1, "all_correct": 2}
+    assert [result.metrics[key] for key in ("kept", "rows", "rows.right", "rows.wrong")] == [6, 4, 4, 0]
+    for row in weighted_from(result.rows):
+        assert row.rival is not None
+        wrong = rollout(row.rival.id.prompt_id, row.rival.id.sample, WRONG)
+        assert row.rival.token_ids == wrong.token_ids
+        assert (row.reward, set(row.token_weights), any(row.mined)) == (1.0, {1.0}, False)
+
+
+def test_pairs_one_to_one_leave_the_rest_unpaired():
+    result = run_weigh(shard(KINDS), objective=Dpo())
+    (first, rival), (second, other) = layout(result)
+    assert (first, other) == ("a0", "c2")
+    assert rival in ("a1", "a2") and second in ("c0", "c1")
+    assert dropped(result.metrics) == {"unverified": 1, "all_correct": 2, "unpaired": 2}
+    assert [result.metrics[key] for key in ("kept", "rows", "rows.right", "rows.wrong")] == [4, 2, 2, 0]
+
+
+def test_pairs_differ_by_prompt_round_and_seed_and_are_the_same_again():
+    def pairs(seed: int, round_: int = 1) -> list[tuple[str, str | None]]:
+        return layout(run_weigh(in_round(many_groups(), round_), objective=Dpo(), seed=seed))
+
+    assert pairs(1) == pairs(1) != pairs(2)
+    assert pairs(1, round_=2) != pairs(1)
+    assert {rival[-1] for _, rival in pairs(1) if rival} == {"1", "2", "3"}
+
+
+@pytest.mark.parametrize("pairing", ["one_to_one", "all_sampled"])
+def test_a_prompt_has_no_more_pairs_than_allowed(pairing: Any):
+    result = run_weigh(shard({"a": "rrrwww", "c": "rw"}), objective=Dpo(pairing=pairing, max_pairs=2))
+    assert [own[0] for own, _ in layout(result)] == ["a", "a", "c"]
+
+
+def test_masked_responses_are_in_no_pair():
+    result = run_weigh(shard({"a": "rw", "c": "rw"}, cut_off={("a", 1)}), truncated="mask", objective=Dpo())
+    assert layout(result) == [("c0", "c1")]
+    assert dropped(result.metrics) == {"truncated": 1, "unpaired": 1}
+
+
+def test_mismatched_rows_by_hand():
+    result = run_weigh(shard(KINDS), objective=Kto())
+    assert layout(result) == [("a0", "c0"), ("a1", "c1"), ("a2", "c2"), ("c0", "a0"), ("c1", "a1"), ("c2", "a2")]
+    assert dropped(result.metrics) == {"unverified": 1, "all_correct": 2}
+    assert [result.metrics[key] for key in ("kept", "rows", "rows.right", "rows.wrong")] == [6, 6, 3, 3]
+    alone = run_weigh(shard({"a": "rw", "b": "rr"}), objective=Kto())
+    assert layout(alone) == [("a0", None), ("a1", None)]
+
+
+OBJECTIVE = st.sampled_from(
+    [*(kind() for kind in OBJECTIVES.values()), Rft(on="wrong"), Dpo(pairing="all_sampled"), Dpo(max_pairs=1)]
+)
+OF_ROWS = ("asked", "kept", "rows", "rows.right", "rows.wrong", "dropped.not_trained_on", "dropped.unpaired")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.text("rwn", max_size=6), max_size=4), st.data(), OBJECTIVE, st.sampled_from(["negative", "mask", "drop"]),
+    st.sampled_from([0.0, 0.4]),
+)  # fmt: skip
+def test_every_sample_is_accounted_for_whatever_the_objective(
+    kinds: list[str], data: st.DataObject, objective: Objective, policy: str, flip_rate: float
+):
+    ids = [(f"p{n}", sample) for n, group in enumerate(kinds) for sample in range(len(group))]
+    cut_off = data.draw(st.sets(st.sampled_from(ids))) if ids else set()
+    tables = shard({f"p{n}": group for n, group in enumerate(kinds)}, cut_off)
+    result = run_weigh(tables, objective=objective, truncated=policy, flip_rate=flip_rate)
+    metrics, rows = result.metrics, weighted_from(result.rows)
+    assert metrics["asked"] == len(ids) == metrics["kept"] + sum(dropped(metrics).values())
+    assert metrics["kept"] == len({id_ for row in rows for id_ in row.key if id_ is not None})
+    assert (
+        metrics["rows"] == len(rows) == len({row.key for row in rows}) == metrics["rows.right"] + metrics["rows.wrong"]
+    )
+    assert metrics["rows.right"] == sum(row.reward == 1.0 for row in rows)
+    for row in rows:
+        assert len(row.mined) == len(row.token_weights) == len(row.token_ids)
+        assert row.token_weights == tuple(0.25 if mined else 1.0 for mined in row.mined)
+        assert row.reward == 0.0 or not any(row.mined)
+        assert policy == "negative" or not {(i.prompt_id, i.sample) for i in row.key if i} & cut_off
+        if objective.rows == "pairs":
+            assert row.reward == 1.0 and row.rival and row.rival.id.prompt_id == row.id.prompt_id
+        elif objective.rows == "mismatched":
+            assert (row.rival is None) == (len({r.id.prompt_id for r in rows}) == 1)
+            assert row.rival is None or row.rival.id.prompt_id != row.id.prompt_id
+        else:
+            assert row.rival is None
+    # what is counted of judges and mined tokens does not depend on the objective
+    plain = run_weigh(tables, objective=Bcpg(), truncated=policy, flip_rate=flip_rate).metrics
+    assert {k: v for k, v in metrics.items() if k not in OF_ROWS} == {
+        k: v for k, v in plain.items() if k not in OF_ROWS
+    }
 
 
 def test_the_stages_fit_together_on_fakes():
@@ -386,7 +615,7 @@ def test_the_stages_fit_together_on_fakes():
     engine = FakeGenerator(skill=0.6)
     sampling = Sampling(100)
     tables["rollouts"] = generate(
-        tables, job(output="rollouts", policy_version=0), engine=engine, group_size=8, sampling=sampling, run_seed=0,
+        tables, job(output="rollouts", policy_version=0, run_seed=0), engine=engine, group_size=8, sampling=sampling,
         seed_per_request=True,
     ).rows  # fmt: skip
     verifier = ExactVerifier(r"answer (\S+)", True)
@@ -428,8 +657,8 @@ def test_a_worker_reads_runs_and_receipts(tmp_path: Path):
     def stage(tables: Any, job: StageJob) -> StageResult:
         return StageResult(tables["prompts"][:1], {"n": float(len(tables["prompts"]))})
 
-    worker = StageWorker(str(tmp_path), {"copy": stage}, engine=FakeGenerator(policy_version=3))
-    receipt = worker.run(StageJob("copy", "eval_prompts", 2, 4, "att", {"prompts": source}))
+    worker = StageWorker({"copy": stage}, engine=FakeGenerator(policy_version=3))
+    receipt = worker.run(StageJob(str(tmp_path), "copy", "eval_prompts", 2, 4, "att", {"prompts": source}))
     assert receipt.path == "rounds/0002/eval_prompts/00004-att.parquet"
     assert (receipt.num_rows, receipt.metrics) == (1, {"n": 2.0})
     assert receipt.seconds > 0

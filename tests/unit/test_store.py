@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -29,6 +28,8 @@ from bcpg_cluster.records import (
 from bcpg_cluster.store import schema, shards
 from bcpg_cluster.store.schema import (
     SCHEMAS,
+    ReferenceRow,
+    Rival,
     Row,
     WeightedRow,
     outcome_row,
@@ -64,6 +65,7 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 tokens = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple)
 ids = st.builds(SampleId, st.integers(0, 9999), text, st.integers(-1, 1000))
+logprobs = st.lists(floats, max_size=5).map(tuple)
 rollouts = st.builds(
     Rollout,
     ids,
@@ -77,13 +79,26 @@ rollouts = st.builds(
 )
 outcomes = st.builds(Outcome, ids, st.sampled_from(OutcomeStatus), st.sampled_from([None, 0.0, 1.0]), st.none() | text)
 weighted = st.builds(
-    WeightedRow, ids, tokens, tokens, st.lists(floats, max_size=5).map(tuple), st.floats(-1, 1), st.sampled_from([0.0, 1.0]),
-    st.floats(0, 1), st.integers(0, 64),
+    WeightedRow, ids, tokens, tokens, logprobs, st.lists(st.booleans(), max_size=5).map(tuple), st.floats(-1, 1),
+    st.sampled_from([0.0, 1.0]), st.floats(0, 1), st.integers(0, 64),
 )  # fmt: skip
 
 
+@st.composite
+def weighted_with_rivals(draw: st.DrawFn) -> WeightedRow:
+    row = draw(weighted)
+    rival = draw(st.none() | st.builds(Rival, ids, tokens))
+    return replace(row, rival=rival and replace(rival, id=replace(rival.id, round=row.id.round)))
+
+
+@st.composite
+def references(draw: st.DrawFn) -> ReferenceRow:
+    key, values = draw(weighted_with_rivals()).key, draw(logprobs)
+    return ReferenceRow(key, values, () if key[1] is None else draw(logprobs))
+
+
 @settings(max_examples=40, deadline=None)
-@given(st.lists(rollouts, max_size=3), st.lists(outcomes, max_size=3), st.lists(weighted, max_size=3))
+@given(st.lists(rollouts, max_size=3), st.lists(outcomes, max_size=3), st.lists(weighted_with_rivals(), max_size=3))
 def test_samples_survive(some_rollouts: list[Rollout], some_outcomes: list[Outcome], some_weighted: list[WeightedRow]):
     assert rollouts_from(_through_arrow("rollouts", list(map(rollout_row, some_rollouts)))) == some_rollouts
     rows = _through_arrow("outcomes", list(map(outcome_row, some_outcomes)))
@@ -111,12 +126,31 @@ def test_verdicts_survive(status: VerdictStatus, error_type: ErrorType | None):
     assert verdicts_from(_through_arrow("verdicts.llm", list(map(verdict_row, verdicts)))) == {id_: verdicts}
 
 
-def test_prompts_and_reference_survive():
+def test_prompts_survive():
     prompts = [Prompt("a", "was?", "½"), Prompt("b", "q", "1")]
     assert prompts_from(_through_arrow("prompts", list(map(prompt_row, prompts)))) == prompts
-    values = tuple(float(np.float32(v)) for v in (-0.1, -2.5))
-    row = reference_row(SampleId(1, "a", 0), values)
-    assert reference_from(_through_arrow("reference", [row])) == {SampleId(1, "a", 0): values}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(references(), max_size=3))
+def test_references_survive(some: list[ReferenceRow]):
+    rows = _through_arrow("reference", list(map(reference_row, some)))
+    assert reference_from(rows) == {reference.key: reference for reference in some}
+
+
+def test_a_right_response_in_two_pairs_has_two_references():
+    right = SampleId(1, "a", 0)
+    pairs = [ReferenceRow((right, SampleId(1, "a", wrong)), (-0.5,), (-1.0 * wrong,)) for wrong in (1, 2)]
+    found = reference_from(_through_arrow("reference", list(map(reference_row, pairs))))
+    assert [found[pair.key].rival_logprobs for pair in pairs] == [(-1.0,), (-2.0,)]
+
+
+def test_an_empty_rival_is_not_the_same_as_none():
+    base = WeightedRow(SampleId(1, "a", 0), (1,), (2,), (1.0,), (False,), 0.5, 1.0, 0.5, 2)
+    beside = replace(base, rival=Rival(SampleId(1, "b", 3), ()))
+    found = weighted_from(_through_arrow("weighted", [weighted_row(base), weighted_row(beside)]))
+    assert found == [base, beside]
+    assert [row.key for row in found] == [(base.id, None), (base.id, SampleId(1, "b", 3))]
 
 
 def test_steps_and_verdicts_out_of_order():
@@ -190,9 +224,10 @@ def test_altered_torn_and_missing_files(tmp_path: Path):
 
 def test_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "SCHEMA_VERSION", 2)
+        patch.setattr(schema, "SCHEMA_VERSION", schema.SCHEMA_VERSION + 1)
         receipt = _write(tmp_path, "prompts", [prompt_row(Prompt("a", "q", "1"))])
-    with pytest.raises(StoreError, match="schema version 2; this program reads version 1"):
+    newer, known = schema.SCHEMA_VERSION + 1, schema.SCHEMA_VERSION
+    with pytest.raises(StoreError, match=f"schema version {newer}; this program reads version {known}"):
         read_shard(tmp_path, receipt)
 
 

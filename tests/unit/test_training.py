@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,17 +14,18 @@ from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.inline_runtime import InlineRuntime
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.engines.fake import FakeTrainerRank, encode
-from bcpg_cluster.engines.protocols import StepReport, TrainSettings
-from bcpg_cluster.errors import EngineError, MemberLostError, StoreError, TrainingDivergedError
+from bcpg_cluster.engines.protocols import ReferenceLogprobs, StepReport, TrainSettings
+from bcpg_cluster.errors import DataError, EngineError, MemberLostError, StoreError, TrainingDivergedError
+from bcpg_cluster.method.objective import Bcpg, Dpo, Kto, Objective, Rft
 from bcpg_cluster.observer import SilentObserver
 from bcpg_cluster.records import SampleId
 from bcpg_cluster.stages.train import TrainWorker, read_canaries
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
-from bcpg_cluster.store.schema import WeightedRow, reference_from, weighted_row
+from bcpg_cluster.store.schema import Rival, WeightedRow, reference_from, weighted_row
 from bcpg_cluster.store.shards import read_table, write_shard
-from bcpg_cluster.training import drop_torn_snapshots, keep_snapshots, train_round
+from bcpg_cluster.training import check_rows, drop_torn_snapshots, keep_snapshots, steps_path, train_round
 
-SETTINGS = TrainSettings(tau=0.1, learning_rate=1e-4, min_learning_rate=1e-5, batch_sequences=4)
+SETTINGS = TrainSettings(objective=Bcpg(), learning_rate=1e-4, min_learning_rate=1e-5, batch_sequences=4)
 
 
 @pytest.fixture
@@ -113,42 +116,46 @@ class Trainer(FakeTrainerRank):
     script: ClassVar[list[BaseException | None]] = []
     opened: ClassVar[list[str]] = []
     references: ClassVar[int] = 0
+    stops_after: ClassVar[int | None] = None
 
     def open(self, model_path: str, settings: TrainSettings) -> None:
         Trainer.opened.append(model_path)
         super().open(model_path, settings)
 
-    def reference_logprobs(self, rows: Any) -> dict[int, tuple[float, ...]]:
+    def reference_logprobs(self, rows: Any) -> dict[int, ReferenceLogprobs]:
         Trainer.references += 1
         return super().reference_logprobs(rows)
 
     def train(self, rows: Any, checkpoint_dir: str | None) -> list[StepReport]:
-        assert all(len(row.reference_logprobs) == len(row.token_ids) for row in rows)
+        for row in rows:
+            assert len(row.reference.response) == len(row.token_ids) == len(row.mined)
+            assert len(row.reference.rival) == len(row.rival_token_ids)
         if checkpoint_dir:
             Path(checkpoint_dir).mkdir(parents=True, exist_ok=True)
         error = Trainer.script.pop(0) if Trainer.script else None
         if error is not None:
             raise error
-        return super().train(rows, checkpoint_dir)
+        return super().train(rows, checkpoint_dir)[: Trainer.stops_after]
 
 
 class Bench:
-    def __init__(self, manifest: Manifest, size: int = 1) -> None:
+    def __init__(self, manifest: Manifest, size: int = 1, objective: Objective = Bcpg()) -> None:
         self.manifest, self.runtime = manifest, InlineRuntime()
+        self.settings = replace(SETTINGS, objective=objective)
         self.retries: list[str] = []
         self.observer = SilentObserver()
         self.observer.retry = lambda what, why: self.retries.append(why)  # type: ignore[method-assign]
 
         def spec(group: int, rank: int) -> MemberSpec:
             arguments = {
-                "run_dir": str(manifest.run_dir), "rank": rank, "world_size": size,
+                "rank": rank, "world_size": size,
                 "make_engine": lambda rank, world_size, host, port: Trainer(rank, world_size),
             }  # fmt: skip
             return MemberSpec(f"trainer/{rank}.{group}", TrainWorker, arguments)
 
         self.gang = Gang("trainer", self.runtime, spec, size)
         for shard in range(2):
-            rows = [weighted_row(self.row(shard, sample)) for sample in range(5)]
+            rows = [weighted_row(self.row(shard, sample, objective)) for sample in range(5)]
             manifest.accept(
                 write_shard(
                     manifest.run_dir,
@@ -164,26 +171,37 @@ class Bench:
         manifest.seal(1, "weighted", 2)
 
     @staticmethod
-    def row(shard: int, sample: int) -> WeightedRow:
-        response = encode("1+1=2\nanswer 2")[: 3 + sample]
+    def row(shard: int, sample: int, objective: Objective) -> WeightedRow:
+        """A pair's own response is always the same one: only its rival tells the rows apart."""
+        is_pair = objective.rows == "pairs"
+        response = encode("1+1=2\nanswer 2")[: 3 + (0 if is_pair else sample)]
         return WeightedRow(
-            SampleId(1, f"p{shard}", sample), encode("q"), response, (1.0,) * len(response), 0.5, 1.0, 0.5, 5
+            SampleId(1, f"p{shard}", 0 if is_pair else sample),
+            encode("q"),
+            response,
+            token_weights=(1.0,) * len(response),
+            mined=(False,) * len(response),
+            advantage=0.5,
+            reward=1.0,
+            group_mean=0.5,
+            group_size=5,
+            rival=Rival(SampleId(1, f"p{shard}", 10 + sample), encode("wrong" * 2)[: 1 + sample]) if is_pair else None,
         )
 
     def train(self, **settings: Any) -> SnapshotRecord:
         return train_round(
-            self.manifest, self.gang, round_=1, model_path="base", settings=SETTINGS, num_canaries=3,
+            self.manifest, self.gang, round_=1, model_path="base", settings=self.settings, num_canaries=3,
             observer=self.observer, **settings,
         )  # fmt: skip
 
 
 @pytest.fixture
 def make_bench(manifest: Manifest) -> Iterator[Callable[..., Bench]]:
-    Trainer.script, Trainer.opened, Trainer.references = [], [], 0
+    Trainer.script, Trainer.opened, Trainer.references, Trainer.stops_after = [], [], 0, None
     made: list[Bench] = []
 
-    def make(size: int = 1) -> Bench:
-        made.append(Bench(manifest, size))
+    def make(size: int = 1, objective: Objective = Bcpg()) -> Bench:
+        made.append(Bench(manifest, size, objective))
         return made[-1]
 
     yield make
@@ -196,7 +214,10 @@ def test_a_round_of_training(manifest: Manifest, make_bench: Callable[..., Bench
     record = bench.train()
     assert manifest.state.snapshots == {1: record}
     assert (manifest.run_dir / record.path / "fake.json").is_file()
-    assert record.metrics["steps"] == 3.0  # 10 rows in batches of 4
+    assert record.metrics["steps"] == record.metrics["steps_planned"] == 3.0  # 10 rows in batches of 4
+    assert record.metrics["stopped_early"] == 0.0
+    assert record.metrics["delta_per_token_right_last"] == 0.0
+    assert "delta_per_token_wrong_last" not in record.metrics  # no row is wrong: there is no such mean
     assert record.metrics["sequences"] == 10.0
     assert record.metrics["tokens"] == 2 * sum(3 + sample for sample in range(5))
     canaries = read_canaries(manifest.run_dir / record.path)
@@ -207,6 +228,77 @@ def test_a_round_of_training(manifest: Manifest, make_bench: Callable[..., Bench
     reference = reference_from(read_table(manifest.run_dir, manifest.state.receipts(1, "reference")))
     assert len(reference) == 10
     assert not (manifest.run_dir / "rounds/0001/checkpoint").exists()
+    lines = [json.loads(line) for line in (manifest.run_dir / steps_path(1)).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert StepReport(**lines[0]).num_sequences == 4
+    assert lines[0]["delta_per_token_mined"] is None
+    assert [path.name for path in (manifest.run_dir / "reports").iterdir()] == ["training-0001.jsonl"]
+
+
+def test_a_training_that_stopped_early_says_so(manifest: Manifest, make_bench: Callable[..., Bench]):
+    bench = make_bench()
+    Trainer.stops_after = 2
+    metrics = bench.train().metrics
+    assert (metrics["steps"], metrics["steps_planned"], metrics["stopped_early"]) == (2.0, 3.0, 1.0)
+    assert metrics["sequences"] == 8.0
+    assert len((manifest.run_dir / steps_path(1)).read_text().splitlines()) == 2
+
+
+def test_pairs_are_joined_with_their_references_by_both_samples(manifest: Manifest, make_bench: Callable[..., Bench]):
+    """Five pairs of a prompt share one right response; each has a rival of another length."""
+    record = make_bench(2, Dpo()).train()
+    reference = reference_from(read_table(manifest.run_dir, manifest.state.receipts(1, "reference")))
+    assert len(reference) == 10
+    for (own, rival), row in reference.items():
+        assert rival is not None
+        assert (own.sample, len(row.logprobs), len(row.rival_logprobs)) == (0, 3, 1 + rival.sample - 10)
+    assert record.metrics["steps"] == 5.0  # two pairs are the four responses of a step
+    assert record.metrics["sequences"] == 20.0
+    assert sum(r.metrics["tokens"] for r in manifest.state.receipts(1, "reference")) == 10 * 3 + 2 * (1 + 2 + 3 + 4 + 5)
+
+
+def test_one_group_serves_two_run_directories(make_bench: Callable[..., Bench], tmp_path: Path):
+    first = make_bench()
+    first.train()
+    with Manifest(tmp_path / "other") as manifest:
+        second = Bench(manifest)
+        second.gang = first.gang
+        record = second.train()
+        assert (tmp_path / "other" / record.path / "fake.json").is_file()
+        assert (tmp_path / "other" / steps_path(1)).is_file()
+        assert len(read_canaries(tmp_path / "other" / record.path)) == 3
+        second.runtime.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("objective", "weighed", "problem"),
+    [
+        (Dpo(), {"rows": 0.0, "tokens.mined": 5.0}, "'dpo'.*rows = 0"),
+        (Rft(), {"rows": 3.0, "rows.right": 0.0, "rows.wrong": 3.0}, "'rft'.*rows.right = 0, rows.wrong = 3"),
+        (Rft(on="wrong"), {"rows": 3.0, "rows.right": 3.0}, "'rft'.*rows.wrong = 0"),
+        (Bcpg(), {}, "'bcpg'.*rows = 0"),
+    ],
+)
+def test_a_table_without_a_row_for_the_objective_is_refused(
+    objective: Objective, weighed: dict[str, float], problem: str
+):
+    with pytest.raises(DataError, match=problem) as raised:
+        check_rows(weighed, objective)
+    assert "at least one" in raised.value.rule
+    assert raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("objective", "weighed"),
+    [
+        (Dpo(), {"rows": 1.0, "rows.right": 1.0}),
+        (Rft(), {"rows": 1.0, "rows.right": 1.0}),
+        (Rft(on="wrong"), {"rows": 1.0, "rows.wrong": 1.0}),
+        (Kto(), {"rows": 2.0, "rows.right": 1.0, "rows.wrong": 1.0}),
+    ],
+)
+def test_a_table_with_one_row_is_enough(objective: Objective, weighed: dict[str, float]):
+    check_rows(weighed, objective)
 
 
 def test_two_ranks_share_the_reference_pass(manifest: Manifest, make_bench: Callable[..., Bench]):

@@ -1,0 +1,1 @@
+"""Comparing training methods on one offline data set."""
