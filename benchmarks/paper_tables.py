@@ -338,7 +338,7 @@ def main() -> None:
         "--part", nargs="+", choices=list(PARTS), default=[name for name in PARTS if name != "extensions"]
     )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--learning-rates", default="1e-4,3e-4,1e-3")
+    parser.add_argument("--learning-rates", default="3e-4,1e-3,3e-3")
     parser.add_argument("--out", type=Path, default=Path("runs/paper"))
     parser.add_argument("--small", action="store_true", help="64 prompts, 40 problems, one learning rate")
     arguments = parser.parse_args()
