@@ -35,10 +35,20 @@ from bcpg_cluster.report.statistics import Interval, mean_interval
 from bcpg_cluster_cli.compare import make_setup, open_comparison
 
 NSA, BCPG, RFT = "bcpg_nsa", "bcpg", "rft"
-BETAS = (1.0, 0.75, 0.5, 0.25, 0.0, -0.25, -0.5, -1.0)
-FLIPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-SHARES = (0.125, 0.25, 0.5, 1.0)
-ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where the lines of the figures have points."""
+
+    betas: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25, 0.0, -0.25, -0.5, -1.0)
+    flips: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    shares: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
+    rounds: int = 5
+
+
+ALL = Points()
+FEW = Points(betas=(1.0, 0.5, -0.5), flips=(0.0, 0.5), shares=(0.5, 1.0), rounds=2)
 # The truth twice: one votes where an arm asks for it, the other measures everybody, also the consensus after flips.
 ORACLE = "judges.oracle={kind: chain_truth, role: spare}"
 TRUTH = ("judges.llm.role=spare", "judges.prm.role=spare", "judges.oracle.role=vote")
@@ -62,10 +72,10 @@ class Part:
     """
 
     question: str
-    arms: Callable[[Config], list[tuple[Arm, str]]]
+    arms: Callable[[Config, Points], list[tuple[Arm, str]]]
     tuned: tuple[str, ...]
     reference: str = NSA
-    present: Callable[[list[ArmResult], Path], list[str]] | None = None
+    present: Callable[[list[ArmResult], Path, Points], list[str]] | None = None
     has_third_judge: bool = False
 
 
@@ -80,18 +90,18 @@ def nsa_arm(config: Config, name: str, title: str, *settings: str) -> tuple[Arm,
     return Arm(name, (*METHODS[NSA].settings(config), *settings), rate_of=NSA), title
 
 
-def methods(config: Config) -> list[tuple[Arm, str]]:
+def methods(config: Config, at: Points) -> list[tuple[Arm, str]]:
     """Table 3, and the extensions that are not in the paper."""
     return [method_arm(config, name) for name in PAPER_METHODS]
 
 
-def extensions(config: Config) -> list[tuple[Arm, str]]:
+def extensions(config: Config, at: Points) -> list[tuple[Arm, str]]:
     """The objectives the paper does not have."""
     names = (NSA, BCPG, "asymre", "kto", "nft", "weighted_reinforce", "topr_nsa", "grpo_nsa")
     return [method_arm(config, name) for name in names]
 
 
-def labels(config: Config) -> list[tuple[Arm, str]]:
+def labels(config: Config, at: Points) -> list[tuple[Arm, str]]:
     """Tables 4 and 5: whose word a step is right by."""
     only = {name: [f"judges.{j}.role=spare" for j in ("llm", "prm") if j != name] for name in ("llm", "prm")}
     majority = ("judges.llm_causal.role=vote", "weigh.rule=majority")
@@ -115,38 +125,38 @@ def beta_arm(config: Config, beta: float, truth: bool) -> tuple[Arm, str]:
     return nsa_arm(config, name, title, f"weigh.beta={beta}", *(TRUTH if truth else ()))
 
 
-def betas(config: Config) -> list[tuple[Arm, str]]:
+def betas(config: Config, at: Points) -> list[tuple[Arm, str]]:
     """Figure 2: the weight of mined tokens, with judge labels and with true ones."""
-    arms = [beta_arm(config, beta, truth) for truth in (False, True) for beta in BETAS]
+    arms = [beta_arm(config, beta, truth) for truth in (False, True) for beta in at.betas]
     return list({arm.name: (arm, title) for arm, title in arms}.values())
 
 
-def rounds(config: Config) -> list[tuple[Arm, str]]:
+def rounds(config: Config, at: Points) -> list[tuple[Arm, str]]:
     """Whether later rounds help."""
-    return [method_arm(config, name, rounds=ROUNDS) for name in (NSA, BCPG, RFT)]
+    return [method_arm(config, name, rounds=at.rounds) for name in (NSA, BCPG, RFT)]
 
 
-def shares(config: Config) -> list[tuple[Arm, str]]:
+def shares(config: Config, at: Points) -> list[tuple[Arm, str]]:
     """How much data it takes."""
     arms = []
     for name in (NSA, BCPG, RFT):
         arms.append(method_arm(config, name))
-        for share in SHARES[:-1]:
+        for share in at.shares[:-1]:
             arm, title = method_arm(config, name, data_share=share)
             changed = Arm(f"{name}-share-{share:g}", arm.settings, arm.rate_of, data_share=share)
             arms.append((changed, f"{title}, {100 * share:g} % of the data"))
     return arms
 
 
-def sft(config: Config) -> list[tuple[Arm, str]]:
+def sft(config: Config, at: Points) -> list[tuple[Arm, str]]:
     """Table 1: what wrong responses alone teach."""
     return [(method_arm(config, RFT)[0], "SFT on right"), method_arm(config, "sft_wrong")]
 
 
-def noise(config: Config) -> list[tuple[Arm, str]]:
+def noise(config: Config, at: Points) -> list[tuple[Arm, str]]:
     """True labels, ever more of them turned over; BCPG needs none."""
     arms = [(method_arm(config, BCPG)[0], "BCPG (no labels)")]
-    for rate in FLIPS:
+    for rate in at.flips:
         name = "labels-truth" if rate == 0 else f"flips-{rate:g}"
         arms.append(nsa_arm(config, name, f"{100 * rate:g} % flipped", *TRUTH, f"weigh.flip_rate={rate}"))
     return arms
@@ -174,22 +184,22 @@ def draw(results: list[ArmResult], path: Path, xlabel: str, lines: dict[str, lis
         write_lines_plot(series, path.with_name(f"{path.name}-{name}.png"), xlabel, f"{name} accuracy, %")
 
 
-def present_betas(results: list[ArmResult], path: Path) -> list[str]:
+def present_betas(results: list[ArmResult], path: Path, at: Points) -> list[str]:
     """Figure 2."""
 
     def line(truth: bool) -> list[tuple[float, str, int]]:
         half = "labels-truth" if truth else NSA
         other = "truth" if truth else "judges"
-        return [(b, {1.0: "beta-1", 0.5: half}.get(b, f"beta-{other}-{b:g}"), 1) for b in BETAS]
+        return [(b, {1.0: "beta-1", 0.5: half}.get(b, f"beta-{other}-{b:g}"), 1) for b in at.betas]
 
     draw(results, path, "β", {"judge labels": line(False), "true labels": line(True)})
     return []
 
 
-def present_rounds(results: list[ArmResult], path: Path) -> list[str]:
+def present_rounds(results: list[ArmResult], path: Path, at: Points) -> list[str]:
     """Accuracy by round."""
     lines = {
-        METHODS[name].title: [(0.0, START, 0), *((float(r), name, r) for r in range(1, ROUNDS + 1))]
+        METHODS[name].title: [(0.0, START, 0), *((float(r), name, r) for r in range(1, at.rounds + 1))]
         for name in (NSA, BCPG, RFT)
     }
     draw(results, path, "round", lines)
@@ -214,20 +224,20 @@ def _shown(value: Interval) -> str:
     return f"{100 * value.mean:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
 
 
-def present_shares(results: list[ArmResult], path: Path) -> list[str]:
+def present_shares(results: list[ArmResult], path: Path, at: Points) -> list[str]:
     """Accuracy over the share of the data."""
     lines = {
-        METHODS[name].title: [(100 * s, name if s == 1 else f"{name}-share-{s:g}", 1) for s in SHARES]
+        METHODS[name].title: [(100 * s, name if s == 1 else f"{name}-share-{s:g}", 1) for s in at.shares]
         for name in (NSA, BCPG, RFT)
     }
     draw(results, path, "share of the offline set, %", lines)
     return []
 
 
-def present_noise(results: list[ArmResult], path: Path) -> list[str]:
+def present_noise(results: list[ArmResult], path: Path, at: Points) -> list[str]:
     """Accuracy over the flip rate."""
-    nsa = [(100 * f, "labels-truth" if f == 0 else f"flips-{f:g}", 1) for f in FLIPS]
-    lines = {"BCPG-NSA, β = 0.5": nsa, "BCPG": [(100 * f, BCPG, 1) for f in FLIPS]}
+    nsa = [(100 * f, "labels-truth" if f == 0 else f"flips-{f:g}", 1) for f in at.flips]
+    lines = {"BCPG-NSA, β = 0.5": nsa, "BCPG": [(100 * f, BCPG, 1) for f in at.flips]}
     draw(results, path, "labels flipped, %", lines)
     return mined(results)
 
@@ -252,7 +262,11 @@ def mined(results: list[ArmResult]) -> list[str]:
 PARTS = {
     "methods": Part("Which method learns most from the same offline data?", methods, PAPER_METHODS),
     "labels": Part(
-        "Which labels mine best?", labels, (NSA,), present=lambda results, path: mined(results), has_third_judge=True
+        "Which labels mine best?",
+        labels,
+        (NSA,),
+        present=lambda results, path, at: mined(results),
+        has_third_judge=True,
     ),
     "beta": Part("Which weight of mined tokens is best?", betas, (NSA,), present=present_betas),
     "noise": Part("How right must the labels be?", noise, (NSA, BCPG), reference=BCPG, present=present_noise),
@@ -294,10 +308,10 @@ def setup_of(files: dict[str, Path], part: Part, arguments: argparse.Namespace) 
     return make_setup("laptop", settings, rates, 20 if arguments.small else 200, arguments.seeds, 1000)
 
 
-def run_part(name: str, comparison: Comparison, setup: Setup, seeds: Sequence[int], out: Path) -> None:
+def run_part(name: str, comparison: Comparison, setup: Setup, at: Points, seeds: Sequence[int], out: Path) -> None:
     """Tune, train, measure; write the page after every seed."""
     part = PARTS[name]
-    arms = part.arms(setup.config)
+    arms = part.arms(setup.config, at)
     for method in part.tuned:
         comparison.tune(method_arm(setup.config, method)[0])
     results: list[ArmResult] = []
@@ -305,15 +319,15 @@ def run_part(name: str, comparison: Comparison, setup: Setup, seeds: Sequence[in
         results.append(comparison.start(seed))
         for arm, _ in arms:
             results += comparison.run(arm, seed)
-        write_page(name, results, {START: "start", **{arm.name: title for arm, title in arms}}, out)
+        write_page(name, results, {START: "start", **{arm.name: title for arm, title in arms}}, at, out)
 
 
-def write_page(name: str, results: list[ArmResult], titles: dict[str, str], out: Path) -> None:
+def write_page(name: str, results: list[ArmResult], titles: dict[str, str], at: Points, out: Path) -> None:
     """``<part>.md``, ``.json`` and pictures."""
     part = PARTS[name]
     table = compare(results, part.reference, titles=titles)
     write_plot(table, out / f"{name}.png")
-    further = part.present(results, out / name) if part.present is not None else []
+    further = part.present(results, out / name, at) if part.present is not None else []
     machine = facts()
     lines = [f"# {part.question}", "", markdown_table(table), "", *further, ""]
     lines.append(f"Commit {machine['commit']}, {machine['device']}, {machine['cores']} cores, {machine['versions']}.")
@@ -340,7 +354,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--learning-rates", default="3e-4,1e-3,3e-3")
     parser.add_argument("--out", type=Path, default=Path("runs/paper"))
-    parser.add_argument("--small", action="store_true", help="64 prompts, 40 problems, one learning rate")
+    parser.add_argument("--small", action="store_true", help="64 prompts, 40 problems, one learning rate, few points")
     arguments = parser.parse_args()
     out = arguments.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -354,7 +368,7 @@ def main() -> None:
         directory = out / ("three-judges" if has_third_judge else "two-judges")
         with open_comparison(directory, setup, "local", "laptop", console, inline=False) as comparison:
             for name in names:
-                run_part(name, comparison, setup, range(arguments.seeds), out)
+                run_part(name, comparison, setup, FEW if arguments.small else ALL, range(arguments.seeds), out)
                 console.print(f"{name}: written to {out}/{name}.md", highlight=False)
 
 

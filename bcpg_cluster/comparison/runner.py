@@ -276,7 +276,9 @@ def check_directory(directory: Path, setup: Setup) -> None:
                 "rounds may be added",
                 remedy="give another --run-dir",
             )
-    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    elif directory.exists() and (
+        not directory.is_dir() or any(not path.name.startswith(f".{_ASKED}") for path in directory.iterdir())
+    ):
         raise RunDirectoryError(
             f"{directory} is not a comparison",
             rule="a comparison lives in a directory of its own",

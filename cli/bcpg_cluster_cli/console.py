@@ -151,10 +151,15 @@ def _push_text(push: dict[str, Any]) -> str:
 def _train_text(train: dict[str, float]) -> str:
     if not train.get("steps"):
         return "no step (nothing to learn from)"
+    drifts = {what: train.get(f"delta_per_token_{what}_last") for what in ("right", "mined", "unmined", "wrong")}
+    if drifts["mined"] is not None:
+        drifts.pop("wrong")  # it is both of these
+    shown = ", ".join(f"{value:+.4f} ({what})" for what, value in drifts.items() if value is not None)
+    stopped = f" of {train['steps_planned']:.0f}, stopped early" if train.get("stopped_early") else ""
     return (
-        f"{train['steps']:.0f} steps, loss {train['loss_first']:.4f} -> {train['loss_last']:.4f}, gradient norm "
-        f"{train['grad_norm_first']:.3f} -> {train['grad_norm_last']:.3f}, drift per token "
-        f"{train['delta_per_token_right_last']:+.4f} (right) {train['delta_per_token_wrong_last']:+.4f} (wrong) nats"
+        f"{train['steps']:.0f} steps{stopped}, loss {train['loss_first']:.4f} -> {train['loss_last']:.4f}, gradient norm "
+        f"{train['grad_norm_first']:.3f} -> {train['grad_norm_last']:.3f}, drift per token {shown} nats, entropy "
+        f"{train['entropy_first']:.4f} -> {train['entropy_last']:.4f}"
     )
 
 

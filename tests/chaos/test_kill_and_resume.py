@@ -26,7 +26,7 @@ COMMAND = str(Path(sys.executable).with_name("bcpg-cluster"))
 # Imports once and forks for every run, so that a kill costs no start-up. Prints the child's pid, then how it ended.
 NURSERY = """
 import os, shlex, sys
-import bcpg_cluster_cli.iterate
+import bcpg_cluster_cli.compare, bcpg_cluster_cli.iterate, matplotlib.figure, scipy.stats
 from bcpg_cluster_cli import app
 for line in sys.stdin:
     child = os.fork()
@@ -181,6 +181,24 @@ def test_killed_after_random_times(nursery: Nursery, tmp_path: Path, config_file
         assert nursery.ended() == 0, nursery.log.read_text()[-3000:]
         expected = {round_: finished_run.reports[round_] for round_ in (0, 1)}
         assert what_counts(read_manifest(run_dir).reports) == what_counts(expected)
+
+
+def test_a_comparison_that_is_killed_goes_on(nursery: Nursery, tmp_path: Path, config_file: Path):
+    """Killed anywhere, tuning included, it ends in the same numbers as one that was left alone."""
+    common = ("compare", "-c", config_file, "--inline", "--methods", "bcpg_nsa,dpo", "--seeds", 1)
+    common += ("--rounds", 2, "--validation-prompts", 6, "--learning-rates", "1e-4,1e-3")
+    nursery.start(*common, "--run-dir", tmp_path / "calm")
+    assert nursery.ended() == 0, nursery.log.read_text()[-3000:]
+    rng = random.Random(11)
+    for _ in range(5):
+        pid = nursery.start(*common, "--run-dir", tmp_path / "killed")
+        time.sleep(rng.random() * 1.2)
+        kill(pid)
+        assert nursery.ended() in (0, -signal.SIGKILL), nursery.log.read_text()[-3000:]
+    nursery.start(*common, "--run-dir", tmp_path / "killed")
+    assert nursery.ended() == 0, nursery.log.read_text()[-3000:]
+    for name in ("comparison.json", "comparison.md", "results.csv"):
+        assert (tmp_path / "killed" / name).read_text() == (tmp_path / "calm" / name).read_text()
 
 
 @pytest.fixture
