@@ -101,17 +101,6 @@ def extensions(config: Config, at: Points) -> list[tuple[Arm, str]]:
     return [method_arm(config, name) for name in names]
 
 
-def rates(config: Config, at: Points) -> list[tuple[Arm, str]]:
-    """Whether a difference is the method's or its learning rate's: the best methods at the two best rates."""
-    arms = []
-    for name in (NSA, BCPG, RFT, "topr"):
-        for rate in (3e-4, 1e-3):
-            settings = (f"train.learning_rate={rate}", f"train.min_learning_rate={rate / 10}")
-            arm = Arm(f"rate-{name}-{rate:g}", (*METHODS[name].settings(config), *settings))
-            arms.append((arm, f"{METHODS[name].title}, {rate:g}"))
-    return arms
-
-
 def labels(config: Config, at: Points) -> list[tuple[Arm, str]]:
     """Tables 4 and 5: whose word a step is right by."""
     only = {name: [f"judges.{j}.role=spare" for j in ("llm", "prm") if j != name] for name in ("llm", "prm")}
@@ -284,7 +273,6 @@ PARTS = {
     "sft": Part("What do wrong responses alone teach?", sft, (RFT, "sft_wrong"), reference=RFT),
     "efficiency": Part("How much data does it take?", shares, (NSA, BCPG, RFT), present=present_shares),
     "rounds": Part("Do later rounds help?", rounds, (NSA, BCPG, RFT), present=present_rounds),
-    "rates": Part("Is it the method or its learning rate?", rates, (), reference="rate-bcpg_nsa-0.0003"),
     "extensions": Part(
         "And the objectives the paper does not have?",
         extensions,
@@ -293,7 +281,7 @@ PARTS = {
 }
 
 
-FURTHER = ("rates", "extensions")  # only when asked for
+FURTHER = ("extensions",)  # only when asked for
 
 
 def draw_problems(folder: Path) -> dict[str, Path]:
