@@ -1,32 +1,38 @@
-"""The composition root: from a configuration to the objects of a run. The only place that names implementations.
+"""The composition root: from a configuration to the objects of a run. Implementations are named in ``implementations``.
 
 Heavy imports happen inside the member factories, which run in the members' own processes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool, PoolLimits
 from bcpg_cluster.cluster.runtime import MemberSpec, Runtime
-from bcpg_cluster.config import Config, JudgeConfig, PoolConfig, resolve_asset
+from bcpg_cluster.config import Config, PoolConfig, resolve_asset
 from bcpg_cluster.coordinator import Coordinator, Parts, Serving
-from bcpg_cluster.engines.protocols import Judge, RolloutEngine, Sampling, TextGenerator, TrainerRank, TrainSettings
+from bcpg_cluster.engines.protocols import Sampling, TextGenerator, TrainSettings
 from bcpg_cluster.engines.vllm_rollout import ACTOR_ENVIRONMENT
 from bcpg_cluster.errors import ConfigError, DataError, Interrupted
-from bcpg_cluster.method.segment import StepRules
-from bcpg_cluster.method.verdict import JudgePrompt, parse_judge_prompt
+from bcpg_cluster.implementations import (
+    check_segmenter,
+    judge_endpoint,
+    load_judge_prompt,
+    make_judge,
+    make_rollout_engine,
+    make_segmenter,
+    make_trainer_rank,
+    make_verifier,
+)
 from bcpg_cluster.observer import Observer
-from bcpg_cluster.prompts import PromptSets, check_sets, read_prompts, round_prompts
+from bcpg_cluster.prompt_sources import Columns
+from bcpg_cluster.prompts import PromptSets, check_sets, round_prompts
 from bcpg_cluster.records import Prompt
-from bcpg_cluster.rewards.protocol import Verifier
 from bcpg_cluster.stages.generate import generate
 from bcpg_cluster.stages.job import Stage, StageWorker
 from bcpg_cluster.stages.judge import judge as judge_stage
@@ -35,6 +41,7 @@ from bcpg_cluster.stages.train import TrainWorker
 from bcpg_cluster.stages.verify import verify
 from bcpg_cluster.stages.weigh import WeighSettings, weigh
 from bcpg_cluster.store.manifest import Manifest
+from bcpg_cluster.tasks.registry import read_prompt_source
 
 # --- what members host (called in the member's own process) ------------------------------------------------------
 
@@ -42,7 +49,7 @@ from bcpg_cluster.store.manifest import Manifest
 def host_rollout(config: Mapping[str, Any], policy_version: int, snapshot: str | None, member: int) -> StageWorker:
     """A member of the rollout pool; it starts with the weights that are served when it is made."""
     settings = Config.model_validate(config)
-    engine = _rollout_engine(settings, policy_version, snapshot, member)
+    engine = make_rollout_engine(settings, policy_version, snapshot, member)
     sample, measure = settings.generate, settings.evaluate
     stages: dict[str, Stage] = {
         "generate": partial(
@@ -65,35 +72,12 @@ def host_rollout(config: Mapping[str, Any], policy_version: int, snapshot: str |
     return StageWorker(stages, engine)
 
 
-def _rollout_engine(config: Config, policy_version: int, snapshot: str | None, member: int) -> RolloutEngine:
-    if config.policy.kind == "fake":
-        from bcpg_cluster.engines.fake import FakeGenerator, Faults
-
-        model = config.policy.model
-        output: Any = model.partition(":")[2] or None
-        return FakeGenerator(
-            model=model, policy_version=policy_version, snapshot=snapshot, faults=Faults(output=output)
-        )
-    from bcpg_cluster.engines.vllm_rollout import VllmGenerator
-
-    backend = None if config.push.backend == "disk" else config.push.backend
-    # members with one seed would draw the same responses to unseeded requests
-    engine_args = {"seed": config.seed * 1000 + member, **config.policy.engine_args}
-    return VllmGenerator(
-        resolve_asset(config.policy.model),
-        engine_args=engine_args,
-        weight_transfer_backend=backend,
-        policy_version=policy_version,
-        snapshot=snapshot,
-    )
-
-
 def host_judges(config: Mapping[str, Any], pool: str) -> StageWorker:
     """A member of a judge pool, with every judge of that pool over the one engine they share."""
     settings = Config.model_validate(config)
     judges = {name: j for name, j in settings.judges.items() if settings.judge_pool(name) == pool}
     generators: dict[str, TextGenerator] = {}
-    engines = {name: _judge(name, judge, generators) for name, judge in judges.items()}
+    engines = {name: make_judge(settings, name, generators) for name in judges}
     stages = {
         f"judge.{name}": partial(judge_stage, engine=engine, name=name, show_gold=judges[name].show_gold)
         for name, engine in engines.items()
@@ -101,73 +85,26 @@ def host_judges(config: Mapping[str, Any], pool: str) -> StageWorker:
     return StageWorker(stages, next(iter(engines.values())))
 
 
-def _judge(name: str, config: JudgeConfig, generators: dict[str, TextGenerator]) -> Judge:
-    """Build a judge; LLM judges of one model share its engine, which ``generators`` holds."""
-    if config.kind == "chain_truth":
-        from bcpg_cluster.engines.chain_truth import ChainTruth
-
-        return ChainTruth()
-    if config.kind == "fake":
-        from bcpg_cluster.engines.fake import FakeJudge
-
-        return FakeJudge(name, precision=config.precision, recall=config.recall)
-    model = resolve_asset(config.model or "")
-    if config.kind == "prm":
-        from bcpg_cluster.engines.prm import VllmStepScorer
-
-        return VllmStepScorer(
-            model,
-            name,
-            engine_args=config.engine_args,
-            model_version=model_digest(model),
-            separator=config.separator,
-            system=config.system,
-        )
-    from bcpg_cluster.engines.llm_judge import LlmJudge
-    from bcpg_cluster.engines.vllm_rollout import VllmGenerator
-
-    if model not in generators:
-        generators[model] = VllmGenerator(model, engine_args=config.engine_args, weight_transfer_backend=None)
-    generator = cast("VllmGenerator", generators[model])
-    return LlmJudge(
-        generator,
-        name,
-        load_judge_prompt(config.prompt),
-        config.view,
-        model_version=model_digest(model),
-        max_tokens=config.max_tokens,
-        max_prompt_tokens=generator.max_model_len - config.max_tokens,
-    )
-
-
 def host_cpu(config: Mapping[str, Any]) -> StageWorker:
     """A member of the cpu pool: verification, segmentation, weighing, and the judges that need no engine."""
     settings = Config.model_validate(config)
-    verifier = _verifier(settings)
+    verifier = make_verifier(settings)
     judges = {name: j for name, j in settings.judges.items() if settings.judge_pool(name) == "cpu"}
     stages: dict[str, Stage] = {
         "verify": partial(verify, verifier=verifier, prompts_table="prompts", rollouts_table="rollouts"),
         "verify_evaluation": partial(
             verify, verifier=verifier, prompts_table="eval_prompts", rollouts_table="eval_rollouts"
         ),
-        "segment": partial(segment, rules=step_rules(settings), min_verified_share=settings.weigh.min_verified_share),
+        "segment": partial(
+            segment, cut=make_segmenter(settings.segment), min_verified_share=settings.weigh.min_verified_share
+        ),
         "weigh": weigh,
     }
     for name, judge in judges.items():
         stages[f"judge.{name}"] = partial(
-            judge_stage, engine=_judge(name, judge, {}), name=name, show_gold=judge.show_gold
+            judge_stage, engine=make_judge(settings, name), name=name, show_gold=judge.show_gold
         )
     return StageWorker(stages)
-
-
-def _verifier(config: Config) -> Verifier:
-    if config.verify.kind == "math":
-        from bcpg_cluster.rewards.math_answer import MathVerifier
-
-        return MathVerifier(config.verify.time_limit_s)
-    from bcpg_cluster.rewards.exact import ExactVerifier
-
-    return ExactVerifier(config.verify.answer_pattern, config.verify.numeric)
 
 
 def host_trainer(config: Mapping[str, Any], rank: int, world_size: int) -> TrainWorker:
@@ -177,31 +114,12 @@ def host_trainer(config: Mapping[str, Any], rank: int, world_size: int) -> Train
         from bcpg_cluster.engines.deepspeed_trainer import check_deepspeed_config
 
         check_deepspeed_config(settings.train.deepspeed, settings.train.zero_stage, settings.train.dtype)
-    return TrainWorker(rank, world_size, partial(_trainer, settings.train.kind, settings.train.group_timeout_s))
-
-
-def _trainer(kind: str, timeout_s: float, rank: int, world_size: int, host: str, port: int) -> TrainerRank:
-    if kind == "fake":
-        from bcpg_cluster.engines.fake import FakeTrainerRank
-
-        return FakeTrainerRank()
-    if kind == "torch":
-        from bcpg_cluster.engines.torch_trainer import TorchTrainer
-
-        return TorchTrainer()
-    from bcpg_cluster.engines.deepspeed_trainer import DeepSpeedRank
-
-    return DeepSpeedRank(rank, world_size, host, port, timeout_s=timeout_s)
+    return TrainWorker(
+        rank, world_size, partial(make_trainer_rank, settings.train.kind, settings.train.group_timeout_s)
+    )
 
 
 # --- small translations ------------------------------------------------------------------------------------------
-
-
-def step_rules(config: Config) -> StepRules:
-    """The segmenter's rules."""
-    section = config.segment
-    rules = StepRules(split_on=section.split_on, min_tokens=section.min_tokens, max_tokens=section.max_tokens)
-    return rules if section.cues is None else replace(rules, cues=section.cues)
 
 
 def train_settings(config: Config, round_: int) -> TrainSettings:
@@ -218,7 +136,7 @@ def weigh_settings(config: Config) -> WeighSettings:
         voters=config.voters,
         measures=tuple(name for name, judge in config.judges.items() if judge.role == "measure"),
         thresholds={name: judge.threshold for name, judge in config.judges.items()},
-        rule=section.rule,
+        rule=config.consensus_rule,
         beta=section.beta,
         min_verified_share=section.min_verified_share,
         truncated=section.truncated,
@@ -228,57 +146,34 @@ def weigh_settings(config: Config) -> WeighSettings:
     )
 
 
-def load_judge_prompt(source: str) -> JudgePrompt:
-    """A shipped prompt (``embedded:taxonomy``) or a user's TOML file.
-
-    Raises:
-        ConfigError: it does not exist or is not a judge prompt.
-    """
-    name = source.removeprefix("embedded:")
-    path = Path(resolve_asset(f"embedded:judge_prompts/{name}.toml")) if name != source else Path(source)
-    try:
-        return parse_judge_prompt(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"judge prompt {source!r}: {error}",
-            rule="a judge prompt is a TOML file with name, system, user and step",
-            remedy="see bcpg_cluster/assets/judge_prompts/",
-        ) from None
-
-
-def model_digest(model: str) -> str:
-    """Names a model in verdict records: a digest of a local directory's files (large ones by size), else the name itself."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)}:{size}\n".encode())
-        if size < 64 * 2**20:
-            digest.update(path.read_bytes())
-    return f"{folder.name}@{digest.hexdigest()[:12]}"
-
-
 # --- before anything heavy starts --------------------------------------------------------------------------------
 
 
 def read_all_prompts(config: Config) -> PromptSets:
     """Train and test prompts, checked (see ``prompts``)."""
-    train = read_prompts(resolve_asset(config.prompts.train))
-    test = read_prompts(resolve_asset(config.prompts.test))
-    more = {name: read_prompts(resolve_asset(path)) for name, path in config.prompts.more_tests.items()}
+    section = config.prompts
+    columns = None if section.columns is None else Columns(**section.columns.model_dump())
+    read = partial(
+        read_prompt_source,
+        columns=columns,
+        config_name=section.config_name,
+        revision=section.revision,
+        limit=section.limit,
+    )
+    train = read(resolve_asset(section.train), split=section.train_split)
+    test = read(resolve_asset(section.test), split=section.test_split)
+    more = {name: read(resolve_asset(path), split=section.test_split) for name, path in section.more_tests.items()}
     sets = PromptSets(train, test, more)
     check_sets(sets)
     round_prompts(train, 1, config.prompts.per_round, config.prompts.order, config.seed)
-    if config.verify.kind == "exact":  # math-verify would take minutes here; `validate` asks it
+    if config.verify.kind != "math":  # math-verify would take minutes here; `validate` asks it
         check_answers(config, [*train, *test, *(prompt for prompts in more.values() for prompt in prompts)])
     return sets
 
 
 def check_answers(config: Config, prompts: Iterable[Prompt]) -> None:
     """Let the verifier look at every gold answer. Raises :class:`DataError` for one it could never find equal."""
-    verifier = _verifier(config)
+    verifier = make_verifier(config)
     try:
         for prompt in prompts:
             verifier.check_gold(prompt.answer)
@@ -287,11 +182,18 @@ def check_answers(config: Config, prompts: Iterable[Prompt]) -> None:
 
 
 def check_models(config: Config) -> None:
-    """Look at every model that is a local directory, before an engine does.
+    """Look at every local model, judge prompt, endpoint and segmenter, before an engine does.
 
     Raises:
         DataError: a directory that is not a Hugging Face checkpoint with a tokenizer.
+        ConfigError: a judge prompt that is none, a key that is not set, a segmenter that cannot be had.
     """
+    check_segmenter(config.segment)
+    for judge in config.judges.values():
+        if judge.kind in ("llm", "openai"):
+            load_judge_prompt(judge.prompt)
+        if judge.kind == "openai":
+            judge_endpoint(judge).read_key()
     models = {"policy.model": config.policy.model} if config.policy.kind != "fake" else {}
     models |= {f"judges.{n}.model": j.model for n, j in config.judges.items() if j.kind in ("llm", "prm") and j.model}
     for key, name in models.items():

@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.method.consensus import ConsensusRule
 from bcpg_cluster.method.objective import OBJECTIVES, Bcpg, Objective
 
 EMBEDDED = "embedded:"
@@ -49,8 +50,24 @@ class PolicyConfig(Section):
         return self
 
 
+class ColumnsConfig(Section):
+    """Which column of a data set is what; ``question.text`` reaches into a column of objects.
+
+    Attributes:
+        question, answer: the problem and the gold answer.
+        prompt_id: names the problem; without it problems are numbered by their row.
+    """
+
+    question: str = "question"
+    answer: str = "answer"
+    prompt_id: str | None = None
+
+
 class PromptsConfig(Section):
-    """Where problems come from: JSON lines with ``prompt_id``, ``question`` and ``answer``.
+    """Where problems come from.
+
+    ``train`` and ``test`` are JSON lines with ``prompt_id``, ``question`` and ``answer``; or, with ``columns``, any JSON-lines or
+    Parquet file, saved data set or hub id; or a ready-made task: ``task:gsm8k``, ``task:NAME=/a/local/copy``.
 
     ``order`` says which prompts a round gets: ``stated`` takes the file's own order, ``shuffled`` a permutation by the run's
     seed; either way each round takes the next ``per_round`` and starts again at the front when all were used. ``more_tests``
@@ -61,6 +78,12 @@ class PromptsConfig(Section):
     test: str
     per_round: int = Field(256, ge=1)
     order: Literal["stated", "shuffled"] = "shuffled"
+    columns: ColumnsConfig | None = None
+    train_split: str | None = None
+    test_split: str | None = None
+    config_name: str | None = None
+    revision: str | None = None
+    limit: int | None = Field(None, ge=1)
     more_tests: dict[str, str] = Field(default_factory=dict)
 
 
@@ -81,21 +104,119 @@ class GenerateConfig(Section):
 
 
 class VerifyConfig(Section):
-    """How an answer is checked. ``exact`` reads ``answer_pattern``'s last match; ``math`` is math-verify."""
+    """How an answer is checked.
 
-    kind: Literal["exact", "math"] = "exact"
+    Attributes:
+        kind: ``exact`` reads ``answer_pattern``'s last match; ``math`` is math-verify; ``code`` runs the response's last code
+            block against unit tests in a sandbox; ``function`` asks a function of yours.
+        function: ``package.module:function`` of (response, gold), a score in [0, 1] or None.
+        threshold: the least score of ``function`` that is reward 1.
+        prompt_opens_thinking: the chat template ends with ``<think>``, so a response without ``</think>`` has no answer.
+        cpu_limit_s, wall_limit_s, memory_gib: of one program (``code``).
+        allow_unsandboxed: run code without isolation where the kernel allows none.
+    """
+
+    kind: Literal["exact", "math", "code", "function"] = "exact"
     answer_pattern: str = r"answer (\S+)"
     numeric: bool = True
     time_limit_s: float = Field(10.0, gt=0)
+    function: str | None = None
+    threshold: float = Field(1.0, ge=0, le=1)
+    prompt_opens_thinking: bool = False
+    cpu_limit_s: int = Field(6, ge=1)
+    wall_limit_s: float = Field(60.0, gt=0)
+    memory_gib: float = Field(2.0, gt=0)
+    allow_unsandboxed: bool = False
+
+    @model_validator(mode="after")
+    def _function_is_named(self) -> VerifyConfig:
+        if (self.kind == "function") != (self.function is not None):
+            raise ValueError("verify.kind 'function' needs verify.function, and no other kind has one")
+        return self
 
 
 class SegmentConfig(Section):
-    """How a wrong response is cut into steps (see ``method.segment.StepRules``); ``None`` keeps the rule's default."""
+    """How a wrong response is cut into steps.
 
+    Attributes:
+        kind: how pieces are found: by the text's ``structure`` (``method.segment``), at a ``delimiter``, or by Segment Any
+            Text (``sat``, an extra).
+        split_on, cues, cues_inside_lines, min_tokens, max_tokens: ``structural``, see ``method.segment.StepRules``; ``None``
+            keeps the rule's cues.
+        cut_after, cut_before: ``delimiter``: strings that end, that begin a piece.
+        merge: whether pieces are merged into steps of some size (``method.step_merge``); ``auto`` is on for ``delimiter`` and
+            ``sat``.
+        merge_min_tokens, merge_target_tokens, merge_max_tokens, merge_cues: sizes of merged steps, and the words that close
+            one; ``None`` keeps the rule's words.
+        model, sat_tokenizer, threshold, stride, block_size, batch_size, backend, onnx_providers, device: ``sat``, see
+            ``engines.sat_splitter``. The threshold is 0.25 for -sm models, 0.025 for the others.
+    """
+
+    kind: Literal["structural", "delimiter", "sat"] = "structural"
     split_on: Literal["line", "paragraph"] = "line"
     cues: tuple[str, ...] | None = None
+    cues_inside_lines: bool = False
     min_tokens: int = Field(1, ge=1)
     max_tokens: int = Field(0, ge=0)
+    cut_after: tuple[str, ...] = ("\n\n",)
+    cut_before: tuple[str, ...] = ()
+    merge: Literal["auto", "on", "off"] = "auto"
+    merge_min_tokens: int = Field(64, ge=1)
+    merge_target_tokens: int = Field(256, ge=1)
+    merge_max_tokens: int = Field(512, ge=0)
+    merge_cues: tuple[str, ...] | None = None
+    model: str | None = None
+    sat_tokenizer: str | None = None
+    threshold: float = Field(0.25, gt=0, lt=1)
+    stride: int = Field(256, ge=1)
+    block_size: int = Field(512, ge=1)
+    batch_size: int = Field(32, ge=1)
+    backend: Literal["auto", "wtpsplit", "wtpsplit-lite"] = "auto"
+    onnx_providers: tuple[str, ...] | None = None
+    device: str | None = None
+
+    @model_validator(mode="after")
+    def _sat_has_a_model(self) -> SegmentConfig:
+        if self.kind == "sat" and not self.model:
+            raise ValueError("segment.kind 'sat' needs segment.model: a directory or hub id, e.g. sat-3l-sm")
+        return self
+
+
+class EndpointConfig(Section):
+    """An OpenAI-compatible endpoint (a vendor's, a vLLM server's, Ray Serve's) that a judge of kind ``openai`` asks.
+
+    Limits are per process of the judge's pool: divide by its members.
+
+    Attributes:
+        base_url: address up to and with ``/v1``.
+        api_key_env: environment variable with the key, which is read where the judge runs and stored nowhere.
+        token_limit_field: what the endpoint calls the limit on answer tokens.
+        structured: how the answer's JSON schema is sent (``strict`` for OpenAI).
+        extra_body: further fields of the request, untouched.
+        timeout_s, max_retries: of one try; tries after the first, with growing waits.
+        requests_per_minute, tokens_per_minute, concurrency: what the endpoint is asked at most.
+        price_prompt, price_answer, price_cached_prompt: money per million tokens; without the first two nothing is added up.
+    """
+
+    base_url: str
+    api_key_env: str | None = None
+    token_limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    structured: Literal["json_schema", "strict", "json_object", "none"] = "json_schema"
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    timeout_s: float = Field(120.0, gt=0)
+    max_retries: int = Field(5, ge=0)
+    requests_per_minute: float | None = Field(None, gt=0)
+    tokens_per_minute: float | None = Field(None, gt=0)
+    concurrency: int = Field(8, ge=1)
+    price_prompt: float | None = Field(None, ge=0)
+    price_answer: float | None = Field(None, ge=0)
+    price_cached_prompt: float | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _prices_go_together(self) -> EndpointConfig:
+        if (self.price_prompt is None) != (self.price_answer is None):
+            raise ValueError("price_prompt and price_answer are given together or not at all")
+        return self
 
 
 class JudgeConfig(Section):
@@ -108,10 +229,23 @@ class JudgeConfig(Section):
         view: ``causal`` shows steps 0..k for the verdict on k (the paper's notation), ``full`` asks for all verdicts in one call.
         show_gold: whether the judge sees the gold answer.
         prompt: ``embedded:NAME`` or a TOML file.
+        max_tokens: of one answer; JSON with reasons takes about 90 tokens a step.
+        window_steps, window_tokens: most steps one call of the full view asks about, and most tokens of those; ``None`` is no
+            limit.
+        look_ahead: a window also shows the steps after it.
+        temperature, top_p: of the judge; 0 is greedy.
+        sample: which draw of the same request this judge is.
+        answer_after: only what follows this marker is the answer, e.g. ``</think>``.
+        cache: directory of answers shared between runs.
+        endpoint: of a judge of kind ``openai``.
+        convention: ``prm``: how the model is shown steps; ``auto`` reads its architecture or name.
+        engine: ``prm``: what serves it; ``auto`` is transformers for skywork, else vLLM.
+        context_tokens: ``prm``: least left context of a later window over a long response, at most half the model's context.
+        separator, system: ``prm``: the step token, and the system message; ``None`` is what the family was trained with.
         pool: where it runs; by default ``judge.<name>`` (``prm`` for the judge of that name, ``cpu`` for ``chain_truth``).
     """
 
-    kind: Literal["llm", "prm", "chain_truth", "fake"]
+    kind: Literal["llm", "openai", "prm", "chain_truth", "fake"]
     role: Literal["vote", "measure", "spare"] = "vote"
     model: str | None = None
     engine_args: dict[str, Any] = Field(default_factory=dict)
@@ -119,17 +253,31 @@ class JudgeConfig(Section):
     view: Literal["causal", "full"] = "full"
     show_gold: bool = False
     max_tokens: int = Field(512, ge=1)
+    window_steps: int | None = Field(None, ge=1)
+    window_tokens: int | None = Field(None, ge=1)
+    look_ahead: bool = False
+    temperature: float = Field(0.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    sample: int = Field(0, ge=0)
+    answer_after: str | None = None
+    cache: str | None = None
+    endpoint: EndpointConfig | None = None
     threshold: float = Field(0.5, ge=0, le=1)
-    separator: str = "<extra_0>"
-    system: str = "Please reason step by step, and put your final answer within \\boxed{}."
+    convention: Literal["auto", "qwen", "math_shepherd", "rlhflow", "skywork"] = "auto"
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    context_tokens: int = Field(512, ge=0)
+    separator: str | None = None
+    system: str | None = None
     precision: float = Field(0.9, ge=0, le=1)
     recall: float = Field(0.8, ge=0, le=1)
     pool: str | None = None
 
     @model_validator(mode="after")
     def _needs_a_model(self) -> JudgeConfig:
-        if self.kind in ("llm", "prm") and not self.model:
+        if self.kind in ("llm", "openai", "prm") and not self.model:
             raise ValueError(f"a judge of kind {self.kind!r} needs a model")
+        if (self.kind == "openai") != (self.endpoint is not None):
+            raise ValueError("a judge of kind 'openai' needs an endpoint section, and no other kind has one")
         return self
 
 
@@ -137,13 +285,22 @@ class WeighConfig(Section):
     """How verdicts become token weights (Eqs. 3-7). ``beta`` 1 is plain BCPG.
 
     Attributes:
-        rule: ``all`` is the paper's AND; ``majority`` wants more than half of the voters (an abstention is no vote for it).
+        rule: ``all`` is the paper's AND; ``majority`` wants more than half of the voters, ``k_of_n`` ``num_needed`` of them,
+            ``any`` one; ``weighted`` adds up log-odds.
+        abstention: what a voter without an answer counts as: ``against``, or ``left_out`` of the count.
+        num_needed: k of ``k_of_n``.
+        accuracies: by voter, in [0.5, 1), for ``weighted`` (`judge-eval` measures them).
+        prior: chance that a step is right before anybody is asked, for ``weighted``.
         truncated: what a response cut off at the token limit is: a ``negative`` (the paper's data), left out of training but
             counted in rbar (``mask``), or left out of both (``drop``).
         flip_rate: share of the step labels turned over at random, by the run's seed; to see how judge quality matters.
     """
 
-    rule: Literal["all", "majority"] = "all"
+    rule: Literal["all", "any", "majority", "k_of_n", "weighted"] = "all"
+    abstention: Literal["against", "left_out"] = "against"
+    num_needed: int | None = Field(None, ge=1)
+    accuracies: dict[str, float] = Field(default_factory=dict)
+    prior: float = Field(0.5, gt=0, lt=1)
     beta: float = Field(0.5, ge=-1, le=1)
     min_verified_share: float = Field(0.5, ge=0, le=1)
     truncated: Literal["negative", "mask", "drop"] = "negative"
@@ -289,6 +446,19 @@ class Config(Section):
         return judges
 
     @model_validator(mode="after")
+    def _rule_fits_the_voters(self) -> Config:
+        self.consensus_rule.check_judges(self.voters)
+        return self
+
+    @property
+    def consensus_rule(self) -> ConsensusRule:
+        """How the voters decide."""
+        section = self.weigh
+        return ConsensusRule(
+            section.rule, section.abstention, section.num_needed, dict(section.accuracies), section.prior
+        )
+
+    @model_validator(mode="after")
     def _one_engine_a_pool(self) -> Config:
         engines: dict[str, tuple[str, JudgeConfig]] = {}
         for name, judge in self.judges.items():
@@ -350,6 +520,10 @@ class Config(Section):
         content["push"].pop("deadline_s")
         content["train"].pop("checkpoint_every_steps")
         content["train"].pop("group_timeout_s")
+        for judge in content["judges"].values():
+            judge.pop("cache")
+            if judge["endpoint"] is not None:
+                judge["endpoint"] = {key: judge["endpoint"][key] for key in ("base_url", "structured", "extra_body")}
         content["trainer_ranks"] = self.pool("trainer").members
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -239,7 +239,9 @@ class Coordinator:
     ) -> dict[str, float]:
         """Have the map stages of a round done; wall seconds by stage."""
         shards = split_shards(prompts, per_shard)
-        for shard in self._manifest.state.missing(round_, prompts_table, len(shards)):
+        given = self._manifest.state.sealed.get((round_, prompts_table))  # imported or adopted prompts are sealed
+        num_shards = len(shards) if given is None else given.num_shards
+        for shard in [] if given else self._manifest.state.missing(round_, prompts_table, num_shards):
             self._manifest.accept(
                 write_shard(
                     self._manifest.run_dir,
@@ -262,7 +264,7 @@ class Coordinator:
             self._parts.pools,
             stages,
             round_,
-            len(shards),
+            num_shards,
             {
                 "policy_version": policy_version,
                 "run_seed": self._config.seed,

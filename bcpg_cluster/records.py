@@ -67,6 +67,7 @@ class DropReason(StrEnum):
     UNPAIRED = "unpaired"  # the objective takes pairs, and this response is in none
 
 
+EXTERNAL_POLICY_VERSION = -1  # of responses that no version of this run has drawn; the manifest names their source
 GREEDY_SAMPLE = -1  # the sample number of the greedy response in an evaluation; sampled ones count from 0
 
 
@@ -101,10 +102,11 @@ class Rollout:
     Attributes:
         prompt_token_ids: the templated prompt, generation prompt included.
         token_ids: the response's own ids, end token included when it was emitted. Never re-tokenised.
-        sampler_logprobs: one per response token, nats, the model's own distribution at temperature 1.
+        sampler_logprobs: one per response token, nats, the model's own distribution at temperature 1; none where they are
+            unknown (imported).
         token_texts: what each token adds to the text, so that they join to the response. A special token adds ``""``, and of
             the tokens that share a multi-byte character only the one that completes it adds it.
-        policy_version: the snapshot version that answered.
+        policy_version: the snapshot version that answered; below 0, made elsewhere (``EXTERNAL_POLICY_VERSION``).
         seed: the sampling seed of this request; ``None`` when the engine was not seeded per request.
     """
 

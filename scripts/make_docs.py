@@ -49,12 +49,17 @@ MEANINGS = {
     "prompts.more_tests": "further test files by name, measured and reported every round beside `test`",
     "generate.group_size": "G, responses per prompt",
     "generate.temperature": "sampling temperature of the behaviour policy",
+    "prompts.columns": "which column of a data set is what; `null`: a prompt file, or columns `question` and `answer`",
+    "prompts.train_split": "split of a data set to train on",
+    "prompts.test_split": "split of a data set to measure on",
+    "prompts.config_name": "a data set's configuration on the hub",
+    "prompts.revision": "a data set's revision on the hub",
+    "prompts.limit": "the first so many problems of each file; `null` is all",
     "generate.top_p": "nucleus sampling; 1 is off",
     "generate.top_k": "0 is off",
     "generate.max_tokens": "most response tokens; a response that reaches it counts as truncated",
     "generate.prompts_per_shard": "prompts of one shard, the unit of work; groups are never split",
     "generate.seed_per_request": "every sample reproducible by itself; on GPUs it switches off vLLM's fast sampler",
-    "verify.kind": "`exact` reads a pattern's last match; `math` is math-verify in a process of its own",
     "verify.answer_pattern": "`exact` only: a regular expression with one group, the answer",
     "verify.numeric": "`exact` only: compare numbers by value",
     "verify.time_limit_s": "`math` only: for one comparison; past it the sample has no reward",
@@ -62,16 +67,11 @@ MEANINGS = {
     "segment.cues": "reflection words that begin a step; `null` is the built-in list, `[]` none",
     "segment.min_tokens": "shorter steps are merged with a neighbour; 1 is off",
     "segment.max_tokens": "longer steps are cut at a line, sentence or word; 0 is off",
-    "judges.<name>.kind": "`llm`, `prm`, `chain_truth` (the embedded task's own truth) or `fake` (tests)",
-    "judges.<name>.model": "needed for `llm` and `prm`; as `policy.model`",
+    "judges.<name>.kind": "`llm`, `openai` (an endpoint), `prm`, `chain_truth` (the embedded task's own truth) or `fake` (tests)",
+    "judges.<name>.model": "needed for `llm`, `openai` and `prm`; as `policy.model`, or the endpoint's name of it",
     "judges.<name>.engine_args": "as `policy.engine_args`, for this judge's engine",
-    "judges.<name>.max_tokens": "`llm` only: most tokens of an answer",
-    "judges.<name>.separator": "`prm` only: the step token of the model's vocabulary",
-    "judges.<name>.system": "`prm` only: the system message it was trained with; empty for none",
     "judges.<name>.precision": "`fake` only: of the steps it calls right, the share that is",
     "judges.<name>.recall": "`fake` only: of the right steps, the share it calls so",
-    "weigh.rule": "how the voting judges decide: `all` is the paper's AND (Eq. 5); `majority` wants more than half of all of "
-    "them, and an abstention is no vote",
     "weigh.beta": "beta of Eq. 7, the weight of mined tokens; 1 is plain BCPG, 0 removes their penalty",
     "weigh.min_verified_share": "a group with a smaller share of verified samples is dropped whole",
     "objective": "the loss and its options, chosen by `name`; without one it is `bcpg`. See [Objectives](#objectives)",
@@ -192,6 +192,11 @@ def config_page() -> str:
                 "that name), `cpu`, `trainer`."
             )
         parts += [f"## `{prefix}`", prose(section.__doc__) + note, key_table(keys, section)]
+        for key, field in section.model_fields.items():
+            inner = section_of(field.annotation)
+            if inner is not None:
+                inner_keys = [(k, f"{prefix}.{key}.{k}", f) for k, f in inner.model_fields.items()]
+                parts += [f"### `{prefix}.{key}`", prose(inner.__doc__), key_table(inner_keys, inner)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,38 +1,50 @@
 """A process reward model on vLLM: P(step is right) of every step of a response, in one causal pass.
 
-The convention is that of Qwen2.5-Math-PRM: the response is the assistant's turn, every step is followed by a separator
-token, the last one too, and the model's two-way head is read at the separators (docs/method.md).
+What the model is shown, and where its scores are, is a convention (``engines.prm_conventions``); responses beyond its
+context are shown in windows (``engines.prm_windows``). vLLM's pooling runner serves
+
+- ``Qwen2ForProcessRewardModel`` (convention ``qwen``) by its own architecture, and
+- causal models (``math_shepherd``, ``rlhflow``) as a classifier made of two rows of the output head, so that a score is
+  softmax over the logits of "+" and "-", all steps in one pass. (Next-token log-probs by ``logprob_token_ids`` would need
+  a request a step, and change what other requests of the batch get.)
+
+``skywork`` models are unknown to vLLM: :class:`~bcpg_cluster.engines.prm_transformers.TransformersStepScorer`.
 """
 
 from __future__ import annotations
 
 import gc
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bcpg_cluster.engines.protocols import JudgeCase, Judgement
+from bcpg_cluster.engines.prm_conventions import QWEN_SYSTEM, Convention
+from bcpg_cluster.engines.prm_detection import detect_convention, make_convention
+from bcpg_cluster.engines.prm_windows import WindowInput, judgement, to_judgements, window_inputs
+from bcpg_cluster.engines.protocols import Judge, JudgeCase, Judgement
 from bcpg_cluster.engines.vllm_loop import EngineLoop
 from bcpg_cluster.engines.vllm_rollout import check_engine_args
 from bcpg_cluster.errors import ConfigError, EngineError
-from bcpg_cluster.records import VerdictStatus
 
-QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
-GOOD = 1  # column of the softmax that is P(step is right)
+__all__ = ["QWEN_SYSTEM", "VllmStepScorer", "load_convention", "make_step_scorer"]
+
+CONTEXT_TOKENS = 512
+_judgement = judgement
 
 
 class VllmStepScorer:
-    """A :class:`~bcpg_cluster.engines.protocols.Judge` that scores: Qwen2ForProcessRewardModel on one vLLM engine.
+    """A :class:`~bcpg_cluster.engines.protocols.Judge` that scores, on one vLLM engine.
 
     Args:
         engine_args: vLLM's own options (see :func:`~bcpg_cluster.engines.vllm_rollout.check_engine_args`).
         model_version: names the weights in :attr:`version`; the model's name by default.
-        separator: the step token of the model's vocabulary.
-        system: the system message the model was trained with; empty for none.
+        separator: the step token of the model's vocabulary; ``None`` for what its family was trained with.
+        system: the system message the model was trained with; empty for none, ``None`` as for ``separator``.
+        convention: a name of ``prm_conventions.CONVENTIONS``, or ``auto``.
+        context_tokens: how much of a response a later window shows at least before the steps it scores.
 
     Raises:
-        ConfigError: engine_args that do not hold, or a separator that is not one token of the vocabulary.
+        ConfigError: engine_args that do not hold, or a model or tokenizer that does not fit the convention.
     """
 
     def __init__(
@@ -42,45 +54,45 @@ class VllmStepScorer:
         *,
         engine_args: Mapping[str, Any],
         model_version: str | None = None,
-        separator: str = "<extra_0>",
-        system: str = QWEN_SYSTEM,
+        separator: str | None = None,
+        system: str | None = None,
+        convention: str = "auto",
+        context_tokens: int = CONTEXT_TOKENS,
     ) -> None:
         check_engine_args(model, engine_args)
         self.name = name
         self._model_version = model_version or model
-        self._separator = separator
-        self._system = system
+        self._context_tokens = context_tokens
         self._tokenizer_lock = threading.Lock()
-        self._tokenizer, self._separator_id = _load_tokenizer(model, engine_args, separator)
-        step_tag_id = self._separator_id
-        self._loop = EngineLoop(lambda: _build(model, engine_args, step_tag_id), name=f"vllm-{name}")
-        # Token pooling needs the whole prompt in one step: vLLM turns chunked prefill off for it.
-        self._max_prompt_tokens = self._loop.between_steps(
-            lambda llm: min(
-                llm.model_config.max_model_len, llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
+        self._convention, tokenizer, _ = load_convention(model, engine_args, convention, separator, system)
+        if self._convention.head == "value":
+            raise ConfigError(
+                f"vLLM does not know the architecture of {model}",
+                rule="models with a value head (skywork) are served by transformers",
+                remedy="set the judge's engine to transformers, or leave it to be chosen",
             )
-        )
+        options = _engine_options(self._convention, tokenizer, engine_args)
+        self._loop = EngineLoop(lambda: _build(model, options), name=f"vllm-{name}")
+        self._max_prompt_tokens = self._loop.between_steps(_capacity)
 
     @property
     def version(self) -> str:
         """Model and input format: two scorers with the same version give the same scores."""
-        return f"{self._model_version}/qwen-prm/{self._separator}/{self._max_prompt_tokens}"
+        return f"{self._model_version}/{self._convention.version}/{self._max_prompt_tokens}/{self._context_tokens}"
 
     def judge(self, cases: Sequence[JudgeCase]) -> list[tuple[Judgement, ...]]:
-        """Scores of all steps of all cases. A case with a separator in its text, or too long, is ``REFUSED``."""
+        """Scores of all steps of all cases. Steps that cannot be told apart in the input, or do not fit, are ``REFUSED``."""
         from vllm import PoolingParams
 
-        judgements: list[tuple[Judgement, ...]] = [(Judgement(VerdictStatus.REFUSED),) * len(c.steps) for c in cases]
-        prompts = {index: ids for index, case in enumerate(cases) if (ids := self._render(case)) is not None}
+        with self._tokenizer_lock:
+            inputs = window_inputs(self._convention, cases, self._max_prompt_tokens, self._context_tokens)
         params = PoolingParams(task="token_classify", use_activation=True)
-        outputs = self._loop.submit([(token_ids, params) for token_ids in prompts.values()])
-        for index, output in zip(prompts, outputs, strict=True):
-            rows = output.outputs.data.tolist()
-            num_steps = len(cases[index].steps)
-            if len(rows) != num_steps:
-                raise EngineError(f"the process reward model gave {len(rows)} scores for {num_steps} steps")
-            judgements[index] = tuple(_judgement(row[GOOD]) for row in rows)
-        return judgements
+        outputs = self._loop.submit([(part.rendered.token_ids, params) for part in inputs])
+        scores = [
+            _good_scores(output.outputs.data.tolist(), part, self._convention)
+            for part, output in zip(inputs, outputs, strict=True)
+        ]
+        return to_judgements(cases, inputs, scores)
 
     def health(self) -> dict[str, float]:
         """Requests running and waiting, busy seconds."""
@@ -91,47 +103,113 @@ class VllmStepScorer:
         self._loop.close()
         gc.collect()
 
-    def _render(self, case: JudgeCase) -> tuple[int, ...] | None:
-        """The prompt's token ids; ``None`` when it cannot be scored."""
-        if not case.steps or any(self._separator in text for text in (case.problem, *case.steps)):
-            return None
-        messages = [{"role": "system", "content": self._system}] if self._system else []
-        response = "".join(step.strip("\n") + self._separator for step in case.steps)
-        messages += [{"role": "user", "content": case.problem}, {"role": "assistant", "content": response}]
-        with self._tokenizer_lock:
-            token_ids = tuple(
-                self._tokenizer.apply_chat_template(messages, add_generation_prompt=False, return_dict=False)
-            )
-        # Counted again in ids: some other spelling of the token in the text would shift every score after it.
-        fits = len(token_ids) <= self._max_prompt_tokens and token_ids.count(self._separator_id) == len(case.steps)
-        return token_ids if fits else None
+
+def make_step_scorer(model: str, name: str, *, engine: str = "auto", **options: Any) -> Judge:
+    """The scorer for a model: on vLLM, or on transformers where vLLM does not know the architecture.
+
+    Args:
+        engine: ``vllm``, ``transformers``, or ``auto``: transformers for the convention ``skywork`` alone.
+        options: as :class:`VllmStepScorer` takes them.
+
+    Raises:
+        ConfigError: as the scorer itself, or an unknown engine.
+    """
+    from bcpg_cluster.engines.prm_transformers import TransformersStepScorer
+
+    if engine not in ("auto", "vllm", "transformers"):
+        raise ConfigError(
+            f"there is no engine {engine!r} for process reward models",
+            rule="auto, vllm or transformers",
+            remedy="correct the name",
+        )
+    if engine == "auto":
+        convention = options.get("convention", "auto")
+        if convention == "auto":
+            convention = detect_convention(model, _model_config(model, options.get("engine_args", {})))
+        engine = "transformers" if convention == "skywork" else "vllm"
+    return (TransformersStepScorer if engine == "transformers" else VllmStepScorer)(model, name, **options)
 
 
-def _judgement(score: float) -> Judgement:
-    if math.isfinite(score) and 0.0 <= score <= 1.0:
-        return Judgement(VerdictStatus.JUDGED, score=score)
-    return Judgement(VerdictStatus.UNPARSABLE, raw=str(score))
+def load_convention(
+    model: str, engine_args: Mapping[str, Any], name: str, separator: str | None, system: str | None
+) -> tuple[Convention, Any, dict[str, Any]]:
+    """The convention on the model's own tokenizer; also the tokenizer and the model's ``config.json``.
 
-
-def _load_tokenizer(model: str, engine_args: Mapping[str, Any], separator: str) -> tuple[Any, int]:
+    Raises:
+        ConfigError: see :func:`~bcpg_cluster.engines.prm_detection.make_convention`.
+    """
     from transformers import AutoTokenizer
 
+    config = _model_config(model, engine_args)
     tokenizer = AutoTokenizer.from_pretrained(
         engine_args.get("tokenizer") or model, trust_remote_code=engine_args.get("trust_remote_code", False)
     )
-    token_id = tokenizer.get_vocab().get(separator)
-    if token_id is None:
+    return make_convention(name, tokenizer, model, config, separator=separator, system=system), tokenizer, config
+
+
+def _model_config(model: str, engine_args: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's ``config.json`` as it is: a class for its architecture need not exist."""
+    from transformers import PreTrainedConfig
+
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(model, revision=engine_args.get("revision"))
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{separator!r} is not a token of {model}",
-            rule="the step separator is one token of the process reward model's vocabulary",
-            remedy="set the separator the model was trained with",
-        )
-    return tokenizer, token_id
+            f"the config.json of {model} cannot be read: {error}",
+            rule="a process reward model is a Hugging Face model directory or id",
+            remedy="correct the model, or download it to this machine",
+        ) from None
+    return dict(config)
 
 
-def _build(model: str, engine_args: Mapping[str, Any], step_tag_id: int) -> Any:
-    from vllm import LLM
+def _engine_options(convention: Convention, tokenizer: Any, engine_args: Mapping[str, Any]) -> dict[str, Any]:
+    """What the engine is built with: the user's options and what the convention needs."""
     from vllm.config import PoolerConfig
 
-    pooler = PoolerConfig(task="token_classify", tok_pooling_type="STEP", step_tag_id=step_tag_id)
-    return LLM(model, runner="pooling", pooler_config=pooler, **engine_args)
+    options = dict(engine_args)
+    if convention.separator_id is not None:
+        # Only the separators' rows come back. The default step_tag_id is a token of the large models' vocabulary.
+        pooler = PoolerConfig(task="token_classify", tok_pooling_type="STEP", step_tag_id=convention.separator_id)
+    else:
+        pooler = PoolerConfig(task="token_classify", tok_pooling_type="ALL")
+        options.setdefault("enable_prefix_caching", False)  # a cached prefix has no rows to give
+    if convention.pair is not None:
+        pieces = tokenizer.convert_ids_to_tokens(list(convention.pair))
+        if tokenizer.convert_tokens_to_ids(pieces) != list(convention.pair):  # vLLM goes back from the pieces to ids
+            raise ConfigError(
+                f"the tokens {pieces} do not lead back to their ids {list(convention.pair)}",
+                rule="vLLM finds the rows of the output head by the tokens' names",
+                remedy="set the judge's engine to transformers",
+            )
+        options["convert"] = "classify"
+        options["hf_overrides"] = {
+            **(options.get("hf_overrides") or {}), "classifier_from_token": pieces, "method": "no_post_processing"
+        }  # fmt: skip
+    return options | {"runner": "pooling", "pooler_config": pooler}
+
+
+def _build(model: str, options: Mapping[str, Any]) -> Any:
+    from vllm import LLM
+
+    return LLM(model, **options)
+
+
+def _capacity(llm: Any) -> int:
+    """The most tokens of one prompt. Without chunked prefill (STEP pooling turns it off) it must fit one engine step."""
+    scheduler, longest = llm.llm_engine.vllm_config.scheduler_config, int(llm.model_config.max_model_len)
+    return longest if scheduler.enable_chunked_prefill else min(longest, int(scheduler.max_num_batched_tokens))
+
+
+def _good_scores(rows: Sequence[Sequence[float]], part: WindowInput, convention: Convention) -> list[float]:
+    """P(good) at the window's positions; a row that is no distribution gives NaN, which no status takes for a score.
+
+    Raises:
+        EngineError: not one row for every position asked for.
+    """
+    positions = part.rendered.positions
+    num_rows = len(part.rendered.token_ids) if convention.separator_id is None else len(positions)
+    if len(rows) != num_rows:
+        raise EngineError(f"the process reward model gave {len(rows)} scores for {num_rows} places")
+    chosen = [rows[place] for place in positions] if convention.separator_id is None else rows
+    good = 1 if convention.head == "two_way" else 0
+    return [row[good] if len(row) == 2 and abs(sum(row) - 1) < 1e-2 else float("nan") for row in chosen]

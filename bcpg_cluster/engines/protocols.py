@@ -17,12 +17,16 @@ from bcpg_cluster.records import ErrorType, StopReason, VerdictStatus
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample. ``temperature`` 0 is greedy; ``top_k`` 0 is off; ``max_tokens`` counts response tokens."""
+    """How to sample. ``temperature`` 0 is greedy; ``top_k`` 0 is off; ``max_tokens`` counts response tokens.
+
+    ``json_schema`` (JSON text) binds the response to a schema, where the engine can; ``None`` leaves it free.
+    """
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,8 +303,9 @@ class VllmGenerator:
 
 def _sampling_params(sampling: Sampling, seed: int | None) -> Any:
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+    schema = sampling.json_schema
     return SamplingParams(
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
@@ -315,6 +316,7 @@ def _sampling_params(sampling: Sampling, seed: int | None) -> Any:
         flat_logprobs=True,
         detokenize=False,  # texts are made per token in _generation, after the engine's work
         output_kind=RequestOutputKind.FINAL_ONLY,
+        structured_outputs=StructuredOutputsParams(json=schema) if schema is not None else None,
     )
 
 

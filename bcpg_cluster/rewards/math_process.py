@@ -62,6 +62,8 @@ def answer(request: dict[str, str]) -> dict[str, Any]:
         return {"status": "no_answer"}
     failure: Exception | None = None
     is_equal = False
+    # Where it finds an answer but no expression in it, math-verify keeps its text alone, and compares that.
+    found = {"status": "verified", "extracted": _text(said), "is_parsed": not all(isinstance(s, str) for s in said)}
     for wanted in gold:
         for candidate in said:
             try:
@@ -69,10 +71,10 @@ def answer(request: dict[str, str]) -> dict[str, Any]:
             except Exception as error:
                 failure = error
             if is_equal:
-                return {"status": "verified", "is_equal": True, "extracted": _text(said)}
+                return found | {"is_equal": True}
     if failure is not None:
         raise failure
-    return {"status": "verified", "is_equal": False, "extracted": _text(said)}
+    return found | {"is_equal": False}
 
 
 def main() -> None:

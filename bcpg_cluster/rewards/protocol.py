@@ -18,11 +18,13 @@ class Verification:
     Attributes:
         reward: 1.0 or 0.0; ``None`` exactly with ``ENGINE_LOST`` and ``VERIFIER_ERROR``.
         extracted: the answer as it was read, when one was found.
+        is_unparsed: there is an answer, but nothing that could be compared was read from it (it counts as wrong).
     """
 
     status: OutcomeStatus
     reward: float | None
     extracted: str | None = None
+    is_unparsed: bool = False
 
 
 class Verifier(Protocol):

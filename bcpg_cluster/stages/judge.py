@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from bcpg_cluster.engines.protocols import Judge, JudgeCase
+from bcpg_cluster.engines.protocols import Judge, JudgeCase, Judgement
 from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import Verdict
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
@@ -27,7 +27,14 @@ def judge(tables: Tables, job: StageJob, *, engine: Judge, name: str, show_gold:
         )
         for id_, of_sample in steps.items()
     ]
-    answers = engine.judge(cases) if cases else []
+    counted = getattr(engine, "judge_counted", None)  # judges that keep an account of calls, tokens and money
+    account: dict[str, float] = {}
+    if not cases:
+        answers: list[tuple[Judgement, ...]] = []
+    elif counted is None:
+        answers = engine.judge(cases)
+    else:
+        answers, account = counted(cases)
     if len(answers) != len(cases):
         raise EngineError(f"judge {name!r} answered {len(answers)} of {len(cases)} cases")
     rows = []
@@ -46,4 +53,5 @@ def judge(tables: Tables, job: StageJob, *, engine: Judge, name: str, show_gold:
             )
     metrics = {f"status.{status}": float(count) for status, count in statuses.items()}
     tokens = sum(of_sample[-1].end for of_sample in steps.values())  # of the responses judged
+    metrics |= {f"judge.{key}": value for key, value in account.items()}
     return StageResult(rows, {**metrics, "steps": len(rows), "samples": len(cases), "tokens": tokens})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from bcpg_cluster.method.segment import StepRules
-from bcpg_cluster.method.segment import segment as cut
+from bcpg_cluster.method.segmenters import Segmenter
 from bcpg_cluster.stages.groups import shard_groups
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.store.schema import outcomes_from, rollouts_from, step_rows
 
 
-def segment(tables: Tables, job: StageJob, *, rules: StepRules, min_verified_share: float) -> StageResult:
+def segment(tables: Tables, job: StageJob, *, cut: Segmenter, min_verified_share: float) -> StageResult:
     """The steps of every wrong response that may be trained on."""
     outcomes = outcomes_from(tables["outcomes"])
     # Truncated responses are cut like any other, whatever `weigh.truncated` says: `mask` and `drop` only ever take samples
@@ -18,7 +17,7 @@ def segment(tables: Tables, job: StageJob, *, rules: StepRules, min_verified_sha
     for group, result in shard_groups(rollouts_from(tables["rollouts"]), outcomes, min_verified_share):
         for rollout, member in zip(group, result.members, strict=True):
             if member.drop_reason is None and outcomes[rollout.id].reward == 0.0:
-                rows += step_rows(rollout.id, cut(rollout.token_texts, rules))
+                rows += step_rows(rollout.id, cut(rollout.token_texts))
                 samples += 1
                 tokens += len(rollout.token_ids)
     return StageResult(rows, {"samples": samples, "steps": len(rows), "tokens": tokens})

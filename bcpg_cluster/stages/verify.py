@@ -15,14 +15,16 @@ def verify(
 ) -> StageResult:
     """One outcome for every rollout of the shard."""
     gold = {prompt.prompt_id: prompt.answer for prompt in prompts_from(tables[prompts_table])}
-    outcomes = []
+    outcomes, unparsed = [], 0
     rollouts = rollouts_from(tables[rollouts_table])
     for rollout in rollouts:
         checked = verifier.verify(rollout.text, gold[rollout.id.prompt_id], rollout.stop_reason)
+        unparsed += checked.is_unparsed
         outcomes.append(Outcome(rollout.id, checked.status, checked.reward, checked.extracted))
     statuses = Counter(str(outcome.status) for outcome in outcomes)
     metrics = {f"status.{status}": float(count) for status, count in statuses.items()}
     metrics["samples"] = float(len(outcomes))
+    metrics["unparsed"] = float(unparsed)
     metrics["tokens"] = float(sum(len(rollout.token_ids) for rollout in rollouts))
     metrics["rewards"] = sum(outcome.reward for outcome in outcomes if outcome.reward is not None)
     return StageResult([outcome_row(outcome) for outcome in outcomes], metrics)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, combinations
 
 from bcpg_cluster.errors import StoreError
-from bcpg_cluster.method.consensus import consensus
+from bcpg_cluster.method.consensus import ConsensusRule, consensus
 from bcpg_cluster.method.objective import Dpo, Objective
 from bcpg_cluster.method.pairing import PAIRINGS, mismatches
 from bcpg_cluster.method.weights import Truncated, flip_labels, mined_tokens, token_weights
@@ -51,7 +51,7 @@ class WeighSettings:
     voters: Sequence[str]
     measures: Sequence[str]
     thresholds: Mapping[str, float]
-    rule: str
+    rule: str | ConsensusRule
     beta: float
     min_verified_share: float
     truncated: Truncated

@@ -55,6 +55,7 @@ class ManifestState:
     pushes: dict[int, dict[str, Any]] = field(default_factory=dict)
     reports: dict[int, dict[str, Any]] = field(default_factory=dict)
     retries: list[dict[str, Any]] = field(default_factory=list)
+    imports: list[dict[str, Any]] = field(default_factory=list)  # responses made elsewhere, and by whom
 
     def apply(self, event: dict[str, Any]) -> None:
         """Take one event in. Unknown kinds are skipped, so that an older program can still read a newer journal's facts."""
@@ -78,6 +79,8 @@ class ManifestState:
                 self.reports[event["round"]] = event["report"]
             case "retry":
                 self.retries.append(event)
+            case "imported":
+                self.imports.append(event)
             case "reopened":
                 if event.get("changed"):
                     self.config = event["changed"]["config"]
@@ -255,6 +258,10 @@ class Manifest:
     def add_retry(self, what: str, why: str) -> None:
         """Note a piece of work that had to be done again."""
         self._append({"event": "retry", "what": what, "why": why[:2000]})
+
+    def add_import(self, facts: dict[str, Any]) -> None:
+        """Note that round 1's responses were made elsewhere, and by whom."""
+        self._append({"event": "imported", **facts})
 
     def reopen(self, round_: int, tables: list[str], versions: int, changed: dict[str, Any] | None = None) -> None:
         """Let go of tables of a round, of all later rounds, and of snapshots from ``versions`` on. Files stay on disk.

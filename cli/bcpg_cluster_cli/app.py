@@ -104,6 +104,158 @@ def compare(
 
 
 @app.command()
+def calibrate(
+    judge: Annotated[str, typer.Argument(help="A judge that scores.")],
+    run_dir: RunDirOption = None,
+    measure: Annotated[
+        str | None, typer.Option("--measure", help="The judge taken as the truth (default: the run's own).")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="JSON lines with scores and labels instead of a run.")
+    ] = None,
+    rounds: Annotated[list[int] | None, typer.Option("--round", help="A round (default: all).")] = None,
+    precision: Annotated[
+        float | None, typer.Option("--precision", help="Choose for this precision (default: for the best F1).")
+    ] = None,
+    min_mined: Annotated[int, typer.Option("--min-mined", min=1, help="Fewest mined steps a choice rests on.")] = 20,
+    points: Annotated[int, typer.Option("--points", min=2, help="Rows of the printed curve.")] = 21,
+    json_: JsonOption = False,
+) -> None:
+    """Choose the threshold (lambda) of a judge that scores, on labelled steps."""
+    from bcpg_cluster_cli.calibrate import run_calibrate
+
+    run_calibrate(
+        run_dir,
+        judge,
+        measure=measure,
+        labels=labels,
+        rounds=rounds,
+        precision=precision,
+        min_mined=min_mined,
+        points=points,
+        as_json=json_,
+    )
+
+
+@app.command()
+def export(
+    what: Annotated[str, typer.Argument(help="policy, steps, preferences or verl.")],
+    out: Annotated[Path, typer.Option("--out", help="A new directory.")],
+    run_dir: RunDirOption = None,
+    rounds: Annotated[
+        list[int] | None, typer.Option("--round", help="A round (default: all; for the policy the newest).")
+    ] = None,
+    style: Annotated[
+        str, typer.Option("--style", help="Of preferences: conversational or standard.")
+    ] = "conversational",
+    data_source: Annotated[str | None, typer.Option("--data-source", help="Of verl's rows.")] = None,
+    ability: Annotated[str, typer.Option("--ability", help="Of verl's rows.")] = "math",
+    json_: JsonOption = False,
+) -> None:
+    """Write the policy as a Hugging Face directory, or a run's data as datasets others read."""
+    from bcpg_cluster_cli.export import run_export
+
+    run_export(what, out, run_dir, rounds or [], style=style, data_source=data_source, ability=ability, as_json=json_)
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="JSON lines with prompt, response and answer.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    run_dir: RunDirOption = None,
+    seed: SeedOption = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="OURS=THEIRS for a column with another name.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Start a run with responses made elsewhere; `iterate` goes on by verifying them."""
+    from bcpg_cluster_cli.import_rollouts import run_import
+
+    run_import(file, config, set_ or [], run_dir, seed, column or [], as_json=json_)
+
+
+@app.command(name="segment-text")
+def segment_text(
+    file: Annotated[str, typer.Argument(help="A text file; - reads the standard input.")] = "-",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="A directory, embedded:NAME or hub id (default: words count as tokens)."),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Show a text cut into steps, as the stage `segment` would cut it."""
+    from bcpg_cluster.implementations import make_segmenter
+    from bcpg_cluster_cli.segment_text import run_segment_text
+    from bcpg_cluster_cli.session import read_config
+
+    segmenter = make_segmenter(read_config(config, set_ or [], None).segment)
+    run_segment_text(file, segmenter, tokenizer=tokenizer, as_json=json_)
+
+
+@app.command(name="judge-eval")
+def judge_eval(
+    data: Annotated[
+        list[str], typer.Option("--data", "-d", help="NAME=FILE or FILE: ProcessBench's format, or a label a step.")
+    ],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    judge: Annotated[list[str] | None, typer.Option("--judge", help="A judge of the config (default: all).")] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option("--rule", help="A consensus rule (default: those that apply).")
+    ] = None,
+    abstention: Annotated[str, typer.Option("--abstention", help="against or left_out.")] = "against",
+    accuracy: Annotated[
+        list[str] | None, typer.Option("--accuracy", help="NAME=0.8, for the rule `weighted`; may be given often.")
+    ] = None,
+    prior: Annotated[float, typer.Option("--prior", help="Chance that a step is right, for `weighted`.")] = 0.5,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Solutions of each file (default: all).")] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Solutions a call.")] = 64,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Where answers and report go (default: runs/judge-eval-<name>).")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """How good a config's judges are, alone and together, on solutions whose steps somebody labelled."""
+    from bcpg_cluster.implementations import make_judge
+    from bcpg_cluster_cli.judge_eval import run_judge_eval
+    from bcpg_cluster_cli.session import read_config
+
+    run_judge_eval(
+        data,
+        read_config(config, set_ or [], None),
+        make_judge,
+        judges=judge or [],
+        rules=rule or [],
+        abstention=abstention,  # type: ignore[arg-type]  # checked there
+        accuracies=accuracy or [],
+        prior=prior,
+        limit=limit,
+        batch=batch,
+        output=output,
+        as_json=json_,
+    )
+
+
+@app.command()
+def disagreements(
+    round_: RoundOption = 1,
+    run_dir: RunDirOption = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many samples to show.")] = 3,
+    page: Annotated[Path | None, typer.Option("--page", help="Also write the first 50 as an HTML page.")] = None,
+    judge: Annotated[list[str] | None, typer.Option("--judge", help="A judge to compare (default: all).")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """The samples of a round that the judges quarrel about most."""
+    from bcpg_cluster_cli.disagreements import run_disagreements
+
+    run_disagreements(run_dir, round_, number, page, judge or [], as_json=json_)
+
+
+@app.command()
 def stage(
     name: Annotated[str, typer.Argument(help="generate, verify, segment, judge.<name>, weigh, train or evaluate.")],
     round_: RoundOption,

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from bcpg_cluster.build import build_coordinator, check_models, load_judge_prompt, read_all_prompts
+from bcpg_cluster.build import build_coordinator, check_models, read_all_prompts
 from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.run_directory import check_run_directory, open_run
 from bcpg_cluster.store.manifest import read_manifest
@@ -36,9 +36,6 @@ def run_iterate(
     config = read_config(source, overrides, seed)
     prompts = read_all_prompts(config)
     check_models(config)
-    for judge in config.judges.values():
-        if judge.kind == "llm":
-            load_judge_prompt(judge.prompt)
     directory = run_dir or Path("runs") / (config.name if seed is None else f"{config.name}-seed{seed}")
     check_run_directory(directory, config)
     reports = read_manifest(directory).reports

@@ -20,7 +20,7 @@ from bcpg_cluster_cli.session import find_run, start_runtime, stop_on_signals
 # What a stage reads and nothing before it does: this may change without voiding what the stage reads.
 CHANGEABLE = {
     "weigh": re.compile(
-        r"weigh\.(beta|rule|truncated|flip_rate)|judges\.[^.]+\.(threshold|role)|objective(\..+)?|train\..+"
+        r"weigh\.(beta|rule|abstention|num_needed|accuracies|prior|truncated|flip_rate)|judges\.[^.]+\.(threshold|role)|objective(\..+)?|train\..+"
     ),
     "train": re.compile(r"train\..+"),
 }
@@ -97,7 +97,7 @@ def check_changes(name: str, overrides: Sequence[str]) -> None:
         if allowed is None or not allowed.fullmatch(key):
             raise UserError(
                 f"--set {key} cannot be changed when {name!r} is run again",
-                rule="weigh takes weigh.beta, .rule, .truncated, .flip_rate, judges.<name>.threshold, .role, objective, train.*; "
+                rule="weigh takes weigh.* but min_verified_share, judges.<name>.threshold and .role, objective and train.*; "
                 "train takes train.*",
                 remedy="start another run for other changes (another --run-dir)",
             )

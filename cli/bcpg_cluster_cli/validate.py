@@ -13,7 +13,6 @@ from bcpg_cluster.build import (
     check_models,
     check_vendor_options,
     free_memory_gib,
-    load_judge_prompt,
     read_all_prompts,
 )
 from bcpg_cluster.run_directory import check_run_directory
@@ -25,14 +24,11 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: Path | N
     console = Console()
     config = read_config(source, overrides, None)
     prompts = read_all_prompts(config)
-    if config.verify.kind != "exact":
+    if config.verify.kind == "math":
         check_answers(
             config, [*prompts.train, *(prompt for of_set in prompts.measured().values() for prompt in of_set)]
         )
     check_models(config)
-    for judge in config.judges.values():
-        if judge.kind == "llm":
-            load_judge_prompt(judge.prompt)
     check_vendor_options(config)
     if all(config.pool(name).num_gpus == 0 for name in config.pool_names()):
         check_memory(config, free_memory_gib())

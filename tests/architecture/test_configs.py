@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import typer
 
-from bcpg_cluster.build import check_models, load_judge_prompt, read_all_prompts
+from bcpg_cluster.build import check_models, read_all_prompts
 from bcpg_cluster.config import EMBEDDED, load_config, resolve_asset, shipped_configs
 from bcpg_cluster.errors import UserError
+from bcpg_cluster.implementations import load_judge_prompt
 from bcpg_cluster_cli.app import app
 
 ROOT = Path(__file__).parents[2]

@@ -121,7 +121,7 @@ def test_commands_in_the_readme_exist() -> None:
     from bcpg_cluster_cli.app import app
 
     commands = set(get_command(app).commands)  # type: ignore[attr-defined]
-    named = set(re.findall(r"`bcpg-cluster (\w+)", (ROOT / "README.md").read_text()))
+    named = set(re.findall(r"`bcpg-cluster ([\w-]+)", (ROOT / "README.md").read_text()))
     assert named == commands
 
 

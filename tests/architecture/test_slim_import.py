@@ -21,7 +21,7 @@ HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "scipy", "matplotl
         ["bcpg_cluster_cli.app"],
         [
             f"bcpg_cluster_cli.{name}"
-            for name in ("iterate", "compare", "stage", "status", "inspect", "plan", "validate", "doctor")
+            for name in ("iterate", "compare", "stage", "status", "inspect", "plan", "validate", "doctor", "export")
         ],
         ["bcpg_cluster.comparison.methods", "bcpg_cluster.comparison.runner", "bcpg_cluster.report.comparison_report"],
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ import pytest
 
 from bcpg_cluster.engines.chain_truth import ChainTruth
 from bcpg_cluster.engines.fake import FakeGenerator, FakeJudge, Faults, draw_solution
-from bcpg_cluster.engines.llm_judge import LlmJudge, View
-from bcpg_cluster.engines.protocols import Judge, JudgeCase, Judgement
+from bcpg_cluster.engines.llm_judge import LlmJudge, View, WindowLimits
+from bcpg_cluster.engines.protocols import GenerateRequest, Generation, Judge, JudgeCase, Judgement
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.method.verdict import JudgePrompt
 from bcpg_cluster.records import ErrorType, VerdictStatus
+from bcpg_cluster.store.verdict_cache import VerdictCache
 
 PROMPT = JudgePrompt("test", "", "$problem|$steps|$first $last|$gold", "$index $text;", gold="gold $answer")
 CASES = [
@@ -116,9 +119,155 @@ def test_version_names_all_that_matters() -> None:
         llm_judge(says_correct, model_version="m2"),
         llm_judge(says_correct, max_tokens=201),
         llm_judge(says_correct, answer_after="</think>"),
+        llm_judge(says_correct, "full", windows=WindowLimits(steps=8)),
+        llm_judge(says_correct, "full", windows=WindowLimits(tokens=8)),
+        llm_judge(says_correct, "full", windows=WindowLimits(steps=8, looks_ahead=True)),
+        llm_judge(says_correct, temperature=0.6),
+        llm_judge(says_correct, temperature=0.6, top_p=0.95),
+        llm_judge(says_correct, temperature=0.6, sample=1),
     ]
+    assert judges[0].version == f"m1/test@{PROMPT.digest}/causal:200:200"  # as recorded by earlier runs
     assert len({judge.version for judge in judges}) == len(judges)
     assert judges[0].version == llm_judge(lambda prompt: "").version
+
+
+CARRYING = replace(
+    PROMPT, user="$problem|$steps|$first $last|$gold|$earlier", earlier="wrong: $verdicts", repair="again: $first $last"
+)
+LONG = JudgeCase("p", tuple(f"s{index}" for index in range(5)))
+
+
+class Recorder(FakeGenerator):
+    """Keeps what it was asked, call by call."""
+
+    def __init__(self, answer: Callable[[str], str]) -> None:
+        super().__init__(answer=answer)
+        self.calls: list[list[GenerateRequest]] = []
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        self.calls.append(list(requests))
+        return super().generate(requests)
+
+    def prompts(self) -> list[list[str]]:
+        return [["".join(map(chr, r.prompt_token_ids)).rstrip("\n") for r in call] for call in self.calls]
+
+
+def judge_on(generator: FakeGenerator, prompt: JudgePrompt, view: View = "full", **options: Any) -> LlmJudge:
+    settings: dict[str, Any] = {"model_version": "m1", "max_tokens": 400, "max_prompt_tokens": 4000} | options
+    return LlmJudge(generator, "judge", prompt, view, **settings)
+
+
+def test_windows_wait_for_one_another_and_carry_what_was_wrong() -> None:
+    def answer(prompt: str) -> str:
+        first, last = map(int, prompt.split("|")[2].split())
+        return "\n".join(f"{k} wrong logic" if k in (0, 3) else f"{k} correct none" for k in range(first, last + 1))
+
+    generator = Recorder(answer)
+    judge = judge_on(generator, CARRYING, windows=WindowLimits(steps=2))
+    long, short = judge.judge([LONG, CASES[1]])
+    assert [said.label for said in long] == [0, 1, 1, 0, 1]
+    assert [said.label for said in short] == [0]
+    assert generator.prompts() == [  # a wave at a time, all cases together
+        ["p|0 s0;\n1 s1;|0 1||", "10 -8|0 10-8=2;|0 0|gold 2|"],
+        ["p|0 s0;\n1 s1;\n2 s2;\n3 s3;|2 3||wrong: 0 logic"],
+        ["p|0 s0;\n1 s1;\n2 s2;\n3 s3;\n4 s4;|4 4||wrong: 0 logic\n3 logic"],
+    ]
+    # The causal view is phi(x, STEP_{:k}) and nothing else: no verdict is carried, no call waits.
+    generator.calls.clear()
+    judge_on(generator, CARRYING, "causal").judge([LONG])
+    assert [len(call) for call in generator.prompts()] == [5]
+    assert not any("wrong:" in prompt for prompt in generator.prompts()[0])
+
+
+def test_windows_without_a_place_for_earlier_verdicts_go_out_together() -> None:
+    generator = Recorder(says_correct)
+    judge = judge_on(generator, PROMPT, windows=WindowLimits(steps=2, looks_ahead=True))
+    assert [said.label for said in judge.judge([LONG])[0]] == [1] * 5
+    assert [[prompt.split("|")[2] for prompt in call] for call in generator.prompts()] == [["0 1", "2 3", "4 4"]]
+    assert all("4 s4" in prompt for prompt in generator.prompts()[0])
+
+
+def test_windows_by_tokens() -> None:
+    case = JudgeCase("p", ("a" * 9, "b" * 9, "c" * 30, "d" * 9))
+    generator = Recorder(says_correct)
+    # The fake renders a character a token and one for the end of the message: 10, 10, 31 and 10.
+    judge_on(generator, PROMPT, windows=WindowLimits(tokens=20)).judge([case])
+    assert [[prompt.split("|")[2] for prompt in call] for call in generator.prompts()] == [["0 1", "2 2", "3 3"]]
+
+
+def test_a_window_that_failed_fails_alone() -> None:
+    def answer(prompt: str) -> str:
+        return "no idea" if "|2 3|" in prompt or "again: 2 3" in prompt else says_correct(prompt)
+
+    rows, account = judge_on(Recorder(answer), CARRYING, windows=WindowLimits(steps=2)).judge_counted([LONG])
+    assert [said.label for said in rows[0]] == [1, 1, None, None, 1]
+    assert [said.status for said in rows[0]][2:4] == [VerdictStatus.UNPARSABLE] * 2
+    assert (account["calls"], account["calls.repair"]) == (4, 1)
+    assert "calls.repaired" not in account
+
+
+def test_one_repair_in_the_cluster() -> None:
+    generator = Recorder(lambda prompt: "0 correct none" if "again:" in prompt else "<t>hm</t>It is right.")
+    judge = judge_on(generator, CARRYING)
+    rows, account = judge.judge_counted([CASES[1]])
+    assert rows == [(replace(RIGHT, raw="0 correct none"),)]
+    assert generator.prompts()[1] == ["10 -8|0 10-8=2;|0 0|gold 2|\n<t>hm</t>It is right.\nagain: 0 0"]
+    assert (account["calls"], account["calls.repaired"]) == (2, 1)
+    # Thoughts are not repeated to the judge; they may be long.
+    generator.calls.clear()
+    judge_on(generator, CARRYING, answer_after="</t>").judge([CASES[1]])
+    assert generator.prompts()[1] == ["10 -8|0 10-8=2;|0 0|gold 2|\nIt is right.\nagain: 0 0"]
+
+
+def test_a_json_prompt_binds_the_answer_to_its_schema() -> None:
+    def answer(prompt: str) -> str:
+        first, last = map(int, prompt.split("|")[2].split())
+        items = [{"step": k, "reason": "", "error_type": "none", "correct": 1} for k in range(first, last + 1)]
+        return json.dumps({"verdicts": items})
+
+    generator = Recorder(answer)
+    rows = judge_on(generator, replace(PROMPT, answer="json")).judge(CASES)
+    assert [[said.label for said in row] for row in rows] == [[1, 1, 1], [1], []]
+    schemas = [json.loads(request.sampling.json_schema or "") for request in generator.calls[0]]
+    assert [schema["properties"]["verdicts"]["maxItems"] for schema in schemas] == [3, 1]
+    free = Recorder(says_correct)
+    judge_on(free, PROMPT).judge(CASES)
+    assert {request.sampling.json_schema for request in free.calls[0]} == {None}
+
+
+def test_a_cached_judge_asks_once(tmp_path: Path) -> None:
+    generator = Recorder(says_correct)
+    first = judge_on(generator, PROMPT, cache=VerdictCache(tmp_path)).judge([*CASES, CASES[0]])
+    assert [len(call) for call in generator.calls] == [2]  # the last case is the first again
+    again, account = judge_on(generator, PROMPT, cache=VerdictCache(tmp_path)).judge_counted([*CASES, CASES[0]])
+    assert again == first
+    assert sum(len(call) for call in generator.calls) == 2
+    assert account == {"calls": 3, "calls.stored": 3}
+    changes: list[dict[str, Any]] = [
+        {"model_version": "m2"},
+        {"max_tokens": 401},
+        {"temperature": 0.5},
+        {"sample": 1},
+        {"windows": WindowLimits(steps=2)},
+    ]
+    for change in changes:
+        generator.calls.clear()
+        judge_on(generator, PROMPT, **{"cache": VerdictCache(tmp_path)} | change).judge(CASES[:1])
+        assert sum(len(call) for call in generator.calls) >= 1, change
+    # What decides only how an answer is read, or what is sent at all, asks nothing anew.
+    generator.calls.clear()
+    judge_on(generator, PROMPT, cache=VerdictCache(tmp_path), max_prompt_tokens=3999).judge(CASES)
+    assert sum(len(call) for call in generator.calls) == 0
+
+
+def test_refused_and_lost_calls_are_not_stored(tmp_path: Path) -> None:
+    lost = FakeGenerator(answer=says_correct, faults=Faults(output="aborted"))
+    assert judge_on(lost, PROMPT, cache=VerdictCache(tmp_path)).judge(CASES)[0][0].status is VerdictStatus.ENGINE_LOST
+    short = judge_on(FakeGenerator(answer=says_correct), PROMPT, cache=VerdictCache(tmp_path), max_prompt_tokens=3)
+    assert short.judge(CASES)[0][0].status is VerdictStatus.REFUSED
+    well = judge_on(FakeGenerator(answer=says_correct), PROMPT, cache=VerdictCache(tmp_path))
+    assert [said.label for said in well.judge(CASES)[0]] == [1, 1, 1]
+    assert well.health()["cache_hits"] == 0
 
 
 # --- the process reward model ----------------------------------------------------------------------------------------

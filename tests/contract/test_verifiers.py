@@ -1,7 +1,12 @@
-"""The contract of rewards.protocol.Verifier, run on every implementation, and hand cases of each."""
+"""The contract of rewards.protocol.Verifier, run on every implementation, and hand cases of each.
+
+Your own verifier takes part with ``BCPG_VERIFIER=package.module:function pytest tests/contract/test_verifiers.py``, where the
+function takes nothing and returns a ``bcpg_cluster.rewards.contract.Subject``.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -19,10 +24,14 @@ from hypothesis import strategies as st
 
 from bcpg_cluster.errors import ConfigError, DataError, EngineError
 from bcpg_cluster.records import OutcomeStatus, StopReason
-from bcpg_cluster.rewards import math_answer
+from bcpg_cluster.rewards import contract, math_answer
+from bcpg_cluster.rewards.code import CodeVerifier, find_code, same_output
+from bcpg_cluster.rewards.code_tests import Case, CodeTests
 from bcpg_cluster.rewards.exact import ExactVerifier, read_number
 from bcpg_cluster.rewards.math_answer import MathVerifier
 from bcpg_cluster.rewards.protocol import Verification, Verifier
+from bcpg_cluster.rewards.sandbox import Limits
+from bcpg_cluster.rewards.user_function import FunctionVerifier
 
 STOP, LENGTH, ABORTED = StopReason.STOP, StopReason.LENGTH, StopReason.ABORTED
 HARD = r"\boxed{\int_0^1 \sin(x^x) e^{x^{x^3}} dx}"  # takes sympy far longer than the limits below
@@ -56,7 +65,103 @@ def check(result: Verification, status: OutcomeStatus, reward: float | None) -> 
     assert (result.extracted is not None) == (status is OutcomeStatus.VERIFIED)
 
 
-# --- the contract
+# --- the contract, as anybody can run it
+
+ADD = CodeTests("function", (Case([1, 2], 3), Case([2, 2], 4)), entry_point="add").to_json()
+ADDS = "so\n```python\ndef add(a, b):\n    return a + b\n```\n"
+
+MADE = """
+import os, time
+print("imports may talk")
+def last_word(answer, gold): print("so may calls"); return float(answer.split()[-1] == gold)
+def half(answer, gold): return 0.5
+def cannot_tell(answer, gold): return None
+def fails(answer, gold): raise RuntimeError(answer)
+def too_much(answer, gold): return 1.5
+def no_number(answer, gold): return "right"
+def nan(answer, gold): return float("nan")
+def hangs(answer, gold): time.sleep(0 if answer == "quick" else 1000); return True
+def dies(answer, gold): os._exit(1)
+text = "not a function"
+"""
+
+
+@pytest.fixture(scope="module")
+def code_verifier() -> CodeVerifier:
+    return CodeVerifier(Limits(cpu_s=1, wall_s=60.0), allow_unsandboxed=True)
+
+
+@pytest.fixture(scope="module")
+def user_function(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., FunctionVerifier]]:
+    """Makes verifiers from a module written here; ``MADE`` says what its functions do."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "my_rewards.py").write_text(MADE)
+    verifiers: list[FunctionVerifier] = []
+
+    def make(name: str, **options: float) -> FunctionVerifier:
+        verifiers.append(FunctionVerifier(name, **options))  # type: ignore[arg-type]
+        return verifiers[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield make
+    for verifier in verifiers:
+        verifier.close()
+
+
+@pytest.fixture(params=["exact", "math", "code", "function", "yours"])
+def contract_subject(request: pytest.FixtureRequest) -> contract.Subject:
+    if request.param == "exact":
+        return contract.Subject(ExactVerifier(r"answer (\S+)", numeric=True), "18", "answer 18\n", "answer 19\n")
+    if request.param == "math":
+        verifier = request.getfixturevalue("math_verifier")
+        return contract.Subject(verifier, "18", "so \\boxed{18}", "\\boxed{19}", bad_golds=("", " ", "\\frac{"))
+    if request.param == "code":
+        bad = ("", "{}", "[]", '{"style": "stdin"}', '{"style": "function", "cases": [{"input": [1], "output": 1}]}')
+        verifier = request.getfixturevalue("code_verifier")
+        return contract.Subject(verifier, ADD, ADDS, ADDS.replace("+", "-"), bad_golds=bad)
+    if request.param == "function":
+        return contract.Subject(
+            request.getfixturevalue("user_function")("my_rewards:last_word"), "18", "so 18", "so 19"
+        )
+    if "BCPG_VERIFIER" not in os.environ:
+        pytest.skip("set BCPG_VERIFIER to run it on a verifier of your own")
+    module, _, name = os.environ["BCPG_VERIFIER"].partition(":")
+    made: contract.Subject = getattr(importlib.import_module(module), name)()
+    return made
+
+
+@pytest.mark.parametrize("check_contract", contract.CHECKS, ids=lambda check: check.__name__)
+def test_the_contract(contract_subject: contract.Subject, check_contract: Callable[[contract.Subject], None]):
+    check_contract(contract_subject)
+
+
+class Careless:
+    """What the contract is there to find: raises, calls everything right, makes labels of failures."""
+
+    def verify(self, response: str, gold: str, stop_reason: StopReason) -> Verification:
+        return Verification(OutcomeStatus.VERIFIED, float(response[0] != "}"), "x")
+
+    def check_gold(self, gold: str) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
+def test_the_contract_finds_a_careless_verifier():
+    found = [line.split(":")[0] for line in contract.failures(contract.Subject(Careless(), "18", "18", "}"))]
+    wanted = [
+        "right_is_1",
+        "wrong_is_0",
+        "nothing_is_no_answer",
+        "aborted_has_no_reward",
+        "a_bad_gold_is_never_a_label",
+    ]
+    assert found == wanted
+
+
+# --- the contract's finer points, for verifiers that read an answer
 
 
 def test_right_and_wrong(subject: Subject):
@@ -216,7 +321,7 @@ def test_an_orphan_ends_by_itself(tmp_path):
         "v.check_gold('9')\n"
         f"threading.Thread(target=v.verify, args=({ENDLESS!r}, '9', StopReason.STOP), daemon=True).start()\n"
         "time.sleep(0.3)\n"
-        "print(v._child.pid, flush=True)\n"
+        "print(v._process.pid, flush=True)\n"
         "os._exit(0)\n"
     )
     pid = int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout)
@@ -248,12 +353,12 @@ def test_a_killed_process_costs_one_answer():
     verifier = MathVerifier(time_limit_s=60.0)
     try:
         check(verifier.verify("\\boxed{18}", "18", STOP), OutcomeStatus.VERIFIED, 1.0)
-        assert verifier._child is not None
-        first = verifier._child.pid
+        first = verifier._process.pid
+        assert first is not None
         os.kill(first, signal.SIGKILL)
         check(verifier.verify("\\boxed{18}", "18", STOP), OutcomeStatus.VERIFIER_ERROR, None)
         check(verifier.verify("\\boxed{18}", "18", STOP), OutcomeStatus.VERIFIED, 1.0)
-        assert verifier._child is not None and verifier._child.pid != first
+        assert verifier._process.pid not in (None, first)
     finally:
         verifier.close()
 
@@ -261,10 +366,10 @@ def test_a_killed_process_costs_one_answer():
 def test_close_ends_the_process_and_the_verifier():
     verifier = MathVerifier(time_limit_s=60.0)
     verifier.check_gold("18")
-    child = verifier._child
+    pid = verifier._process.pid
     verifier.close()
     verifier.close()
-    assert child is not None and child.poll() is not None
+    assert pid is not None and not _is_running(pid)
     with pytest.raises(RuntimeError, match="closed"):
         verifier.verify("\\boxed{18}", "18", STOP)
 
@@ -279,6 +384,155 @@ def test_a_process_that_cannot_start_is_not_the_responses_fault(monkeypatch: pyt
 def test_long_responses_pass_the_pipe(math_verifier: MathVerifier):
     response = "so " * 300_000 + "\\boxed{18}"
     check(math_verifier.verify(response, "18", STOP), OutcomeStatus.VERIFIED, 1.0)
+
+
+def test_answers_it_cannot_parse_are_counted():
+    verifier = MathVerifier(time_limit_s=60.0)
+    try:
+        check(verifier.verify("\\boxed{\\frac{}{}}", "18", STOP), OutcomeStatus.VERIFIED, 0.0)
+        check(verifier.verify("\\boxed{???}", "18", STOP), OutcomeStatus.VERIFIED, 0.0)
+        check(verifier.verify("\\boxed{17}", "18", STOP), OutcomeStatus.VERIFIED, 0.0)
+        check(verifier.verify("\\boxed{}", "18", STOP), OutcomeStatus.NO_ANSWER, 0.0)
+        check(verifier.verify("\\boxed{1}", "$", STOP), OutcomeStatus.VERIFIER_ERROR, None)
+        assert verifier.counts == {"unparsed": 2, "answer": 1, "no_answer": 1, "error": 1}
+    finally:
+        verifier.close()
+
+
+# --- code
+
+
+def _code(text: str) -> str:
+    return f"```python\n{text}\n```"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reward"),
+    [
+        ("def add(a, b): return a + b\nif __name__ == '__main__': input()", OutcomeStatus.VERIFIED, 1.0),
+        ("class Solution:\n    def add(self, a, b): print('hm'); return a + b", OutcomeStatus.VERIFIED, 1.0),
+        ("def add(a, b): return 3", OutcomeStatus.VERIFIED, 0.0),  # only the first case
+        ("def add(a, b): return '3'", OutcomeStatus.VERIFIED, 0.0),
+        ("def add(a, b): return {a}", OutcomeStatus.VERIFIED, 0.0),  # no JSON value
+        ("def plus(a, b): return a + b", OutcomeStatus.VERIFIED, 0.0),
+        ("def add(a, b) return", OutcomeStatus.VERIFIED, 0.0),
+        ("import sys; sys.exit(0)", OutcomeStatus.VERIFIED, 0.0),
+        ("def add(a, b):\n    while True: pass", OutcomeStatus.VERIFIED, 0.0),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", OutcomeStatus.VERIFIER_ERROR, None),
+    ],
+)
+def test_code_as_a_function(code_verifier: CodeVerifier, code: str, status: OutcomeStatus, reward: float | None):
+    check(code_verifier.verify(_code(code), ADD, STOP), status, reward)
+
+
+def test_code_as_a_program(code_verifier: CodeVerifier):
+    gold = CodeTests("stdin", (Case("1 2\n", "3\n"), Case("2 2\n", "4")), prelude="from math import *").to_json()
+    right = "def main():\n    print(floor(sum(map(int, input().split()))))\nif __name__ == '__main__':\n    main()"
+    check(code_verifier.verify(_code(right), gold, STOP), OutcomeStatus.VERIFIED, 1.0)
+    check(code_verifier.verify(_code(right), gold, LENGTH), OutcomeStatus.VERIFIED, 1.0)
+    check(code_verifier.verify(_code("print(3)"), gold, STOP), OutcomeStatus.VERIFIED, 0.0)
+    check(code_verifier.verify(_code("print(3); print(4)"), gold, STOP), OutcomeStatus.VERIFIED, 0.0)
+    check(code_verifier.verify(_code(right + "\nraise SystemExit(1)"), gold, STOP), OutcomeStatus.VERIFIED, 0.0)
+
+
+def test_code_with_asserts_cannot_leave_early(code_verifier: CodeVerifier):
+    gold = CodeTests("asserts", check="assert add(1, 2) == 3", prelude="def plus(a, b): return a + b").to_json()
+    check(code_verifier.verify(_code("add = plus"), gold, STOP), OutcomeStatus.VERIFIED, 1.0)
+    check(code_verifier.verify(_code("add = max"), gold, STOP), OutcomeStatus.VERIFIED, 0.0)
+    for leave in ("import os\nos._exit(0)", "raise SystemExit", "def add(a, b): exit(0)"):
+        check(code_verifier.verify(_code(leave), gold, STOP), OutcomeStatus.VERIFIED, 0.0)
+
+
+def test_code_out_of_wall_time_has_no_reward():
+    verifier = CodeVerifier(Limits(cpu_s=5, wall_s=5.0), allow_unsandboxed=True)
+    response = _code("import time\ndef add(a, b): time.sleep(1000)")
+    check(verifier.verify(response, ADD, STOP), OutcomeStatus.VERIFIER_ERROR, None)
+
+
+def test_code_after_thinking_only(code_verifier: CodeVerifier):
+    verifier = CodeVerifier(allow_unsandboxed=True, prompt_opens_thinking=True)
+    check(verifier.verify(ADDS, ADD, STOP), OutcomeStatus.NO_ANSWER, 0.0)
+    check(verifier.verify("hm</think>" + ADDS, ADD, STOP), OutcomeStatus.VERIFIED, 1.0)
+    check(code_verifier.verify(ADDS.strip().rstrip("`"), ADD, LENGTH), OutcomeStatus.TRUNCATED, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("```python\n1\n```\nor\n```python\n2\n```", "2\n"),
+        ("```python\n1\n```\nprints\n```text\n2\n```", "1\n"),
+        ("```\n1\n```", "1\n"),
+        ("```python\n```\n", None),
+        ("```python\n1\n", None),
+        ("1", None),
+        ("~~~py\n1\n~~~", "1\n"),
+    ],
+)
+def test_which_block_is_the_code(text: str, code: str | None):
+    assert find_code(text) == code
+
+
+@pytest.mark.parametrize(
+    ("printed", "wanted", "same"),
+    [
+        ("3\n", "3", True),
+        (" 3 \n\n", "3\n", True),
+        ("3.0 x", "3.00 x", True),
+        ("1e1", "10", True),
+        ("3", "4", False),
+        ("3\n4", "3 4", False),
+        ("3", "3\n3", False),
+        ("nan", "NaN", False),
+        ("0.1", "0.10000000001", False),
+        ("", "", True),
+        ("", "0", False),
+    ],
+)
+def test_equal_outputs(printed: str, wanted: str, same: bool):
+    assert same_output(printed, wanted) is same
+
+
+@given(st.lists(st.tuples(st.text(), st.text()), min_size=1), st.text())
+def test_code_tests_round_trip(cases: list[tuple[str, str]], prelude: str):
+    tests = CodeTests("stdin", tuple(Case(*case) for case in cases), prelude=prelude)
+    assert CodeTests.from_json(tests.to_json()) == tests
+
+
+# --- a function of the user's
+
+
+@pytest.mark.parametrize("name", ["cannot_tell", "fails", "too_much", "no_number", "nan", "dies"])
+def test_functions_without_a_verdict_give_no_reward(user_function: Callable[..., FunctionVerifier], name: str):
+    verifier = user_function(f"my_rewards:{name}")
+    check(verifier.verify("18", "18", STOP), OutcomeStatus.VERIFIER_ERROR, None)
+    verifier.check_gold("18")
+
+
+def test_a_function_out_of_time(user_function: Callable[..., FunctionVerifier]):
+    verifier = user_function("my_rewards:hangs", time_limit_s=5.0)
+    check(verifier.verify("slow", "18", STOP), OutcomeStatus.VERIFIER_ERROR, None)
+    check(verifier.verify("quick", "18", STOP), OutcomeStatus.VERIFIED, 1.0)
+
+
+def test_scores_meet_a_threshold(user_function: Callable[..., FunctionVerifier]):
+    check(user_function("my_rewards:half").verify("x", "18", STOP), OutcomeStatus.VERIFIED, 0.0)
+    check(user_function("my_rewards:half").verify("x", "18", LENGTH), OutcomeStatus.TRUNCATED, 0.0)
+    check(user_function("my_rewards:half", threshold=0.5).verify("x", "18", LENGTH), OutcomeStatus.VERIFIED, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("my_rewards", "not an import path"),
+        ("my_rewards.last_word", "not an import path"),
+        ("my_rewards:none", "has no attribute 'none'"),
+        ("my_rewards:text", "cannot be called"),
+        ("no_such_module:f", "No module named"),
+    ],
+)
+def test_functions_that_are_not_there(user_function: Callable[..., FunctionVerifier], name: str, problem: str):
+    with pytest.raises(ConfigError, match=problem):
+        user_function(name).check_gold("18")
 
 
 # --- exact

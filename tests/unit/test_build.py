@@ -8,21 +8,19 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster import build
+from bcpg_cluster import build, implementations
 from bcpg_cluster.build import (
     check_memory,
     check_models,
     free_memory_gib,
-    load_judge_prompt,
     local_resources,
-    model_digest,
     read_all_prompts,
-    step_rules,
     train_settings,
 )
 from bcpg_cluster.config import Config
 from bcpg_cluster.engines.fake import FakeGenerator
 from bcpg_cluster.errors import ConfigError, DataError
+from bcpg_cluster.implementations import load_judge_prompt, model_digest, step_rules
 from bcpg_cluster.method.segment import REFLECTION_CUES
 
 MakeConfig = Callable[..., Config]
@@ -129,9 +127,9 @@ def test_all_prompts_are_looked_at(tmp_path: Path, make_config: MakeConfig, prom
 
 
 def test_step_rules(make_config: MakeConfig):
-    assert step_rules(make_config()).cues == REFLECTION_CUES
+    assert step_rules(make_config().segment).cues == REFLECTION_CUES
     rules = step_rules(
-        make_config(segment={"cues": ["aha"], "split_on": "paragraph", "min_tokens": 2, "max_tokens": 9})
+        make_config(segment={"cues": ["aha"], "split_on": "paragraph", "min_tokens": 2, "max_tokens": 9}).segment
     )
     assert (rules.cues, rules.split_on, rules.min_tokens, rules.max_tokens) == (("aha",), "paragraph", 2, 9)
 
@@ -178,7 +176,7 @@ def _cpu_judges() -> tuple[str, ...]:
 
 @pytest.mark.parametrize(("name", "output"), [("fake", None), ("fake:garbage", "garbage"), ("fake:endless", "endless")])
 def test_fakes_with_faults(make_config: MakeConfig, name: str, output: str | None):
-    engine = build._rollout_engine(make_config(policy={"model": name}), 0, None, 0)
+    engine = implementations.make_rollout_engine(make_config(policy={"model": name}), 0, None, 0)
     assert isinstance(engine, FakeGenerator)
     assert engine._faults.output == output
     engine.load_snapshot(name, 1)  # the base model, after a round that taught nothing

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bcpg_cluster.assets.chain import draw_chain, step_truths
-from bcpg_cluster.method.segment import StepRules, segment
+from bcpg_cluster.method.segment import StepRules, piece_cuts, segment
+from bcpg_cluster.method.token_borders import Border, steps_between
 from bcpg_cluster.records import Step
 
 LINES = StepRules()
@@ -120,6 +121,19 @@ def test_long_steps_are_cut_at_sentences_then_words_and_never_in_a_formula():
 def test_rules_that_contradict_themselves(wrong: dict):
     with pytest.raises(ValueError):
         StepRules(**wrong)
+
+
+def test_piece_cuts_are_the_places_before_sizes_count():
+    rules = StepRules(min_tokens=9, max_tokens=9)
+    assert piece_cuts("a\n\nb\nwait\nc</think>d", rules) == [3, 5, 19]
+    assert piece_cuts("", rules) == []
+
+
+def test_borders_that_do_not_tile_are_an_error():
+    assert steps_between(["a", "b"], [Border(1, 1)]) == [Step(0, 1, "a"), Step(1, 2, "b")]
+    for tokens in ([0], [2], [1, 1]):
+        with pytest.raises(RuntimeError, match="do not tile"):
+            steps_between(["a", "b"], [Border(token, 0) for token in tokens])
 
 
 BREAKS = ["\n", "\n\n", " ", "\r\n", ". ", "! ", "</think>", "<think>"]

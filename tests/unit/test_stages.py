@@ -14,7 +14,7 @@ from bcpg_cluster.engines.fake import FakeGenerator, FakeJudge, Faults, encode
 from bcpg_cluster.engines.protocols import JudgeCase, Judgement, Sampling
 from bcpg_cluster.errors import EngineError, StoreError
 from bcpg_cluster.method.objective import OBJECTIVES, Bcpg, Dpo, Grpo, Kto, Objective, Rft
-from bcpg_cluster.method.segment import StepRules
+from bcpg_cluster.method.segmenters import StructuralSegmenter
 from bcpg_cluster.records import (
     GREEDY_SAMPLE,
     ErrorType,
@@ -208,7 +208,7 @@ def test_segment_cuts_wrong_responses_of_kept_groups_only():
         ("a", 0): 1.0, ("a", 1): 0.0, ("a", 2): 0.0, ("b", 0): 0.0, ("b", 1): 0.0, ("c", 0): 1.0, ("c", 1): None,
     }  # fmt: skip
     tables = {"rollouts": rollout_rows(*rollouts), "outcomes": outcome_rows(rewards)}
-    result = segment(tables, job(), rules=StepRules(), min_verified_share=SHARE)
+    result = segment(tables, job(), cut=StructuralSegmenter(), min_verified_share=SHARE)
     steps = steps_from(result.rows)
     assert set(steps) == {SampleId(1, "a", 1), SampleId(1, "a", 2)}
     of_wrong = steps[SampleId(1, "a", 1)]
@@ -622,7 +622,7 @@ def test_the_stages_fit_together_on_fakes():
     tables["outcomes"] = verify(
         tables, job(), verifier=verifier, prompts_table="prompts", rollouts_table="rollouts"
     ).rows
-    tables["steps"] = segment(tables, job(), rules=StepRules(), min_verified_share=SHARE).rows
+    tables["steps"] = segment(tables, job(), cut=StructuralSegmenter(), min_verified_share=SHARE).rows
     tables["verdicts.llm"] = judge(tables, job(), engine=FakeJudge(), name="llm", show_gold=False).rows
     assert len(tables["verdicts.llm"]) == len(tables["steps"]) > 0
     result = run_weigh(tables)

@@ -1,0 +1,120 @@
+"""The settings of an OpenAI-compatible endpoint: where it is, how it is asked, what it costs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from bcpg_cluster.errors import ConfigError
+
+Structured = Literal["json_schema", "strict", "json_object", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Money per million tokens, in any one currency. ``cached_prompt=None``: cached prompt tokens cost like others."""
+
+    prompt: float
+    answer: float
+    cached_prompt: float | None = None
+
+    def cost(self, prompt_tokens: int, cached_tokens: int, answer_tokens: int) -> float:
+        """Of one call; ``cached_tokens`` are among ``prompt_tokens``."""
+        cached = self.prompt if self.cached_prompt is None else self.cached_prompt
+        fresh = prompt_tokens - cached_tokens
+        return (fresh * self.prompt + cached_tokens * cached + answer_tokens * self.answer) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the judge is and how it is asked.
+
+    Attributes:
+        base_url: up to and with ``/v1``; without user, password or query (a key there would end up in records).
+        api_key_env: name of the environment variable that holds the key; ``None`` for servers that want none.
+        temperature, top_p: ``None`` leaves them out of the request (some reasoning models refuse them).
+        token_limit_field: what the endpoint calls the limit on answer tokens, thinking included.
+        structured: how the schema is sent. ``json_schema`` is an enforced ``response_format`` on vLLM; ``strict`` is the
+            same with ``strict: true`` and without the keywords OpenAI's strict mode refuses; ``json_object`` asks for any
+            JSON; ``none`` leaves it to the prompt. Answers are checked alike in all four.
+        extra_body: further fields of the request, passed through untouched (``seed``, ``reasoning_effort``,
+            ``chat_template_kwargs``).
+        timeout_s: of one try; past it the try failed.
+        max_retries: tries after the first.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str | None = None
+    max_tokens: int = 2048
+    temperature: float | None = 0.0
+    top_p: float | None = None
+    token_limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    structured: Structured = "json_schema"
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    timeout_s: float = 120.0
+    max_retries: int = 5
+    prices: Prices | None = None
+
+    def read_key(self) -> str:
+        """The API key; a stand-in for servers that want none (the client insists on one, and must not find another).
+
+        Raises:
+            ConfigError: the environment variable is not set, or the URL is none that may be recorded.
+        """
+        url = urlsplit(self.base_url)
+        if url.scheme not in ("http", "https") or not url.hostname or url.username or url.password or url.query:
+            raise ConfigError(
+                f"base_url of judge model {self.model!r} is not a plain http(s) address",
+                rule="base_url is like https://host/v1, without user, password or query: it is recorded with verdicts",
+                remedy="put the key into an environment variable and name that in api_key_env",
+            )
+        if self.api_key_env is None:
+            return "none"
+        key = os.environ.get(self.api_key_env, "").strip()
+        # What cannot stand in a header would come back in the HTTP library's error message.
+        if not (key and key.isascii() and key.isprintable() and " " not in key):
+            what = "does not hold a key" if key else "is not set"
+            raise ConfigError(
+                f"the environment variable {self.api_key_env} {what}",
+                rule="api_key_env names the environment variable with the endpoint's API key",
+                remedy=f"export {self.api_key_env}=... where the judge's pool runs (on a cluster: in its runtime_env)",
+            )
+        return key
+
+    def decoding(self) -> dict[str, Any]:
+        """What decides an answer besides model and messages, as JSON values."""
+        names = ("max_tokens", "temperature", "top_p", "structured")
+        return {name: getattr(self, name) for name in names} | {"extra_body": dict(self.extra_body)}
+
+    def request(self, messages: Sequence[Mapping[str, str]], schema: str | None) -> dict[str, Any]:
+        """The arguments of the client's ``chat.completions.create``; ``schema`` as JSON text."""
+        request: dict[str, Any] = {
+            "model": self.model,
+            "messages": list(messages),
+            self.token_limit_field: self.max_tokens,
+        }
+        request |= {k: v for k, v in (("temperature", self.temperature), ("top_p", self.top_p)) if v is not None}
+        if schema is not None and self.structured != "none":
+            request["response_format"] = _response_format(schema, self.structured)
+        return request | ({"extra_body": dict(self.extra_body)} if self.extra_body else {})
+
+
+def _response_format(schema: str, structured: Structured) -> dict[str, Any]:
+    if structured == "json_object":
+        return {"type": "json_object"}
+    content = json.loads(schema)
+    if structured == "strict":
+        content = _without(content, "maxLength")
+        return {"type": "json_schema", "json_schema": {"name": "verdicts", "schema": content, "strict": True}}
+    return {"type": "json_schema", "json_schema": {"name": "verdicts", "schema": content}}
+
+
+def _without(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _without(inner, key) for name, inner in value.items() if name != key}
+    return [_without(inner, key) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,182 @@
+"""Responses made elsewhere become round 1 of a new run, which goes on at `verify`.
+
+They are tokenised once, here, by the policy's own tokenizer; from then on their ids are the truth, as those of drawn
+responses are. What nobody knows of them is absent and said to be: no sampler log-probs (an empty list), no seed, and for the
+policy version a number below 0 that stands for ``external:<digest of the file>`` (``import.json`` in the round's folder).
+Training needs neither: the reference of round 1 is the base policy by the trainer's own forward (docs/method.md).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bcpg_cluster.config import Config
+from bcpg_cluster.errors import DataError
+from bcpg_cluster.exchange.import_tokenizer import ImportTokenizer
+from bcpg_cluster.exchange.new_directory import new_directory
+from bcpg_cluster.exchange.rollout_file import ImportedGroup, RolloutFile
+from bcpg_cluster.records import EXTERNAL_POLICY_VERSION, Prompt, Rollout, SampleId, StopReason
+from bcpg_cluster.run_directory import open_run
+from bcpg_cluster.store.layout import new_attempt
+from bcpg_cluster.store.manifest import Manifest
+from bcpg_cluster.store.schema import Row, prompt_row, rollout_row
+from bcpg_cluster.store.shards import write_shard
+
+IMPORT_ROUND = 1
+_THINK = "<think>"  # how thinking models open their thoughts; some chat templates write it at the end of the prompt
+IMPORT_FILE = f"rounds/{IMPORT_ROUND:04d}/import.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSummary:
+    """What was imported.
+
+    Attributes:
+        policy: ``external:<first 16 hex digits of the file's sha256>``.
+        num_alone: prompts with a single response: such a group is always uniform and teaches nothing.
+        absent: columns of ``rollouts`` that hold nothing, since nobody knows.
+    """
+
+    policy: str
+    policy_version: int
+    source: str
+    sha256: str
+    num_prompts: int
+    num_samples: int
+    num_tokens: int
+    num_shards: int
+    num_alone: int
+    absent: tuple[str, ...] = ("sampler_logprobs", "seed")
+
+
+def import_rollouts(
+    source: Path,
+    run_dir: Path,
+    config: Config,
+    tokenizer: ImportTokenizer,
+    *,
+    columns: Mapping[str, str] | None = None,
+    check_prompts: Callable[[Sequence[Prompt]], None] = lambda prompts: None,
+) -> ImportSummary:
+    """Make a run whose first round has its prompts and rollouts sealed; the directory appears whole or not at all.
+
+    Args:
+        source: JSON lines (see ``exchange.rollout_file``).
+        columns: the file's name for each column that has another one there.
+        check_prompts: raises :class:`DataError` for prompts this run may not learn from (its test problems, say).
+
+    Raises:
+        DataError: the file does not hold, the tokenizer does not give a response back as it was, or ``run_dir`` is not free.
+    """
+    file = RolloutFile(source, columns)
+    check_prompts([group.prompt for group in file.groups])
+    per_shard = config.generate.prompts_per_shard
+    shards = [file.groups[start : start + per_shard] for start in range(0, len(file.groups), per_shard)]
+    num_tokens = 0
+    with new_directory(run_dir) as staging:
+        with open_run(staging, config) as manifest:
+            for number, groups in enumerate(shards):
+                num_tokens += _write_shards(manifest, number, file, groups, tokenizer)
+            for table in ("prompts", "rollouts"):
+                manifest.seal(IMPORT_ROUND, table, len(shards))
+            summary = ImportSummary(
+                policy=f"external:{file.digest[:16]}",
+                policy_version=EXTERNAL_POLICY_VERSION,
+                source=source.name,
+                sha256=file.digest,
+                num_prompts=len(file.groups),
+                num_samples=file.num_samples,
+                num_tokens=num_tokens,
+                num_shards=len(shards),
+                num_alone=sum(len(group.samples) == 1 for group in file.groups),
+            )
+            manifest.add_import(asdict(summary))
+        (staging / IMPORT_FILE).write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    return summary
+
+
+def _write_shards(
+    manifest: Manifest, number: int, file: RolloutFile, groups: Sequence[ImportedGroup], tokenizer: ImportTokenizer
+) -> int:
+    """Write one shard of prompts and its rollouts; the number of response tokens."""
+    started = time.monotonic()
+    rollouts = [rollout for group in groups for rollout in _rollouts(file, group, tokenizer)]
+    metrics = _metrics(rollouts)
+    tables: dict[str, list[Row]] = {
+        "prompts": [prompt_row(group.prompt) for group in groups],
+        "rollouts": [rollout_row(rollout) for rollout in rollouts],
+    }
+    for table, rows in tables.items():
+        manifest.accept(
+            write_shard(
+                manifest.run_dir,
+                table=table,
+                round_=IMPORT_ROUND,
+                shard=number,
+                attempt=new_attempt(),
+                rows=rows,
+                seconds=time.monotonic() - started,
+                metrics=metrics if table == "rollouts" else {},
+            )
+        )
+    return sum(len(rollout.token_ids) for rollout in rollouts)
+
+
+def _rollouts(file: RolloutFile, group: ImportedGroup, tokenizer: ImportTokenizer) -> list[Rollout]:
+    """The responses of one prompt, in order of their sample numbers."""
+    prompt_ids = tokenizer.render([{"role": "user", "content": group.prompt.question}])
+    rollouts = []
+    for sample, line, found in file.read(group):
+        ids, texts = tokenizer.encode(found.response)
+        check_round_trip(found.response, ids, texts, f"{file.path}, line {line}")
+        if found.response.lstrip().startswith(_THINK) and _ends_with(prompt_ids, tokenizer.encode(_THINK)[0]):
+            raise DataError(
+                f"{file.path}, line {line}: the response begins with {_THINK}, and so does what the chat template asks for",
+                rule="a prompt ends where the response begins; thinking is opened once, by the template or by the response",
+                remedy=f"remove the leading {_THINK} from the responses",
+            )
+        if found.stop_reason is StopReason.STOP and tokenizer.end_token_id is not None:
+            # a drawn response that ended by itself has its end token, and the policy is to learn it
+            ids, texts = (*ids, tokenizer.end_token_id), (*texts, "")
+        id_ = SampleId(IMPORT_ROUND, group.prompt.prompt_id, sample)
+        rollouts.append(Rollout(id_, prompt_ids, ids, (), texts, found.stop_reason, EXTERNAL_POLICY_VERSION, seed=None))
+    return sorted(rollouts, key=lambda rollout: rollout.id.sample)
+
+
+def _ends_with(prompt_ids: Sequence[int], ids: Sequence[int]) -> bool:
+    """Whether a prompt ends with these ids, up to two more (line breaks)."""
+    ends = (len(prompt_ids) - more for more in range(3))
+    return any(tuple(prompt_ids[max(end - len(ids), 0) : end]) == tuple(ids) for end in ends)
+
+
+def check_round_trip(response: str, ids: Sequence[int], texts: Sequence[str], where: str) -> None:
+    """Raises :class:`DataError` when the tokens' texts do not join to the response they were made of."""
+    joined = "".join(texts)
+    if joined == response and len(ids) == len(texts) > 0:
+        return
+    place = next(
+        (k for k, (a, b) in enumerate(zip(response, joined, strict=False)) if a != b), min(len(response), len(joined))
+    )
+    raise DataError(
+        f"{where}: the tokenizer does not give the response back: from character {place} on it was "
+        f"{response[place : place + 20]!r} and came back as {joined[place : place + 20]!r} "
+        f"({len(ids)} tokens, {len(texts)} texts)",
+        rule="the texts of a response's tokens join to the response, or steps could not be laid on tokens",
+        remedy="use the tokenizer of the policy that is trained; write the text as it normalises it; leave special tokens "
+        "such as the end token out (that one is added here)",
+    )
+
+
+def _metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """What the receipts of `generate` count, so that a report of this round reads the same."""
+    stops = Counter(rollout.stop_reason for rollout in rollouts)
+    return {
+        "samples": float(len(rollouts)),
+        "tokens": float(sum(len(rollout.token_ids) for rollout in rollouts)),
+        **{f"stop.{reason}": float(stops[reason]) for reason in StopReason},
+    }

@@ -1,0 +1,113 @@
+"""All ready-made tasks by name, and their prompts from the hub or a local copy."""
+
+from __future__ import annotations
+
+import difflib
+
+from bcpg_cluster.errors import DataError
+from bcpg_cluster.prompt_sources import Columns, read_mapped_prompts, read_rows
+from bcpg_cluster.prompts import read_prompts
+from bcpg_cluster.records import Prompt
+from bcpg_cluster.tasks.code_sets import CODE_TASKS
+from bcpg_cluster.tasks.math_sets import MATH_TASKS
+from bcpg_cluster.tasks.reasoning_gym import REWARD_FUNCTION
+from bcpg_cluster.tasks.task import Measure, Task
+
+TASKS: dict[str, Task] = {task.name: task for task in (*MATH_TASKS, *CODE_TASKS)}
+TASK = "task:"  # task:NAME, or task:NAME=SOURCE for a local copy
+GYM = "reasoning_gym/"  # followed by a generator's name
+
+
+def find_task(name: str) -> Task:
+    """The task of that name; ``reasoning_gym/NAME`` is a task for every generator of that package.
+
+    Raises:
+        DataError: there is none; says which there are.
+    """
+    if name.startswith(GYM):
+        return Task(
+            name=name,
+            hub_id=None,
+            test_split="test",
+            question="question",
+            reward="function",
+            reward_function=REWARD_FUNCTION,
+            measure=Measure(num_samples=4),
+            read_answer=lambda row, where: "",
+            source="https://arxiv.org/abs/2505.24760",
+        )
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        raise DataError(
+            f"there is no ready-made task {name!r}",
+            rule=f"tasks are {', '.join(TASKS)} and {GYM}NAME",
+            remedy=f"did you mean {near[0]}?" if near else "name one of them, or map the columns of your own data set",
+        )
+    return TASKS[name]
+
+
+def read_task(
+    name: str,
+    *,
+    source: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    limit: int | None = None,
+    size: int = 500,
+    seed: int = 0,
+) -> list[Prompt]:
+    """The prompts of a ready-made task.
+
+    Args:
+        name: see :func:`find_task`.
+        source: a local file or directory with the same columns, or another hub id; without it the task's own hub id.
+        split: by default the task's test split (where the source has splits).
+        revision: of the hub data set.
+        limit: only the first so many.
+        size: how many problems reasoning-gym makes, from ``seed`` (another seed for training than for testing).
+        seed: see ``size``.
+
+    Raises:
+        DataError: there is no such task, it cannot be read, or a row of it is not what it should be.
+    """
+    task = find_task(name)
+    if name.startswith(GYM):
+        from bcpg_cluster.tasks.reasoning_gym import make_prompts
+
+        return make_prompts(name.removeprefix(GYM), size, seed)[:limit]
+    rows = read_rows(
+        source or str(task.hub_id),
+        split=split or task.test_split,
+        config_name=None if source else task.config_name,
+        revision=revision,
+        data_files=() if source else task.data_files,
+    )
+    return task.prompts(rows)[:limit]
+
+
+def read_prompt_source(
+    source: str,
+    columns: Columns | None = None,
+    *,
+    split: str | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+    limit: int | None = None,
+) -> list[Prompt]:
+    """Prompts from anywhere a config may name.
+
+    ``task:NAME`` (or ``task:NAME=SOURCE``) is a ready-made task. Anything else is a table whose columns are mapped; without
+    ``columns``, a ``.jsonl`` file is a prompt file (``prompts.read_prompts``) and other tables have the columns
+    ``question`` and ``answer``.
+
+    Raises:
+        DataError: see the readers.
+    """
+    if source.startswith(TASK):
+        name, _, place = source.removeprefix(TASK).partition("=")
+        return read_task(name, source=place or None, split=split, revision=revision, limit=limit)
+    if columns is None and source.endswith(".jsonl"):
+        return read_prompts(source)[:limit]
+    return read_mapped_prompts(
+        source, columns or Columns(), split=split, config_name=config_name, revision=revision, limit=limit
+    )
