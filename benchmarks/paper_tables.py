@@ -154,8 +154,8 @@ def sft(config: Config, at: Points) -> list[tuple[Arm, str]]:
 
 
 def noise(config: Config, at: Points) -> list[tuple[Arm, str]]:
-    """True labels, ever more of them turned over; BCPG needs none."""
-    arms = [(method_arm(config, BCPG)[0], "BCPG (no labels)")]
+    """True labels, ever more of them turned over; BCPG at the same learning rate needs none."""
+    arms = [(beta_arm(config, 1.0, False)[0], "β = 1 (no labels)")]
     for rate in at.flips:
         name = "labels-truth" if rate == 0 else f"flips-{rate:g}"
         arms.append(nsa_arm(config, name, f"{100 * rate:g} % flipped", *TRUTH, f"weigh.flip_rate={rate}"))
@@ -237,7 +237,7 @@ def present_shares(results: list[ArmResult], path: Path, at: Points) -> list[str
 def present_noise(results: list[ArmResult], path: Path, at: Points) -> list[str]:
     """Accuracy over the flip rate."""
     nsa = [(100 * f, "labels-truth" if f == 0 else f"flips-{f:g}", 1) for f in at.flips]
-    lines = {"BCPG-NSA, β = 0.5": nsa, "BCPG": [(100 * f, BCPG, 1) for f in at.flips]}
+    lines = {"β = 0.5": nsa, "β = 1": [(100 * f, "beta-1", 1) for f in at.flips]}
     draw(results, path, "labels flipped, %", lines)
     return mined(results)
 
@@ -245,7 +245,7 @@ def present_noise(results: list[ArmResult], path: Path, at: Points) -> list[str]
 def mined(results: list[ArmResult]) -> list[str]:
     """How much was mined and how right that was, by tokens, mean over seeds (Tables 4 and 5)."""
     lines = ["| labels | tokens mined | precision | recall |", "|---|---|---|---|"]
-    for arm in dict.fromkeys(r.arm for r in results if r.arm not in (START, BCPG)):
+    for arm in dict.fromkeys(r.arm for r in results if r.arm not in (START, "beta-1")):
         reports = [r.report for r in results if r.arm == arm and r.report is not None]
         quality = [
             q["truth"]["tokens"] for r in reports if (q := r["judges"]["quality"].get("consensus", {})).get("truth")
@@ -269,7 +269,7 @@ PARTS = {
         has_third_judge=True,
     ),
     "beta": Part("Which weight of mined tokens is best?", betas, (NSA,), present=present_betas),
-    "noise": Part("How right must the labels be?", noise, (NSA, BCPG), reference=BCPG, present=present_noise),
+    "noise": Part("How right must the labels be?", noise, (NSA,), reference="beta-1", present=present_noise),
     "sft": Part("What do wrong responses alone teach?", sft, (RFT, "sft_wrong"), reference=RFT),
     "efficiency": Part("How much data does it take?", shares, (NSA, BCPG, RFT), present=present_shares),
     "rounds": Part("Do later rounds help?", rounds, (NSA, BCPG, RFT), present=present_rounds),
