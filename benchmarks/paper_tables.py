@@ -306,7 +306,7 @@ def setup_of(files: dict[str, Path], part: Part, arguments: argparse.Namespace) 
     settings += SMALL if arguments.small else ()
     if part.has_third_judge:
         engine = make_setup("laptop", settings, "1", 0, 1, None).config.judges["llm"].engine_args
-        settings += [setting.replace("ENGINE", json.dumps(engine)) for setting in CAUSAL]
+        settings.append(CAUSAL.replace("ENGINE", json.dumps(engine)))
     rates = "3e-4" if arguments.small else arguments.learning_rates
     return make_setup("laptop", settings, rates, 20 if arguments.small else 200, arguments.seeds, 1000)
 
