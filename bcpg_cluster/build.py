@@ -82,14 +82,15 @@ def host_judges(config: Mapping[str, Any], pool: str) -> StageWorker:
         f"judge.{name}": partial(judge_stage, engine=engine, name=name, show_gold=judges[name].show_gold)
         for name, engine in engines.items()
     }
-    return StageWorker(stages, next(iter(engines.values())))
+    first, *others = engines.values()
+    return StageWorker(stages, first, () if generators else others)  # those over one engine are closed with it
 
 
 def host_cpu(config: Mapping[str, Any]) -> StageWorker:
     """A member of the cpu pool: verification, segmentation, weighing, and the judges that need no engine."""
     settings = Config.model_validate(config)
     verifier = make_verifier(settings)
-    judges = {name: j for name, j in settings.judges.items() if settings.judge_pool(name) == "cpu"}
+    judges = {name: make_judge(settings, name) for name in settings.judges if settings.judge_pool(name) == "cpu"}
     stages: dict[str, Stage] = {
         "verify": partial(verify, verifier=verifier, prompts_table="prompts", rollouts_table="rollouts"),
         "verify_evaluation": partial(
@@ -100,11 +101,10 @@ def host_cpu(config: Mapping[str, Any]) -> StageWorker:
         ),
         "weigh": weigh,
     }
-    for name, judge in judges.items():
-        stages[f"judge.{name}"] = partial(
-            judge_stage, engine=make_judge(settings, name), name=name, show_gold=judge.show_gold
-        )
-    return StageWorker(stages)
+    for name, engine in judges.items():
+        show_gold = settings.judges[name].show_gold
+        stages[f"judge.{name}"] = partial(judge_stage, engine=engine, name=name, show_gold=show_gold)
+    return StageWorker(stages, others=(verifier, *judges.values()))
 
 
 def host_trainer(config: Mapping[str, Any], rank: int, world_size: int) -> TrainWorker:

@@ -160,7 +160,7 @@ class SegmentConfig(Section):
     max_tokens: int = Field(0, ge=0)
     cut_after: tuple[str, ...] = ("\n\n",)
     cut_before: tuple[str, ...] = ()
-    merge: Literal["auto", "on", "off"] = "auto"
+    merge: bool | Literal["auto"] = "auto"
     merge_min_tokens: int = Field(64, ge=1)
     merge_target_tokens: int = Field(256, ge=1)
     merge_max_tokens: int = Field(512, ge=0)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from bcpg_cluster.engines.judge_endpoint import Endpoint
     from bcpg_cluster.engines.vllm_rollout import VllmGenerator
 
+_NUM_PIECES, _PIECE_BYTES = 4096, 4096  # of a large file; 16 MiB of it
+
 
 def make_rollout_engine(config: Config, policy_version: int, snapshot: str | None, member: int) -> RolloutEngine:
     """The policy's engine, with the weights of ``snapshot`` (``None``: the base model's)."""
@@ -87,7 +89,7 @@ def _make_llm_judge(name: str, section: JudgeConfig, generators: dict[str, TextG
 
     prompt = load_judge_prompt(section.prompt)
     windows = WindowLimits(section.window_steps, section.window_tokens, section.look_ahead)
-    cache = VerdictCache(Path(section.cache)) if section.cache else None
+    cache = VerdictCache(Path(section.cache).expanduser()) if section.cache else None
     if section.kind == "openai":
         from bcpg_cluster.engines.openai_judge import OpenAiJudge, OpenAiTransport
         from bcpg_cluster.engines.rate_limit import RateLimits
@@ -212,17 +214,14 @@ def make_segmenter(section: SegmentConfig) -> Segmenter:
     Raises:
         ConfigError: rules that contradict each other, or a Segment Any Text model or package that is not there.
     """
+    merge = _checked_merge(section)
     try:
-        is_merged = section.merge == "on" or (section.merge == "auto" and section.kind != "structural")
-        merge = _merge_rules(section) if is_merged else None
         if section.kind == "structural":
             return StructuralSegmenter(step_rules(section), merge)
         if section.kind == "delimiter":
             return DelimiterSegmenter(section.cut_after, section.cut_before, merge)
     except ValueError as error:
-        raise ConfigError(
-            f"segment: {error}", rule="the section's rules fit together", remedy="see docs/config.md"
-        ) from None
+        raise _segment_error(error) from None
     from bcpg_cluster.engines.sat_splitter import SatSegmenter, load_sat
 
     splitter = load_sat(
@@ -247,8 +246,10 @@ def check_segmenter(section: SegmentConfig) -> None:
     if section.kind != "sat":
         make_segmenter(section)
         return
-    from bcpg_cluster.engines.sat_splitter import check_sat_model
+    from bcpg_cluster.engines.sat_splitter import check_sat_model, check_sat_numbers
 
+    _checked_merge(section)
+    check_sat_numbers(section.threshold, section.stride, section.block_size, section.batch_size)
     check_sat_model(
         section.model or "",
         section.sat_tokenizer,
@@ -268,9 +269,19 @@ def step_rules(section: SegmentConfig) -> StepRules:
     return rules if section.cues is None else replace(rules, cues=section.cues)
 
 
-def _merge_rules(section: SegmentConfig) -> MergeRules:
-    rules = MergeRules(section.merge_min_tokens, section.merge_target_tokens, section.merge_max_tokens)
-    return rules if section.merge_cues is None else replace(rules, cues=section.merge_cues)
+def _checked_merge(section: SegmentConfig) -> MergeRules | None:
+    """How pieces are merged; ``None`` where they are not. Raises :class:`ConfigError` for sizes that contradict each other."""
+    if section.merge is False or (section.merge == "auto" and section.kind == "structural"):
+        return None
+    try:
+        rules = MergeRules(section.merge_min_tokens, section.merge_target_tokens, section.merge_max_tokens)
+        return rules if section.merge_cues is None else replace(rules, cues=section.merge_cues)
+    except ValueError as error:
+        raise _segment_error(error) from None
+
+
+def _segment_error(error: ValueError) -> ConfigError:
+    return ConfigError(f"segment: {error}", rule="the section's rules fit together", remedy="see docs/config.md")
 
 
 def load_judge_prompt(source: str) -> JudgePrompt:
@@ -292,7 +303,11 @@ def load_judge_prompt(source: str) -> JudgePrompt:
 
 
 def model_digest(model: str) -> str:
-    """Names a model in verdict records: a digest of a local directory's files (large ones by size), else the name itself."""
+    """Names a model in verdict records and in the keys of cached answers: a digest of a local directory, else the name itself.
+
+    Of large files the size and evenly spread pieces are read: another training of the same model changes nearly every piece,
+    and reading a hundred gigabytes would take minutes in every member.
+    """
     folder = Path(model)
     if not folder.is_dir():
         return model
@@ -300,6 +315,11 @@ def model_digest(model: str) -> str:
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder)}:{size}\n".encode())
-        if size < 64 * 2**20:
-            digest.update(path.read_bytes())
+        with path.open("rb") as file:
+            if size < 64 * 2**20:
+                digest.update(file.read())
+                continue
+            for piece in range(_NUM_PIECES):
+                file.seek((size - _PIECE_BYTES) * piece // (_NUM_PIECES - 1))
+                digest.update(file.read(_PIECE_BYTES))
     return f"{folder.name}@{digest.hexdigest()[:12]}"

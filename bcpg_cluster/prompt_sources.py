@@ -7,6 +7,7 @@ column whose own name has the dots comes first.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -118,7 +119,8 @@ def value_of(row: Row, column: str, where: str) -> Any:
 def text_of(row: Row, column: str, where: str) -> str:
     """A column's value as text. Raises :class:`DataError` where it is empty, or neither a text nor a number."""
     value = value_of(row, column, where)
-    if not isinstance(value, (str, int, float)) or isinstance(value, bool) or not str(value).strip():
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)  # NaN: a gap
+    if not is_number and not (isinstance(value, str) and value.strip()):
         raise DataError(
             f"{where}: column {column!r} is {value!r:.80}",
             rule="question, answer and prompt_id are texts or numbers and not empty",

@@ -296,6 +296,8 @@ def type_name(annotation: Any) -> str:
         return f"list of {len(arguments)} {type_name(arguments[0])}s"
     if origin is dict:
         return "mapping" if arguments[1] is Any else f"mapping to {type_name(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
     return {str: "text", int: "integer", float: "number", bool: "true or false"}.get(annotation, str(annotation))
 
 

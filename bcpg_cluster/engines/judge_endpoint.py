@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 from bcpg_cluster.errors import ConfigError
 
+_CAPITALS = re.compile(r"[A-Z_][A-Z0-9_]*")
 Structured = Literal["json_schema", "strict", "json_object", "none"]
 
 
@@ -75,14 +77,22 @@ class Endpoint:
             )
         if self.api_key_env is None:
             return "none"
-        key = os.environ.get(self.api_key_env, "").strip()
+        name = self.api_key_env
+        key = os.environ.get(name, "").strip()
+        if not key and not _CAPITALS.fullmatch(name):
+            raise ConfigError(
+                f"api_key_env of judge model {self.model!r} names no environment variable that is set (it is not shown here: it "
+                "could be the key itself)",
+                rule="api_key_env is the name of an environment variable, such as JUDGE_API_KEY, never the key",
+                remedy="export the key under a name in capitals where the judge's pool runs, and give that name",
+            )
         # What cannot stand in a header would come back in the HTTP library's error message.
         if not (key and key.isascii() and key.isprintable() and " " not in key):
             what = "does not hold a key" if key else "is not set"
             raise ConfigError(
-                f"the environment variable {self.api_key_env} {what}",
+                f"the environment variable {name} {what}",
                 rule="api_key_env names the environment variable with the endpoint's API key",
-                remedy=f"export {self.api_key_env}=... where the judge's pool runs (on a cluster: in its runtime_env)",
+                remedy=f"export {name}=... where the judge's pool runs (on a cluster: where `ray start` runs)",
             )
         return key
 

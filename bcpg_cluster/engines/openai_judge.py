@@ -70,7 +70,7 @@ class OpenAiTransport:
         self._endpoint, self._backoff = endpoint, backoff
         self._wall_clock, self._jitter = wall_clock, jitter
         self._closed = threading.Event()
-        self._sleep = self._closed.wait if sleep is None else sleep  # closing wakes those who wait
+        self._sleep = self._wait if sleep is None else sleep
         self._limiter = RateLimiter(limits, clock=clock, sleep=self._sleep)
         self._threads = ThreadPoolExecutor(limits.concurrency, thread_name_prefix="judge-endpoint")
         self._client = _client(endpoint, self._key)
@@ -130,6 +130,11 @@ class OpenAiTransport:
         self._closed.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
+
+    def _wait(self, seconds: float) -> None:
+        """Sleep; closing ends it, and with it the call that waits (it would find its time not come, and wait again)."""
+        if self._closed.wait(seconds):
+            raise EngineError("the judge's endpoint is closed")
 
     # --- one call ----------------------------------------------------------------------------------------------------
 

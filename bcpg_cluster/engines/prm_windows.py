@@ -42,7 +42,11 @@ def plan_windows(lengths: Sequence[int], budget: int, context_tokens: int) -> li
     start = 0
     while start < len(lengths):
         first, used = start, lengths[start]
-        while first > 0 and used - lengths[start] < context_tokens and used + lengths[first - 1] <= budget:
+        while (
+            first > 0
+            and (first == start or used - lengths[start] < context_tokens)  # the one right before, whatever the context
+            and used + lengths[first - 1] <= budget
+        ):
             first -= 1
             used += lengths[first]
         if used > budget or (start > 0 and first == start):

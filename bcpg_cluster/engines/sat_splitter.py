@@ -68,7 +68,7 @@ class SatSegmenter:
         block_size: int = 512,
         batch_size: int = 32,
     ) -> None:
-        _check_numbers(threshold, stride, block_size, batch_size)
+        check_sat_numbers(threshold, stride, block_size, batch_size)
         self.merge = merge
         self._splitter = splitter
         self._lock = threading.Lock()  # `catch_warnings` changes the whole process
@@ -112,7 +112,8 @@ class SatSegmenter:
         return pieces
 
 
-def _check_numbers(threshold: float, stride: int, block_size: int, batch_size: int) -> None:
+def check_sat_numbers(threshold: float, stride: int, block_size: int, batch_size: int) -> None:
+    """Raises :class:`ConfigError` for numbers that no splitter can work by."""
     if not 0 < threshold < 1:
         raise ConfigError(
             f"threshold is {threshold}",

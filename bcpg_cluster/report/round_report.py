@@ -103,6 +103,27 @@ def judge_report(weigh: Mapping[str, float], voters: Sequence[str], measures: Se
     return {"quality": quality, "agreement": agreement, "abstained": abstained}
 
 
+def judge_account(verdicts: Mapping[str, float]) -> dict[str, float] | None:
+    """What a judge's calls of a round took, from the sums of its receipts' metrics; ``None`` for a judge that keeps no account.
+
+    Of accepted shards alone: what was spent on work that had to be done again is in no receipt.
+
+    Returns:
+        ``calls``, of them ``stored`` (answered by the cache) and ``uncounted`` (nobody counted their tokens); ``repair`` and
+        ``repaired`` (second tries of unreadable answers, and those that helped), ``retries``, ``prompt_tokens``, of them
+        ``cached_tokens``, ``answer_tokens``, and, where prices were given, ``cost``.
+    """
+    if "judge.calls" not in verdicts:
+        return None
+    names = {
+        "calls": "calls", "stored": "calls.stored", "uncounted": "calls.uncounted", "repair": "calls.repair",
+        "repaired": "calls.repaired", "retries": "retries", "prompt_tokens": "prompt_tokens",
+        "cached_tokens": "prompt_tokens.cached", "answer_tokens": "answer_tokens",
+    }  # fmt: skip
+    account = {ours: verdicts.get(f"judge.{key}", 0.0) for ours, key in names.items()}
+    return account | ({"cost": verdicts["judge.cost"]} if "judge.cost" in verdicts else {})
+
+
 def _quality(counts: Mapping[str, float], prefix: str, unit: str) -> dict[str, float | None]:
     def cell(truth: str, said: str) -> float:
         return counts.get(f"{prefix}.{truth}.{said}.{unit}", 0.0)

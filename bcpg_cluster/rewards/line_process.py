@@ -93,6 +93,7 @@ class LineProcess:
             stderr=subprocess.DEVNULL,
             bufsize=0,
             env={**os.environ, "PYTHONPATH": path},
+            process_group=0,  # Ctrl-C asks the parent for a clean stop, and must not end the answer under way
         )
         assert self._child.stdin is not None
         os.set_blocking(self._child.stdin.fileno(), False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,13 @@ class StageWorker:
     Args:
         stages: by stage name.
         engine: anything whose methods control calls may name (push, health); closed with the worker.
+        others: what else is closed with it.
     """
 
-    def __init__(self, stages: Mapping[str, Stage], engine: Any = None) -> None:
+    def __init__(self, stages: Mapping[str, Stage], engine: Any = None, others: Sequence[Any] = ()) -> None:
         self._stages = dict(stages)
         self._engine = engine
+        self._others = tuple(others)
 
     def ping(self) -> str:
         """Answered as soon as the member is ready to work."""
@@ -86,6 +88,7 @@ class StageWorker:
         return attribute(*args) if callable(attribute) else attribute
 
     def close(self) -> None:
-        """Free the engine."""
-        if self._engine is not None:
-            self._engine.close()
+        """Free everything."""
+        for part in (self._engine, *self._others):
+            if part is not None:
+                part.close()

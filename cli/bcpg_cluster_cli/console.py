@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from bcpg_cluster.report.round_report import judge_account
+
 
 class ConsoleObserver:
     """An observer that draws progress bars where there is a terminal, and prints each round's report."""
@@ -109,7 +111,9 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         dropped = ", ".join(f"{reason} {number}" for reason, number in samples["dropped"].items()) or "none"
         rows.append(("samples", f"asked {samples['asked']} = kept {samples['kept']} + dropped ({dropped})"))
         rows.append(("mined share of tokens of wrong responses", percent(report["mined_share"])))
+        rows += _answer_rows(report.get("outcomes", {}))
         rows += _judge_rows(report["judges"])
+        rows += _account_rows(report.get("verdicts", {}))
         rows.append(("push", _push_text(report["push"])))
         rows.append(("training", _train_text(report["train"])))
         rows.append(("tokens/s", ", ".join(f"{name} {rate:,.0f}" for name, rate in report["tokens_per_s"].items())))
@@ -136,6 +140,46 @@ def _judge_rows(judges: dict[str, Any]) -> list[tuple[str, str]]:
     if lost:
         rows.append(("steps without a verdict", ", ".join(f"{key} {number}" for key, number in lost.items())))
     return rows
+
+
+def _answer_rows(outcomes: dict[str, float]) -> list[tuple[str, str]]:
+    """Answers that were compared as text, since the verifier could not parse them. Nothing where there were none."""
+    unparsed = outcomes.get("unparsed", 0.0)
+    if not unparsed:
+        return []
+    return [("answers that could not be parsed", f"{unparsed:.0f} of {outcomes['samples']:.0f}, compared as text")]
+
+
+def _account_rows(verdicts: dict[str, dict[str, float]]) -> list[tuple[str, str]]:
+    """What each judge that keeps an account was asked, and what it cost."""
+    accounts = {stage.removeprefix("judge."): judge_account(totals) for stage, totals in verdicts.items()}
+    return [(f"calls of {name}", account_text(account)) for name, account in accounts.items() if account is not None]
+
+
+def account_text(account: dict[str, float]) -> str:
+    """An account as a person reads it; what did not happen is left out."""
+    stored = f" ({account['stored']:,.0f} from the cache)" if account["stored"] else ""
+    parts = [f"{account['calls']:,.0f}{stored}"]
+    if account["calls"] > account["stored"]:
+        cached = f" ({account['cached_tokens']:,.0f} cached)" if account["cached_tokens"] else ""
+        parts.append(f"tokens {account['prompt_tokens']:,.0f}{cached} in, {account['answer_tokens']:,.0f} out")
+    if account["uncounted"]:
+        parts.append(f"tokens of {account['uncounted']:,.0f} unknown")
+    if account["repair"]:
+        parts.append(f"asked again {account['repair']:,.0f}, which helped {account['repaired']:,.0f}")
+    if account["retries"]:
+        parts.append(f"retries {account['retries']:,.0f}")
+    if "cost" in account:
+        parts.append(f"cost {account['cost']:,.4f}")
+    return ", ".join(parts)
+
+
+def import_text(facts: dict[str, Any]) -> str:
+    """Where the responses of an imported round came from."""
+    return (
+        f"responses made elsewhere: {facts['num_samples']} to {facts['num_prompts']} prompts, from {facts['source']} "
+        f"({facts['policy']})"
+    )
 
 
 def _push_text(push: dict[str, Any]) -> str:

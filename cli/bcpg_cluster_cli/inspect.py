@@ -11,7 +11,7 @@ from rich.text import Text
 
 from bcpg_cluster.config import Config
 from bcpg_cluster.errors import UserError
-from bcpg_cluster.records import SampleId, Step, Verdict
+from bcpg_cluster.records import EXTERNAL_POLICY_VERSION, SampleId, Step, Verdict
 from bcpg_cluster.run_directory import load_run_config
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.schema import (
@@ -24,6 +24,7 @@ from bcpg_cluster.store.schema import (
     weighted_from,
 )
 from bcpg_cluster.store.shards import read_table
+from bcpg_cluster_cli.console import import_text
 from bcpg_cluster_cli.session import find_run
 
 
@@ -84,6 +85,9 @@ def _show(
             console.print(Text(rollouts[id_].text, style="green"))
             console.print("right response: no steps, every token weight is 1", style="dim")
 
+    if any(rollouts[row.id].policy_version == EXTERNAL_POLICY_VERSION for row in rows):
+        for facts in state.imports:
+            console.print(import_text(facts), highlight=False, markup=False, soft_wrap=True)
     for row in rows:
         prompt, outcome = prompts[row.id.prompt_id], outcomes[row.id]
         console.print(

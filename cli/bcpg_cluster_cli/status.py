@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.manifest import ManifestState, lock_holder, read_manifest
-from bcpg_cluster_cli.console import percent, points
+from bcpg_cluster_cli.console import import_text, percent, points
 from bcpg_cluster_cli.session import find_run
 
 
@@ -28,6 +28,8 @@ def run_status(run_dir: Path | None, *, as_json: bool) -> None:
         f"{directory}  {'running' if facts['is_running'] else 'not running'}  (ray namespace {facts['ray_namespace']})",
         highlight=False,
     )
+    for facts_of in facts["imports"]:
+        console.print(f"round 1: {import_text(facts_of)}", highlight=False, markup=False, soft_wrap=True)
     table = Table(
         "round", "sampled", "greedy", "change sampled", "change greedy", "kept / asked", "mined", "push", "seconds"
     )
@@ -77,4 +79,7 @@ def run_facts(directory: Path, state: ManifestState) -> dict[str, Any]:
             for round_, table in unfinished
         ],
         "num_retries": len(state.retries),
+        "imports": [
+            {key: value for key, value in event.items() if key not in ("event", "time")} for event in state.imports
+        ],
     }

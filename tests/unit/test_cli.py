@@ -22,7 +22,7 @@ from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.schema import weighted_from
 from bcpg_cluster.store.shards import read_table
-from bcpg_cluster_cli.console import ConsoleObserver, closing_line, percent, points, print_report
+from bcpg_cluster_cli.console import ConsoleObserver, account_text, closing_line, percent, points, print_report
 from bcpg_cluster_cli.session import find_run, require_named_config
 
 
@@ -37,7 +37,10 @@ Bcpg = Callable[..., Any]
 def test_help_and_version(bcpg: Bcpg):
     shown = bcpg("--help")
     assert shown.code == 0
-    for command in ("iterate", "stage", "status", "inspect", "plan", "validate", "doctor"):
+    for command in (
+        "iterate", "compare", "calibrate", "export", "import", "segment-text", "judge-eval", "disagreements", "stage",
+        "status", "inspect", "plan", "validate", "doctor",
+    ):  # fmt: skip
         assert command in shown.out
     assert bcpg("--version").out.strip() == __version__
     assert bcpg("iterat").code == 2
@@ -94,6 +97,13 @@ def test_where_a_run_lives_by_default(bcpg: Bcpg, config_file: Path, tmp_path: P
         (["--set", "prompts.per_round=1000"], "prompts.per_round is 1000"),
         (["--set", "policy.kind=vllm", "--set", "policy.model=/none"], "policy.model: /none is not a directory"),
         (["--set", "judges.llm.kind=llm"], "needs a model"),
+        (["--set", "judges.llm.kind=openai", "--set", "judges.llm.model=m"], "needs an endpoint section"),
+        (["--set", "segment.kind=sat"], "needs segment.model"),
+        (["--set", "verify.kind=function"], "needs verify.function"),
+        (["--set", "verify={kind: function, function: 'bcpg_cluster.none:f'}"], "No module named 'bcpg_cluster.none'"),
+        (["--set", "prompts.columns.question=problem"], "there is no column 'problem'; there are prompt_id, question"),
+        (["--set", "prompts.train=task:gsm9k"], "did you mean gsm8k?"),
+        (["--set", "weigh.rule=k_of_n"], "num_needed"),
     ],
 )
 @pytest.mark.parametrize("command", ["iterate", "validate", "plan"])
@@ -268,6 +278,80 @@ def test_stage_that_is_not_there(bcpg: Bcpg, run_dir: Path, name: str, round_: i
     assert (run_dir / "manifest.jsonl").read_bytes() == before
 
 
+# --- judges behind an endpoint, export and import, text and data
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (
+            {"base_url": "http://127.0.0.1:1/v1", "api_key_env": "NO_SUCH_KEY"},
+            "environment variable NO_SUCH_KEY is not set",
+        ),
+        ({"base_url": "http://127.0.0.1:1/v1", "api_key_env": "sk-0123456789"}, "api_key_env of judge model 'm'"),
+        ({"base_url": "http://me:sk-0123456789@127.0.0.1:1/v1"}, "not a plain http(s) address"),
+        ({"base_url": "http://127.0.0.1:1/v1?key=sk-0123456789"}, "not a plain http(s) address"),
+        ({"base_url": "http://127.0.0.1:1/v1", "price_prompt": 1.0}, "given together or not at all"),
+    ],
+)
+@pytest.mark.parametrize("command", ["iterate", "validate"])
+def test_endpoints_that_cannot_be_asked(
+    bcpg: Bcpg, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str,
+    section: dict[str, Any], words: str,
+):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    judge = json.dumps({"kind": "openai", "model": "m", "endpoint": section})
+    ended = bcpg(
+        command, "-c", config_file, "--set", f"judges.llm={judge}", *(["--inline"] if command == "iterate" else [])
+    )
+    assert ended.code == 2
+    assert words in ended.err
+    assert "remedy:" in ended.err
+    assert "sk-0123456789" not in ended.out + ended.err  # a key in the wrong place is not shown
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export", "banana", "--out", "o"], "there is no export 'banana'"),
+        (["export", "preferences", "--out", "o", "--style", "x"], "there is no style 'x'"),
+        (["export", "steps", "--out", "o", "--run-dir", "nowhere"], "is not a run"),
+        (["import", "none.jsonl", "-c", "CONFIG", "--run-dir", "o"], "none.jsonl does not exist"),
+        (["import", "none.jsonl", "-c", "CONFIG", "--run-dir", "o", "--column", "x"], "--column 'x' cannot be read"),
+        (["segment-text", "none.txt", "-c", "CONFIG"], "none.txt"),
+        (["judge-eval", "--data", "none.jsonl", "-c", "CONFIG"], "none.jsonl"),
+        (["calibrate", "llm", "--labels", "none.jsonl"], "none.jsonl"),
+        (["disagreements", "--run-dir", "nowhere"], "is not a run"),
+        (["compare", "-m", "banana", "-c", "CONFIG", "--inline"], "banana"),
+    ],
+)
+def test_bad_input_of_the_other_commands(
+    bcpg: Bcpg, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+):
+    monkeypatch.chdir(tmp_path)
+    ended = bcpg(*[config_file if argument == "CONFIG" else argument for argument in arguments])
+    assert ended.code == 2
+    assert words in ended.err
+    assert "Traceback" not in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_answers_that_no_verifier_takes_are_not_imported(bcpg: Bcpg, config_file: Path, tmp_path: Path):
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"prompt": "1?", "response": "answer 1", "answer": "one"}))
+    ended = bcpg("import", tmp_path / "mine.jsonl", "-c", config_file, "--run-dir", tmp_path / "r")
+    assert ended.code == 2
+    assert "not a number" in ended.err
+    assert not (tmp_path / "r").exists()
+
+
+def test_segment_text(bcpg: Bcpg, config_file: Path, tmp_path: Path):
+    (tmp_path / "t.txt").write_text("one two\nthree\n")
+    shown = bcpg("segment-text", tmp_path / "t.txt", "-c", config_file, "--json")
+    assert shown.code == 0, shown.err
+    assert "three" in shown.out
+
+
 # --- inspect
 
 
@@ -384,6 +468,34 @@ def test_a_push_that_went_wrong_is_shown_with_its_reason(finished_run: Any):
     console = Console(file=io.StringIO(), width=400)
     print_report(console, report)
     assert "(gloo: [/tmp/x] closed)" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_judges_cost_and_what_could_not_be_parsed_is_shown(finished_run: Any):
+    def shown(**changed: Any) -> str:
+        console = Console(file=io.StringIO(), width=200)
+        print_report(console, {**finished_run.reports[1], **changed})
+        return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+
+    usual = shown()
+    assert "calls of" not in usual  # fakes keep no account
+    assert "could not be parsed" not in usual
+    spent = {"judge.calls": 1200.0, "judge.calls.stored": 200.0, "judge.prompt_tokens": 5e6, "judge.answer_tokens": 3e4}
+    text = shown(
+        verdicts={"judge.llm": spent | {"judge.cost": 1.5, "judge.retries": 2.0}, "judge.prm": {"steps": 5.0}},
+        outcomes={"samples": 96.0, "unparsed": 3.0},
+    )
+    assert "calls of llm │ 1,200 (200 from the cache), tokens 5,000,000 in, 30,000 out, retries 2, cost 1.5000" in text
+    assert "calls of prm" not in text
+    assert "answers that could not be parsed │ 3 of 96" in text
+
+
+def test_an_account_of_stored_answers_alone():
+    account = dict.fromkeys(
+        ("uncounted", "repair", "repaired", "retries", "prompt_tokens", "cached_tokens", "answer_tokens"), 0.0
+    )
+    assert account_text(account | {"calls": 7.0, "stored": 7.0}) == "7 (7 from the cache)"
+    asked = account | {"calls": 7.0, "stored": 0.0, "uncounted": 7.0, "repair": 2.0, "repaired": 1.0}
+    assert account_text(asked) == "7, tokens 0 in, 0 out, tokens of 7 unknown, asked again 2, which helped 1"
 
 
 def test_numbers_that_do_not_exist_are_dashes():

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,114 +21,13 @@ from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.method.verdict import parse_judge_prompt
 from bcpg_cluster.records import ErrorType, VerdictStatus
 from bcpg_cluster.store.verdict_cache import VerdictCache
+from tests.judge_server import Play, Server, asked, completion, fails, good, raw, sends, verdicts
 
 TAXONOMY = parse_judge_prompt(
     (Path(bcpg_cluster.assets.__file__).parent / "judge_prompts" / "taxonomy.toml").read_text()
 )
 KEY = "sk-secret-0123456789"
 CASES = [JudgeCase("1+1, then double it", ("1+1=2", "2*2=5", "answer 5"), gold="4"), JudgeCase("2+2", ("4",))]
-
-Play = Callable[[dict[str, Any]], tuple[int, dict[str, str], bytes]]
-
-
-def asked(request: dict[str, Any]) -> tuple[int, int]:
-    """The steps a request asks about."""
-    found = re.search(r"Grade steps (\d+) to (\d+)", request["messages"][1]["content"])
-    assert found is not None
-    return int(found[1]), int(found[2])
-
-
-def verdicts(first: int, last: int, wrong: tuple[int, ...] = ()) -> str:
-    """A right answer, as text."""
-    items = [
-        {
-            "step": step,
-            "reason": "checked",
-            "error_type": "calculation" if step in wrong else "none",
-            "correct": int(step not in wrong),
-        }
-        for step in range(first, last + 1)
-    ]
-    return json.dumps({"verdicts": items})
-
-
-def completion(content: str | None, **message: Any) -> dict[str, Any]:
-    return {
-        "id": "c",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "m",
-        "choices": [
-            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content} | message}
-        ],
-        "usage": {
-            "prompt_tokens": 1000,
-            "completion_tokens": 50,
-            "total_tokens": 1050,
-            "prompt_tokens_details": {"cached_tokens": 400},
-        },
-    }
-
-
-def sends(body: dict[str, Any]) -> Play:
-    return lambda request: (200, {"content-type": "application/json"}, json.dumps(body).encode())
-
-
-def good(request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-    return sends(completion(verdicts(*asked(request), wrong=(1,))))(request)
-
-
-def fails(status: int, message: str = "no", **headers: str) -> Play:
-    body = json.dumps({"error": {"message": message, "type": "t"}}).encode()
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return lambda request: (status, {"content-type": "application/json"} | named, body)
-
-
-def raw(body: bytes, kind: str) -> Play:
-    return lambda request: (200, {"content-type": kind}, body)
-
-
-class Server:
-    """Plays a script, one line a request; after its end every answer is good."""
-
-    def __init__(self) -> None:
-        self.plays: list[Play] = []
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.lock = threading.Lock()
-        script = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                with script.lock:
-                    script.requests.append(request)
-                    script.keys.append(self.headers["authorization"])
-                    play = script.plays.pop(0) if script.plays else good
-                status, headers, body = play(request)
-                try:
-                    self.send_response(status)
-                    for name, value in headers.items():
-                        self.send_header(name, value)
-                    self.send_header("content-length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-                except OSError:  # the client has lost patience
-                    pass
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Say nothing."""
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True)
-        self.thread.start()
-
-    def close(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
-        self.thread.join()
 
 
 class Time:
@@ -547,3 +444,39 @@ def test_closed(judge_of: Callable[..., OpenAiJudge]) -> None:
     assert judge.health()["alive"] == 0.0
     with pytest.raises(EngineError, match="closed"):
         judge.judge(CASES)
+
+
+def test_closing_ends_calls_that_wait_for_their_turn(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real clock: a call that would have to wait an hour ends at once, and so does its thread."""
+    transport = OpenAiTransport(Endpoint(server.url, "m"), RateLimits(requests_per_minute=1 / 60, concurrency=2))
+    judge = OpenAiJudge(transport, "api", TAXONOMY, "full")
+    judge.judge(CASES[:1])
+    ended: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            judge.judge(CASES[1:])
+        except EngineError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while judge.health()["limited_s"] == 0.0:  # until it waits
+        threading.Event().wait(0.01)
+    judge.close()
+    thread.join(60)
+    assert len(ended) == 1 and "closed" in str(ended[0])
+    for worker in transport._threads._threads:
+        worker.join(60)
+        assert not worker.is_alive()
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("name", ["sk-proj-0123456789", "gsk_0123456789abcdef", "AIzaSyA0123456789", "0123"])
+def test_a_key_where_its_variables_name_belongs_is_not_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match="api_key_env of judge model 'm'") as stop:
+        Endpoint("http://127.0.0.1:1/v1", "m", api_key_env=name).read_key()
+    assert name not in str(stop.value)
+    monkeypatch.setenv(name, "the-key")  # a variable of that name is taken all the same
+    assert Endpoint("http://127.0.0.1:1/v1", "m", api_key_env=name).read_key() == "the-key"

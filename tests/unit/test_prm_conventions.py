@@ -301,3 +301,8 @@ def test_a_score_is_a_number_from_0_to_1() -> None:
     assert [judgement(score).score for score in (0.0, 0.3, 1.0)] == [0.0, 0.3, 1.0]
     for score in (float("nan"), float("inf"), -0.001, 1.001):
         assert judgement(score) == Judgement(VerdictStatus.UNPARSABLE, raw=str(score))
+
+
+def test_the_step_right_before_is_in_view_even_where_no_context_is_asked_for() -> None:
+    windows = plan_windows([4, 4, 4, 4], 8, 0)
+    assert windows == [Window(0, 0, 2), Window(1, 2, 3), Window(2, 3, 4)]

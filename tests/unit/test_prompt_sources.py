@@ -124,3 +124,10 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(DataError, match="ConnectionError: offline") as caught:
         read_rows("openai/gsm8k")
     assert "downloaded" in caught.value.remedy
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), True, None, "", [1]])
+def test_gaps_are_no_answers(value: object) -> None:
+    """pandas and JSON write a gap as NaN; it must not become the gold answer 'nan'."""
+    with pytest.raises(DataError, match="column 'answer' is"):
+        prompts_from_rows([{"question": "1+1", "answer": value}], Columns(), "t")

@@ -15,6 +15,7 @@ from bcpg_cluster.report.round_report import (
     accuracy_report,
     change,
     conservation,
+    judge_account,
     judge_report,
     rates,
     total,
@@ -142,3 +143,15 @@ def test_judges_about_whom_nothing_is_known():
 def test_rates():
     totals = {"generate": {"tokens": 100.0}, "verify": {"samples": 4.0}, "segment": {"tokens": 30.0}}
     assert rates(totals, {"generate": 2.0, "verify": 1.0, "segment": 0.0, "data": 5.0}) == {"generate": 50.0}
+
+
+def test_a_judges_account_by_hand():
+    spent = {"judge.calls": 10.0, "judge.calls.stored": 4.0, "judge.retries": 3.0, "judge.prompt_tokens": 600.0}
+    spent |= {"judge.prompt_tokens.cached": 100.0, "judge.answer_tokens": 50.0, "status.judged": 30.0}
+    account = {
+        "calls": 10.0, "stored": 4.0, "uncounted": 0.0, "repair": 0.0, "repaired": 0.0, "retries": 3.0,
+        "prompt_tokens": 600.0, "cached_tokens": 100.0, "answer_tokens": 50.0,
+    }  # fmt: skip
+    assert judge_account(spent) == account
+    assert judge_account(spent | {"judge.cost": 0.0}) == account | {"cost": 0.0}  # free, not unknown
+    assert judge_account({"status.judged": 30.0, "tokens": 5.0}) is None  # fakes keep no account

@@ -29,6 +29,7 @@ from bcpg_cluster.records import (
     VerdictStatus,
 )
 from bcpg_cluster.rewards.exact import ExactVerifier
+from bcpg_cluster.rewards.protocol import Verification
 from bcpg_cluster.stages.generate import generate, request_seed
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.stages.job import StageJob, StageResult, StageWorker
@@ -170,7 +171,40 @@ def test_verify_by_hand():
     ]
     assert metrics == {
         "status.verified": 3.0, "status.no_answer": 2.0, "status.truncated": 1.0, "status.engine_lost": 1.0,
-        "samples": 7.0, "rewards": 2.0, "tokens": 70.0,  # 65 characters and five end tokens
+        "samples": 7.0, "rewards": 2.0, "unparsed": 0.0, "tokens": 70.0,  # 65 characters and five end tokens
+    }  # fmt: skip
+
+
+class Reads:
+    """A verifier that says of each response what the test says."""
+
+    def __init__(self, *said: Verification) -> None:
+        self.said = list(said)
+
+    def verify(self, response: str, gold: str, stop_reason: StopReason) -> Verification:
+        return self.said.pop(0)
+
+    def check_gold(self, gold: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_verify_counts_what_could_not_be_parsed_and_keeps_failures_apart():
+    verifier = Reads(
+        Verification(OutcomeStatus.VERIFIED, 0.0, "???", is_unparsed=True),
+        Verification(OutcomeStatus.VERIFIED, 1.0, "3"),
+        Verification(OutcomeStatus.VERIFIER_ERROR, None),
+    )
+    tables = {
+        "prompts": list(map(prompt_row, PROMPTS)),
+        "rollouts": rollout_rows(*(rollout("a", n, "x") for n in range(3))),
+    }
+    result = verify(tables, job(), verifier=verifier, prompts_table="prompts", rollouts_table="rollouts")
+    assert [outcome.reward for outcome in outcomes_from(result.rows).values()] == [0.0, 1.0, None]
+    assert result.metrics == {
+        "status.verified": 2.0, "status.verifier_error": 1.0, "samples": 3.0, "unparsed": 1.0, "rewards": 1.0, "tokens": 6.0,
     }  # fmt: skip
 
 
@@ -282,6 +316,26 @@ def test_judge_shows_the_gold_answer_only_where_it_may():
 def test_a_judge_with_a_wrong_number_of_verdicts_fails(answers: list[tuple[Judgement, ...]], words: str):
     with pytest.raises(EngineError, match=words):
         judge(judging(s0=2), job(), engine=Scripted(answers), name="llm", show_gold=False)
+
+
+class Counting(Scripted):
+    """A judge that keeps an account."""
+
+    def judge_counted(self, cases: Sequence[JudgeCase]) -> tuple[list[tuple[Judgement, ...]], dict[str, float]]:
+        return self.judge(cases), {"calls": 2.0, "cost": 0.5}
+
+
+def test_what_a_judge_cost_is_in_the_receipt():
+    engine = Counting([(RIGHT_STEP, NONSENSE)])
+    result = judge(judging(s0=2), job(), engine=engine, name="llm", show_gold=False)
+    assert result.metrics == {
+        "status.judged": 1.0, "status.unparsable": 1.0, "judge.calls": 2.0, "judge.cost": 0.5, "steps": 2, "samples": 1,
+        "tokens": 2,
+    }  # fmt: skip
+    with pytest.raises(EngineError, match="gave 1 verdicts on 2 steps"):
+        judge(judging(s0=2), job(), engine=Counting([(RIGHT_STEP,)]), name="llm", show_gold=False)
+    idle = Counting([])
+    assert "judge.calls" not in judge(judging(), job(), engine=idle, name="llm", show_gold=False).metrics
 
 
 def test_a_judge_is_not_asked_about_nothing():
