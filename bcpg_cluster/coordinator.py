@@ -70,6 +70,7 @@ class Coordinator:
     def __init__(self, config: Config, parts: Parts) -> None:
         self._config, self._parts = config, parts
         self._manifest, self._observer = parts.manifest, parts.observer
+        self._trainer_holds: int | None = None  # the version it trained last, in this process and for this run
         self._pusher = Pusher(
             parts.gang,
             parts.pools["rollout"],
@@ -175,7 +176,7 @@ class Coordinator:
             self._manifest.add_snapshot(kept)
             return kept
         check_rows(weighed, self._config.objective)
-        return train_round(
+        snapshot = train_round(
             self._manifest,
             self._parts.gang,
             round_=round_,
@@ -185,6 +186,8 @@ class Coordinator:
             observer=self._observer,
             max_attempts=self._config.pool("trainer").max_attempts,
         )
+        self._trainer_holds = snapshot.version
+        return snapshot
 
     def _push(self, snapshot: SnapshotRecord) -> dict[str, Any]:
         done = self._manifest.state.pushes.get(snapshot.version)
@@ -197,8 +200,9 @@ class Coordinator:
         if is_served:  # resumed: the members started from it
             facts = self._pusher.confirm(snapshot.version, path, canaries)
         else:
-            trained_here = bool(snapshot.metrics)
-            facts = self._pusher.push(snapshot.version, path, snapshot.digests, canaries, from_disk=not trained_here)
+            # The trainer group may have been made anew since, or have trained another run.
+            from_disk = self._trainer_holds != snapshot.version
+            facts = self._pusher.push(snapshot.version, path, snapshot.digests, canaries, from_disk=from_disk)
         self._manifest.add_push(snapshot.version, facts)
         self._observer.stage(snapshot.version, "push", 1, 1)
         return facts

@@ -348,7 +348,7 @@ class FakeTrainerRank:
     ) -> None:
         self._rank = rank
         self._world_size = world_size
-        self.skill = skill
+        self.skill = self._base_skill = skill
         self._gain = gain
         self._settings: TrainSettings | None = None
         self._calls = _CallCounter(faults)
@@ -356,9 +356,9 @@ class FakeTrainerRank:
         self._receivers: list[socket.socket] = []
 
     def open(self, model_path: str, settings: TrainSettings) -> None:
-        """Take the skill of the snapshot, or keep the base model's."""
+        """Take the skill of the snapshot, or the base model's, whatever was trained before."""
         found = read_skill(model_path)
-        self.skill = self.skill if found is None else found
+        self.skill = self._base_skill if found is None else found
         self._settings = settings
 
     def reference_logprobs(self, rows: Sequence[TrainRow]) -> dict[int, ReferenceLogprobs]:
