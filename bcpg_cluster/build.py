@@ -244,14 +244,10 @@ def local_resources(config: Config) -> dict[str, float]:
 # --- the run -----------------------------------------------------------------------------------------------------
 
 
-RUN_SECTIONS = ("name", "seed", "prompts", "weigh", "objective", "train", "snapshots")
-"""Sections of a configuration that come with each job; members are made from the others. (Of ``train`` the kind, and of
-``weigh`` the share of a group that must be verified, which `segment` knows too, are the exceptions.)"""
-
-
 class Workforce:
     """The members that work: pools, the trainer group, and which weights are served. They may serve several runs in turn, of
-    configurations that differ in nothing a member is made from (:data:`RUN_SECTIONS` may differ).
+    configurations that differ in nothing a member is made from: seed, prompts, objective, learning rates, judges' roles and
+    thresholds, and how verdicts are weighed come with the jobs.
 
     Attributes:
         on_retry: told of every lost lease or member; the run that is served now.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.records import Prompt
+from bcpg_cluster.whole_files import write_whole
 
 _REMEDY = 'one JSON object a line: {"prompt_id": "...", "question": "...", "answer": "..."}'
 
@@ -70,10 +71,8 @@ def _parse(line: str, where: str) -> Prompt:
 def write_prompts(path: Path, prompts: Iterable[Prompt]) -> Path:
     """Write a file that :func:`read_prompts` reads, whole or not at all; its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     lines = [json.dumps({"prompt_id": p.prompt_id, "question": p.question, "answer": p.answer}) for p in prompts]
-    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from bcpg_cluster.config import Config, parse_config
 from bcpg_cluster.errors import RunDirectoryError
 from bcpg_cluster.store.layout import CONFIG, LOCK, MANIFEST
 from bcpg_cluster.store.manifest import Manifest, in_use_error, lock_holder, read_manifest
+from bcpg_cluster.whole_files import write_whole
 
-_PARTIAL = f"{CONFIG}.partial"
-_BEFORE_CREATION = {CONFIG, _PARTIAL, LOCK, MANIFEST}  # what a run may have left that was killed while it was made
+_BEFORE_CREATION = {CONFIG, LOCK, MANIFEST}  # what a run may have left that was killed while it was made, and
+_PARTIAL = re.compile(rf"\.{re.escape(CONFIG)}\.\d+\.partial")
 _MAY_CHANGE = ("name", "snapshots.", "pools", "push.deadline_s", "train.checkpoint_every", "train.group_timeout")
 
 
@@ -36,7 +38,8 @@ def check_run_directory(run_dir: Path, config: Config) -> None:
         raise in_use_error(run_dir, holder)
     state = read_manifest(run_dir)
     if state.created is None:
-        foreign = sorted(path.name for path in run_dir.iterdir() if path.name not in _BEFORE_CREATION)
+        names = sorted(path.name for path in run_dir.iterdir())
+        foreign = [name for name in names if name not in _BEFORE_CREATION and not _PARTIAL.fullmatch(name)]
         if foreign or state.shards:
             raise RunDirectoryError(
                 f"{run_dir} is not a run: it has no usable manifest and holds {foreign[:5] or 'shards'}",
@@ -65,9 +68,7 @@ def open_run(run_dir: Path, config: Config) -> Manifest:
 
 def write_config(run_dir: Path, config: Config) -> None:
     """Write ``config.yaml`` whole or not at all."""
-    partial = run_dir / _PARTIAL
-    partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    partial.replace(run_dir / CONFIG)
+    write_whole(run_dir / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
 
 
 def load_run_config(run_dir: Path) -> Config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from bcpg_cluster.observer import Observer
 from bcpg_cluster.stages.train import Canary, TrainJob, write_canaries
 from bcpg_cluster.store.layout import checkpoint_path, new_attempt, snapshot_path
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
+from bcpg_cluster.whole_files import write_whole
 
 _WHAT_A_ROW_IS = {
     "all": "a response of a group with right and wrong ones",
@@ -113,7 +113,9 @@ def _train_once(manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int
     reference = tuple(manifest.state.receipts(job.round, "reference"))
     reports: list[StepReport] = gang.call_all("train", job, reference, label=f"train round {job.round}")[0]
     trained = time.monotonic()
-    _write_reports(manifest.run_dir / steps_path(job.round), reports)
+    steps = manifest.run_dir / steps_path(job.round)
+    steps.parent.mkdir(exist_ok=True)
+    write_whole(steps, "".join(json.dumps(asdict(report)) + "\n" for report in reports).encode())
     observer.stage(job.round, "train", 3, 4)
     after = gang.call_all("score", sequences)[0]
     path = snapshot_path(job.round, new_attempt())
@@ -141,17 +143,6 @@ def _train_once(manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int
     shutil.rmtree(manifest.run_dir / job.checkpoint_dir, ignore_errors=True)
     observer.stage(job.round, "train", 4, 4)
     return record
-
-
-def _write_reports(path: Path, reports: Sequence[StepReport]) -> None:
-    """Every step's report as a JSON line; the file appears whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    staging = path.with_suffix(".tmp")
-    with staging.open("w") as file:
-        file.writelines(json.dumps(asdict(report)) + "\n" for report in reports)
-        file.flush()
-        os.fsync(file.fileno())
-    staging.rename(path)
 
 
 def _metrics(reports: Sequence[StepReport]) -> dict[str, float]:

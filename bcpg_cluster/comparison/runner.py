@@ -31,6 +31,7 @@ from bcpg_cluster.run_directory import load_run_config, open_run
 from bcpg_cluster.stages.graph import data_stages, evaluation_stages
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.training import drop_torn_snapshots
+from bcpg_cluster.whole_files import write_whole
 
 _ASKED = "asked.json"
 _DIVERGED = "diverged.json"  # in an arm's directory
@@ -114,6 +115,7 @@ class Comparison:
         self._directory, self._setup = directory.absolute(), setup
         self._workforce, self._observer, self._stop_asked, self._say = workforce, observer, stop_asked, say
         self._rates: dict[str, float] = {}
+        self._collected: set[Path] = set()  # looked at in this process, and good
         check_directory(directory, setup)
         _write_json(self._directory / _ASKED, _asked(setup))
         train, validation = split_validation(setup.prompts.train, setup.validation_prompts)
@@ -143,6 +145,8 @@ class Comparison:
         return self._directory / "data" / f"seed-{seed}"
 
     def _collect(self, directory: Path, base: Config, seed: int, prompts: PromptSets) -> None:
+        if directory in self._collected:
+            return
         config = _changed(base, [f"seed={seed}"], str(directory))
         state = read_manifest(directory)
         verdicts = self._shared_tables()[1:]  # prompts are written by the coordinator and never sealed
@@ -151,6 +155,7 @@ class Comparison:
                 coordinator_over(self._workforce, config, manifest, self._observer, self._stop_asked, prompts).collect()
             self._say(f"{directory.relative_to(self._directory)}: the offline set is there")
         _check_has_mixed_groups(directory)
+        self._collected.add(directory)
 
     def _shared_tables(self) -> list[str]:
         config = self._base
@@ -324,6 +329,4 @@ def _line(reports: dict[int, dict[str, Any]]) -> str:
 
 def _write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2))
-    partial.replace(path)
+    write_whole(path, json.dumps(content, indent=2).encode())

@@ -50,6 +50,7 @@ from bcpg_cluster.engines.training_plan import TrainingPlan, lay_out_training, r
 from bcpg_cluster.errors import BcpgError, ConfigError, EngineError, MemberLostError, PushError
 from bcpg_cluster.method.batching import split_rows
 from bcpg_cluster.method.objective import Bcpg
+from bcpg_cluster.whole_files import write_whole
 
 _PROGRESS = "progress.json"
 _LOGGER = logging.getLogger(__name__)
@@ -402,12 +403,7 @@ class DeepSpeedRank:
                 "tag": tag,
                 "reports": [asdict(report) for report in reports],
             }
-            staging = directory / f".{_PROGRESS}.tmp"
-            with staging.open("w") as file:
-                json.dump(record, file)
-                file.flush()
-                os.fsync(file.fileno())
-            staging.rename(directory / _PROGRESS)
+            write_whole(directory / _PROGRESS, json.dumps(record).encode())
             for old in directory.glob("step-*"):
                 if old.name != tag:
                     shutil.rmtree(old, ignore_errors=True)

@@ -7,9 +7,7 @@ and catch up from it. It appears under its name only when it is complete.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from safetensors.torch import save_file
 
 from bcpg_cluster.engines.digest import tensor_digest
 from bcpg_cluster.errors import DataError, StoreError
+from bcpg_cluster.whole_files import whole_directory
 
 DIGESTS_FILE = "digests.json"
 _INDEX_FILE = "model.safetensors.index.json"
@@ -50,19 +49,10 @@ def write_snapshot(
             rule="a model is a Hugging Face checkpoint directory",
             remedy="give the directory that holds config.json, the tokenizer and the weights",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, since a rename is atomic only within one file system.
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    try:
-        staging.chmod(0o755)  # mkdtemp's 0700 would hide the snapshot from other users' engines
+    with whole_directory(target) as staging:
         _copy_companions(base, staging)
         digests = _write_weights(staging, parameters, max_shard_bytes)
         _write_json(staging / DIGESTS_FILE, {"format": 1, "parameters": digests})
-        _sync(staging)
-        _replace(staging, target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return digests
 
 
@@ -119,27 +109,6 @@ def _write_weights(
 
 def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-
-
-def _sync(directory: Path) -> None:
-    """Bring a directory's files to disk before it is named: a power cut must not leave a named, empty snapshot."""
-    for path in [*(path for path in directory.rglob("*")), directory]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _replace(staging: Path, target: Path) -> None:
-    """Put ``staging`` under ``target``'s name; a directory cannot be renamed over a full one, so that steps aside."""
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-        target.rename(old / "snapshot")
-        staging.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        staging.rename(target)
 
 
 def read_digests(path: str) -> dict[str, str]:

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bcpg_cluster.report.plots import comparison_png, write_whole
+from bcpg_cluster.report.plots import comparison_png
 from bcpg_cluster.report.statistics import LEVEL, mean_interval, paired_test
+from bcpg_cluster.whole_files import write_whole
 
 START = "start"
 """The arm that is the untrained policy, at round 0; it is a row beside every round's arms."""
@@ -170,19 +171,23 @@ def _interval(values: Iterable[float | None]) -> dict[str, Any] | None:
     return asdict(mean_interval(known)) if known else None
 
 
-def markdown_table(comparison: Comparison, round_: int | None = None) -> str:
-    """One round (the last unless stated) as a Markdown table with its footnotes: one row an arm, percentages."""
+def markdown_table(comparison: Comparison, round_: int | None = None, measures: Sequence[str] | None = None) -> str:
+    """One round (the last unless stated) as a Markdown table with its footnotes: one row an arm, percentages.
+
+    ``measures`` takes some of the measures only (all by default).
+    """
     name = _round_name(comparison, round_)
     reference = comparison["titles"][comparison["reference"]]
-    compared = [measure for measure in COMPARED if measure in comparison["measures"]]
-    header = ["method", "learning rate", "runs", *comparison["measures"]]
+    shown = [name for name in comparison["measures"] if measures is None or name in measures]
+    compared = [measure for measure in COMPARED if measure in shown]
+    header = ["method", "learning rate", "runs", *shown]
     header += [f"{measure} − {reference}" for measure in compared]
     rows = [
         [
             comparison["titles"][arm],
             ", ".join(f"{rate:g}" for rate in cells["learning_rates"]) or "–",
             _runs_text(cells),
-            *(_mean_text(cells, measure) for measure in comparison["measures"]),
+            *(_mean_text(cells, measure) for measure in shown),
             *(_difference_text(cells["measures"][measure]["difference"]) for measure in compared),
         ]
         for arm, cells in comparison["rounds"][name].items()

@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.records import OutcomeStatus, StopReason
 from bcpg_cluster.rewards.code_tests import CodeTests
-from bcpg_cluster.rewards.protocol import THINK_END, Verification, answer_part, without_answer
+from bcpg_cluster.rewards.protocol import Verification, part_to_check, without_answer
 from bcpg_cluster.rewards.sandbox import Limits, RunResult, RunStatus, Sandbox
 
 _FENCE = re.compile(r"^[ ]{0,3}(`{3,}|~{3,})([^\n`]*)\n(.*?)^[ ]{0,3}\1[`~]*[ \t]*$", re.MULTILINE | re.DOTALL)
@@ -80,11 +80,9 @@ class CodeVerifier:
         A program that fails a test, crashes, or uses too much processor time or output is wrong. One that runs out of wall
         time (it sleeps, or the machine is busy) or is killed for want of memory has no reward.
         """
-        if stop_reason is StopReason.ABORTED:
-            return Verification(OutcomeStatus.ENGINE_LOST, None)
-        part = answer_part(response)
-        if part is None or (self._prompt_opens_thinking and THINK_END not in response):
-            return without_answer(stop_reason)
+        part = part_to_check(response, stop_reason, prompt_opens_thinking=self._prompt_opens_thinking)
+        if isinstance(part, Verification):
+            return part
         code = find_code(part)
         if code is None:
             return without_answer(stop_reason)

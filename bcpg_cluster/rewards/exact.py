@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from bcpg_cluster.errors import ConfigError, DataError
 from bcpg_cluster.records import OutcomeStatus, StopReason
-from bcpg_cluster.rewards.protocol import Verification, answer_part, without_answer
+from bcpg_cluster.rewards.protocol import Verification, answer_part, check_not_empty, without_answer
 
 _UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
 _NUMBER = re.compile(rf"([+-]?)({_UNSIGNED})(?:/([+-]?)({_UNSIGNED}))?")
@@ -65,12 +65,7 @@ class ExactVerifier:
 
     def check_gold(self, gold: str) -> None:
         """See :class:`bcpg_cluster.rewards.protocol.Verifier`."""
-        if not gold.strip():
-            raise DataError(
-                f"the gold answer {gold!r} is empty",
-                rule="every prompt needs an answer to compare with",
-                remedy="fill it in or leave the prompt out",
-            )
+        check_not_empty(gold)
         if self._numeric and read_number(gold) is None:
             raise DataError(
                 f"the gold answer {gold!r} is not a number",

@@ -15,7 +15,7 @@ from typing import Any
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.records import OutcomeStatus, StopReason
 from bcpg_cluster.rewards.line_process import LineProcess
-from bcpg_cluster.rewards.protocol import THINK_END, Verification, answer_part, without_answer
+from bcpg_cluster.rewards.protocol import Verification, part_to_check, without_answer
 
 _PROGRAM = Path(__file__).with_name("math_process.py")
 _MAX_CHARACTERS = 100_000  # of the answer part; its end is kept
@@ -66,11 +66,9 @@ class MathVerifier:
 
     def verify(self, response: str, gold: str, stop_reason: StopReason) -> Verification:
         """See :class:`bcpg_cluster.rewards.protocol.Verifier`."""
-        if stop_reason is StopReason.ABORTED:
-            return Verification(OutcomeStatus.ENGINE_LOST, None)
-        part = answer_part(response)
-        if part is None or not part.strip() or (self._prompt_opens_thinking and THINK_END not in response):
-            return without_answer(stop_reason)
+        part = part_to_check(response, stop_reason, prompt_opens_thinking=self._prompt_opens_thinking)
+        if isinstance(part, Verification):
+            return part
         if stop_reason is StopReason.LENGTH and not _has_boxed_answer(part):
             return without_answer(stop_reason)
         reply = self._process.ask({"gold": gold, "response": part[-_MAX_CHARACTERS:]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from bcpg_cluster.errors import DataError
 from bcpg_cluster.records import OutcomeStatus, StopReason
 
 THINK_START = "<think>"
@@ -61,6 +62,31 @@ def answer_part(response: str) -> str | None:
     if THINK_START in after:
         return None
     return after if found else before + after
+
+
+def part_to_check(response: str, stop_reason: StopReason, *, prompt_opens_thinking: bool) -> str | Verification:
+    """What of a response there is to check, or the verdict where there is nothing.
+
+    Args:
+        prompt_opens_thinking: the generation prompt ends with ``<think>``, so a response without ``</think>`` has not come to
+            its answer.
+    """
+    if stop_reason is StopReason.ABORTED:
+        return Verification(OutcomeStatus.ENGINE_LOST, None)
+    part = answer_part(response)
+    if part is None or not part.strip() or (prompt_opens_thinking and THINK_END not in response):
+        return without_answer(stop_reason)
+    return part
+
+
+def check_not_empty(gold: str) -> None:
+    """Raises :class:`DataError` for a gold answer without any text."""
+    if not gold.strip():
+        raise DataError(
+            f"the gold answer {gold!r} is empty",
+            rule="every prompt needs an answer to compare with",
+            remedy="fill it in or leave the prompt out",
+        )
 
 
 def without_answer(stop_reason: StopReason) -> Verification:

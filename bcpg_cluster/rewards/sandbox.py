@@ -130,10 +130,17 @@ class Sandbox:
                 "isolated": self.is_isolated,
                 "work": work,
                 "limits": self.limits.for_kernel(self.is_isolated),
+                "interpreter": _interpreter_directories(),
                 "command": [sys.executable, "-I", "-B", _PROGRAM_NAME],
                 "environment": _ENVIRONMENT | {"HOME": work, "TMPDIR": work},
             }
             return _Run(order, self.limits, stdin).finish(start_limit_s)
+
+
+def _interpreter_directories() -> list[str]:
+    """Where this Python and its virtual environment lie, as they are called and as they really are; outer ones first."""
+    called = {sys.prefix, sys.base_prefix}
+    return sorted(called | {os.path.realpath(path) for path in called})
 
 
 class _Run:

@@ -25,6 +25,7 @@ _NEW_MOUNTS, _NEW_IPC, _NEW_USER, _NEW_PIDS, _NEW_NETWORK = 0x20000, 0x08000000,
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _ATTR_RDONLY = 442, -100, 0x8000, 1  # the same number on every architecture
 _SET_DEATH_SIGNAL, _SET_NO_NEW_PRIVILEGES = 1, 38
+_HIDDEN = ("/tmp", "/run")
 _NOBODY = 65534  # not 0: an ordinary user loses all capabilities of the namespace when the program starts
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -63,17 +64,22 @@ def enter_namespaces() -> None:
     Path("/proc/self/gid_map").write_text(f"{_NOBODY} {group} 1")
 
 
-def arrange_mounts(work: str) -> None:
-    """Hide and write-protect everything but ``work``. Called by the first process of the new process namespace."""
+def arrange_mounts(work: str, interpreter: list[str]) -> None:
+    """Hide and write-protect everything but ``work``. Called by the first process of the new process namespace.
+
+    Args:
+        interpreter: directories the program's Python needs; they stay visible where they lie in what is hidden.
+    """
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-    kept = [os.path.realpath(path) for path in (sys.base_prefix, sys.prefix, sys.executable)]
-    directory = os.open(work, os.O_PATH | os.O_DIRECTORY)
-    for hidden in ("/tmp", "/run"):
-        if Path(hidden).is_dir() and not any(path.startswith(hidden + "/") for path in kept):
+    kept = [path for path in interpreter if path.startswith(tuple(f"{hidden}/" for hidden in _HIDDEN))]
+    shown = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (*kept, work)}
+    for hidden in _HIDDEN:
+        if Path(hidden).is_dir():
             _mount("tmpfs", hidden, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
-    Path(work).mkdir(parents=True, exist_ok=True)
-    _mount(f"/proc/self/fd/{directory}", work, None, _MS_BIND)
-    os.close(directory)
+    for path, directory in shown.items():
+        Path(path).mkdir(parents=True, exist_ok=True)
+        _mount(f"/proc/self/fd/{directory}", path, None, _MS_BIND)
+        os.close(directory)
     try:
         _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
     except OSError:  # inside containers that mask parts of /proc; empty hides the machine's processes as well
@@ -130,7 +136,7 @@ def main() -> None:
         first = os.fork()
         if first == 0:
             _libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-            arrange_mounts(order["work"])
+            arrange_mounts(order["work"], order["interpreter"])
             _run(order, status)
             os._exit(0)
         os.waitpid(first, 0)

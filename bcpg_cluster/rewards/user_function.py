@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from bcpg_cluster.errors import ConfigError, DataError
+from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.records import OutcomeStatus, StopReason
 from bcpg_cluster.rewards.line_process import LineProcess
-from bcpg_cluster.rewards.protocol import THINK_END, Verification, answer_part, without_answer
+from bcpg_cluster.rewards.protocol import Verification, check_not_empty, part_to_check, without_answer
 
 _PROGRAM = Path(__file__).with_name("function_process.py")
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -62,11 +62,9 @@ class FunctionVerifier:
 
     def verify(self, response: str, gold: str, stop_reason: StopReason) -> Verification:
         """See :class:`bcpg_cluster.rewards.protocol.Verifier`. Raises ``ConfigError`` for a function that is not there."""
-        if stop_reason is StopReason.ABORTED:
-            return Verification(OutcomeStatus.ENGINE_LOST, None)
-        part = answer_part(response)
-        if part is None or not part.strip() or (self._prompt_opens_thinking and THINK_END not in response):
-            return without_answer(stop_reason)
+        part = part_to_check(response, stop_reason, prompt_opens_thinking=self._prompt_opens_thinking)
+        if isinstance(part, Verification):
+            return part
         reply = self._process.ask({"response": part, "gold": gold})
         if reply["status"] == "not_importable":
             raise _import_error(self._import_path, reply["message"])
@@ -79,12 +77,7 @@ class FunctionVerifier:
 
     def check_gold(self, gold: str) -> None:
         """See :class:`bcpg_cluster.rewards.protocol.Verifier`. Raises ``ConfigError`` for a function that is not there."""
-        if not gold.strip():
-            raise DataError(
-                f"the gold answer {gold!r} is empty",
-                rule="every prompt needs an answer to compare with",
-                remedy="fill it in or leave the prompt out",
-            )
+        check_not_empty(gold)
         reply = self._process.ask({})
         if reply["status"] == "not_importable":
             raise _import_error(self._import_path, reply["message"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from bcpg_cluster.errors import StoreError
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.layout import shard_path
 from bcpg_cluster.store.schema import SCHEMA_VERSION, Row, schema_of
+from bcpg_cluster.whole_files import write_whole
 
 
 def write_shard(
@@ -35,15 +35,10 @@ def write_shard(
     path = shard_path(round_, table, shard, attempt)
     target = run_dir / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
     content = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema_of(table)), content, compression="zstd")
     data = content.getvalue().to_pybytes()
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(target)
+    write_whole(target, data)
     return Receipt(
         table=table,
         round=round_,

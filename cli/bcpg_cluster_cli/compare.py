@@ -16,7 +16,7 @@ from bcpg_cluster.comparison.methods import METHODS, parse_methods
 from bcpg_cluster.comparison.runner import Arm, Comparison, Setup, arm_config, check_directory, split_validation
 from bcpg_cluster.errors import ConfigError, Interrupted
 from bcpg_cluster.prompts import round_prompts
-from bcpg_cluster.report.comparison_report import START, ArmResult, compare, markdown_table, write_results
+from bcpg_cluster.report.comparison_report import COMPARED, START, ArmResult, compare, markdown_table, write_results
 from bcpg_cluster_cli.console import ConsoleObserver
 from bcpg_cluster_cli.session import read_config, start_runtime, stop_on_signals
 
@@ -55,7 +55,7 @@ def run_compare(
         titles = {START: "start", **{method.name: method.title for method in METHODS.values()}}
         comparison = compare(results, reference, titles=titles)
         write_results(directory, comparison, results)
-        return markdown_table(comparison)
+        return markdown_table(comparison, measures=COMPARED)  # a terminal is narrow; the page has all measures
 
     table = ""
     with open_comparison(directory, setup, address, source, console, inline=inline) as comparison:

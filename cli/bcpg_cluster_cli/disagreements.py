@@ -15,9 +15,9 @@ from rich.text import Text
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.report.disagreement import JudgedSample, JudgedStep, Opinion, most_disputed, read_judged, summary
 from bcpg_cluster.report.disagreement_page import disagreement_page
-from bcpg_cluster.report.plots import write_whole
 from bcpg_cluster.run_directory import load_run_config
 from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.whole_files import write_whole
 from bcpg_cluster_cli.console import percent
 from bcpg_cluster_cli.session import find_run
 

@@ -11,7 +11,7 @@ from typing import Any
 from bcpg_cluster.engines.protocols import Judge, JudgeCase, Judgement
 from bcpg_cluster.errors import DataError, EngineError
 from bcpg_cluster.records import ErrorType, VerdictStatus
-from bcpg_cluster.report.plots import write_whole
+from bcpg_cluster.whole_files import write_whole
 
 _ASK_AGAIN = (VerdictStatus.ENGINE_LOST, VerdictStatus.TIMEOUT)  # nothing that the judge said
 

@@ -23,7 +23,7 @@ from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.labelled_steps import LabelledSolution, read_subsets
 from bcpg_cluster.method.consensus import RULES, Abstention, ConsensusRule, vote_label
 from bcpg_cluster.report.judge_quality import Labels, evaluation
-from bcpg_cluster.report.plots import write_whole
+from bcpg_cluster.whole_files import write_whole
 from bcpg_cluster_cli.console import percent
 from bcpg_cluster_cli.judge_answers import ask_judge
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("methods", "labels", "beta", "noise", "sft", "efficiency", "rounds")
+PARTS = ("methods", "labels", "beta", "noise", "sft", "efficiency", "rounds", "extensions")
 
 
 @pytest.mark.engine
@@ -24,6 +24,8 @@ def test_every_part_of_the_tables_runs_on_real_engines(tmp_path: Path):
         "1",
         "--out",
         str(tmp_path),
+        "--part",
+        *PARTS,
     ]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=850, env=environment, check=False)

@@ -104,7 +104,7 @@ def test_half_written_or_altered_runs(
     assert "newer version" in message if damage == "newer" else "newer" not in message
 
 
-@pytest.mark.parametrize("left", [[], ["config.yaml.partial"], ["config.yaml"], ["config.yaml", "manifest.jsonl"]])
+@pytest.mark.parametrize("left", [[], [".config.yaml.123.partial"], ["config.yaml"], ["config.yaml", "manifest.jsonl"]])
 def test_a_run_killed_while_it_was_made_is_made_again(
     tmp_path: Path, make_config: Callable[..., Config], left: list[str]
 ):

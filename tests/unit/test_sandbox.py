@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,6 +36,23 @@ def any_sandbox(request: pytest.FixtureRequest) -> Sandbox:
         sandbox = Sandbox(LIMITS, allow_unsandboxed=True)
     assert not sandbox.is_isolated
     return sandbox
+
+
+def test_an_interpreter_in_a_hidden_place_is_found(isolated: Sandbox):
+    """A checkout, and its virtual environment, may lie below /tmp: that stays hidden, but for the environment."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="bcpg-test-") as folder:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", f"{folder}/venv"], check=True)
+        program = f"import os; print(sorted(os.listdir({folder!r})), os.access({folder!r} + '/venv', os.W_OK))"
+        Path(folder, "secret").touch()
+        code = f"from bcpg_cluster.rewards.sandbox import Sandbox; print(Sandbox().run({program!r}).stdout.decode())"
+        ended = subprocess.run(
+            [f"{folder}/venv/bin/python", "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONPATH": str(Path(module.__file__).parents[2])},
+        )
+        assert ended.stdout.strip() == "['venv'] False"
 
 
 def test_input_output_and_exit_codes(any_sandbox: Sandbox):

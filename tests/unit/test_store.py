@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from bcpg_cluster.records import (
     Verdict,
     VerdictStatus,
 )
-from bcpg_cluster.store import schema, shards
+from bcpg_cluster.store import schema
 from bcpg_cluster.store.schema import (
     SCHEMAS,
     ReferenceRow,
@@ -197,7 +198,7 @@ def test_a_writer_that_dies_in_mid_write_leaves_no_shard(tmp_path: Path, monkeyp
     def die(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shards.os, "fsync", die)
+    monkeypatch.setattr(os, "fsync", die)
     with pytest.raises(KeyboardInterrupt):
         _write(tmp_path, "prompts", [prompt_row(Prompt("a", "q", "1"))])
     assert not list(tmp_path.rglob("*.parquet"))
