@@ -33,6 +33,7 @@ from bcpg_cluster.observer import Observer
 from bcpg_cluster.prompt_sources import Columns
 from bcpg_cluster.prompts import PromptSets, check_sets, round_prompts
 from bcpg_cluster.records import Prompt
+from bcpg_cluster.scaler import PoolBounds, Scaler
 from bcpg_cluster.stages.generate import generate
 from bcpg_cluster.stages.job import Stage, StageWorker
 from bcpg_cluster.stages.judge import judge as judge_stage
@@ -251,11 +252,13 @@ class Workforce:
 
     Attributes:
         on_retry: told of every lost lease or member; the run that is served now.
+        tend: called while the run waits for its members, the trainers among them; likewise of the run that is served now.
     """
 
     def __init__(self, pools: Mapping[str, Pool], gang: Gang, serving: Serving) -> None:
         self.pools, self.gang, self.serving = pools, gang, serving
         self.on_retry: Callable[[str, str], None] = lambda what, why: None
+        self.tend: Callable[[], None] = lambda: None
 
 
 def start_workforce(
@@ -279,13 +282,18 @@ def start_workforce(
 
     trainer = config.pool("trainer")
     pools: dict[str, Pool] = {}
+
+    def between_waits() -> None:
+        _raise_if_stopped(stop_asked)
+        workforce.tend()
+
     gang = Gang(
         "trainer",
         runtime,
         lambda group, rank: _trainer_spec(content, trainer, group, rank),
         trainer.members,
         start_timeout_s=trainer.start_timeout_s,
-        check_stop=partial(_raise_if_stopped, stop_asked),
+        check_stop=between_waits,
     )
     workforce = Workforce(pools, gang, serving)
     for name in config.pool_names():
@@ -343,6 +351,14 @@ def coordinator_over(
         observer.retry(what, why)
 
     workforce.on_retry = on_retry
+    scaler = Scaler(
+        workforce.pools,
+        workforce.gang,
+        {name: _bounds(config.pool(name)) for name in config.pool_names()},
+        observer=observer,
+        served_version=lambda: workforce.serving.version,
+    )
+    workforce.tend = scaler.tend
     return Coordinator(
         config,
         Parts(
@@ -356,7 +372,17 @@ def coordinator_over(
             weigh_settings=weigh_settings(config),
             observer=observer,
             stop_asked=stop_asked,
+            tend=scaler.tend,
         ),
+    )
+
+
+def _bounds(settings: PoolConfig) -> PoolBounds:
+    needs = {"CPU": settings.num_cpus, "GPU": settings.num_gpus, **settings.resources}
+    return PoolBounds(
+        settings.min or settings.members,
+        settings.max or settings.members,
+        {name: amount for name, amount in needs.items() if amount},
     )
 
 

@@ -62,6 +62,7 @@ class Parts:
     weigh_settings: WeighSettings
     observer: Observer
     stop_asked: Callable[[], bool]
+    tend: Callable[[], None] = lambda: None
 
 
 class Coordinator:
@@ -204,6 +205,7 @@ class Coordinator:
             from_disk = self._trainer_holds != snapshot.version
             facts = self._pusher.push(snapshot.version, path, snapshot.digests, canaries, from_disk=from_disk)
         self._manifest.add_push(snapshot.version, facts)
+        self._observer.push(snapshot.version, facts)
         self._observer.stage(snapshot.version, "push", 1, 1)
         return facts
 
@@ -276,6 +278,7 @@ class Coordinator:
             },
             observer=self._observer,
             stop_asked=self._parts.stop_asked,
+            tend=self._parts.tend,
         ).run()
 
     def _receipts(self, round_: int, table: str) -> list[Any]:
@@ -309,6 +312,7 @@ class Coordinator:
         pool = self._parts.pools["rollout"]
         while len(pool.members()) < pool.size:
             pool.poll(assign=False)
+            self._parts.tend()
             wait(list(pool.futures()), timeout=0.5, return_when=FIRST_COMPLETED)
             if self._parts.stop_asked():
                 raise Interrupted("stopped while the rollout engines were starting")

@@ -27,6 +27,7 @@ class Dataflow:
     Args:
         parameters: for the jobs of all stages (e.g. the policy version).
         stop_asked: polled; when true, leases under way are finished (at most ``grace_s``) and ``Interrupted`` is raised.
+        tend: called in every turn, to look after the pools.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class Dataflow:
         *,
         observer: Observer,
         stop_asked: Callable[[], bool] = lambda: False,
+        tend: Callable[[], None] = lambda: None,
         grace_s: float = 30.0,
         poll_s: float = 0.5,
     ) -> None:
         self._manifest, self._pools, self._stages = manifest, pools, tuple(stages)
         self._round, self._num_shards, self._parameters = round_, num_shards, dict(parameters)
-        self._observer, self._stop_asked = observer, stop_asked
+        self._observer, self._stop_asked, self._tend = observer, stop_asked, tend
         self._grace_s, self._poll_s = grace_s, poll_s
         self._submitted: set[tuple[str, int]] = set()
         self._first: dict[str, float] = {}
@@ -61,6 +63,7 @@ class Dataflow:
         while not self._is_complete():
             if self._stop_asked():
                 self._wind_down(used)
+            self._tend()
             self._submit_ready()
             for pool in used:
                 self._absorb(pool)
@@ -113,6 +116,7 @@ class Dataflow:
             _, name, output, _ = done.key
             self._manifest.accept(done.result)
             self._last[name] = time.monotonic()
+            self._observer.receipt(self._round, name, done.result)
             self._observer.stage(self._round, name, len(self._accepted(output)), self._num_shards)
 
     def _wind_down(self, used: Sequence[Pool]) -> None:

@@ -105,6 +105,7 @@ def _train_once(manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int
     if (job.round, "reference") not in manifest.state.sealed:
         for receipt in gang.call_all("reference", job, new_attempt(), label=f"reference round {job.round}"):
             manifest.accept(receipt)
+            observer.receipt(job.round, "reference", receipt)
         manifest.seal(job.round, "reference", gang.size)
     referenced = time.monotonic()
     observer.stage(job.round, "train", 2, 4)
@@ -112,6 +113,8 @@ def _train_once(manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int
     before = gang.call_all("score", sequences)[0]
     reference = tuple(manifest.state.receipts(job.round, "reference"))
     reports: list[StepReport] = gang.call_all("train", job, reference, label=f"train round {job.round}")[0]
+    for report in reports:
+        observer.train_step(job.round, asdict(report))
     trained = time.monotonic()
     steps = manifest.run_dir / steps_path(job.round)
     steps.parent.mkdir(exist_ok=True)

@@ -46,6 +46,13 @@ class Gang:
         """The ranks, in order."""
         return list(self._members)
 
+    def status(self) -> list[tuple[str, str]]:
+        """Each rank's name and state (``starting``, ``ready``), for displays."""
+        return [
+            (member.name, "ready" if start.done() else "starting")
+            for member, start in zip(self._members, self._starts, strict=True)
+        ]
+
     def begin_start(self) -> None:
         """Ask for the members without waiting for them."""
         if self._members:

@@ -16,6 +16,7 @@ from typing import Any
 
 from bcpg_cluster.cluster.runtime import Member, MemberSpec, Runtime
 from bcpg_cluster.errors import EngineError, MemberLostError
+from bcpg_cluster.observer import MemberState
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +67,7 @@ class _Slot:
     leases: list[_Lease] = field(default_factory=list)
     busy_s: float = 0.0
     busy_since: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MemberStatus:
-    """A member as status displays show it; ``state`` is starting, ready or draining."""
-
-    name: str
-    state: str
-    num_leases: int
-    busy_s: float
+    ready_since: float | None = None
 
 
 class Pool:
@@ -105,6 +97,7 @@ class Pool:
         self._size = 0
         self._started = 0
         self._failed_starts = 0
+        self._gone_busy_s = self._gone_ready_s = 0.0  # of members that are no more
 
     # --- size
 
@@ -145,18 +138,29 @@ class Pool:
         """The members that are ready and stay."""
         return [slot.member for slot in self._slots if slot.is_ready and not slot.is_draining]
 
-    def status(self) -> list[MemberStatus]:
-        """All members, for displays."""
-        now = self._clock()
+    def status(self, policy_version: int | None = None) -> list[MemberState]:
+        """All members, for displays; ``policy_version`` is what those that are ready serve."""
         return [
-            MemberStatus(
+            MemberState(
                 slot.member.name,
                 "draining" if slot.is_draining else "ready" if slot.is_ready else "starting",
                 len(slot.leases),
-                slot.busy_s + (now - slot.busy_since if slot.busy_since is not None else 0.0),
+                self._busy_s(slot),
+                policy_version if slot.is_ready else None,
             )
             for slot in self._slots
         ]
+
+    def times(self) -> tuple[float, float]:
+        """Seconds in which members had work, and were ready, over all members that ever were."""
+        busy_s = self._gone_busy_s + sum(self._busy_s(slot) for slot in self._slots)
+        return busy_s, self._gone_ready_s + sum(self._ready_s(slot) for slot in self._slots)
+
+    def _busy_s(self, slot: _Slot) -> float:
+        return slot.busy_s + (self._clock() - slot.busy_since if slot.busy_since is not None else 0.0)
+
+    def _ready_s(self, slot: _Slot) -> float:
+        return self._clock() - slot.ready_since if slot.ready_since is not None else 0.0
 
     # --- work
 
@@ -188,8 +192,7 @@ class Pool:
         self._absorb_starts()
         done = [finished for slot in list(self._slots) for finished in self._absorb_leases(slot)]
         for slot in [slot for slot in self._slots if slot.is_draining and not slot.leases]:
-            slot.member.kill()
-            self._slots.remove(slot)
+            self._remove(slot)
         if assign:
             self._assign()
         return done
@@ -206,7 +209,7 @@ class Pool:
             if slot.ready.done():
                 error = slot.ready.exception()
                 if error is None:
-                    slot.is_ready, self._failed_starts = True, 0
+                    slot.is_ready, slot.ready_since, self._failed_starts = True, self._clock(), 0
                     continue
                 if not isinstance(error, EngineError):
                     raise error
@@ -255,13 +258,18 @@ class Pool:
         self._queue.appendleft((lease.work, lease.attempt + 1))
 
     def _replace(self, slot: _Slot, why: str) -> None:
-        slot.member.kill()
-        self._slots.remove(slot)
+        self._remove(slot)
         self._on_retry(slot.member.name, why)
         for lease in slot.leases:
             self._requeue(lease, why)
         if sum(not s.is_draining for s in self._slots) < self._size:
             self._start_one()
+
+    def _remove(self, slot: _Slot) -> None:
+        self._gone_busy_s += self._busy_s(slot)
+        self._gone_ready_s += self._ready_s(slot)
+        slot.member.kill()
+        self._slots.remove(slot)
 
     def _assign(self) -> None:
         while self._queue:

@@ -9,10 +9,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from bcpg_cluster.observer import SilentObserver
 from bcpg_cluster.report.round_report import judge_account
 
 
-class ConsoleObserver:
+class ConsoleObserver(SilentObserver):
     """An observer that draws progress bars where there is a terminal, and prints each round's report."""
 
     def __init__(self, console: Console) -> None:
