@@ -14,6 +14,7 @@ from typing import Any
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool, PoolLimits
 from bcpg_cluster.cluster.runtime import MemberSpec, Runtime
+from bcpg_cluster.cluster.turns import Turns
 from bcpg_cluster.config import Config, PoolConfig, resolve_asset
 from bcpg_cluster.coordinator import Coordinator, Parts, Serving
 from bcpg_cluster.engines.protocols import Sampling, TextGenerator, TrainSettings
@@ -35,6 +36,7 @@ from bcpg_cluster.prompts import PromptSets, check_sets, round_prompts
 from bcpg_cluster.records import Prompt
 from bcpg_cluster.scaler import PoolBounds, Scaler
 from bcpg_cluster.stages.generate import generate
+from bcpg_cluster.stages.graph import CPU_POOL
 from bcpg_cluster.stages.job import Stage, StageWorker
 from bcpg_cluster.stages.judge import judge as judge_stage
 from bcpg_cluster.stages.segment import segment
@@ -213,16 +215,28 @@ def check_models(config: Config) -> None:
 
 
 def check_memory(config: Config, available_gib: float) -> None:
-    """Raises :class:`ConfigError` when one machine is asked for more members than it has memory for."""
-    rows = [(name, config.pool(name).members, config.pool(name).memory_gib) for name in config.pool_names()]
-    needed = sum(members * memory for _, members, memory in rows)
+    """Raises :class:`ConfigError` when one machine is asked for more members at once than it has memory for."""
+    pools = {name: config.pool(name) for name in config.pool_names()}
+    sums = {names: sum(pools[n].members * pools[n].memory_gib for n in names) for names in held_together(config)}
+    names, needed = max(sums.items(), key=lambda item: item[1])
     if needed > available_gib:
-        table = "; ".join(f"{name}: {members} x {memory:g} GiB" for name, members, memory in rows)
+        table = "; ".join(f"{name}: {pools[name].members} x {pools[name].memory_gib:g} GiB" for name in names)
+        at_once = "" if config.placement == "separate" else " in their largest turn"
         raise ConfigError(
-            f"the pools need {needed:.1f} GiB, this machine has {available_gib:.1f} GiB free ({table})",
-            rule="on one machine the sum of pools.*.members x memory_gib fits into its free memory",
-            remedy="lower pools.<name>.members, or correct memory_gib",
+            f"the pools need {needed:.1f} GiB{at_once}, this machine has {available_gib:.1f} GiB free ({table})",
+            rule="on one machine the sum of pools.*.members x memory_gib over what is there at once fits into its free memory",
+            remedy="lower pools.<name>.members, correct memory_gib"
+            + ("" if at_once else ", or let pools take turns: placement: colocated"),
         )
+
+
+def held_together(config: Config) -> list[tuple[str, ...]]:
+    """Pools that hold memory and resources at the same time: all of them, or those of every turn."""
+    names = tuple(config.pool_names())
+    if config.placement == "separate":
+        return [names]
+    always = {name for name in names if name == CPU_POOL or config.pool(name).when_idle == "sleep"}
+    return [tuple(name for name in names if name == turn or name in always) for turn in names if turn != CPU_POOL]
 
 
 def free_memory_gib() -> float:
@@ -255,8 +269,8 @@ class Workforce:
         tend: called while the run waits for its members, the trainers among them; likewise of the run that is served now.
     """
 
-    def __init__(self, pools: Mapping[str, Pool], gang: Gang, serving: Serving) -> None:
-        self.pools, self.gang, self.serving = pools, gang, serving
+    def __init__(self, pools: Mapping[str, Pool], gang: Gang, turns: Turns, serving: Serving) -> None:
+        self.pools, self.gang, self.turns, self.serving = pools, gang, turns, serving
         self.on_retry: Callable[[str, str], None] = lambda what, why: None
         self.tend: Callable[[], None] = lambda: None
 
@@ -267,7 +281,7 @@ def start_workforce(
     stop_asked: Callable[[], bool],
     serving: Serving | None = None,
 ) -> Workforce:
-    """Start all pools; the trainer group starts when it is first needed.
+    """Start all pools; the trainer group starts when it is first needed, and so do all pools that take turns.
 
     Args:
         serving: the weights rollout members start with; the base model by default.
@@ -295,7 +309,6 @@ def start_workforce(
         start_timeout_s=trainer.start_timeout_s,
         check_stop=between_waits,
     )
-    workforce = Workforce(pools, gang, serving)
     for name in config.pool_names():
         if name == "trainer":
             continue
@@ -310,7 +323,11 @@ def start_workforce(
             ),
             on_retry=lambda what, why: workforce.on_retry(what, why),
         )
-        pools[name].resize(settings.members)
+    is_colocated = config.placement == "colocated"
+    sleepers = [name for name in pools if config.pool(name).when_idle == "sleep"]
+    workforce = Workforce(pools, gang, Turns(pools, gang, is_colocated=is_colocated, sleepers=sleepers), serving)
+    for name, pool in pools.items():
+        pool.resize(config.pool(name).members)
     return workforce
 
 
@@ -365,6 +382,7 @@ def coordinator_over(
             manifest=manifest,
             pools=workforce.pools,
             gang=workforce.gang,
+            turns=workforce.turns,
             serving=workforce.serving,
             prompts=prompts,
             base_model=resolve_asset(config.policy.model),

@@ -377,6 +377,8 @@ class PoolConfig(Section):
         leases_per_member: shards a member works on at once, so that its batch never drains at a shard border.
         resources: Ray's custom resources of one member; ``num_cpus``, ``num_gpus`` likewise.
         memory_gib: what one member needs; checked against the machine before anything starts.
+        when_idle: what a member does while other pools have their turn (``placement: colocated``): ``close`` ends its process;
+            ``sleep`` has vLLM free the GPU and keep its process (where vLLM cannot, as on CPUs, it is closed).
         env: environment variables of the member's process.
         lease_timeout_s: a lease that takes longer is given to another member and this one is replaced.
         max_attempts: tries of one piece of work before the run stops.
@@ -390,6 +392,7 @@ class PoolConfig(Section):
     num_gpus: float = Field(0.0, ge=0)
     resources: dict[str, float] = Field(default_factory=dict)
     memory_gib: float = Field(1.0, gt=0)
+    when_idle: Literal["close", "sleep"] = "close"
     env: dict[str, str] = Field(default_factory=dict)
     lease_timeout_s: float = Field(3600.0, gt=0)
     start_timeout_s: float = Field(600.0, gt=0)
@@ -410,10 +413,18 @@ class SnapshotsConfig(Section):
 
 
 class Config(Section):
-    """A whole run."""
+    """A whole run.
+
+    Attributes:
+        name: of the run, and of its default directory.
+        seed: of all that is drawn at random.
+        placement: ``separate`` gives every pool resources of its own, and stages overlap; ``colocated`` lets pools take turns on
+            the same ones: rollouts, each judge, trainers. Results are the same.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0)
+    placement: Literal["separate", "colocated"] = "separate"
     policy: PolicyConfig
     prompts: PromptsConfig
     generate: GenerateConfig
@@ -486,6 +497,19 @@ class Config(Section):
             raise ValueError(f"train.kind {self.train.kind!r} is one process; set pools.trainer.members to 1")
         return self
 
+    @model_validator(mode="after")
+    def _sleepers_can(self) -> Config:
+        served: dict[str, dict[str, Any]] = {}
+        if self.policy.kind == "vllm":
+            served["rollout"] = self.policy.engine_args
+        served |= {self.judge_pool(n): j.engine_args for n, j in self.judges.items() if j.kind in ("llm", "prm")}
+        for name in self.pool_names():
+            if self.pool(name).when_idle == "sleep" and not served.get(name, {}).get("enable_sleep_mode"):
+                raise ValueError(
+                    f"pools.{name}.when_idle is 'sleep', which needs vLLM engines with engine_args.enable_sleep_mode: true"
+                )
+        return self
+
     def judge_pool(self, judge: str) -> str:
         """The pool a judge runs in."""
         config = self.judges[judge]
@@ -516,7 +540,7 @@ class Config(Section):
     @property
     def identity(self) -> str:
         """Digest of all that decides the results. Pool sizes, time limits and what is kept may change in mid-run."""
-        content = self.model_dump(mode="json", exclude={"pools", "snapshots", "name"})
+        content = self.model_dump(mode="json", exclude={"pools", "snapshots", "name", "placement"})
         content["push"].pop("deadline_s")
         content["train"].pop("checkpoint_every_steps")
         content["train"].pop("group_timeout_s")

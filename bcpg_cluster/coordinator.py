@@ -19,6 +19,7 @@ from typing import Any
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool
+from bcpg_cluster.cluster.turns import TRAINER, Turns
 from bcpg_cluster.config import Config
 from bcpg_cluster.dataflow import Dataflow
 from bcpg_cluster.engines.protocols import TrainSettings
@@ -28,7 +29,7 @@ from bcpg_cluster.prompts import PromptSets, round_prompts, split_shards
 from bcpg_cluster.push import Pusher, PushSettings
 from bcpg_cluster.records import Prompt
 from bcpg_cluster.report import round_report
-from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, data_stages, evaluation_stages
+from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, data_stages, evaluation_stages, turns
 from bcpg_cluster.stages.train import read_canaries
 from bcpg_cluster.stages.weigh import WeighSettings
 from bcpg_cluster.store.layout import new_attempt, report_path
@@ -55,6 +56,7 @@ class Parts:
     manifest: Manifest
     pools: Mapping[str, Pool]
     gang: Gang
+    turns: Turns
     serving: Serving
     prompts: PromptSets
     base_model: str
@@ -89,7 +91,7 @@ class Coordinator:
             BcpgError: see ``errors``.
         """
         if not all(round_ in self._manifest.state.reports for round_ in range(rounds + 1)):
-            self._parts.gang.begin_start()
+            self._begin_trainers()
             self._round(0, lambda: {})
             self._parts.gang.raise_if_failed()
             for round_ in range(1, rounds + 1):
@@ -101,6 +103,13 @@ class Coordinator:
         self._round(0, lambda: {})
         stages = self._data_stages()
         self._collect(1, tuple(stage for stage in stages if stage.name != "weigh"))
+
+    def _begin_trainers(self) -> None:
+        """Start the trainer group early, so that options it cannot use are known before any data is made."""
+        if not self._parts.turns.is_colocated:
+            self._parts.gang.begin_start()
+        elif 0 not in self._manifest.state.reports:
+            self._parts.gang.try_start()
 
     def _round(self, round_: int, learn: Callable[[], dict[str, Any]]) -> None:
         if round_ in self._manifest.state.reports:
@@ -177,6 +186,7 @@ class Coordinator:
             self._manifest.add_snapshot(kept)
             return kept
         check_rows(weighed, self._config.objective)
+        self._parts.turns.take(TRAINER)
         snapshot = train_round(
             self._manifest,
             self._parts.gang,
@@ -193,12 +203,13 @@ class Coordinator:
     def _push(self, snapshot: SnapshotRecord) -> dict[str, Any]:
         done = self._manifest.state.pushes.get(snapshot.version)
         path = self._model_path(snapshot.version)
-        is_served = self._is_served(snapshot.version)
-        if done is not None and is_served:
+        if done is not None and self._is_served(snapshot.version):
             return done
+        self._open_rollouts(snapshot.version)
+        is_served = self._is_served(snapshot.version)
         self._wait_rollouts()
         canaries = read_canaries(self._manifest.run_dir / snapshot.path) if snapshot.metrics else []
-        if is_served:  # resumed: the members started from it
+        if is_served:  # resumed, or opened for this turn: the members started from it
             facts = self._pusher.confirm(snapshot.version, path, canaries)
         else:
             # The trainer group may have been made anew since, or have trained another run.
@@ -263,23 +274,27 @@ class Coordinator:
         unsealed = [stage for stage in stages if (round_, stage.output) not in self._manifest.state.sealed]
         if not unsealed:
             return {}
-        if any(stage.pool == ROLLOUT_POOL for stage in unsealed):
-            self._have_served(policy_version)
-        return Dataflow(
-            self._manifest,
-            self._parts.pools,
-            stages,
-            round_,
-            num_shards,
-            {
-                "policy_version": policy_version,
-                "run_seed": self._config.seed,
-                "weigh": self._parts.weigh_settings,
-            },
-            observer=self._observer,
-            stop_asked=self._parts.stop_asked,
-            tend=self._parts.tend,
-        ).run()
+        seconds: dict[str, float] = {}
+        for pool, of_turn in turns(unsealed) if self._parts.turns.is_colocated else [(None, stages)]:
+            if any(stage.pool == ROLLOUT_POOL for stage in of_turn if stage in unsealed):
+                self._have_served(policy_version)
+            self._parts.turns.take(pool)
+            seconds |= Dataflow(
+                self._manifest,
+                self._parts.pools,
+                of_turn,
+                round_,
+                num_shards,
+                {
+                    "policy_version": policy_version,
+                    "run_seed": self._config.seed,
+                    "weigh": self._parts.weigh_settings,
+                },
+                observer=self._observer,
+                stop_asked=self._parts.stop_asked,
+                tend=self._parts.tend,
+            ).run()
+        return seconds
 
     def _receipts(self, round_: int, table: str) -> list[Any]:
         return self._manifest.state.receipts(round_, table)
@@ -297,11 +312,18 @@ class Coordinator:
 
     def _have_served(self, version: int) -> None:
         """Have the rollout members hold a version of this run, from disk where they hold other weights."""
+        self._open_rollouts(version)
         if not self._is_served(version):
             self._wait_rollouts()
             record = self._manifest.state.snapshots.get(version)
             canaries = read_canaries(self._manifest.run_dir / record.path) if record and record.metrics else []
             self._pusher.push(version, self._model_path(version), {}, canaries, from_disk=True)
+
+    def _open_rollouts(self, version: int) -> None:
+        """Have the rollout members on the machine; those that are started for it start with ``version``."""
+        if self._parts.turns.is_closed(ROLLOUT_POOL):
+            self._serve(version)
+        self._parts.turns.take(ROLLOUT_POOL)
 
     def _serve(self, version: int) -> None:
         self._parts.serving.version = version

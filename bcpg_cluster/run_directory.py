@@ -18,7 +18,15 @@ from bcpg_cluster.whole_files import write_whole
 
 _BEFORE_CREATION = {CONFIG, LOCK, MANIFEST}  # what a run may have left that was killed while it was made, and
 _PARTIAL = re.compile(rf"\.{re.escape(CONFIG)}\.\d+\.partial")
-_MAY_CHANGE = ("name", "snapshots.", "pools", "push.deadline_s", "train.checkpoint_every", "train.group_timeout")
+_MAY_CHANGE = (
+    "name",
+    "placement",
+    "snapshots.",
+    "pools",
+    "push.deadline_s",
+    "train.checkpoint_every",
+    "train.group_timeout",
+)
 
 
 def check_run_directory(run_dir: Path, config: Config) -> None:

@@ -68,6 +68,12 @@ class Gang:
             if start.done() and (error := start.exception()) is not None and not isinstance(error, EngineError):
                 self._fail(error)
 
+    def try_start(self) -> None:
+        """Start the members and end them again: what they cannot be made from shows before anything depends on it."""
+        self.begin_start()
+        self._collect(self._starts, self._start_timeout_s)
+        self.kill()
+
     def ensure_up(self) -> None:
         """Have the group ready: started, and met at a rendezvous that rank 0 opens on its own machine.
 
@@ -124,5 +130,5 @@ class Gang:
         """End all ranks."""
         for member in self._members:
             member.kill()
-        self._members = []
+        self._members, self._starts = [], []
         self._has_met = False

@@ -98,12 +98,15 @@ class Pool:
         self._started = 0
         self._failed_starts = 0
         self._gone_busy_s = self._gone_ready_s = 0.0  # of members that are no more
+        self._is_parked = False
 
     # --- size
 
     def resize(self, size: int) -> None:
-        """Grow at once; shrink by draining: leases under way are finished, nothing is lost."""
+        """Grow at once; shrink by draining: leases under way are finished, nothing is lost. A parked pool only notes it."""
         self._size = size
+        if self._is_parked:
+            return
         staying = [slot for slot in self._slots if not slot.is_draining]
         for slot in sorted(staying, key=lambda s: (s.is_ready, len(s.leases)))[: max(len(staying) - size, 0)]:
             slot.is_draining = True
@@ -112,6 +115,17 @@ class Pool:
                 slot.is_draining = False
         while sum(not slot.is_draining for slot in self._slots) < size:
             self._start_one()
+
+    def park(self, *, keep_members: bool = False) -> None:
+        """Give up the members (unless they are kept, asleep) until :meth:`unpark`; the size asked for stays as it is."""
+        self._is_parked = True
+        for slot in self._slots:
+            slot.is_draining = slot.is_draining or not keep_members
+
+    def unpark(self) -> None:
+        """Have the members again that were asked for; those that went are started anew."""
+        self._is_parked = False
+        self.resize(self._size)
 
     def _start_one(self) -> None:
         member = self._runtime.start(self._spec(self._started))
@@ -262,7 +276,7 @@ class Pool:
         self._on_retry(slot.member.name, why)
         for lease in slot.leases:
             self._requeue(lease, why)
-        if sum(not s.is_draining for s in self._slots) < self._size:
+        if not self._is_parked and sum(not s.is_draining for s in self._slots) < self._size:
             self._start_one()
 
     def _remove(self, slot: _Slot) -> None:

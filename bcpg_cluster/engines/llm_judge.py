@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import Literal
 
 from bcpg_cluster.engines.judge_transport import Ask, CachedTransport, GeneratorTransport, Reply, Transport
-from bcpg_cluster.engines.protocols import JudgeCase, Judgement, Sampling, TextGenerator
+from bcpg_cluster.engines.protocols import JudgeCase, Judgement, Sampling, Sleeper, TextGenerator
 from bcpg_cluster.method.judge_schema import parse_answer, verdict_schema
 from bcpg_cluster.method.judge_windows import cut_windows
 from bcpg_cluster.method.verdict import JudgePrompt, render_judge_messages, render_repair
@@ -261,3 +261,13 @@ class LlmJudge(TransportJudge):
         drawn = f":t{temperature:g}p{top_p:g}s{sample}" if temperature > 0.0 or sample else ""
         settings = f"{max_tokens}:{max_prompt_tokens}{drawn}"
         super().__init__(transport, name, prompt, view, settings=settings, windows=windows, answer_after=answer_after)
+        self._generator = generator
+
+    def sleep(self) -> bool:
+        """See :class:`~bcpg_cluster.engines.protocols.Sleeper`."""
+        return isinstance(self._generator, Sleeper) and self._generator.sleep()
+
+    def wake_up(self) -> None:
+        """See :class:`~bcpg_cluster.engines.protocols.Sleeper`."""
+        if isinstance(self._generator, Sleeper):
+            self._generator.wake_up()

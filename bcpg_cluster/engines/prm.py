@@ -98,6 +98,14 @@ class VllmStepScorer:
         """Requests running and waiting, busy seconds."""
         return self._loop.health()
 
+    def sleep(self) -> bool:
+        """See :class:`~bcpg_cluster.engines.protocols.Sleeper`."""
+        return self._loop.sleep()
+
+    def wake_up(self) -> None:
+        """See :class:`~bcpg_cluster.engines.protocols.Sleeper`."""
+        self._loop.wake_up()
+
     def close(self) -> None:
         """Stop the engine and free its memory."""
         self._loop.close()

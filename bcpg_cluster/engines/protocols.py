@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from bcpg_cluster.method.objective import Objective
 from bcpg_cluster.records import ErrorType, StopReason, VerdictStatus
@@ -148,6 +148,19 @@ class WeightReceiver(Protocol):
 
     def score_next(self, prefix: tuple[int, ...], token: int) -> float:
         """Log-prob in nats of one given token after ``prefix``, computed through the prefix cache as decoding does."""
+        ...
+
+
+@runtime_checkable
+class Sleeper(Protocol):
+    """An engine that can give its device to others and come back with the same weights. Its caches are gone then."""
+
+    def sleep(self) -> bool:
+        """Free the device; there is no work under way. False when this engine cannot."""
+        ...
+
+    def wake_up(self) -> None:
+        """Take the device again."""
         ...
 
 

@@ -96,6 +96,23 @@ class EngineLoop:
         result: T = control.done.result()
         return result
 
+    def sleep(self) -> bool:
+        """Move the weights to the host and drop the KV cache (vLLM's sleep level 1); false when the engine was not built with
+        ``enable_sleep_mode``.
+        """
+
+        def fall_asleep(llm: Any) -> bool:
+            if not llm.llm_engine.vllm_config.model_config.enable_sleep_mode:
+                return False
+            llm.sleep(level=1)
+            return True
+
+        return self.between_steps(fall_asleep)
+
+    def wake_up(self) -> None:
+        """Take the device again; does nothing for an engine that is awake."""
+        self.between_steps(lambda llm: llm.wake_up())
+
     @property
     def num_unfinished(self) -> int:
         """Requests admitted or waiting. Exact inside :meth:`between_steps`, a snapshot elsewhere."""

@@ -199,6 +199,14 @@ class VllmGenerator:
         """Requests running and waiting, tokens drawn, prompt tokens read from the prefix cache, busy seconds."""
         return {**self._loop.health(), "policy_version": float(self._version)}
 
+    def sleep(self) -> bool:
+        """See :class:`~bcpg_cluster.engines.protocols.Sleeper`."""
+        return self._loop.sleep()
+
+    def wake_up(self) -> None:
+        """See :class:`~bcpg_cluster.engines.protocols.Sleeper`."""
+        self._loop.wake_up()
+
     def close(self) -> None:
         """Stop the engine and free its memory."""
         self._loop.close()

@@ -43,6 +43,25 @@ def evaluation_stages() -> tuple[StageSpec, ...]:
     )
 
 
+def turns(stages: Sequence[StageSpec]) -> list[tuple[str | None, tuple[StageSpec, ...]]]:
+    """The stages in turns, each with the one pool besides ``cpu`` that it needs (``None``: no other): for pools that share
+    a machine. A stage comes into the earliest turn of its pool that is not before those of its inputs.
+    """
+    found: list[tuple[str | None, list[StageSpec]]] = []
+    made_in: dict[str, int] = {}
+    for stage in stages:
+        earliest = max((made_in[table] for table in stage.inputs if table in made_in), default=0)
+        fitting = [
+            index for index, (pool, _) in enumerate(found) if index >= earliest and stage.pool in (CPU_POOL, pool)
+        ]
+        if not fitting:
+            found.append((None if stage.pool == CPU_POOL else stage.pool, []))
+            fitting = [len(found) - 1]
+        found[fitting[0]][1].append(stage)
+        made_in[stage.output] = fitting[0]
+    return [(pool, tuple(of_turn)) for pool, of_turn in found]
+
+
 def downstream(stages: Sequence[StageSpec], table: str) -> list[str]:
     """``table`` and every table that depends on it, in order of the flow."""
     found = [table]

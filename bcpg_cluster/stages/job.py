@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bcpg_cluster.engines.protocols import Sleeper
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.schema import Row
 from bcpg_cluster.store.shards import read_shard, write_shard
@@ -86,6 +87,14 @@ class StageWorker:
         """Pass a control call on to the engine, or read one of its properties."""
         attribute = getattr(self._engine, method)
         return attribute(*args) if callable(attribute) else attribute
+
+    def sleep(self) -> bool:
+        """Have the engine free its device while it has no work; false when it cannot (see :class:`Sleeper`)."""
+        return isinstance(self._engine, Sleeper) and self._engine.sleep()
+
+    def wake_up(self) -> None:
+        """End the engine's sleep."""
+        self._engine.wake_up()
 
     def close(self) -> None:
         """Free everything."""

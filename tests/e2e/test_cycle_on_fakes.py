@@ -196,3 +196,24 @@ def test_weights_stay_when_all_are_right_and_training_goes_on_after(
         assert (state.snapshots[round_].path == before) == (kept[round_ - 1] == 0)
     newest = state.snapshots[8].path
     assert not newest or (run.directory / newest).is_dir()
+
+
+def test_pools_that_take_turns_give_the_same_results(
+    tmp_path: Path, run_rounds: RunRounds, make_config: MakeConfig, finished_run: Any
+):
+    judges = {
+        "llm": {"kind": "fake", "precision": 0.9, "recall": 0.8, "pool": "judge.llm"},
+        "prm": {"kind": "fake", "precision": 0.85, "recall": 0.7, "pool": "prm"},
+    }
+    config = make_config(placement="colocated", judges=judges, pools={"rollout": {"members": 2}})
+    run = run_rounds(tmp_path / "r", config, 2)
+    for round_ in (1, 2):
+        for key in ("accuracy", "accuracy_greedy", "samples", "mined_share", "per_problem"):
+            assert run.reports[round_][key] == finished_run.reports[round_][key]
+        push = run.reports[round_]["push"]
+        assert (push["method"], push["canaries"]) == ("disk", "passed")
+        assert {r.policy_version for r in rollouts_from(table(run, round_, "rollouts"))} == {round_ - 1}
+        assert {r.policy_version for r in rollouts_from(table(run, round_, "eval_rollouts"))} == {round_}
+    assert read_manifest(run.directory).retries == []
+    again = run_rounds(tmp_path / "r", make_config(judges=judges), 3)  # and the run goes on the other way
+    assert again.reports[3]["per_problem"] == finished_run.reports[3]["per_problem"]
