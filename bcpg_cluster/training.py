@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from bcpg_cluster.cluster.gang import Gang
@@ -81,9 +81,10 @@ def train_round(
         model_path=model_path,
         weighted=tuple(manifest.state.receipts(round_, "weighted")),
         settings=settings,
-        checkpoint_dir=checkpoint_path(round_),
+        checkpoint_dir="",  # every try has one of its own
     )
     for attempt in range(1, max_attempts + 1):
+        job = replace(job, checkpoint_dir=take_checkpoints(manifest.run_dir, round_))
         try:
             return _train_once(manifest, gang, job, num_canaries, observer)
         except EngineError as error:
@@ -93,6 +94,21 @@ def train_round(
             manifest.add_retry(f"train round {round_}", str(error))
             observer.retry(f"train round {round_}", str(error))
     raise AssertionError("unreachable")
+
+
+def take_checkpoints(run_dir: Path, round_: int) -> str:
+    """The directory for the step checkpoints of a group's next try, with what the last try left moved into it.
+
+    A group that was given up may be at work still, on a host that lost its link. It goes on writing, and deleting, under the
+    name that it was told; the move takes what counts out of its reach.
+    """
+    tries = run_dir / checkpoint_path(round_)
+    numbers = sorted(int(path.name) for path in tries.glob("[0-9]*"))
+    last = numbers[-1] if numbers else 0
+    taken = f"{checkpoint_path(round_)}/{last + 1:04d}"
+    if numbers:
+        (tries / f"{last:04d}").rename(run_dir / taken)
+    return taken
 
 
 def _train_once(manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int, observer: Observer) -> SnapshotRecord:
@@ -143,7 +159,7 @@ def _train_once(manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int
         },
     )
     manifest.add_snapshot(record)
-    shutil.rmtree(manifest.run_dir / job.checkpoint_dir, ignore_errors=True)
+    shutil.rmtree(manifest.run_dir / checkpoint_path(job.round), ignore_errors=True)
     observer.stage(job.round, "train", 4, 4)
     return record
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import BcpgError, EngineError, MemberLostError, UserError
+from bcpg_cluster.node_address import announce
 
 _CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # where `ray start` notes the address of this machine's cluster
 _CONTROL_THREADS = 4
@@ -56,6 +57,7 @@ class _Host:
         self._hosted: Any = None
         self._failure: BcpgError | None = None
         try:
+            _announce_node()
             self._hosted = factory(**arguments)
         except BcpgError as error:
             self._failure = error  # raised by every call: an error in an actor's constructor would lose its type
@@ -71,6 +73,13 @@ class _Host:
         if self._failure is not None:
             raise self._failure
         return getattr(self._hosted, method)(*args)
+
+
+def _announce_node() -> None:
+    """In an actor's process: its groups meet at the address that Ray knows this node by."""
+    import ray
+
+    announce(ray.util.get_node_ip_address())
 
 
 class RayMember:

@@ -19,6 +19,7 @@ from bcpg_cluster.engines.protocols import (
     TrainSettings,
 )
 from bcpg_cluster.errors import StoreError
+from bcpg_cluster.node_address import own_address
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.schema import ReferenceRow, WeightedRow, reference_from, reference_row, weighted_from
 from bcpg_cluster.store.shards import read_table, write_shard
@@ -91,7 +92,7 @@ class TrainWorker:
 
     def rendezvous(self) -> tuple[str, int]:
         """This machine's address and a free port, for the group to meet at."""
-        return _own_address(), _free_port()
+        return own_address(), _free_port()
 
     def meet(self, host: str, port: int) -> None:
         """Build the engine; returns when all ranks have met."""
@@ -152,7 +153,7 @@ class TrainWorker:
 
     def push_address(self) -> tuple[str, int]:
         """Where a new push group can meet."""
-        return _own_address(), _free_port()
+        return own_address(), _free_port()
 
     def join_push_group(self, group: PushGroup) -> None:
         """See :class:`TrainerRank`."""
@@ -189,16 +190,6 @@ def _train_row(row: WeightedRow, reference: ReferenceRow | None = None) -> Train
         () if row.rival is None else row.rival.token_ids,
         None if reference is None else ReferenceLogprobs(reference.logprobs, reference.rival_logprobs),
     )
-
-
-def _own_address() -> str:
-    """The address other machines reach this one at; loopback where there is no network."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # TEST-NET: nothing is sent, the kernel only picks a route
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
 
 
 def _free_port() -> int:

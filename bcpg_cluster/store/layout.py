@@ -7,7 +7,7 @@
       manifest.jsonl         the truth: which shards, snapshots and pushes count
       run.lock               held by the process that works on the run
       rounds/0001/<table>/00003-<attempt>.parquet
-      rounds/0001/checkpoint/<step checkpoints of the trainer, gone when the round is trained>
+      rounds/0001/checkpoint/0001/<step checkpoints of the trainer's try, gone when the round is trained>
       rounds/0001/report.json
       snapshots/v0001-<attempt>/
 """
@@ -34,7 +34,7 @@ def shard_path(round_: int, table: str, shard: int, attempt: str) -> str:
 
 
 def checkpoint_path(round_: int) -> str:
-    """The trainer's step checkpoints of a round."""
+    """The trainer's step checkpoints of a round: a directory for every try, which takes what the one before left."""
     return f"rounds/{round_:04d}/checkpoint"
 
 

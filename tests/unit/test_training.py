@@ -23,7 +23,14 @@ from bcpg_cluster.stages.train import TrainWorker, read_canaries
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.schema import Rival, WeightedRow, reference_from, weighted_row
 from bcpg_cluster.store.shards import read_table, write_shard
-from bcpg_cluster.training import check_rows, drop_torn_snapshots, keep_snapshots, steps_path, train_round
+from bcpg_cluster.training import (
+    check_rows,
+    drop_torn_snapshots,
+    keep_snapshots,
+    steps_path,
+    take_checkpoints,
+    train_round,
+)
 
 SETTINGS = TrainSettings(objective=Bcpg(), learning_rate=1e-4, min_learning_rate=1e-5, batch_sequences=4)
 
@@ -347,3 +354,18 @@ def test_rows_without_reference_are_refused(manifest: Manifest, make_bench: Call
     manifest.seal(1, "reference", 1)
     with pytest.raises(StoreError, match="10 rows have no reference log-probs"):
         bench.train()
+
+
+def test_a_group_that_was_given_up_cannot_reach_the_next_ones_checkpoints(tmp_path: Path):
+    """It may be at work still, on a host that lost its link, and writes and deletes under the name that it was told."""
+    first = tmp_path / take_checkpoints(tmp_path, 1)
+    assert not first.exists()  # nothing to go on from
+    first.mkdir(parents=True)
+    (first / "progress").write_text("step 4")
+    second = tmp_path / take_checkpoints(tmp_path, 1)
+    assert (second / "progress").read_text() == "step 4"
+    first.mkdir()  # late
+    (first / "progress").write_text("step 9")
+    third = tmp_path / take_checkpoints(tmp_path, 1)
+    assert (third / "progress").read_text() == "step 4"
+    assert len({first, second, third}) == 3
