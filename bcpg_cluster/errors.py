@@ -10,6 +10,7 @@
     ├── StoreError             a table or manifest that is not what it says it is
     ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
     │   └── MemberLostError    the process behind an engine is gone or does not answer
+    ├── ClusterLostError       the cluster's head is gone; the run can go on with another
     ├── PushError              new weights did not arrive, or are not what was sent
     ├── TrainingDivergedError  the loss or the gradient is not finite
     └── Interrupted            the person asked to stop; the run can go on later
@@ -60,6 +61,10 @@ class EngineError(BcpgError):
 
 class MemberLostError(EngineError):
     """The process behind an engine is gone or does not answer."""
+
+
+class ClusterLostError(BcpgError):
+    """The cluster's head is gone, and with it all members; the run can go on with another cluster."""
 
 
 class PushError(BcpgError):

@@ -29,13 +29,11 @@ _NUM_PIECES, _PIECE_BYTES = 4096, 4096  # of a large file; 16 MiB of it
 def make_rollout_engine(config: Config, policy_version: int, snapshot: str | None, member: int) -> RolloutEngine:
     """The policy's engine, with the weights of ``snapshot`` (``None``: the base model's)."""
     if config.policy.kind == "fake":
-        from bcpg_cluster.engines.fake import FakeGenerator, Faults
+        from bcpg_cluster.engines.fake import FakeGenerator, slowed
 
         model = config.policy.model
         output: Any = model.partition(":")[2] or None
-        return FakeGenerator(
-            model=model, policy_version=policy_version, snapshot=snapshot, faults=Faults(output=output)
-        )
+        return FakeGenerator(model=model, policy_version=policy_version, snapshot=snapshot, faults=slowed(output))
     from bcpg_cluster.engines.vllm_rollout import VllmGenerator
 
     backend = None if config.push.backend == "disk" else config.push.backend
@@ -58,9 +56,9 @@ def make_judge(config: Config, name: str, generators: dict[str, TextGenerator] |
 
         return ChainTruth()
     if section.kind == "fake":
-        from bcpg_cluster.engines.fake import FakeJudge
+        from bcpg_cluster.engines.fake import FakeJudge, slowed
 
-        return FakeJudge(name, precision=section.precision, recall=section.recall)
+        return FakeJudge(name, precision=section.precision, recall=section.recall, faults=slowed())
     if section.kind == "prm":
         return _make_prm(name, section)
     return _make_llm_judge(name, section, {} if generators is None else generators)
@@ -196,9 +194,9 @@ def make_verifier(config: Config) -> Verifier:
 def make_trainer_rank(kind: str, timeout_s: float, rank: int, world_size: int, host: str, port: int) -> TrainerRank:
     """A rank of the trainer group that meets the others at ``host:port``."""
     if kind == "fake":
-        from bcpg_cluster.engines.fake import FakeTrainerRank
+        from bcpg_cluster.engines.fake import FakeTrainerRank, slowed
 
-        return FakeTrainerRank()
+        return FakeTrainerRank(faults=slowed())
     if kind == "torch":
         from bcpg_cluster.engines.torch_trainer import TorchTrainer
 

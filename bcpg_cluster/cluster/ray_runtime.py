@@ -1,18 +1,20 @@
-"""Members as Ray actors. The only file that imports Ray."""
+"""Members as Ray actors. Besides ``ray_connection`` the only file that imports Ray."""
 
 from __future__ import annotations
 
 import os
-import socket
 import traceback
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bcpg_cluster.cluster.link import Link, answers
+from bcpg_cluster.cluster.ray_connection import check_address, check_token, joining
 from bcpg_cluster.cluster.runtime import MemberSpec
-from bcpg_cluster.errors import BcpgError, EngineError, MemberLostError, UserError
+from bcpg_cluster.errors import BcpgError, EngineError, MemberLostError
 from bcpg_cluster.node_address import announce
 
 _CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # where `ray start` notes the address of this machine's cluster
@@ -35,19 +37,9 @@ def choose_cluster(address: str | None, environ: Mapping[str, str] = os.environ)
         return ClusterChoice(environ["RAY_ADDRESS"], "given by RAY_ADDRESS")
     if _CURRENT_CLUSTER.is_file():
         running = _CURRENT_CLUSTER.read_text().strip()
-        if _answers(running):
+        if answers(running):
             return ClusterChoice(running, "a Ray is running on this machine")
     return ClusterChoice("local", "no Ray is running here, so a local one is started")
-
-
-def _answers(address: str) -> bool:
-    """Whether something listens at ``host:port`` (a stale note of a cluster that is gone is common)."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=2.0):
-            return True
-    except (OSError, ValueError):
-        return False
 
 
 class _Host:
@@ -85,14 +77,17 @@ def _announce_node() -> None:
 class RayMember:
     """A started actor."""
 
-    def __init__(self, name: str, actor: Any) -> None:
+    def __init__(self, name: str, actor: Any, link: Link) -> None:
         self.name = name
-        self._actor = actor
+        self._actor, self._link = actor, link
 
     def call(self, method: str, /, *args: Any, control: bool = False, label: str = "") -> Future[Any]:
         """See :class:`bcpg_cluster.cluster.runtime.Member`."""
         kind = self._actor.control if control else self._actor.work
         answer: Future[Any] = Future()
+        self._link.watch_over(answer)
+        if self._link.is_lost:
+            return answer
         try:
             reference = kind.options(name=label or method).remote(method, args)
         except Exception as error:  # Ray raises its own kinds for an actor known to be dead
@@ -105,11 +100,17 @@ class RayMember:
         """See :class:`bcpg_cluster.cluster.runtime.Member`."""
         import ray
 
-        ray.kill(self._actor, no_restart=True)
+        if not self._link.is_lost:  # it would wait for the head
+            ray.kill(self._actor, no_restart=True)
 
 
 def _settle(answer: Future[Any], done: Future[Any], name: str) -> None:
     """Pass a Ray call's end on, with Ray's errors turned into ours."""
+    with suppress(InvalidStateError):  # the link was lost and has failed it already
+        _pass_on(answer, done, name)
+
+
+def _pass_on(answer: Future[Any], done: Future[Any], name: str) -> None:
     from ray.exceptions import RayError, RayTaskError
 
     error = done.exception()
@@ -161,15 +162,14 @@ class RayRuntime:
             os.environ.setdefault("RAY_worker_niceness", "0")
             ray.init(address="local", resources=dict(local_resources or {}), include_dashboard=dashboard, **common)
         else:
-            try:
+            if choice.address != "auto":
+                check_address(choice.address, choice.reason)
+                check_token(choice.address)
+            with joining(choice.address, choice.reason):
                 ray.init(address=choice.address, **common)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UserError(
-                    f"no Ray cluster answers at {choice.address} ({choice.reason}): {_first_line(error)}",
-                    rule="--address, RAY_ADDRESS or a Ray running on this machine must be reachable, with this cluster's token",
-                    remedy="check `ray status --address ...`, unset RAY_ADDRESS, or give --address local",
-                ) from None
         self._ray = ray
+        self._link = Link(ray.get_runtime_context().gcs_address)
+        self._link.start()
         self._members: list[RayMember] = []
 
     @property
@@ -199,13 +199,15 @@ class RayRuntime:
             max_restarts=0,
             runtime_env={"env_vars": dict(spec.env)} if spec.env else None,
         ).remote(spec.factory, dict(spec.arguments))
-        member = RayMember(spec.name, actor)
+        member = RayMember(spec.name, actor, self._link)
         self._members.append(member)
         return member
 
     def shutdown(self) -> None:
         """Stop all actors of this run and leave the cluster (a local one ends with it)."""
-        self._ray.shutdown()
+        self._link.close()
+        if not self._link.is_lost:  # Ray would wait for the head, then end the process before the error is printed
+            self._ray.shutdown()
 
 
 def _copy(function: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import random
 import socket
 import struct
@@ -42,6 +43,8 @@ SNAPSHOT_FILE = "fake.json"
 END_ID = 0  # the end token; any other id is a character's code point
 SKILL_SPEC = TensorSpec("skill", "float64", ())
 
+LATENCY = "BCPG_FAKE_LATENCY_S"
+
 Answer = Callable[[str], str]
 
 
@@ -59,6 +62,11 @@ class Faults:
     latency_s: float = 0.0
     fail_on_call: int | None = None
     output: Literal["garbage", "empty", "endless", "aborted"] | None = None
+
+
+def slowed(output: Literal["garbage", "empty", "endless", "aborted"] | None = None) -> Faults:
+    """Faults with the latency that ``BCPG_FAKE_LATENCY_S`` says, so that a pool's ``env`` can make its fakes take time."""
+    return Faults(latency_s=float(os.environ.get(LATENCY, "0")), output=output)
 
 
 class _CallCounter:

@@ -1,0 +1,212 @@
+"""Clusters that cannot be used, and a cluster that is lost: clear errors within seconds, and a run that goes on elsewhere."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bcpg_cluster.cluster.ray_connection import check_address
+from bcpg_cluster.errors import UserError
+from bcpg_cluster.store.manifest import read_manifest
+
+pytestmark = pytest.mark.engine
+
+BIN = Path(sys.executable).parent
+JOIN = """
+import sys, ray
+{patch}
+from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime
+from bcpg_cluster.errors import UserError
+try:
+    runtime = RayRuntime(ClusterChoice(sys.argv[1], "given by --address"), namespace="join")
+except UserError as error:
+    sys.exit(f"UserError: {{error}}")
+print("slots", runtime.cluster_resources()["slot"])
+runtime.shutdown()
+"""
+
+
+@dataclass
+class Head:
+    """A head of the test's own: its port, and what a process that may join it has in its environment."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    environment: Mapping[str, str]
+
+    def join(self, patch: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """A driver that joins it; ``patch`` is run first, and variables of ``environment`` replace the right ones."""
+        command = [sys.executable, "-c", JOIN.format(patch=patch), self.address]
+        return subprocess.run(command, env={**self.environment, **environment}, capture_output=True, text=True)
+
+    def pid_of_gcs(self) -> int:
+        """The head's own GCS process (the machine may hold others)."""
+        listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+        (found,) = [
+            line for line in listed.splitlines() if "/gcs_server " in line and self.environment["RAY_TMPDIR"] in line
+        ]
+        return int(found.split()[0])
+
+
+def start_head(folder: Path) -> Head:
+    """`ray start --head` with a folder, port and token of its own."""
+    with socket.create_server(("", 0)) as probe:
+        port = probe.getsockname()[1]
+    folder.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {
+        "RAY_TMPDIR": str(folder),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_worker_niceness": "0",
+        "HOME": str(folder),
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = [BIN / "ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=2", '--resources={"slot": 2}']
+    log = (folder / "log.txt").open("wb")
+    with log:
+        process = subprocess.Popen(
+            [*command, "--include-dashboard=false"], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    deadline = time.monotonic() + 120
+    while "Ray runtime started" not in (folder / "log.txt").read_text():
+        assert process.poll() is None and time.monotonic() < deadline, (folder / "log.txt").read_text()
+        time.sleep(0.2)
+    return Head(process, f"127.0.0.1:{port}", environment)
+
+
+def stop_head(head: Head) -> None:
+    """End it with all its processes; those of others stay."""
+    head.process.terminate()
+    try:
+        head.process.wait(60)
+    except subprocess.TimeoutExpired:
+        os.killpg(head.process.pid, signal.SIGKILL)
+        head.process.wait()
+
+
+@pytest.fixture(scope="module")
+def short_tmp() -> Iterator[Path]:
+    """Ray's sockets lie below it, and their paths may not be longer than 107 characters."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="bcpg", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def head(short_tmp: Path) -> Iterator[Head]:
+    made = start_head(short_tmp / "h")
+    yield made
+    stop_head(made)
+
+
+def test_the_right_token_joins(head: Head):
+    joined = head.join()
+    assert joined.returncode == 0, joined.stderr
+    assert "slots 2.0" in joined.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "it refuses this process's"),
+        ({"RAY_AUTH_MODE": "disabled"}, "its sending none"),
+        ({"RAY_AUTH_TOKEN": ""}, "this process has none"),
+    ],
+)
+def test_a_wrong_token_is_refused_with_the_remedy(head: Head, environment: dict[str, str], words: str):
+    joined = head.join(**environment)
+    assert joined.returncode == 1
+    assert "UserError: the Ray cluster at 127.0.0.1" in joined.stderr and words in joined.stderr
+    assert "copy the head's ~/.ray/auth_token" in joined.stderr
+    assert "gcs_client" not in joined.stderr, "Ray's own attempts, one a second for 20 s, were not spared"
+
+
+def test_a_driver_of_another_version_is_refused_with_the_remedy(head: Head):
+    joined = head.join('ray.__version__ = "2.59.0"')
+    assert joined.returncode == 1
+    assert "is of another version" in joined.stderr and "Ray: 2.59.0" in joined.stderr
+    assert "run the command with the cluster's own environment" in joined.stderr
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        ('import ray; ray.__version__ = "2.59.0"', "Ray: 2.59.0"),
+        (
+            "import ray._private.utils as u; ray_version = u.compute_version_info()[0];"
+            ' u.compute_version_info = lambda: (ray_version, "3.12.1")',
+            "Python: 3.12.1",
+        ),
+    ],
+)
+def test_ray_refuses_a_node_of_another_version(head: Head, patch: str, words: str):
+    """Nothing of ours: the documents say so, and a newer Ray might not."""
+    start = f"{patch}\nimport sys\nfrom ray.scripts.scripts import main\nsys.argv[0] = 'ray'\nmain()"
+    command = [sys.executable, "-c", start, "start", f"--address={head.address}"]
+    started = subprocess.run(command, env=dict(head.environment), capture_output=True, text=True)
+    assert started.returncode != 0
+    assert "Version mismatch" in started.stderr and words in started.stderr
+
+
+def test_nothing_listens(monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with pytest.raises(UserError, match=f"no Ray cluster answers at 127.0.0.1:{port} .given by RAY_ADDRESS.") as caught:
+        check_address(f"127.0.0.1:{port}", "given by RAY_ADDRESS")
+    assert "unset RAY_ADDRESS" in caught.value.remedy
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:8265", "ray://127.0.0.1:10001", "host:", ":6379x"])
+def test_what_is_no_address(address: str):
+    with pytest.raises(UserError, match="is not a cluster's address") as caught:
+        check_address(address, "given by --address")
+    assert "ray job submit" in caught.value.remedy
+
+
+def test_a_lost_head_ends_the_command_and_the_run_goes_on_elsewhere(
+    short_tmp: Path, fakes_content: Callable[[], dict[str, Any]], tmp_path: Path
+):
+    content = fakes_content()
+    content["pools"] = {name: {"num_cpus": 0.01} for name in ("rollout", "cpu", "trainer")}
+    config, run_dir = tmp_path / "fakes.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(content))
+    lost = start_head(short_tmp / "l")
+    try:
+        command = [BIN / "bcpg-cluster", "iterate", "--config", config, "--run-dir", run_dir, "--address"]
+        environment = {**os.environ, **lost.environment}
+        log = tmp_path / "log.txt"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [*command, lost.address, "--rounds", "1000"], env=environment, stdout=file, stderr=file
+            )
+        deadline = time.monotonic() + 240
+        while 1 not in read_manifest(run_dir).reports:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.1)
+        os.kill(lost.pid_of_gcs(), signal.SIGKILL)
+        assert process.wait(150) == 1, log.read_text()[-3000:]
+        assert "the Ray cluster is lost" in log.read_text(), log.read_text()[-3000:]
+        assert "run the same command to go on" in log.read_text()
+    finally:
+        stop_head(lost)
+    kept = max(read_manifest(run_dir).reports)
+    done = subprocess.run(
+        [*command, "local", "--rounds", str(kept + 1)], env=dict(os.environ), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    state = read_manifest(run_dir)
+    assert set(state.reports) == set(range(kept + 2))

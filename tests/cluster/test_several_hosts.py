@@ -1,0 +1,138 @@
+"""Two rounds of the main job on four hosts, launched by the real `ray up`, while host after host is taken away.
+
+    BCPG_HOSTS=real python -m pytest -s tests/cluster/test_several_hosts.py     the embedded models; about 7 GiB
+    python -m pytest -s tests/cluster/test_several_hosts.py                     fakes that take their time; about 3 GiB
+    python -m tests.cluster.hosts --clean                                       after a kill -9 of either
+
+Needs root, and Debian's openssh-server and rsync.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bcpg_cluster.store.manifest import ManifestState, read_manifest
+from tests.cluster.hosts import SHARED, missing_parts
+from tests.cluster.launched import Launched, launched, wait_until
+
+_MISSING = missing_parts()
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(_MISSING is not None, reason=_MISSING or ""),
+]
+
+REAL = os.environ.get("BCPG_HOSTS") == "real"
+_PER_ROUND = 64
+_SHARED_SETTINGS = [
+    f"prompts.per_round={_PER_ROUND}",
+    "generate.prompts_per_shard=8",
+    "evaluate.num_prompts=24",
+    "evaluate.num_samples=2",
+    "evaluate.prompts_per_shard=12",
+    "pools.rollout={members: 1, num_cpus: 0.1, resources: {rollout: 1}, env: {OMP_NUM_THREADS: '1', BCPG_FAKE_LATENCY_S: '1'}}",
+    "pools.judge.llm={num_cpus: 0.1, max: 2, resources: {judge: 1}, env: {OMP_NUM_THREADS: '1', BCPG_FAKE_LATENCY_S: '1'}}",
+    "pools.prm={num_cpus: 0.1, resources: {judge: 1}, env: {OMP_NUM_THREADS: '1'}}",
+    "pools.cpu={num_cpus: 0.1, memory_gib: 0.4}",
+]
+_SETTINGS = {
+    True: [
+        *_SHARED_SETTINGS,
+        "train.batch_sequences=8",
+        "train.checkpoint_every_steps=1",
+        "pools.trainer={members: 2, num_cpus: 0.1, resources: {trainer: 1}, env: {OMP_NUM_THREADS: '1'}}",
+    ],
+    False: [
+        *_SHARED_SETTINGS,
+        "policy={kind: fake, model: fake}",
+        "judges.llm={kind: fake, precision: 0.9, recall: 0.8, pool: judge.llm}",
+        "judges.prm={kind: fake, precision: 0.9, recall: 0.8, pool: prm}",
+        "train.kind=fake",
+        "pools.trainer={members: 1, num_cpus: 0.1, resources: {trainer: 1}, env: {BCPG_FAKE_LATENCY_S: '10'}}",
+    ],
+}[REAL]
+_RUN = "runs/several"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    with launched(tmp_path_factory.mktemp("cluster")) as made:
+        wait_until(lambda: _nodes(made) == 4, 180, "not all workers joined")
+        yield made
+
+
+def _nodes(cluster: Launched) -> int:
+    found = [
+        line.split()[0] for line in cluster.ray_exec("ray status").stdout.splitlines() if "local.cluster.node" in line
+    ]
+    return int(found[0]) if found else 0
+
+
+def _iterate(rounds: int) -> str:
+    settings = " ".join(f"--set {shlex.quote(setting)}" for setting in _SETTINGS)
+    return f"cd ~/bcpg-cluster && bcpg-cluster iterate --rounds {rounds} --config laptop --run-dir {SHARED}/{_RUN} {settings}"
+
+
+class Watched:
+    """The run under way."""
+
+    def __init__(self, cluster: Launched, rounds: int) -> None:
+        self.run_dir = cluster.shared / _RUN
+        self.log = cluster.shared.parent / "iterate.txt"
+        self.process: subprocess.Popen[bytes] = cluster.begin(_iterate(rounds), self.log)
+        self.began = time.monotonic()
+
+    def until(self, what: str, reached: Callable[[ManifestState], bool], timeout_s: float = 400) -> ManifestState:
+        """Wait for a state of the run."""
+        deadline = time.monotonic() + timeout_s
+        while not reached(state := read_manifest(self.run_dir)):
+            assert self.process.poll() is None, f"ended before {what}: {self.printed()}"
+            assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}: {self.printed()}"
+            time.sleep(0.05)
+        print(f"{time.monotonic() - self.began:6.1f} s  {what}", flush=True)
+        return state
+
+    def printed(self) -> str:
+        return self.log.read_text()[-4000:]
+
+
+def test_two_rounds_while_hosts_go_and_come_back(cluster: Launched) -> None:
+    run = Watched(cluster, 2)
+    hosts = cluster.hosts
+
+    run.until("the first rollouts are in", lambda state: len(state.shards.get((1, "rollouts"), ())) >= 1)
+    hosts["rollout"].cut()
+    run.until("the rollout host is missed", lambda state: any("rollout/" in r["what"] for r in state.retries), 120)
+    hosts["rollout"].mend()
+
+    run.until("in training", lambda state: _is_training(state, run.run_dir))
+    hosts["trainer"].cut()
+    run.until("the trainer host is missed", lambda state: any("train" in r["what"] for r in state.retries), 180)
+    hosts["trainer"].mend()
+
+    run.until("the second round's judging", lambda state: len(state.shards.get((2, "verdicts.llm"), ())) >= 1, 600)
+    hosts["judge"].cut()
+    run.until("the judge host is missed", lambda state: any("judge" in r["what"] for r in state.retries), 120)
+    hosts["judge"].mend()
+
+    assert run.process.wait(600) == 0, run.printed()
+    state = read_manifest(run.run_dir)
+    print(json.dumps(state.retries, indent=1))
+    assert set(state.reports) == {0, 1, 2}
+    for round_ in (1, 2):
+        assert state.pushes[round_]["canaries"] == "passed"
+        assert state.reports[round_]["samples"]["asked"] == _PER_ROUND * 8
+
+
+def _is_training(state: ManifestState, run_dir: Path) -> bool:
+    if REAL:
+        return (1, "reference") in state.sealed and any((run_dir / "rounds/0001/checkpoint").rglob("progress.json"))
+    return (1, "weighted") in state.sealed

@@ -1,0 +1,42 @@
+"""run_mark.py: whether a machine sees the run directory, and the same one."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from bcpg_cluster.errors import UserError
+from bcpg_cluster.run_mark import RunMark, check_mark, leave_mark
+
+
+def test_a_mark_stays_the_same_and_is_seen(tmp_path: Path):
+    mark = leave_mark(tmp_path)
+    assert leave_mark(tmp_path) == mark
+    check_mark(mark, patience_s=0)
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path):
+    with pytest.raises(UserError, match=f"not visible from {socket.gethostname()}: there is no mark.txt") as caught:
+        check_mark(RunMark(str(tmp_path / "nowhere" / "mark.txt"), "x"), patience_s=0)
+    assert "mount it on that machine" in caught.value.remedy
+
+
+def test_another_directory_of_the_same_name(tmp_path: Path):
+    mark = leave_mark(tmp_path)
+    with pytest.raises(UserError, match="another directory has that name there"):
+        check_mark(RunMark(mark.path, "other"), patience_s=0)
+
+
+def test_a_file_system_that_shows_it_late(tmp_path: Path):
+    path = tmp_path / "mark.txt"
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            path.write_text("x")
+
+    check_mark(RunMark(str(path), "x"), sleep=sleep)
+    assert len(waited) == 3
