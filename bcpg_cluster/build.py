@@ -34,6 +34,7 @@ from bcpg_cluster.observer import Observer
 from bcpg_cluster.prompt_sources import Columns
 from bcpg_cluster.prompts import PromptSets, check_sets, round_prompts
 from bcpg_cluster.records import Prompt
+from bcpg_cluster.run_mark import leave_mark
 from bcpg_cluster.scaler import PoolBounds, Scaler
 from bcpg_cluster.stages.generate import generate
 from bcpg_cluster.stages.graph import CPU_POOL
@@ -349,6 +350,7 @@ def build_coordinator(
     prompts: PromptSets,
 ) -> Coordinator:
     """All parts of a run, its pools started with its newest weights."""
+    runtime.members_must_see(leave_mark(manifest.run_dir))
     workforce = start_workforce(config, runtime, stop_asked, newest_weights(config, manifest))
     return coordinator_over(workforce, config, manifest, observer, stop_asked, prompts)
 

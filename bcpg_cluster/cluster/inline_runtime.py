@@ -9,6 +9,7 @@ from typing import Any
 
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import MemberLostError
+from bcpg_cluster.run_mark import RunMark
 
 
 class InlineMember:
@@ -77,6 +78,9 @@ class InlineRuntime:
         member = InlineMember(spec)
         self._members.append(member)
         return member
+
+    def members_must_see(self, mark: RunMark) -> None:
+        """Nothing to look for: members are threads of this process."""
 
     def shutdown(self) -> None:
         """Stop all members, those that were killed before included, and free what they host."""

@@ -16,6 +16,7 @@ from bcpg_cluster.cluster.ray_connection import check_address, check_token, join
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import BcpgError, EngineError, MemberLostError
 from bcpg_cluster.node_address import announce
+from bcpg_cluster.run_mark import RunMark, check_mark
 
 _CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # where `ray start` notes the address of this machine's cluster
 _CONTROL_THREADS = 4
@@ -45,11 +46,13 @@ def choose_cluster(address: str | None, environ: Mapping[str, str] = os.environ)
 class _Host:
     """The actor: it holds one object and passes calls on. Work and control calls have threads of their own."""
 
-    def __init__(self, factory: Any, arguments: dict[str, Any]) -> None:
+    def __init__(self, factory: Any, arguments: dict[str, Any], mark: RunMark | None = None) -> None:
         self._hosted: Any = None
         self._failure: BcpgError | None = None
         try:
             _announce_node()
+            if mark is not None:
+                check_mark(mark)
             self._hosted = factory(**arguments)
         except BcpgError as error:
             self._failure = error  # raised by every call: an error in an actor's constructor would lose its type
@@ -170,6 +173,7 @@ class RayRuntime:
         self._ray = ray
         self._link = Link(ray.get_runtime_context().gcs_address)
         self._link.start()
+        self._mark: RunMark | None = None
         self._members: list[RayMember] = []
 
     @property
@@ -198,10 +202,14 @@ class RayRuntime:
             resources=dict(spec.resources),
             max_restarts=0,
             runtime_env={"env_vars": dict(spec.env)} if spec.env else None,
-        ).remote(spec.factory, dict(spec.arguments))
+        ).remote(spec.factory, dict(spec.arguments), self._mark)
         member = RayMember(spec.name, actor, self._link)
         self._members.append(member)
         return member
+
+    def members_must_see(self, mark: RunMark) -> None:
+        """See :class:`bcpg_cluster.cluster.runtime.Runtime`."""
+        self._mark = mark
 
     def shutdown(self) -> None:
         """Stop all actors of this run and leave the cluster (a local one ends with it)."""

@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from bcpg_cluster.run_mark import RunMark
+
 
 @dataclass(frozen=True, slots=True)
 class MemberSpec:
@@ -52,6 +54,10 @@ class Runtime(Protocol):
 
     def start(self, spec: MemberSpec) -> Member:
         """Ask for a member; returns before it is ready (its first call waits for it)."""
+        ...
+
+    def members_must_see(self, mark: RunMark) -> None:
+        """Have members that are started from now on look for the run directory's mark, and fail with a ``UserError`` without."""
         ...
 
     def shutdown(self) -> None:

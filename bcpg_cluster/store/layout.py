@@ -6,6 +6,7 @@
       config.yaml            the configuration as resolved when the run was made
       manifest.jsonl         the truth: which shards, snapshots and pushes count
       run.lock               held by the process that works on the run
+      mark.txt               by which members on other machines see that they look at the same directory
       rounds/0001/<table>/00003-<attempt>.parquet
       rounds/0001/checkpoint/0001/<step checkpoints of the trainer's try, gone when the round is trained>
       rounds/0001/report.json
