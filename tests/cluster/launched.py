@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
@@ -32,7 +33,7 @@ _PREPARE = (
 )
 
 
-def launcher_file(folder: Path, key: Path) -> Path:
+def launcher_file(folder: Path, key: Path, resources: Mapping[str, str]) -> Path:
     """The shipped file with the lines marked CHANGE changed for the test's hosts."""
     text = LAUNCHER.read_text().replace("192.0.2.", "10.77.0.")
     content = yaml.safe_load(text)
@@ -42,7 +43,7 @@ def launcher_file(folder: Path, key: Path) -> Path:
         if "pip install" in command or "/shared" in command:
             continue
         if "bcpg-resources" in command:
-            command = _own_resources(command)
+            command = _own_resources(command, resources)
         setup.append(command)
     content["setup_commands"] = setup
     path = folder / "cluster.yaml"
@@ -50,14 +51,14 @@ def launcher_file(folder: Path, key: Path) -> Path:
     return path
 
 
-def _own_resources(command: str) -> str:
+def _own_resources(command: str, resources: Mapping[str, str]) -> str:
     lines = []
     for line in command.splitlines():
         for role, address in _ADDRESSES.items():
             if address in line:
-                line = f"{line.partition('echo')[0]}echo '{RESOURCES[role]}' ;;"
+                line = f"{line.partition('echo')[0]}echo '{resources[role]}' ;;"
         if line.strip().startswith("*)"):
-            line = f"*) echo '{RESOURCES['head']}' ;;"
+            line = f"*) echo '{resources['head']}' ;;"
         lines.append(line)
     return "\n".join(lines)
 
@@ -94,8 +95,11 @@ class Launched:
 
 
 @contextmanager
-def launched(folder: Path) -> Iterator[Launched]:
-    """Hosts, `ray up`, and at the end `ray down`, which must leave no Ray process behind."""
+def launched(folder: Path, **head: float) -> Iterator[Launched]:
+    """Hosts, `ray up`, and at the end `ray down`, which must leave no Ray process behind.
+
+    ``head`` is what the head offers, besides the processors.
+    """
     laptop = folder / "laptop"
     (laptop / ".ray").mkdir(parents=True)
     (laptop / ".ray" / "auth_token").write_text(secrets.token_hex(32))
@@ -103,7 +107,8 @@ def launched(folder: Path) -> Iterator[Launched]:
     environment |= {"HOME": str(laptop), "RAY_TMPDIR": str(laptop / "tmp"), "RAY_AUTH_MODE": "token", "TERM": "dumb"}
     prepare = _PREPARE.format(bin=Path(sys.executable).parent)
     with several_hosts(list(RESOURCES), folder / "hosts", prepare) as hosts:
-        file = launcher_file(folder, folder / "hosts" / "key")
+        resources = {**RESOURCES, "head": json.dumps(head)}
+        file = launcher_file(folder, folder / "hosts" / "key", resources)
         cluster = Launched(hosts, file, environment, folder / "hosts" / "shared")
         up = cluster.ray("up", "-y", "--no-config-cache", str(file))
         assert up.returncode == 0, up.stdout[-3000:] + up.stderr[-3000:]

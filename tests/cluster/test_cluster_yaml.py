@@ -64,8 +64,9 @@ def test_every_node_shares_token_project_and_run_directory(launcher: dict[str, A
     for node in ("head", "worker"):
         setup = "\n".join(config[f"{node}_setup_commands"])  # prepared: the common ones come first
         assert "/shared" in setup and ".[gpu]" in setup and "RAY_AUTH_MODE=token" in setup
-        start = "\n".join(config[f"{node}_start_ray_commands"])
-        assert "RAY_AUTH_MODE=token" in start and "RAY_worker_niceness=0" in start
+        assert "RAY_worker_niceness=0" in setup and "RAY_health_check_failure_threshold" in setup
+        for command in config[f"{node}_start_ray_commands"]:
+            assert command.index("bcpg-environment") < command.index("ray s"), "read before Ray starts"
     assert "$RAY_HEAD_IP" in "\n".join(config["worker_start_ray_commands"])
     assert "--autoscaling-config" in "\n".join(config["head_start_ray_commands"])
 
@@ -75,3 +76,22 @@ def test_lines_to_change_are_marked() -> None:
     for line in FILE.read_text().splitlines():
         if any(text in line for text in placeholders):
             assert "CHANGE" in line.partition("#")[2], line
+
+
+def test_what_the_launched_file_has_stands_here_too(launcher: dict[str, Any]) -> None:
+    """clusters/local.yaml is launched by a test, this file is not."""
+    local = yaml.safe_load((FILE.parent / "clusters" / "local.yaml").read_text())
+    for key in (
+        "file_mounts",
+        "file_mounts_sync_continuously",
+        "rsync_exclude",
+        "rsync_filter",
+        "cluster_synced_files",
+    ):
+        assert launcher[key] == local[key]
+    ours, theirs = ([c for c in one["setup_commands"] if "environment" in c] for one in (launcher, local))
+    assert ours == [command.replace("'export RAY_enable_autoscaler_v2=0' ", "") for command in theirs]
+    for node in ("head", "worker"):
+        resources = ' --resources="$(cat ~/.bcpg-resources.json)"'
+        key = f"{node}_start_ray_commands"
+        assert launcher[key] == [command.replace(resources, "") for command in local[key]]

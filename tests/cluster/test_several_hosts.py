@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from tests.cluster.hosts import SHARED, missing_parts
-from tests.cluster.launched import Launched, launched, wait_until
+from tests.cluster.launched import REPOSITORY, Launched, launched, wait_until
 
 _MISSING = missing_parts()
 pytestmark = [
@@ -32,40 +33,38 @@ pytestmark = [
 
 REAL = os.environ.get("BCPG_HOSTS") == "real"
 _PER_ROUND = 64
-_SHARED_SETTINGS = [
-    f"prompts.per_round={_PER_ROUND}",
-    "generate.prompts_per_shard=8",
-    "evaluate.num_prompts=24",
-    "evaluate.num_samples=2",
-    "evaluate.prompts_per_shard=12",
-    "pools.rollout={members: 1, num_cpus: 0.1, resources: {rollout: 1}, env: {OMP_NUM_THREADS: '1', BCPG_FAKE_LATENCY_S: '1'}}",
-    "pools.judge.llm={num_cpus: 0.1, max: 2, resources: {judge: 1}, env: {OMP_NUM_THREADS: '1', BCPG_FAKE_LATENCY_S: '1'}}",
-    "pools.prm={num_cpus: 0.1, resources: {judge: 1}, env: {OMP_NUM_THREADS: '1'}}",
-    "pools.cpu={num_cpus: 0.1, memory_gib: 0.4}",
-]
-_SETTINGS = {
-    True: [
-        *_SHARED_SETTINGS,
-        "train.batch_sequences=8",
-        "train.checkpoint_every_steps=1",
-        "pools.trainer={members: 2, num_cpus: 0.1, resources: {trainer: 1}, env: {OMP_NUM_THREADS: '1'}}",
-    ],
-    False: [
-        *_SHARED_SETTINGS,
-        "policy={kind: fake, model: fake}",
-        "judges.llm={kind: fake, precision: 0.9, recall: 0.8, pool: judge.llm}",
-        "judges.prm={kind: fake, precision: 0.9, recall: 0.8, pool: prm}",
-        "train.kind=fake",
-        "pools.trainer={members: 1, num_cpus: 0.1, resources: {trainer: 1}, env: {BCPG_FAKE_LATENCY_S: '10'}}",
-    ],
-}[REAL]
 _RUN = "runs/several"
+
+
+def _config() -> dict[str, Any]:
+    """The laptop's config, cut down, with every pool on a host of its own."""
+    config: dict[str, Any] = yaml.safe_load((REPOSITORY / "configs" / "laptop.yaml").read_text())
+    config["prompts"]["per_round"] = _PER_ROUND
+    config["generate"]["prompts_per_shard"] = 8
+    config["train"] |= {"batch_sequences": 8, "checkpoint_every_steps": 1}
+    config["evaluate"] = {"num_prompts": 24, "num_samples": 2, "prompts_per_shard": 12}
+    pools = config["pools"]
+    pools["rollout"] |= {"members": 1, "resources": {"rollout": 1}}
+    pools["judge.llm"] |= {"max": 2, "resources": {"judge": 1}}
+    pools["prm"]["resources"] = {"judge": 1}
+    pools["trainer"]["resources"] = {"trainer": 1}  # one rank on the trainer host, one on the head
+    if not REAL:
+        config["policy"] = {"kind": "fake", "model": "fake"}
+        for name in ("llm", "prm"):
+            config["judges"][name] = {"kind": "fake", "precision": 0.9, "recall": 0.8, "pool": f"judge.{name}"}
+        config["train"]["kind"] = "fake"
+        pools["judge.prm"] = pools.pop("prm")
+        pools["trainer"]["members"] = 1
+        for name, latency_s in (("rollout", "1"), ("judge.llm", "1"), ("trainer", "10")):
+            pools[name]["env"] = {"BCPG_FAKE_LATENCY_S": latency_s}
+    return config
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
-    with launched(tmp_path_factory.mktemp("cluster")) as made:
-        wait_until(lambda: _nodes(made) == 4, 180, "not all workers joined")
+    with launched(tmp_path_factory.mktemp("cluster"), **({"trainer": 1} if REAL else {})) as made:
+        wait_until(lambda: _nodes(made) == 4, 300, "not all workers joined")
+        (made.shared / "several.yaml").write_text(yaml.safe_dump(_config()))
         yield made
 
 
@@ -76,9 +75,8 @@ def _nodes(cluster: Launched) -> int:
     return int(found[0]) if found else 0
 
 
-def _iterate(rounds: int) -> str:
-    settings = " ".join(f"--set {shlex.quote(setting)}" for setting in _SETTINGS)
-    return f"cd ~/bcpg-cluster && bcpg-cluster iterate --rounds {rounds} --config laptop --run-dir {SHARED}/{_RUN} {settings}"
+def _iterate(rounds: int, run_dir: str | None = None) -> str:
+    return f"bcpg-cluster iterate --rounds {rounds} --config {SHARED}/several.yaml --run-dir {run_dir or f'{SHARED}/{_RUN}'}"
 
 
 class Watched:
@@ -102,6 +100,14 @@ class Watched:
 
     def printed(self) -> str:
         return self.log.read_text()[-4000:]
+
+
+def test_a_run_directory_that_a_host_does_not_see(cluster: Launched) -> None:
+    """Every host has a /tmp of its own."""
+    done = cluster.ray_exec(_iterate(1, "/tmp/runs/unseen"))
+    assert done.returncode != 0
+    assert "the run directory /tmp/runs/unseen is not visible from bcpgh" in done.stdout, done.stdout[-3000:]
+    assert "mount it on that machine" in done.stdout
 
 
 def test_two_rounds_while_hosts_go_and_come_back(cluster: Launched) -> None:
