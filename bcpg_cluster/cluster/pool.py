@@ -7,6 +7,8 @@ queue; a piece of work that keeps failing stops the run. Members are numbered up
 
 from __future__ import annotations
 
+import heapq
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -77,6 +79,10 @@ class Pool:
         spec: gives the spec of the member with a number; asked anew for every start, so that a replacement gets the present
             state (e.g. the newest snapshot).
         on_retry: told of every lost lease or member: (what, why).
+
+    Attributes:
+        on_news: called when a call of a member has ended, from whatever thread ended it: the next :meth:`poll` can bring
+            something.
     """
 
     def __init__(
@@ -99,6 +105,10 @@ class Pool:
         self._failed_starts = 0
         self._gone_busy_s = self._gone_ready_s = 0.0  # of members that are no more
         self._is_parked = False
+        self.on_news: Callable[[], object] = lambda: None
+        # A poll looks at the members of which a call has ended, and not at all of them: there may be a thousand.
+        self._news: deque[_Slot] = deque()
+        self._next_deadline = math.inf  # no lease ends before
 
     # --- size
 
@@ -132,6 +142,7 @@ class Pool:
         self._started += 1
         ready = member.call("ping", control=True, label="start")
         self._slots.append(_Slot(member, ready, self._clock() + self._limits.start_timeout_s))
+        ready.add_done_callback(lambda _: self.on_news())
 
     @property
     def size(self) -> int:
@@ -204,7 +215,7 @@ class Pool:
             BcpgError: an error that trying again cannot mend (bad input), as the member raised it.
         """
         self._absorb_starts()
-        done = [finished for slot in list(self._slots) for finished in self._absorb_leases(slot)]
+        done = [finished for slot in self._slots_to_look_at() for finished in self._absorb_leases(slot)]
         for slot in [slot for slot in self._slots if slot.is_draining and not slot.leases]:
             self._remove(slot)
         if assign:
@@ -236,6 +247,23 @@ class Pool:
             if self._failed_starts >= self._limits.max_attempts:
                 raise EngineError(f"{slot.member.name} {why} (the last of {self._failed_starts} tries)")
             self._replace(slot, why)
+
+    def _slots_to_look_at(self) -> list[_Slot]:
+        """Those of which a call has ended; all of them when a lease may be overdue."""
+        if self._clock() > self._next_deadline:
+            self._news.clear()
+            deadlines = [lease.deadline for slot in self._slots for lease in slot.leases]
+            self._next_deadline = min((d for d in deadlines if d >= self._clock()), default=math.inf)
+            return list(self._slots)
+        told: dict[int, _Slot] = {}
+        while self._news:
+            slot = self._news.popleft()
+            told[id(slot)] = slot
+        return list(told.values())
+
+    def _tell(self, slot: _Slot) -> None:
+        self._news.append(slot)
+        self.on_news()
 
     def _absorb_leases(self, slot: _Slot) -> Iterator[Done]:
         now = self._clock()
@@ -276,6 +304,7 @@ class Pool:
         self._on_retry(slot.member.name, why)
         for lease in slot.leases:
             self._requeue(lease, why)
+        slot.leases.clear()  # the end of its calls is still to be told
         if not self._is_parked and sum(not s.is_draining for s in self._slots) < self._size:
             self._start_one()
 
@@ -286,21 +315,34 @@ class Pool:
         self._slots.remove(slot)
 
     def _assign(self) -> None:
-        while self._queue:
-            free = [
-                slot
-                for slot in self._slots
-                if slot.is_ready and not slot.is_draining and len(slot.leases) < self._limits.leases_per_member
-            ]
-            if not free:
-                return
-            slot = min(free, key=lambda s: len(s.leases))
-            work, attempt = self._queue.popleft()
-            answer = slot.member.call(work.method, *work.arguments(attempt), label=work.label)
-            now = self._clock()
-            slot.leases.append(_Lease(work, attempt, answer, now + self._limits.lease_timeout_s))
-            if slot.busy_since is None:
-                slot.busy_since = now
+        """Hand out leases, always to a member with the fewest."""
+        if not self._queue:
+            return
+        most = self._limits.leases_per_member
+        free = [
+            (len(slot.leases), place, slot)
+            for place, slot in enumerate(self._slots)
+            if slot.is_ready and not slot.is_draining and len(slot.leases) < most
+        ]
+        heapq.heapify(free)
+        while self._queue and free:
+            num_leases, place, slot = free[0]
+            self._lease(slot)
+            if num_leases + 1 < most:
+                heapq.heapreplace(free, (num_leases + 1, place, slot))
+            else:
+                heapq.heappop(free)
+
+    def _lease(self, slot: _Slot) -> None:
+        work, attempt = self._queue.popleft()
+        answer = slot.member.call(work.method, *work.arguments(attempt), label=work.label)
+        now = self._clock()
+        lease = _Lease(work, attempt, answer, now + self._limits.lease_timeout_s)
+        slot.leases.append(lease)
+        self._next_deadline = min(self._next_deadline, lease.deadline)
+        if slot.busy_since is None:
+            slot.busy_since = now
+        answer.add_done_callback(lambda _: self._tell(slot))
 
     def close(self) -> None:
         """Stop all members."""

@@ -10,16 +10,20 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.layout import LOCK, MANIFEST
 
 MANIFEST_VERSION = 1
+_RECEIPT_FIELDS = tuple(Receipt.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,9 @@ class ManifestState:
 
     created: dict[str, Any] | None = None
     config: dict[str, Any] | None = None  # only where it was changed after the run was made
-    shards: dict[tuple[int, str], dict[int, Receipt]] = field(default_factory=dict)
+    shards: dict[tuple[int, str], Mapping[int, Receipt]] = field(
+        default_factory=dict
+    )  # folded once a round has its report
     sealed: dict[tuple[int, str], SealedTable] = field(default_factory=dict)
     snapshots: dict[int, SnapshotRecord] = field(default_factory=dict)
     pushes: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -63,8 +69,7 @@ class ManifestState:
             case "created":
                 self.created = {key: event[key] for key in ("identity", "name", "program_version")}
             case "shard":
-                receipt = Receipt(**{key: event[key] for key in Receipt.__dataclass_fields__})
-                self.shards.setdefault((receipt.round, receipt.table), {}).setdefault(receipt.shard, receipt)
+                self.add_receipt(Receipt(*[event[key] for key in _RECEIPT_FIELDS]))
             case "sealed":
                 table = SealedTable(event["round"], event["table"], event["num_shards"], event["num_rows"])
                 self.sealed[table.round, table.table] = table
@@ -77,6 +82,7 @@ class ManifestState:
                 self.pushes[event["version"]] = event
             case "report":
                 self.reports[event["round"]] = event["report"]
+                self._fold(event["round"])
             case "retry":
                 self.retries.append(event)
             case "imported":
@@ -86,6 +92,24 @@ class ManifestState:
                     self.config = event["changed"]["config"]
                     self.created = {**(self.created or {}), "identity": event["changed"]["identity"]}
                 self._reopen(event["round"], set(event["tables"]), event["versions"])
+
+    def add_receipt(self, receipt: Receipt) -> bool:
+        """Count a shard, unless another attempt at it counts already. Equal names of metrics become one object in memory."""
+        key = receipt.round, receipt.table
+        accepted = self.shards.get(key)
+        if not isinstance(accepted, dict):
+            accepted = self.shards[key] = dict(accepted or {})
+        if receipt.shard in accepted:
+            return False
+        metrics = {sys.intern(name): value for name, value in receipt.metrics.items()}
+        accepted[receipt.shard] = replace(receipt, table=sys.intern(receipt.table), metrics=metrics)
+        return True
+
+    def _fold(self, round_: int) -> None:
+        """A round with a report is seldom looked at again, and its receipts are many."""
+        for key, accepted in self.shards.items():
+            if key[0] == round_ and isinstance(accepted, dict):
+                self.shards[key] = FoldedReceipts(accepted)
 
     def _reopen(self, round_: int, tables: set[str], versions: int) -> None:
         """Forget tables of ``round_`` and everything of later rounds; snapshots from ``versions`` on."""
@@ -97,6 +121,9 @@ class ManifestState:
                 del by_version[version]  # type: ignore[attr-defined]
         for reported in [reported for reported in self.reports if reported >= round_]:
             del self.reports[reported]
+        for key, receipts in self.shards.items():
+            if key[0] == round_:
+                self.shards[key] = dict(receipts)
 
     def receipts(self, round_: int, table: str) -> list[Receipt]:
         """The accepted shards of a table, in shard order."""
@@ -123,29 +150,28 @@ def _replay(path: Path) -> tuple[ManifestState, int]:
     state, good = ManifestState(), 0
     if not path.exists():
         return state, good
-    data = path.read_bytes()
-    for number, line in enumerate(data.splitlines(keepends=True), start=1):
-        is_last = good + len(line) == len(data)
-        try:
-            if not line.endswith(b"\n"):
-                raise ValueError("no line end")
-            event = json.loads(line)
-            if event["event"] == "created" and event["manifest_version"] > MANIFEST_VERSION:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("no line end")
+                event = json.loads(line)
+                if event["event"] == "created" and event["manifest_version"] > MANIFEST_VERSION:
+                    raise RunDirectoryError(
+                        f"{path.parent} was made by a newer version (manifest {event['manifest_version']})",
+                        rule=f"this program reads manifests up to version {MANIFEST_VERSION}",
+                        remedy="use the newer bcpg-cluster, or another --run-dir",
+                    )
+                state.apply(event)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                if not file.peek(1):
+                    break
                 raise RunDirectoryError(
-                    f"{path.parent} was made by a newer version (manifest {event['manifest_version']})",
-                    rule=f"this program reads manifests up to version {MANIFEST_VERSION}",
-                    remedy="use the newer bcpg-cluster, or another --run-dir",
-                )
-            state.apply(event)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            if is_last:
-                break
-            raise RunDirectoryError(
-                f"{path}, line {number}: not an event; the file was changed by something else",
-                rule="only bcpg-cluster writes a manifest, and a crash can tear its last line alone",
-                remedy="put back a copy of the manifest, or give another --run-dir",
-            ) from None
-        good += len(line)
+                    f"{path}, line {number}: not an event; the file was changed by something else",
+                    rule="only bcpg-cluster writes a manifest, and a crash can tear its last line alone",
+                    remedy="put back a copy of the manifest, or give another --run-dir",
+                ) from None
+            good += len(line)
     return state, good
 
 
@@ -206,10 +232,14 @@ class Manifest:
 
     def _append(self, event: dict[str, Any]) -> None:
         event = {**event, "time": round(time.time(), 3)}
-        self._file.write(json.dumps(event).encode() + b"\n")
+        self._write([event])
+        self.state.apply(event)
+
+    def _write(self, events: Iterable[dict[str, Any]]) -> None:
+        """Bring events to disk together: a disk takes as long for many lines as for one."""
+        self._file.write(b"".join(json.dumps(event).encode() + b"\n" for event in events))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.state.apply(event)
 
     def create(self, *, identity: str, name: str, program_version: str) -> None:
         """Mark the directory as a run of this configuration (once)."""
@@ -225,10 +255,26 @@ class Manifest:
 
     def accept(self, receipt: Receipt) -> bool:
         """Count a shard. False when the shard was already delivered by another attempt: this one changes nothing."""
-        if receipt.shard in self.state.shards.get((receipt.round, receipt.table), {}):
-            return False
-        self._append({"event": "shard", **asdict(receipt)})
-        return True
+        return self.accept_all([receipt])[0]
+
+    def accept_all(self, receipts: Sequence[Receipt]) -> list[bool]:
+        """Count shards, all in one write; of each, whether it counts (see :meth:`accept`)."""
+        known: set[tuple[int, str, int]] = set()
+        is_new = []
+        for receipt in receipts:
+            key = receipt.round, receipt.table, receipt.shard
+            is_new.append(key not in known and receipt.shard not in self.state.shards.get(key[:2], {}))
+            known.add(key)
+        counted = [receipt for receipt, counts in zip(receipts, is_new, strict=True) if counts]
+        if counted:
+            now = round(time.time(), 3)
+            self._write(
+                {"event": "shard", **{key: getattr(receipt, key) for key in _RECEIPT_FIELDS}, "time": now}
+                for receipt in counted
+            )
+            for receipt in counted:
+                self.state.add_receipt(receipt)
+        return is_new
 
     def seal(self, round_: int, table: str, num_shards: int) -> SealedTable:
         """Close a table.

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.layout import LOCK, MANIFEST
 from bcpg_cluster.store.manifest import Manifest, ManifestState, SnapshotRecord, read_manifest
 
@@ -79,6 +80,45 @@ def test_a_shard_is_accepted_once(tmp_path: Path):
     event = json.loads(before.splitlines()[0]) | {"attempt": "late", "num_rows": 99}
     (tmp_path / MANIFEST).write_bytes(before + json.dumps(event).encode() + b"\n")
     assert read_manifest(tmp_path).receipts(1, "rollouts") == [first]
+
+
+def test_many_shards_are_counted_in_one_write_as_they_would_be_one_by_one(tmp_path: Path):
+    first, late = _receipt(1, "rollouts", 0, "first"), _receipt(1, "rollouts", 0, "late")
+    other, known = _receipt(1, "outcomes", 0), _receipt(1, "rollouts", 1)
+    with Manifest(tmp_path) as manifest:
+        manifest.accept(known)
+        assert manifest.accept_all([first, late, known, other]) == [True, False, False, True]
+        before = (tmp_path / MANIFEST).read_bytes()
+        assert manifest.accept_all([]) == []
+        assert manifest.accept_all([late, known]) == [False, False]
+        assert (tmp_path / MANIFEST).read_bytes() == before
+        assert manifest.state.receipts(1, "rollouts") == [first, known]
+        assert read_manifest(tmp_path) == manifest.state
+
+
+def test_receipts_of_a_reported_round_are_folded_and_read_the_same(tmp_path: Path):
+    given = {table: [_receipt(1, table, shard) for shard in range(50)] for table in ("rollouts", "weighted")}
+    with Manifest(tmp_path) as manifest:
+        for receipts in given.values():
+            manifest.accept_all(receipts)
+        state = manifest.state
+        manifest.add_report(1, {"round": 1})
+        assert {type(shards) for shards in state.shards.values()} == {FoldedReceipts}
+        for table, receipts in given.items():
+            folded = state.shards[1, table]
+            assert state.receipts(1, table) == receipts
+            assert folded[7] == receipts[7]
+            assert (len(folded), sorted(folded), 49 in folded, 50 in folded) == (50, list(range(50)), True, False)
+            assert state.missing(1, table, 52) == [50, 51]
+        assert read_manifest(tmp_path) == state
+        # what is added later counts as ever, and a round that is opened again is as it was
+        assert not manifest.accept(_receipt(1, "weighted", 49, "late"))
+        assert manifest.accept(_receipt(1, "weighted", 50))
+        assert len(state.receipts(1, "weighted")) == 51
+        manifest.reopen(1, ["weighted"], versions=2)
+        assert {key: type(shards) for key, shards in state.shards.items()} == {(1, "rollouts"): dict}
+        assert state.receipts(1, "rollouts") == given["rollouts"]
+    assert read_manifest(tmp_path) == state
 
 
 def test_seal_needs_every_shard(tmp_path: Path):

@@ -81,6 +81,36 @@ def test_leases_go_round_and_never_exceed_the_limit(scripted: Any, make_pool: Ca
     assert pool.poll() == []
 
 
+def test_a_poll_looks_at_no_member_that_has_nothing_to_say(scripted: Any, make_pool: Callable[..., Pool]):
+    pool = make_pool(50)
+    submit(pool, *range(200))
+    pool.poll()
+    asked: list[int] = []
+    rung: list[None] = []
+    pool.on_news = lambda: rung.append(None)
+    for call in scripted.of("run"):
+        call.answer.done = lambda call=call, done=call.answer.done: asked.append(call.args[0]) or done()
+    assert pool.poll() == []
+    assert asked == []
+    scripted.of("run")[60].answer.set_result("ok")  # the second lease of work/10
+    assert len(rung) == 1
+    assert pool.poll() == [Done((60,), "ok", "work/10", 1)]
+    assert sorted(set(asked)) == [10, 60]
+
+
+def test_news_of_a_member_that_was_given_up_is_no_news(scripted: Any, make_pool: Callable[..., Pool], retries: Retries):
+    pool = make_pool(2)
+    submit(pool, 1, 2, 3)
+    pool.poll()
+    lost = pool.members()[0]
+    pool.lose(lost, "missed a deadline")  # its calls end now, with an error
+    assert [status.num_leases for status in pool.status()] == [1, 0]
+    start(scripted)
+    assert pool.poll() == []
+    assert work_of(scripted)[3:] == [("work/2", 3), ("work/1", 1)]
+    assert [what for what, _ in retries] == ["work/0", "piece 1", "piece 3"]
+
+
 def test_a_random_schedule_does_everything_once(scripted: Any, make_pool: Callable[..., Pool]):
     rng = random.Random(3)
     pool = make_pool(3, max_attempts=50)
