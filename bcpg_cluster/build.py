@@ -16,7 +16,7 @@ from bcpg_cluster.cluster.pool import Pool, PoolLimits
 from bcpg_cluster.cluster.runtime import MemberSpec, Runtime
 from bcpg_cluster.cluster.turns import Turns
 from bcpg_cluster.config import Config, PoolConfig, resolve_asset
-from bcpg_cluster.coordinator import Coordinator, Parts, Serving
+from bcpg_cluster.coordinator import Coordinator, Parts, Serving, weights_path
 from bcpg_cluster.engines.protocols import Sampling, TextGenerator, TrainSettings
 from bcpg_cluster.engines.vllm_rollout import ACTOR_ENVIRONMENT
 from bcpg_cluster.errors import ConfigError, DataError, Interrupted
@@ -35,6 +35,7 @@ from bcpg_cluster.prompt_sources import Columns
 from bcpg_cluster.prompts import PromptSets, check_sets, round_prompts
 from bcpg_cluster.records import Prompt
 from bcpg_cluster.run_mark import leave_mark
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.scaler import PoolBounds, Scaler
 from bcpg_cluster.stages.generate import generate
 from bcpg_cluster.stages.graph import CPU_POOL
@@ -44,16 +45,20 @@ from bcpg_cluster.stages.segment import segment
 from bcpg_cluster.stages.train import TrainWorker
 from bcpg_cluster.stages.verify import verify
 from bcpg_cluster.stages.weigh import WeighSettings, weigh
+from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.tasks.registry import read_prompt_source
 
 # --- what members host (called in the member's own process) ------------------------------------------------------
 
 
-def host_rollout(config: Mapping[str, Any], policy_version: int, snapshot: str | None, member: int) -> StageWorker:
+def host_rollout(
+    config: Mapping[str, Any], policy_version: int, snapshot: str | RunPath | None, member: int
+) -> StageWorker:
     """A member of the rollout pool; it starts with the weights that are served when it is made."""
     settings = Config.model_validate(config)
-    engine = make_rollout_engine(settings, policy_version, snapshot, member)
+    weights = None if snapshot is None else local_copy(snapshot)
+    engine = make_rollout_engine(settings, policy_version, weights, member)
     sample, measure = settings.generate, settings.evaluate
     stages: dict[str, Stage] = {
         "generate": partial(
@@ -335,10 +340,7 @@ def start_workforce(
 def newest_weights(config: Config, manifest: Manifest) -> Serving:
     """The weights a run that goes on starts its rollout members with."""
     newest = max(manifest.state.snapshots, default=0)
-    record = manifest.state.snapshots.get(newest)
-    has_files = record is not None and record.path
-    path = str(manifest.run_dir / record.path) if record and has_files else resolve_asset(config.policy.model)
-    return Serving(newest, path)
+    return Serving(newest, weights_path(manifest, newest, resolve_asset(config.policy.model)))
 
 
 def build_coordinator(

@@ -412,6 +412,17 @@ class SnapshotsConfig(Section):
     keep_last: int = Field(2, ge=1)
 
 
+class StorageConfig(Section):
+    """How a run directory in an object store is reached (``--run-dir s3://bucket/runs/a``).
+
+    Attributes:
+        options: for the fsspec driver of the address (``endpoint_url``, ``profile``, ...). They are written to the run's
+            ``config.yaml``: credentials belong into the environment or the drivers' own files.
+    """
+
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class Config(Section):
     """A whole run.
 
@@ -438,6 +449,7 @@ class Config(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     pools: dict[str, PoolConfig] = Field(default_factory=dict)
     snapshots: SnapshotsConfig = Field(default_factory=SnapshotsConfig)
+    storage: StorageConfig = Field(default_factory=StorageConfig)
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -540,7 +552,7 @@ class Config(Section):
     @property
     def identity(self) -> str:
         """Digest of all that decides the results. Pool sizes, time limits and what is kept may change in mid-run."""
-        content = self.model_dump(mode="json", exclude={"pools", "snapshots", "name", "placement"})
+        content = self.model_dump(mode="json", exclude={"pools", "snapshots", "name", "placement", "storage"})
         content["push"].pop("deadline_s")
         content["train"].pop("checkpoint_every_steps")
         content["train"].pop("group_timeout_s")

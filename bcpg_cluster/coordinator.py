@@ -29,6 +29,7 @@ from bcpg_cluster.prompts import PromptSets, round_prompts, split_shards
 from bcpg_cluster.push import Pusher, PushSettings
 from bcpg_cluster.records import Prompt
 from bcpg_cluster.report import round_report
+from bcpg_cluster.run_path import RunPath, StoredPath
 from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, data_stages, evaluation_stages, turns
 from bcpg_cluster.stages.train import read_canaries
 from bcpg_cluster.stages.weigh import WeighSettings
@@ -37,6 +38,7 @@ from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.schema import outcomes_from, prompt_row
 from bcpg_cluster.store.shards import read_table, write_shard
 from bcpg_cluster.training import check_rows, keep_snapshots, train_round
+from bcpg_cluster.whole_files import make_parents, write_whole
 
 
 class Serving:
@@ -45,8 +47,17 @@ class Serving:
     Versions count within a run, and members may serve several runs in turn: only with the path do they tell weights apart.
     """
 
-    def __init__(self, version: int, path: str) -> None:
+    def __init__(self, version: int, path: str | RunPath) -> None:
         self.version, self.path = version, path
+
+
+def weights_path(manifest: Manifest, version: int, base_model: str) -> str | RunPath:
+    """Where the weights of a version lie; versions without files of their own have the base model's."""
+    record = manifest.state.snapshots.get(version)
+    if record is None or not record.path:
+        return base_model
+    path = manifest.run_dir.absolute() / record.path
+    return path if isinstance(path, StoredPath) else str(path)
 
 
 @dataclass(frozen=True)
@@ -124,8 +135,8 @@ class Coordinator:
             report["change"] = round_report.change(previous, report)
             report["change_from_base"] = round_report.change(self._manifest.state.reports[0], report)
         path = self._manifest.run_dir / report_path(round_)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=2))
+        make_parents(path)
+        write_whole(path, json.dumps(report, indent=2).encode())
         reports = {**self._manifest.state.reports, round_: report}
         scores = {r: done["accuracy"] for r, done in reports.items() if r and "accuracy" in done}
         keep_snapshots(self._manifest, scores, self._config.snapshots.keep_last)  # before a kill could skip it for good
@@ -299,12 +310,9 @@ class Coordinator:
     def _receipts(self, round_: int, table: str) -> list[Any]:
         return self._manifest.state.receipts(round_, table)
 
-    def _model_path(self, version: int) -> str:
+    def _model_path(self, version: int) -> str | RunPath:
         """Where the weights of a version lie."""
-        record = self._manifest.state.snapshots.get(version)
-        return (
-            str(self._manifest.run_dir / record.path) if record is not None and record.path else self._parts.base_model
-        )
+        return weights_path(self._manifest, version, self._parts.base_model)
 
     def _is_served(self, version: int) -> bool:
         serving = self._parts.serving

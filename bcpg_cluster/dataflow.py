@@ -117,7 +117,7 @@ class Dataflow:
     def _job_maker(self, stage: StageSpec, shard: int) -> Callable[[int], tuple[StageJob]]:
         def make(attempt: int) -> tuple[StageJob]:
             inputs = {table: self._accepted(table)[shard] for table in stage.inputs}
-            run_dir = str(self._manifest.run_dir.absolute())
+            run_dir = self._manifest.run_dir.absolute()
             job = StageJob(
                 run_dir, stage.name, stage.output, self._round, shard, new_attempt(), inputs, self._parameters
             )

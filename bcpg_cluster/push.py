@@ -21,6 +21,7 @@ from bcpg_cluster.cluster.runtime import Member
 from bcpg_cluster.engines.protocols import PushGroup
 from bcpg_cluster.errors import BcpgError, EngineError, PushError
 from bcpg_cluster.observer import Observer
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.stages.train import Canary
 
 _MAX_SETTLE = 3  # tries to get every member to hold and prove a version, when members are lost meanwhile
@@ -78,7 +79,7 @@ class Pusher:
     def push(
         self,
         version: int,
-        snapshot_path: str,
+        snapshot_path: str | RunPath,
         digests: dict[str, str],
         canaries: Sequence[Canary],
         *,
@@ -116,14 +117,14 @@ class Pusher:
         proof = self._settle(version, snapshot_path, canaries, reload=not over_wire)
         return self._facts(method, why, time.monotonic() - started, proof)
 
-    def confirm(self, version: int, snapshot_path: str, canaries: Sequence[Canary]) -> dict[str, Any]:
+    def confirm(self, version: int, snapshot_path: str | RunPath, canaries: Sequence[Canary]) -> dict[str, Any]:
         """Prove that members which started from the snapshot hold it; the facts for the manifest. Raises like ``push``."""
         started = time.monotonic()
         proof = self._settle(version, snapshot_path, canaries)
         return self._facts("disk", "members started from the snapshot", time.monotonic() - started, proof)
 
     def _settle(
-        self, version: int, snapshot_path: str, canaries: Sequence[Canary], *, reload: bool = False
+        self, version: int, snapshot_path: str | RunPath, canaries: Sequence[Canary], *, reload: bool = False
     ) -> CanaryProof:
         """Have every member hold ``version`` and prove it; members lost meanwhile are replaced, and all is looked at anew.
 
@@ -149,7 +150,7 @@ class Pusher:
             "proof_s": proof.seconds,
         }
 
-    def _catch_up(self, version: int, snapshot_path: str, *, reload: bool) -> None:
+    def _catch_up(self, version: int, snapshot_path: str | RunPath, *, reload: bool) -> None:
         """Members that hold another version load the snapshot: all of them when nothing was sent, late ones otherwise."""
         self._wait_ready()
         members = self._pool.members()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,32 +11,38 @@ import yaml
 from bcpg_cluster import __version__
 from bcpg_cluster.config import Config, parse_config
 from bcpg_cluster.errors import RunDirectoryError
-from bcpg_cluster.store.layout import CONFIG, LOCK, MANIFEST
-from bcpg_cluster.store.manifest import Manifest, in_use_error, lock_holder, read_manifest
+from bcpg_cluster.run_path import RunPath, StoredPath
+from bcpg_cluster.store.journal import in_use_error, journal_place, lock_holder
+from bcpg_cluster.store.layout import CONFIG, LOCK, MANIFEST, SEGMENTS
+from bcpg_cluster.store.manifest import Manifest, read_manifest
 from bcpg_cluster.whole_files import write_whole
 
-_BEFORE_CREATION = {CONFIG, LOCK, MANIFEST}  # what a run may have left that was killed while it was made, and
+_BEFORE_CREATION = {CONFIG, LOCK, MANIFEST, SEGMENTS}  # what a run may have left that was killed while it was made, and
 _PARTIAL = re.compile(rf"\.{re.escape(CONFIG)}\.\d+\.partial")
 _MAY_CHANGE = (
     "name",
     "placement",
     "snapshots.",
     "pools",
+    "storage.",
     "push.deadline_s",
     "train.checkpoint_every",
     "train.group_timeout",
 )
 
 
-def check_run_directory(run_dir: Path, config: Config) -> None:
+def check_run_directory(run_dir: RunPath, config: Config) -> None:
     """See that ``run_dir`` is free or a run of this very configuration, without writing anything.
 
     Raises:
-        RunDirectoryError: it is a file, in use, holds something else, or was made by another configuration or a newer version.
+        RunDirectoryError: it is a file, in use, holds something else, was made by another configuration or a newer version, or
+            lies in a store that cannot be reached.
     """
+    if isinstance(run_dir, StoredPath):
+        run_dir.check_reachable()
     if not run_dir.exists():
         return
-    if not run_dir.is_dir():
+    if run_dir.is_file():
         raise RunDirectoryError(
             f"{run_dir} is a file", rule="a run lives in a directory of its own", remedy="give another --run-dir"
         )
@@ -64,7 +69,7 @@ def check_run_directory(run_dir: Path, config: Config) -> None:
         )
 
 
-def open_run(run_dir: Path, config: Config) -> Manifest:
+def open_run(run_dir: RunPath, config: Config) -> Manifest:
     """Lock the directory, mark it as this run's if it is new, and give its manifest. See :func:`check_run_directory`."""
     check_run_directory(run_dir, config)
     manifest = Manifest(run_dir)
@@ -74,12 +79,12 @@ def open_run(run_dir: Path, config: Config) -> Manifest:
     return manifest
 
 
-def write_config(run_dir: Path, config: Config) -> None:
+def write_config(run_dir: RunPath, config: Config) -> None:
     """Write ``config.yaml`` whole or not at all."""
     write_whole(run_dir / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
 
 
-def load_run_config(run_dir: Path) -> Config:
+def load_run_config(run_dir: RunPath) -> Config:
     """The configuration a run was made with, or was changed to by ``bcpg-cluster stage --set``.
 
     Raises:
@@ -88,7 +93,7 @@ def load_run_config(run_dir: Path) -> Config:
     path = run_dir / CONFIG
     changed = read_manifest(run_dir).config
     if changed is not None:
-        return parse_config(changed, f"{run_dir}/{MANIFEST}")
+        return parse_config(changed, str(journal_place(run_dir)))
     if not path.is_file():
         raise RunDirectoryError(
             f"{run_dir} is not a run: it has no {CONFIG}",

@@ -7,9 +7,9 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from bcpg_cluster.errors import UserError
+from bcpg_cluster.errors import StoreError, UserError
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.whole_files import write_whole
 
 MARK = "mark.txt"
@@ -20,16 +20,16 @@ _PATIENCE_S = 10.0  # a network file system may show a new file to other machine
 class RunMark:
     """Where the mark lies, and what it says."""
 
-    path: str
+    path: RunPath
     text: str
 
 
-def leave_mark(run_dir: Path) -> RunMark:
+def leave_mark(run_dir: RunPath) -> RunMark:
     """The run's mark; made by the first process that works on the run, and the same for all later ones."""
     path = run_dir.absolute() / MARK
     if not path.exists():
         write_whole(path, f"{secrets.token_hex(16)}\n".encode())
-    return RunMark(str(path), path.read_text())
+    return RunMark(path, path.read_text())
 
 
 def check_mark(mark: RunMark, *, patience_s: float = _PATIENCE_S, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -38,21 +38,22 @@ def check_mark(mark: RunMark, *, patience_s: float = _PATIENCE_S, sleep: Callabl
     Raises:
         UserError: the directory is not there, or is another one of the same name; names this machine.
     """
-    path, waited = Path(mark.path), 0.0
-    while (found := _read(path)) != mark.text:
+    waited = 0.0
+    while (found := _read(mark.path)) != mark.text:
         if waited >= patience_s:
             raise UserError(
-                f"the run directory {path.parent} is not visible from {socket.gethostname()}: "
+                f"the run directory {str(mark.path).removesuffix(f'/{MARK}')} is not visible from {socket.gethostname()}: "
                 + (f"there is no {MARK} in it" if found is None else "another directory has that name there"),
-                rule="the run directory is one file system that all nodes see under the same path",
-                remedy="mount it on that machine (docs/cluster.md), or give a --run-dir below one that is mounted on all",
+                rule="the run directory is one file system that all nodes see under the same path, or an object store they all reach",
+                remedy="mount it on that machine (docs/cluster.md), or give a --run-dir below one that is mounted on all; for a store "
+                "see that driver, credentials and endpoint are there too",
             )
         sleep(0.5)
         waited += 0.5
 
 
-def _read(path: Path) -> str | None:
+def _read(path: RunPath) -> str | None:
     try:
         return path.read_text()
-    except OSError:
+    except (OSError, StoreError):
         return None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from bcpg_cluster.engines.protocols import StepReport, TrainSettings
 from bcpg_cluster.errors import DataError, EngineError
 from bcpg_cluster.method.objective import Objective
 from bcpg_cluster.observer import Observer
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.stages.train import Canary, TrainJob, write_canaries
 from bcpg_cluster.store.layout import checkpoint_path, new_attempt, snapshot_path
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
-from bcpg_cluster.whole_files import write_whole
+from bcpg_cluster.whole_files import make_parents, remove_tree, write_whole
 
 _WHAT_A_ROW_IS = {
     "all": "a response of a group with right and wrong ones",
@@ -60,7 +61,7 @@ def train_round(
     gang: Gang,
     *,
     round_: int,
-    model_path: str,
+    model_path: str | RunPath,
     settings: TrainSettings,
     num_canaries: int,
     observer: Observer,
@@ -76,7 +77,7 @@ def train_round(
         TrainingDivergedError: loss or gradient not finite; nothing was written.
     """
     job = TrainJob(
-        run_dir=str(manifest.run_dir.absolute()),
+        run_dir=manifest.run_dir.absolute(),
         round=round_,
         model_path=model_path,
         weighted=tuple(manifest.state.receipts(round_, "weighted")),
@@ -96,12 +97,15 @@ def train_round(
     raise AssertionError("unreachable")
 
 
-def take_checkpoints(run_dir: Path, round_: int) -> str:
-    """The directory for the step checkpoints of a group's next try, with what the last try left moved into it.
+def take_checkpoints(run_dir: RunPath, round_: int) -> str:
+    """The directory for the step checkpoints of a group's next try, with what the last try left moved into it. (Where the run
+    lies in an object store they are on the members' machines, and these do the moving.)
 
     A group that was given up may be at work still, on a host that lost its link. It goes on writing, and deleting, under the
     name that it was told; the move takes what counts out of its reach.
     """
+    if not isinstance(run_dir, Path):
+        return f"{checkpoint_path(round_)}/{new_attempt()}"
     tries = run_dir / checkpoint_path(round_)
     numbers = sorted(int(path.name) for path in tries.glob("[0-9]*"))
     last = numbers[-1] if numbers else 0
@@ -133,12 +137,12 @@ def _train_once(manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int
         observer.train_step(job.round, asdict(report))
     trained = time.monotonic()
     steps = manifest.run_dir / steps_path(job.round)
-    steps.parent.mkdir(exist_ok=True)
+    make_parents(steps)
     write_whole(steps, "".join(json.dumps(asdict(report)) + "\n" for report in reports).encode())
     observer.stage(job.round, "train", 3, 4)
     after = gang.call_all("score", sequences)[0]
     path = snapshot_path(job.round, new_attempt())
-    absolute = str(manifest.run_dir.absolute() / path)
+    absolute = manifest.run_dir.absolute() / path
     digests = gang.call_all("save_snapshot", absolute, label=f"snapshot v{job.round}")[0]
     canaries = [
         Canary(prompt, response, tuple(old), tuple(new))
@@ -159,7 +163,11 @@ def _train_once(manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int
         },
     )
     manifest.add_snapshot(record)
-    shutil.rmtree(manifest.run_dir / checkpoint_path(job.round), ignore_errors=True)
+    if isinstance(manifest.run_dir, Path):
+        remove_tree(manifest.run_dir / checkpoint_path(job.round))
+    else:
+        with suppress(EngineError):  # they are but files: whether the group still lives is for the push to see
+            gang.call_all("drop_checkpoints", job)
     observer.stage(job.round, "train", 4, 4)
     return record
 
@@ -212,16 +220,16 @@ def keep_snapshots(manifest: Manifest, scores: dict[int, float], keep_last: int)
         record = manifest.state.snapshots[version]
         folder = manifest.run_dir / record.path
         if version not in kept and record.path not in kept_paths and folder.exists():
-            shutil.rmtree(folder)
+            remove_tree(folder)
             deleted.append(version)
     return deleted
 
 
-def drop_torn_snapshots(run_dir: Path, manifest: Manifest) -> None:
+def drop_torn_snapshots(run_dir: RunPath, manifest: Manifest) -> None:
     """Remove snapshot directories that no record counts: what a killed run left half-written."""
     counted = {record.path for record in manifest.state.snapshots.values()}
     folder = run_dir / "snapshots"
     if folder.is_dir():
         for child in folder.iterdir():
             if f"snapshots/{child.name}" not in counted:
-                shutil.rmtree(child, ignore_errors=True)
+                remove_tree(child)

@@ -1,4 +1,7 @@
-"""Files and directories that appear under their name whole or not at all: a temporary name, fsync, rename."""
+"""Files and directories that appear under their name whole or not at all: a temporary name, fsync, rename.
+
+In an object store a put is whole by itself (``run_path``); these functions take both kinds of place where a run needs both.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bcpg_cluster.run_path import RunPath, StoredPath
 
-def write_whole(path: Path, content: bytes) -> None:
+
+def write_whole(path: RunPath, content: bytes) -> None:
     """Write a file, in the place of one that is there. What a killed process leaves is called ``.<name>.<pid>.partial``."""
+    if isinstance(path, StoredPath):
+        path.write(content)
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -21,6 +29,20 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def make_parents(path: RunPath) -> None:
+    """Have the directories that ``path`` lies in; an object store needs none."""
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def remove_tree(path: RunPath) -> None:
+    """Delete a directory with all that is in it, as far as it is there."""
+    if isinstance(path, StoredPath):
+        path.remove_tree()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.run_path import local_only
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 
 
@@ -22,7 +23,7 @@ def adopt_tables(
         if (round_, table) in manifest.state.sealed:
             continue
         for receipt in source.receipts(round_, table)[:num_shards]:
-            _link(source_dir, manifest.run_dir, receipt)
+            _link(source_dir, local_only(manifest.run_dir, "a comparison"), receipt)
             manifest.accept(receipt)
         manifest.seal(round_, table, num_shards)
 

@@ -20,7 +20,9 @@ import yaml
 from bcpg_cluster.errors import DataError, RunDirectoryError, StoreError
 from bcpg_cluster.exchange.dataset_directory import CARD, front_matter
 from bcpg_cluster.exchange.new_directory import new_directory
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.stages.train import CANARIES
+from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.manifest import ManifestState, SnapshotRecord, read_manifest
 
 BASE_CARD = "README.base.md"  # the card that came with the base model
@@ -42,7 +44,7 @@ class ExportedPolicy:
 
 
 def export_policy(
-    run_dir: Path, out: Path, *, run_name: str, base_model: str, version: int | None = None
+    run_dir: RunPath, out: Path, *, run_name: str, base_model: str, version: int | None = None
 ) -> ExportedPolicy:
     """Write the policy of a round (the newest, unless chosen) to a new directory, whole or not at all.
 
@@ -58,7 +60,7 @@ def export_policy(
 
     state = read_manifest(run_dir)
     record = _record(run_dir, state, version)
-    source = run_dir / record.path
+    source = Path(local_copy(run_dir / record.path))
     _check_is_a_model(source)
     with new_directory(out) as staging:
         _copy(source, staging)
@@ -73,7 +75,7 @@ def export_policy(
     return ExportedPolicy(out, record.version, sum(dtypes.values()), dict(dtypes), has_template)
 
 
-def _record(run_dir: Path, state: ManifestState, version: int | None) -> SnapshotRecord:
+def _record(run_dir: RunPath, state: ManifestState, version: int | None) -> SnapshotRecord:
     """The snapshot to export; one that has files."""
     newest = max(state.snapshots, default=0)
     wanted = newest if version is None else version
@@ -87,7 +89,7 @@ def _record(run_dir: Path, state: ManifestState, version: int | None) -> Snapsho
     if not (run_dir / record.path).is_dir():
         there = [v for v, r in sorted(state.snapshots.items()) if r.path and (run_dir / r.path).is_dir()]
         raise RunDirectoryError(
-            f"snapshot v{wanted} is no longer on disk",
+            f"snapshot v{wanted} is no longer there",
             rule="of a run's snapshots the best and the newest are kept (snapshots.keep_last)",
             remedy=f"there are still: {', '.join(f'v{v}' for v in there) or 'none'}",
         )

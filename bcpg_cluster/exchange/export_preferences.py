@@ -20,6 +20,7 @@ from bcpg_cluster.exchange.run_tables import rounds_with, shards_of
 from bcpg_cluster.method.pairing import PAIRINGS
 from bcpg_cluster.method.weights import Truncated
 from bcpg_cluster.records import Prompt, Rollout
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.stages.groups import shard_groups
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.schema import Row, outcomes_from, prompts_from, rollouts_from
@@ -64,7 +65,7 @@ def columns_of(style: Style) -> tuple[Column, ...]:
 
 
 def export_preferences(
-    run_dir: Path, out: Path, *, run_name: str, settings: PairSettings, rounds: Sequence[int] = ()
+    run_dir: RunPath, out: Path, *, run_name: str, settings: PairSettings, rounds: Sequence[int] = ()
 ) -> Written:
     """Write the pairs of a run's rounds (all that were verified, unless chosen) to a new directory.
 

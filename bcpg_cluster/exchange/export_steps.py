@@ -18,6 +18,7 @@ from bcpg_cluster.exchange.dataset_directory import Card, Column, DataFile, Writ
 from bcpg_cluster.exchange.run_tables import rounds_with, shards_of
 from bcpg_cluster.method.consensus import Consensus, vote_label
 from bcpg_cluster.records import SampleId, Step, Verdict
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.schema import (
     Row,
@@ -105,7 +106,9 @@ class JudgeSet:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-def export_steps(run_dir: Path, out: Path, *, run_name: str, judges: JudgeSet, rounds: Sequence[int] = ()) -> Written:
+def export_steps(
+    run_dir: RunPath, out: Path, *, run_name: str, judges: JudgeSet, rounds: Sequence[int] = ()
+) -> Written:
     """Write the step-labelled responses of a run's rounds (all that were judged, unless chosen) to a new directory.
 
     Raises:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from bcpg_cluster.errors import RunDirectoryError
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.schema import Row
 from bcpg_cluster.store.shards import read_shard
@@ -31,7 +31,7 @@ def rounds_with(state: ManifestState, tables: Sequence[str], asked: Sequence[int
 
 
 def shards_of(
-    run_dir: Path, state: ManifestState, round_: int, tables: Sequence[str]
+    run_dir: RunPath, state: ManifestState, round_: int, tables: Sequence[str]
 ) -> Iterator[dict[str, list[Row]]]:
     """Shard by shard, the rows of each table; shard k of every table is about the same prompts."""
     receipts = {table: state.receipts(round_, table) for table in tables}

@@ -9,13 +9,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.method.consensus import vote_label
 from bcpg_cluster.records import SampleId, Step, Verdict
 from bcpg_cluster.report.judge_quality import pair_quality, truth_quality
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.schema import outcomes_from, prompts_from, rollouts_from, steps_from, verdicts_from
 from bcpg_cluster.store.shards import read_table
@@ -109,7 +109,7 @@ def opinion(verdict: Verdict | None, threshold: float | None) -> Opinion:
 
 
 def read_judged(
-    run_dir: Path,
+    run_dir: RunPath,
     state: ManifestState,
     round_: int,
     judges: Sequence[str],

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bcpg_cluster.engines.protocols import Sleeper
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.run_path import RunPath, StoredPath
+from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.schema import Row
 from bcpg_cluster.store.shards import read_shard, write_shard
 
@@ -26,7 +27,7 @@ class StageJob:
         parameters: what changes from run to run or round to round (plain data).
     """
 
-    run_dir: str
+    run_dir: RunPath
     stage: str
     output: str
     round: int
@@ -69,11 +70,10 @@ class StageWorker:
     def run(self, job: StageJob) -> Receipt:
         """Do one job and write its shard; the receipt still has to be accepted by the manifest."""
         started = time.monotonic()
-        run_dir = Path(job.run_dir)
-        tables = {table: read_shard(run_dir, receipt) for table, receipt in job.inputs.items()}
+        tables = {table: read_shard(job.run_dir, receipt) for table, receipt in job.inputs.items()}
         result = self._stages[job.stage](tables, job)
         return write_shard(
-            run_dir,
+            job.run_dir,
             table=job.output,
             round_=job.round,
             shard=job.shard,
@@ -84,7 +84,11 @@ class StageWorker:
         )
 
     def engine_call(self, method: str, *args: Any) -> Any:
-        """Pass a control call on to the engine, or read one of its properties."""
+        """Pass a control call on to the engine, or read one of its properties.
+
+        Engines read local files: what lies in an object store is fetched first.
+        """
+        args = tuple(local_copy(value) if isinstance(value, StoredPath) else value for value in args)
         attribute = getattr(self._engine, method)
         return attribute(*args) if callable(attribute) else attribute
 

@@ -21,8 +21,11 @@ from bcpg_cluster.engines.protocols import (
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.node_address import own_address
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.run_path import RunPath, StoredPath
+from bcpg_cluster.store.fetched import local_copy, local_staging, put_directory, run_cache, take_newest
 from bcpg_cluster.store.schema import ReferenceRow, WeightedRow, reference_from, reference_row, weighted_from
 from bcpg_cluster.store.shards import read_table, write_shard
+from bcpg_cluster.whole_files import remove_tree, write_whole
 
 CANARIES = "canaries.json"  # in a snapshot's directory
 
@@ -37,12 +40,12 @@ class TrainJob:
         run_dir: the absolute run directory that is read from and written to; one group may serve several runs in turn.
         model_path: the start weights.
         weighted: the sealed table's shards.
-        checkpoint_dir: of the step checkpoints, relative to ``run_dir``.
+        checkpoint_dir: of the step checkpoints, relative to ``run_dir``; where that is in an object store, to this machine's cache.
     """
 
-    run_dir: str
+    run_dir: RunPath
     round: int
-    model_path: str
+    model_path: str | RunPath
     weighted: tuple[Receipt, ...]
     settings: TrainSettings
     checkpoint_dir: str
@@ -58,17 +61,19 @@ class Canary:
     after: tuple[float, ...]
 
 
-def write_canaries(snapshot_dir: Path, canaries: Sequence[Canary]) -> None:
+def write_canaries(snapshot_dir: RunPath, canaries: Sequence[Canary]) -> None:
     """Keep the canaries beside the weights they prove."""
-    (snapshot_dir / CANARIES).write_text(json.dumps([asdict(canary) for canary in canaries]))
+    write_whole(snapshot_dir / CANARIES, json.dumps([asdict(canary) for canary in canaries]).encode())
 
 
-def read_canaries(snapshot_dir: Path) -> list[Canary]:
+def read_canaries(snapshot_dir: RunPath) -> list[Canary]:
     """The canaries of a snapshot; none for one that was not trained here."""
     path = snapshot_dir / CANARIES
-    if not path.exists():
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
         return []
-    return [Canary(**{key: tuple(value) for key, value in entry.items()}) for entry in json.loads(path.read_text())]
+    return [Canary(**{key: tuple(value) for key, value in entry.items()}) for entry in content]
 
 
 class TrainWorker:
@@ -100,8 +105,8 @@ class TrainWorker:
 
     def begin(self, job: TrainJob) -> int:
         """Read the round's rows, load the start weights, make a fresh optimiser; the number of rows."""
-        self._rows = weighted_from(read_table(Path(job.run_dir), job.weighted))
-        self._trainer.open(job.model_path, job.settings)
+        self._rows = weighted_from(read_table(job.run_dir, job.weighted))
+        self._trainer.open(local_copy(job.model_path), job.settings)
         return len(self._rows)
 
     def reference(self, job: TrainJob, attempt: str) -> Receipt:
@@ -113,7 +118,7 @@ class TrainWorker:
             for index, found in sorted(logprobs.items())
         ]
         return write_shard(
-            Path(job.run_dir),
+            job.run_dir,
             table="reference",
             round_=job.round,
             shard=self._rank,
@@ -129,14 +134,17 @@ class TrainWorker:
         Raises:
             StoreError: a training row has no row in the ``reference`` table.
         """
-        run_dir = Path(job.run_dir)
-        logprobs = reference_from(read_table(run_dir, reference))
+        logprobs = reference_from(read_table(job.run_dir, reference))
         missing = [row.key for row in self._rows if row.key not in logprobs]
         if missing:
             raise StoreError(f"{len(missing)} rows have no reference log-probs, e.g. {missing[0]}")
         rows = [_train_row(row, logprobs[row.key]) for row in self._rows]
-        checkpoints = run_dir / job.checkpoint_dir if job.settings.checkpoint_every_steps else None
-        return self._trainer.train(rows, None if checkpoints is None else str(checkpoints))
+        checkpoints = str(_checkpoints(job)) if job.settings.checkpoint_every_steps else None
+        return self._trainer.train(rows, checkpoints)
+
+    def drop_checkpoints(self, job: TrainJob) -> None:
+        """The round is trained: its step checkpoints are worth nothing now."""
+        remove_tree(_checkpoints(job).parent)
 
     def canary_sequences(self, number: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Some rows spread over the table, right and wrong ones, to prove pushes with."""
@@ -147,9 +155,15 @@ class TrainWorker:
         """The trainer's log-probs of given responses under the present weights."""
         return self._trainer.score_tokens(sequences)
 
-    def save_snapshot(self, path: str) -> dict[str, str] | None:
+    def save_snapshot(self, path: RunPath) -> dict[str, str] | None:
         """Write the present weights to the directory ``path`` (absolute); digests by parameter from rank 0."""
-        return self._trainer.save_snapshot(path)
+        if not isinstance(path, StoredPath):
+            return self._trainer.save_snapshot(str(path))
+        with local_staging() as staging:
+            digests = self._trainer.save_snapshot(str(staging / path.name))
+            if digests is not None:  # rank 0
+                put_directory(staging / path.name, path)
+        return digests
 
     def push_address(self) -> tuple[str, int]:
         """Where a new push group can meet."""
@@ -175,6 +189,17 @@ class TrainWorker:
         """Free the engine."""
         if self._engine is not None:
             self._engine.close()
+
+
+def _checkpoints(job: TrainJob) -> Path:
+    """Engines write step checkpoints to a directory. In the cache every machine has its own, so only the same machines go on
+    from them; on others the round's training starts at step 0.
+    """
+    if not isinstance(job.run_dir, StoredPath):
+        return job.run_dir / job.checkpoint_dir
+    taken = run_cache(job.run_dir) / job.checkpoint_dir
+    take_newest(taken)  # what the try before left on this machine (``training.take_checkpoints`` does it in a directory)
+    return taken
 
 
 def _train_row(row: WeightedRow, reference: ReferenceRow | None = None) -> TrainRow:

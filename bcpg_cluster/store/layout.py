@@ -5,6 +5,7 @@
     runs/<name>/
       config.yaml            the configuration as resolved when the run was made
       manifest.jsonl         the truth: which shards, snapshots and pushes count
+      manifest/              the same in an object store, in segments (``store.journal``)
       run.lock               held by the process that works on the run
       mark.txt               by which members on other machines see that they look at the same directory
       rounds/0001/<table>/00003-<attempt>.parquet
@@ -17,9 +18,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from pathlib import Path
+
+from bcpg_cluster.run_path import RunPath
 
 MANIFEST = "manifest.jsonl"
+SEGMENTS = "manifest"
 CONFIG = "config.yaml"
 LOCK = "run.lock"
 
@@ -49,7 +52,7 @@ def snapshot_path(version: int, attempt: str) -> str:
     return f"snapshots/v{version:04d}-{attempt}"
 
 
-def ray_namespace(run_dir: Path) -> str:
+def ray_namespace(run_dir: RunPath) -> str:
     """Where a run's actors live on a cluster: readable, and different for every run directory."""
     place = hashlib.sha256(str(run_dir.absolute()).encode()).hexdigest()[:6]
     return f"bcpg-{run_dir.absolute().name}-{place}"

@@ -2,25 +2,24 @@
 
 A line is one JSON event and is on disk before anything relies on it. Replaying the lines gives the state; resuming a run
 is nothing but asking that state what is missing. A crash can only leave a torn *last* line, which is dropped; a torn line
-anywhere else means someone else wrote there, and is an error.
+anywhere else means someone else wrote there, and is an error. Where the lines are kept, and who may add to them, is
+:mod:`bcpg_cluster.store.journal`'s business.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.folded import FoldedReceipts
-from bcpg_cluster.store.layout import LOCK, MANIFEST
+from bcpg_cluster.store.journal import journal_lines, journal_place, open_journal
 
 MANIFEST_VERSION = 1
 _RECEIPT_FIELDS = tuple(Receipt.__dataclass_fields__)
@@ -135,89 +134,55 @@ class ManifestState:
         return [shard for shard in range(num_shards) if shard not in accepted]
 
 
-def read_manifest(run_dir: Path) -> ManifestState:
+def read_manifest(run_dir: RunPath) -> ManifestState:
     """The state of a run directory as it stands; an empty state when there is no manifest.
 
     Raises:
         RunDirectoryError: a line that is not the last cannot be read, or the manifest was written by a newer version.
     """
-    state, _ = _replay(run_dir / MANIFEST)
+    state, _ = _replay(journal_lines(run_dir), journal_place(run_dir))
     return state
 
 
-def _replay(path: Path) -> tuple[ManifestState, int]:
-    """The state, and how many bytes of whole lines the file holds (a torn last line is not counted)."""
+def _replay(lines: Iterator[bytes], place: RunPath) -> tuple[ManifestState, int]:
+    """The state, and how many bytes of whole lines there are (a torn last line is not counted)."""
     state, good = ManifestState(), 0
-    if not path.exists():
-        return state, good
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                if not line.endswith(b"\n"):
-                    raise ValueError("no line end")
-                event = json.loads(line)
-                if event["event"] == "created" and event["manifest_version"] > MANIFEST_VERSION:
-                    raise RunDirectoryError(
-                        f"{path.parent} was made by a newer version (manifest {event['manifest_version']})",
-                        rule=f"this program reads manifests up to version {MANIFEST_VERSION}",
-                        remedy="use the newer bcpg-cluster, or another --run-dir",
-                    )
-                state.apply(event)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                if not file.peek(1):
-                    break
-                raise RunDirectoryError(
-                    f"{path}, line {number}: not an event; the file was changed by something else",
-                    rule="only bcpg-cluster writes a manifest, and a crash can tear its last line alone",
-                    remedy="put back a copy of the manifest, or give another --run-dir",
-                ) from None
-            good += len(line)
-    return state, good
-
-
-def lock_holder(run_dir: Path) -> str | None:
-    """The id of the process that works on a run now; ``None`` when nobody does. Changes nothing."""
-    path = run_dir / LOCK
-    if not path.exists():
-        return None
-    with path.open() as lock:
+    for number, line in enumerate(lines, start=1):
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return lock.read().strip() or "unknown"
-    return None
-
-
-def in_use_error(run_dir: Path, holder: str) -> RunDirectoryError:
-    """What is said when a second process wants to work on a run."""
-    return RunDirectoryError(
-        f"{run_dir} is in use by process {holder}",
-        rule="one process works on a run at a time",
-        remedy="wait for it, stop it, or give another --run-dir",
-    )
+            if not line.endswith(b"\n"):
+                raise ValueError("no line end")
+            event = json.loads(line)
+            if event["event"] == "created" and event["manifest_version"] > MANIFEST_VERSION:
+                raise RunDirectoryError(
+                    f"{place} was made by a newer version (manifest {event['manifest_version']})",
+                    rule=f"this program reads manifests up to version {MANIFEST_VERSION}",
+                    remedy="use the newer bcpg-cluster, or another --run-dir",
+                )
+            state.apply(event)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if next(lines, None) is None:
+                break
+            raise RunDirectoryError(
+                f"{place}, line {number}: not an event; the file was changed by something else",
+                rule="only bcpg-cluster writes a manifest, and a crash can tear its last line alone",
+                remedy="put back a copy of the manifest, or give another --run-dir",
+            ) from None
+        good += len(line)
+    return state, good
 
 
 class Manifest:
     """The one writer of a run's journal. Holds the run's lock while open; use as a context manager."""
 
-    def __init__(self, run_dir: Path) -> None:
-        run_dir.mkdir(parents=True, exist_ok=True)
+    def __init__(self, run_dir: RunPath) -> None:
         self.run_dir = run_dir
-        self._lock: IO[str] = (run_dir / LOCK).open("a+")
+        self._journal = open_journal(run_dir)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "unknown"
-            self._lock.close()
-            raise in_use_error(run_dir, holder) from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
-        path = run_dir / MANIFEST
-        self.state, good = _replay(path)
-        self._file = path.open("ab")
-        self._file.truncate(good)
+            self.state, good = _replay(self._journal.lines(), journal_place(run_dir))
+            self._journal.begin(good)
+        except BaseException:
+            self._journal.close()
+            raise
 
     def __enter__(self) -> Manifest:
         return self
@@ -227,8 +192,11 @@ class Manifest:
 
     def close(self) -> None:
         """Release the run."""
-        self._file.close()
-        self._lock.close()
+        self._journal.close()
+
+    def check_held(self) -> None:
+        """Before something that cannot be taken back. Raises :class:`StoreError` when another process took the run over."""
+        self._journal.check_held()
 
     def _append(self, event: dict[str, Any]) -> None:
         event = {**event, "time": round(time.time(), 3)}
@@ -236,10 +204,8 @@ class Manifest:
         self.state.apply(event)
 
     def _write(self, events: Iterable[dict[str, Any]]) -> None:
-        """Bring events to disk together: a disk takes as long for many lines as for one."""
-        self._file.write(b"".join(json.dumps(event).encode() + b"\n" for event in events))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Bring events to disk together: a disk (or an object store) takes as long for many lines as for one."""
+        self._journal.append(b"".join(json.dumps(event).encode() + b"\n" for event in events))
 
     def create(self, *, identity: str, name: str, program_version: str) -> None:
         """Mark the directory as a run of this configuration (once)."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.layout import shard_path
 from bcpg_cluster.store.schema import SCHEMA_VERSION, Row, schema_of
-from bcpg_cluster.whole_files import write_whole
+from bcpg_cluster.whole_files import make_parents, write_whole
 
 
 def write_shard(
-    run_dir: Path,
+    run_dir: RunPath,
     *,
     table: str,
     round_: int,
@@ -29,12 +29,13 @@ def write_shard(
 ) -> Receipt:
     """Write one attempt's rows under a name of its own and return the receipt.
 
-    The file appears under its name only when it is whole (temporary name, fsync, rename). It counts only once the manifest
+    The file appears under its name only when it is whole (temporary name, fsync, rename; in an
+    object store one put). It counts only once the manifest
     accepts the receipt.
     """
     path = shard_path(round_, table, shard, attempt)
     target = run_dir / path
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(target)
     content = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema_of(table)), content, compression="zstd")
     data = content.getvalue().to_pybytes()
@@ -53,7 +54,7 @@ def write_shard(
     )
 
 
-def read_shard(run_dir: Path, receipt: Receipt) -> list[Row]:
+def read_shard(run_dir: RunPath, receipt: Receipt) -> list[Row]:
     """The rows of an accepted shard.
 
     Raises:
@@ -63,7 +64,7 @@ def read_shard(run_dir: Path, receipt: Receipt) -> list[Row]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise StoreError(f"{path} is in the manifest but not on disk") from None
+        raise StoreError(f"{path} is in the manifest but not there") from None
     if hashlib.sha256(data).hexdigest() != receipt.checksum:
         raise StoreError(f"{path} is not the file that was accepted (checksum differs)")
     table = pq.read_table(pa.BufferReader(data))
@@ -74,7 +75,7 @@ def read_shard(run_dir: Path, receipt: Receipt) -> list[Row]:
     return rows
 
 
-def read_table(run_dir: Path, receipts: Sequence[Receipt]) -> list[Row]:
+def read_table(run_dir: RunPath, receipts: Sequence[Receipt]) -> list[Row]:
     """The rows of several shards, in shard order."""
     rows: list[Row] = []
     for receipt in sorted(receipts, key=lambda r: r.shard):

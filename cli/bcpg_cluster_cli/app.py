@@ -23,7 +23,10 @@ ConfigOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override one key: section.key=value. May be given often.")
 ]
-RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where the run lives (default: runs/<name>).")]
+RunDirOption = Annotated[
+    str | None,
+    typer.Option("--run-dir", help="Where the run lives: a directory or s3://bucket/path (default: runs/<name>)."),
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="The run's seed (default: the config's).")]
 AddressOption = Annotated[
     str | None,
@@ -66,7 +69,7 @@ def compare(
     config: ConfigOption = None,
     set_: SetOption = None,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="Where the comparison lives (default: runs/compare-<name>).")
+        str | None, typer.Option("--run-dir", help="Where the comparison lives (default: runs/compare-<name>).")
     ] = None,
     learning_rates: Annotated[
         str | None,

@@ -24,6 +24,7 @@ from bcpg_cluster.method.calibration import (
 from bcpg_cluster.method.consensus import vote_label
 from bcpg_cluster.records import Verdict
 from bcpg_cluster.run_directory import load_run_config
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.schema import steps_from, verdicts_from
 from bcpg_cluster.store.shards import read_table
@@ -53,7 +54,7 @@ class _Found:
 
 
 def run_calibrate(
-    run_dir: Path | None,
+    run_dir: str | RunPath | None,
     judge: str,
     *,
     measure: str | None = None,
@@ -117,7 +118,7 @@ def _only_measure(config: Config) -> str:
     return names[0]
 
 
-def _read_run(directory: Path, config: Config, judge: str, measure: str, rounds: Sequence[int] | None) -> _Found:
+def _read_run(directory: RunPath, config: Config, judge: str, measure: str, rounds: Sequence[int] | None) -> _Found:
     """Steps with the verdicts of both judges, of sealed tables."""
     for name in (judge, measure):
         if name not in config.judges:

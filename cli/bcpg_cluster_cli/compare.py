@@ -17,8 +17,9 @@ from bcpg_cluster.comparison.runner import Arm, Comparison, Setup, arm_config, c
 from bcpg_cluster.errors import ConfigError, Interrupted
 from bcpg_cluster.prompts import round_prompts
 from bcpg_cluster.report.comparison_report import COMPARED, START, ArmResult, compare, markdown_table, write_results
+from bcpg_cluster.run_path import RunPath, local_only
 from bcpg_cluster_cli.console import ConsoleObserver
-from bcpg_cluster_cli.session import read_config, start_runtime, stop_on_signals
+from bcpg_cluster_cli.session import new_run, read_config, start_runtime, stop_on_signals
 
 REFERENCE = "bcpg_nsa"
 
@@ -29,7 +30,7 @@ def run_compare(
     rounds: int,
     source: str | None,
     overrides: Sequence[str],
-    run_dir: Path | None,
+    run_dir: str | RunPath | None,
     learning_rates: str | None,
     validation_prompts: int,
     tuning_seed: int | None,
@@ -46,7 +47,7 @@ def run_compare(
     arms = [Arm(m.name, m.settings(config), rate_of=m.name, rounds=rounds) for m in chosen]
     for arm in arms:
         arm_config(config, arm, config.seed, setup.learning_rates[0])  # a setting that does not hold shows here
-    directory = run_dir or Path("runs") / f"compare-{config.name}"
+    directory = local_only(new_run(run_dir, config, f"compare-{config.name}"), "a comparison")
     reference = REFERENCE if any(arm.name == REFERENCE for arm in arms) else arms[0].name
     seeds = [config.seed + index for index in range(num_seeds)]
     results: list[ArmResult] = []

@@ -16,6 +16,7 @@ from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.report.disagreement import JudgedSample, JudgedStep, Opinion, most_disputed, read_judged, summary
 from bcpg_cluster.report.disagreement_page import disagreement_page
 from bcpg_cluster.run_directory import load_run_config
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.whole_files import write_whole
 from bcpg_cluster_cli.console import percent
@@ -25,7 +26,7 @@ _STYLES = {1: "green", 0: "red", None: "dim"}
 
 
 def run_disagreements(
-    run_dir: Path | None,
+    run_dir: str | RunPath | None,
     round_: int,
     number: int,
     page: Path | None,

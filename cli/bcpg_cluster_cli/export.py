@@ -22,6 +22,7 @@ from bcpg_cluster.exchange.export_verl import export_verl
 from bcpg_cluster.method.consensus import consensus
 from bcpg_cluster.method.objective import Dpo
 from bcpg_cluster.run_directory import load_run_config
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster_cli.session import find_run
 
 WHATS = ("policy", "steps", "preferences", "verl")
@@ -31,7 +32,7 @@ STYLES = ("conversational", "standard")
 def run_export(
     what: str,
     out: Path,
-    run_dir: Path | None,
+    run_dir: str | RunPath | None,
     rounds: Sequence[int] = (),
     *,
     style: str = "conversational",
@@ -104,7 +105,7 @@ def pair_settings(config: Config, style: str) -> PairSettings:
     )
 
 
-def _policy(directory: Path, out: Path, config: Config, rounds: Sequence[int]) -> dict[str, Any]:
+def _policy(directory: RunPath, out: Path, config: Config, rounds: Sequence[int]) -> dict[str, Any]:
     if len(rounds) > 1:
         raise UserError(
             f"--round was given {len(rounds)} times", rule="a policy is that of one round", remedy="give one --round"

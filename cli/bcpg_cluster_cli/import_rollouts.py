@@ -17,15 +17,16 @@ from bcpg_cluster.exchange.import_rollouts import import_rollouts
 from bcpg_cluster.exchange.import_tokenizer import ImportTokenizer, TransformersTokenizer
 from bcpg_cluster.prompts import check_disjoint
 from bcpg_cluster.records import Prompt
+from bcpg_cluster.run_path import RunPath, local_only
 from bcpg_cluster.store.layout import CONFIG
-from bcpg_cluster_cli.session import read_config
+from bcpg_cluster_cli.session import new_run, read_config
 
 
 def run_import(
     source: Path,
     config_source: str | None,
     overrides: Sequence[str],
-    run_dir: Path | None,
+    run_dir: str | RunPath | None,
     seed: int | None,
     columns: Sequence[str] = (),
     *,
@@ -50,7 +51,8 @@ def run_import(
         if config.verify.kind != "math":  # math-verify would take minutes here
             check_answers(config, prompts)
 
-    directory = run_dir or Path("runs") / (config.name if seed is None else f"{config.name}-seed{seed}")
+    place = new_run(run_dir, config, None if seed is None else f"{config.name}-seed{seed}")
+    directory = local_only(place, "an import")
     done = import_rollouts(source, directory, config, import_tokenizer(config), columns=mapping, check_prompts=check)
     console = Console(stderr=as_json)
     console.print(

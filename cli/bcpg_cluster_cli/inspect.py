@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +12,7 @@ from bcpg_cluster.config import Config
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.records import EXTERNAL_POLICY_VERSION, SampleId, Step, Verdict
 from bcpg_cluster.run_directory import load_run_config
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.schema import (
     WeightedRow,
@@ -28,7 +28,9 @@ from bcpg_cluster_cli.console import import_text
 from bcpg_cluster_cli.session import find_run
 
 
-def run_inspect(run_dir: Path | None, round_: int, prompt: str | None, sample: int | None, number: int) -> None:
+def run_inspect(
+    run_dir: str | RunPath | None, round_: int, prompt: str | None, sample: int | None, number: int
+) -> None:
     """Show up to ``number`` training rows of a round: the ones asked for, else those with mined tokens first."""
     directory = find_run(run_dir)
     config, state = load_run_config(directory), read_manifest(directory)
@@ -66,7 +68,7 @@ def choose_rows(rows: Sequence[WeightedRow], prompt: str | None, sample: int | N
 
 
 def _show(
-    console: Console, directory: Path, config: Config, state: ManifestState, round_: int, rows: Sequence[WeightedRow]
+    console: Console, directory: RunPath, config: Config, state: ManifestState, round_: int, rows: Sequence[WeightedRow]
 ) -> None:
     def table(name: str) -> list[dict[str, object]]:
         return read_table(directory, state.receipts(round_, name))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,17 +13,18 @@ from rich.console import Console
 from bcpg_cluster.build import build_coordinator, check_models, read_all_prompts
 from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.run_directory import check_run_directory, open_run
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.training import drop_torn_snapshots
 from bcpg_cluster_cli.console import ConsoleObserver, closing_line, print_report
-from bcpg_cluster_cli.session import read_config, start_runtime, stop_on_signals
+from bcpg_cluster_cli.session import new_run, read_config, start_runtime, stop_on_signals
 
 
 def run_iterate(
     rounds: int,
     source: str | None,
     overrides: Sequence[str],
-    run_dir: Path | None,
+    run_dir: str | RunPath | None,
     seed: int | None,
     address: str | None,
     *,
@@ -36,7 +36,7 @@ def run_iterate(
     config = read_config(source, overrides, seed)
     prompts = read_all_prompts(config)
     check_models(config)
-    directory = run_dir or Path("runs") / (config.name if seed is None else f"{config.name}-seed{seed}")
+    directory = new_run(run_dir, config, None if seed is None else f"{config.name}-seed{seed}")
     check_run_directory(directory, config)
     reports = read_manifest(directory).reports
     if all(round_ in reports for round_ in range(rounds + 1)):
@@ -62,7 +62,7 @@ def run_iterate(
     _finish(done, directory, console, as_json=as_json)
 
 
-def _finish(reports: dict[int, dict[str, Any]], directory: Path, console: Console, *, as_json: bool) -> None:
+def _finish(reports: dict[int, dict[str, Any]], directory: RunPath, console: Console, *, as_json: bool) -> None:
     console.print(f"run: {directory}", highlight=False)
     if as_json:
         typer.echo(json.dumps(list(reports.values())))

@@ -16,6 +16,8 @@ from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime, choose_c
 from bcpg_cluster.cluster.runtime import Runtime
 from bcpg_cluster.config import Config, load_config, shipped_configs
 from bcpg_cluster.errors import ConfigError, RunDirectoryError
+from bcpg_cluster.run_path import RunPath, StoredPath, run_path
+from bcpg_cluster.store.journal import has_journal
 from bcpg_cluster.store.layout import ray_namespace
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def stop_on_signals(console: Console) -> Iterator[Callable[[], bool]]:
 
 
 def start_runtime(
-    config: Config, directory: Path, address: str | None, source: str | None, *, inline: bool, console: Console
+    config: Config, directory: RunPath, address: str | None, source: str | None, *, inline: bool, console: Console
 ) -> Runtime:
     """Ray by the rules of ``choose_cluster``, or threads of this process."""
     if inline:
@@ -83,20 +85,28 @@ def start_runtime(
     return runtime
 
 
-def find_run(run_dir: Path | None) -> Path:
+def new_run(run_dir: str | RunPath | None, config: Config, name: str | None = None) -> RunPath:
+    """Where a run is to live: the given place, else ``runs/<name>``."""
+    return run_path(run_dir or Path("runs") / (name or config.name), config.storage.options)
+
+
+def find_run(run_dir: str | RunPath | None) -> RunPath:
     """The given run directory, or the newest one in ``runs/``.
 
     Raises:
         RunDirectoryError: there is none.
     """
     if run_dir is not None:
-        if not (run_dir / "manifest.jsonl").is_file():
+        place = run_path(run_dir)
+        if isinstance(place, StoredPath):
+            place.check_reachable()
+        if not has_journal(place):
             raise RunDirectoryError(
-                f"{run_dir} is not a run",
+                f"{place} is not a run",
                 rule="--run-dir names a directory made by `bcpg-cluster iterate`",
                 remedy="see runs/ for what is there",
             )
-        return run_dir
+        return place
     found = sorted(Path("runs").glob("*/manifest.jsonl"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise RunDirectoryError(

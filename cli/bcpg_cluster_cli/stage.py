@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -12,6 +11,7 @@ from bcpg_cluster.build import build_coordinator, read_all_prompts
 from bcpg_cluster.config import change_config
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.run_directory import load_run_config, open_run, write_config
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster_cli.console import ConsoleObserver
@@ -29,7 +29,7 @@ CHANGEABLE = {
 def run_stage(
     name: str,
     round_: int,
-    run_dir: Path | None,
+    run_dir: str | RunPath | None,
     overrides: Sequence[str] = (),
     *,
     discard_later: bool,
@@ -108,7 +108,7 @@ def check_weights_are_there(manifest: Manifest, version: int) -> None:
     record = manifest.state.snapshots.get(version)
     if record is not None and record.path and not (manifest.run_dir / record.path).is_dir():
         raise UserError(
-            f"snapshot v{version} is no longer on disk",
+            f"snapshot v{version} is no longer there",
             rule="a stage is run again with the weights it had; of these the base, the best and the newest are kept",
             remedy="choose a later round, or raise snapshots.keep_last before the next run",
         )

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from bcpg_cluster.run_path import RunPath
+from bcpg_cluster.store.journal import lock_holder
 from bcpg_cluster.store.layout import ray_namespace
-from bcpg_cluster.store.manifest import ManifestState, lock_holder, read_manifest
+from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster_cli.console import import_text, percent, points
 from bcpg_cluster_cli.session import find_run
 
 
-def run_status(run_dir: Path | None, *, as_json: bool) -> None:
+def run_status(run_dir: str | RunPath | None, *, as_json: bool) -> None:
     """Print a run's state; works while the run goes on."""
     directory = find_run(run_dir)
     facts = run_facts(directory, read_manifest(directory))
@@ -55,7 +56,7 @@ def run_status(run_dir: Path | None, *, as_json: bool) -> None:
         console.print(f"{facts['num_retries']} pieces of work were done again (see manifest.jsonl)", highlight=False)
 
 
-def run_facts(directory: Path, state: ManifestState) -> dict[str, Any]:
+def run_facts(directory: RunPath, state: ManifestState) -> dict[str, Any]:
     """The state as plain data: ``rounds`` (0 is the base policy) and what of an unfinished round is there."""
     unfinished = sorted(key for key in state.shards if key[0] not in state.reports)
     created = state.created or {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -16,10 +15,11 @@ from bcpg_cluster.build import (
     read_all_prompts,
 )
 from bcpg_cluster.run_directory import check_run_directory
-from bcpg_cluster_cli.session import DEFAULT_CONFIG, read_config
+from bcpg_cluster.run_path import RunPath
+from bcpg_cluster_cli.session import DEFAULT_CONFIG, new_run, read_config
 
 
-def run_validate(source: str | None, overrides: Sequence[str], run_dir: Path | None) -> None:
+def run_validate(source: str | None, overrides: Sequence[str], run_dir: str | RunPath | None) -> None:
     """Check and say so; raises what ``iterate`` would raise."""
     console = Console()
     config = read_config(source, overrides, None)
@@ -33,7 +33,7 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: Path | N
     if all(config.pool(name).num_gpus == 0 for name in config.pool_names()):
         check_memory(config, free_memory_gib())
     if run_dir is not None:
-        check_run_directory(run_dir, config)
+        check_run_directory(new_run(run_dir, config), config)
     console.print(
         f"{source or DEFAULT_CONFIG}: good. {len(prompts.train)} train and {len(prompts.test)} test prompts, judges "
         f"{', '.join(config.judges)}, pools {', '.join(f'{n} x{config.pool(n).members}' for n in config.pool_names())}",

@@ -257,7 +257,7 @@ def test_stage_whose_weights_are_gone(bcpg: Bcpg, run_dir: Path, tree_digest: Ca
     for name, round_ in (("weigh", 2), ("evaluate", 1)):
         ended = bcpg("stage", name, "--round", round_, "--run-dir", run_dir, "--inline", "--discard-later")
         assert ended.code == 2
-        assert "snapshot v1 is no longer on disk" in ended.err
+        assert "snapshot v1 is no longer there" in ended.err
         assert tree_digest(run_dir, ignore=("run.lock",)) == before
 
 

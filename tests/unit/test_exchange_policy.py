@@ -171,7 +171,7 @@ def test_versions_that_cannot_be_exported(run_dir: Path, tmp_path: Path) -> None
     refused(RunDirectoryError, "version 0 .* has no weights of its own", run_dir, tmp_path, 0)
     refused(RunDirectoryError, "version 5 .* has no weights of its own", run_dir, tmp_path, 5)
     shutil.rmtree(run_dir / "snapshots/v0001-a")
-    refused(RunDirectoryError, "v1 is no longer on disk", run_dir, tmp_path)
+    refused(RunDirectoryError, "v1 is no longer there", run_dir, tmp_path)
 
 
 def test_a_run_that_has_not_trained(tmp_path: Path) -> None:

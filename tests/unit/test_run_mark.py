@@ -19,7 +19,7 @@ def test_a_mark_stays_the_same_and_is_seen(tmp_path: Path):
 
 def test_a_directory_that_is_not_there(tmp_path: Path):
     with pytest.raises(UserError, match=f"not visible from {socket.gethostname()}: there is no mark.txt") as caught:
-        check_mark(RunMark(str(tmp_path / "nowhere" / "mark.txt"), "x"), patience_s=0)
+        check_mark(RunMark(tmp_path / "nowhere" / "mark.txt", "x"), patience_s=0)
     assert "mount it on that machine" in caught.value.remedy
 
 
@@ -38,5 +38,5 @@ def test_a_file_system_that_shows_it_late(tmp_path: Path):
         if len(waited) == 3:
             path.write_text("x")
 
-    check_mark(RunMark(str(path), "x"), sleep=sleep)
+    check_mark(RunMark(path, "x"), sleep=sleep)
     assert len(waited) == 3

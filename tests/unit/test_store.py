@@ -219,7 +219,7 @@ def test_altered_torn_and_missing_files(tmp_path: Path):
         with pytest.raises(StoreError, match="checksum differs"):
             read_shard(tmp_path, receipt)
     path.unlink()
-    with pytest.raises(StoreError, match="in the manifest but not on disk"):
+    with pytest.raises(StoreError, match="in the manifest but not there"):
         read_shard(tmp_path, receipt)
 
 
