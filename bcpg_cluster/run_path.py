@@ -182,11 +182,8 @@ def _list_bucket(fs: Any, key: str) -> None:
         fs.ls(key, detail=False, refresh=True)
     except FileNotFoundError:
         # Nothing there yet is good; a bucket that is not there is not. (Drivers say the same of both.)
-        bucket = key.strip("/").partition("/")[0]
-        if bucket and bucket != key.strip("/"):
-            fs.ls(bucket, detail=False, refresh=True)
-        elif "memory" not in fs.protocol:
-            raise
+        if not key.startswith("/"):  # where there are no buckets, keys are absolute
+            fs.ls(key.partition("/")[0], detail=False, refresh=True)
 
 
 def run_path(place: str | Path | StoredPath, options: Mapping[str, Any] | None = None) -> RunPath:

@@ -210,6 +210,7 @@ def keep_snapshots(manifest: Manifest, scores: dict[int, float], keep_last: int)
     Returns:
         The versions whose files were deleted. Their records stay in the manifest.
     """
+    manifest.check_held()
     versions = sorted(v for v, record in manifest.state.snapshots.items() if record.path)  # the base has no files here
     kept = set(versions[-keep_last:])
     if scores:

@@ -54,6 +54,10 @@ class Journal(Protocol):
         """
         ...
 
+    def check_held(self) -> None:
+        """Before something that cannot be taken back. Raises :class:`StoreError` when the run was taken over."""
+        ...
+
     def close(self) -> None:
         """Give the run back."""
         ...
@@ -152,6 +156,9 @@ class FileJournal:
         self._file.flush()
         os.fsync(self._file.fileno())
 
+    def check_held(self) -> None:
+        """A kernel lock is never lost."""
+
     def close(self) -> None:
         """See :class:`Journal`."""
         self._file.close()
@@ -227,6 +234,13 @@ class StoredJournal:
             self._tail = content
             if len(content) >= _SEGMENT_BYTES:
                 self._number, self._tail = self._number + 1, b""
+
+    def check_held(self) -> None:
+        """See :class:`Journal`."""
+        with self._guard:
+            self._look_for_successor()
+            if self._is_lost:
+                raise self._lost_error()
 
     def renew(self) -> None:
         """Say that this process still works on the run, unless it has lost it."""
