@@ -128,7 +128,7 @@ def test_bad_places_are_said_at_once(run_dir: StoredPath, bucket: str, config_fi
     ended = bcpg(*common, run_dir)
     assert ended.code == 2
     assert "is not a run: it has no usable manifest and holds ['notes.txt']" in ended.err
-    ended = bcpg("compare", "-c", config_file, "--inline", "--run-dir", f"{bucket}/compare")
+    ended = bcpg("compare", "-c", config_file, "--inline", "--validation-prompts", 6, "--run-dir", f"{bucket}/compare")
     assert ended.code == 2
     assert "a comparison cannot live at s3://" in ended.err
 

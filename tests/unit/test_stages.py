@@ -56,7 +56,7 @@ SHARE = 0.5
 
 
 def job(stage: str = "x", output: str = "x", **parameters: Any) -> StageJob:
-    return StageJob("/nowhere", stage, output, 1, 0, "att", {}, parameters)
+    return StageJob(Path("/nowhere"), stage, output, 1, 0, "att", {}, parameters)
 
 
 def rollout(prompt: str, sample: int, text: str, stop: StopReason = StopReason.STOP) -> Rollout:
@@ -712,7 +712,7 @@ def test_a_worker_reads_runs_and_receipts(tmp_path: Path):
         return StageResult(tables["prompts"][:1], {"n": float(len(tables["prompts"]))})
 
     worker = StageWorker({"copy": stage}, engine=FakeGenerator(policy_version=3))
-    receipt = worker.run(StageJob(str(tmp_path), "copy", "eval_prompts", 2, 4, "att", {"prompts": source}))
+    receipt = worker.run(StageJob(tmp_path, "copy", "eval_prompts", 2, 4, "att", {"prompts": source}))
     assert receipt.path == "rounds/0002/eval_prompts/00004-att.parquet"
     assert (receipt.num_rows, receipt.metrics) == (1, {"n": 2.0})
     assert receipt.seconds > 0
