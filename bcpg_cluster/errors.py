@@ -9,7 +9,8 @@
     │   └── RunDirectoryError  a run directory made by something else, or half-written
     ├── StoreError             a table or manifest that is not what it says it is
     ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
-    │   └── MemberLostError    the process behind an engine is gone or does not answer
+    │   ├── MemberLostError    the process behind an engine is gone or does not answer
+    │   └── UnreachableError   an object store does not answer, or refuses
     ├── ClusterLostError       the cluster's head is gone; the run can go on with another
     ├── PushError              new weights did not arrive, or are not what was sent
     ├── TrainingDivergedError  the loss or the gradient is not finite
@@ -65,6 +66,10 @@ class MemberLostError(EngineError):
 
 class ClusterLostError(BcpgError):
     """The cluster's head is gone, and with it all members; the run can go on with another cluster."""
+
+
+class UnreachableError(EngineError):
+    """An object store does not answer, or refuses."""
 
 
 class PushError(BcpgError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from bcpg_cluster.errors import RunDirectoryError, StoreError
+from bcpg_cluster.errors import RunDirectoryError, UnreachableError
 
 _Result = TypeVar("_Result")
 
@@ -32,7 +32,7 @@ class StoredPath:
         options: for the fsspec driver (``endpoint_url``, ...); not shown, and places that differ in them alone are one.
 
     Raises:
-        StoreError: from every method, when the store does not answer or refuses.
+        UnreachableError: from every method, when the store does not answer or refuses (its driver has tried again by then).
     """
 
     url: str
@@ -150,7 +150,7 @@ class StoredPath:
         """
         try:
             self._ask("list", _list_bucket)
-        except (StoreError, FileNotFoundError) as error:
+        except (UnreachableError, FileNotFoundError) as error:
             raise RunDirectoryError(
                 f"{self.url} cannot be reached: {error}",
                 rule="the bucket of a run is there before the run, and the credentials at hand may list, read and write it",
@@ -171,7 +171,7 @@ class StoredPath:
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise StoreError(f"could not {what} {self.url}: {type(error).__name__}: {error}") from error
+            raise UnreachableError(f"could not {what} {self.url}: {type(error).__name__}: {error}") from error
 
 
 RunPath: TypeAlias = Path | StoredPath

@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from bcpg_cluster.errors import RunDirectoryError, StoreError
+from bcpg_cluster.errors import RunDirectoryError, StoreError, UnreachableError
 from bcpg_cluster.run_path import RunPath, StoredPath, read_json
 from bcpg_cluster.store.layout import LOCK, MANIFEST, SEGMENTS
 
@@ -50,7 +50,8 @@ class Journal(Protocol):
         """Add whole lines; they are durable when this returns.
 
         Raises:
-            StoreError: they could not be written, or the run was taken over by another process.
+            StoreError: the run was taken over by another process.
+            UnreachableError: they could not be written.
         """
         ...
 
@@ -252,7 +253,7 @@ class StoredJournal:
 
     def _keep_renewing(self) -> None:
         while not self._stop.wait(BEAT_S):
-            with suppress(StoreError):  # a store that does not answer is seen by the next append
+            with suppress(UnreachableError):  # a store that does not answer is seen by the next append
                 self.renew()
 
     def _look_for_successor(self) -> None:
@@ -275,7 +276,7 @@ class StoredJournal:
         self._stop.set()
         if self._beat.is_alive():
             self._beat.join()
-        with suppress(StoreError):  # the lease runs out by itself
+        with suppress(UnreachableError):  # the lease runs out by itself
             self._look_for_successor()
             if not self._is_lost:
                 self._write_lock(is_released=True)

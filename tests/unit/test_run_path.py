@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bcpg_cluster.errors import RunDirectoryError, StoreError
+from bcpg_cluster.errors import RunDirectoryError, UnreachableError
 from bcpg_cluster.run_path import StoredPath, local_only, run_path
 from bcpg_cluster.whole_files import remove_tree, write_whole
 
@@ -90,14 +90,14 @@ def test_create_is_for_one_alone(place: StoredPath):
     assert (place / "lock").read_bytes() == b"first"
 
 
-def test_what_a_driver_raises_is_a_store_error(place: StoredPath, monkeypatch: pytest.MonkeyPatch):
+def test_what_a_driver_raises_can_be_tried_again(place: StoredPath, monkeypatch: pytest.MonkeyPatch):
     from fsspec.implementations.memory import MemoryFileSystem
 
     def refuse(*arguments: object, **options: object) -> None:
         raise RuntimeError("no such luck")  # vendors raise what they like
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
-    with pytest.raises(StoreError, match=r"could not read memory://tests/run_path/a: RuntimeError: no such luck"):
+    with pytest.raises(UnreachableError, match=r"could not read memory://tests/run_path/a: RuntimeError: no such luck"):
         (place / "a").read_bytes()
     monkeypatch.setattr(MemoryFileSystem, "ls", refuse)
     with pytest.raises(RunDirectoryError, match="no such luck") as caught:
