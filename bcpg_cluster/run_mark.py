@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bcpg_cluster.errors import StoreError, UserError
+from bcpg_cluster.errors import UnreachableError, UserError
 from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.whole_files import write_whole
 
@@ -39,21 +39,23 @@ def check_mark(mark: RunMark, *, patience_s: float = _PATIENCE_S, sleep: Callabl
         UserError: the directory is not there, or is another one of the same name; names this machine.
     """
     waited = 0.0
-    while (found := _read(mark.path)) != mark.text:
+    while (why := _what_is_wrong(mark)) is not None:
         if waited >= patience_s:
             raise UserError(
-                f"the run directory {str(mark.path).removesuffix(f'/{MARK}')} is not visible from {socket.gethostname()}: "
-                + (f"there is no {MARK} in it" if found is None else "another directory has that name there"),
-                rule="the run directory is one file system that all nodes see under the same path, or an object store they all reach",
-                remedy="mount it on that machine (docs/cluster.md), or give a --run-dir below one that is mounted on all; for a store "
-                "see that driver, credentials and endpoint are there too",
+                f"the run directory {str(mark.path).removesuffix(f'/{MARK}')} is not visible from {socket.gethostname()}: {why}",
+                rule="the run directory is one file system that all nodes see under the same path, or a store they all reach",
+                remedy="mount it on that machine (docs/cluster.md), or give a --run-dir below one that is mounted on all; a store "
+                "needs its driver and credentials there too",
             )
         sleep(0.5)
         waited += 0.5
 
 
-def _read(path: RunPath) -> str | None:
+def _what_is_wrong(mark: RunMark) -> str | None:
     try:
-        return path.read_text()
-    except (OSError, StoreError):
-        return None
+        found = mark.path.read_text()
+    except UnreachableError as error:
+        return str(error)
+    except OSError:
+        return f"there is no {MARK} in it"
+    return None if found == mark.text else "another directory has that name there"

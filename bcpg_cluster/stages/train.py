@@ -198,7 +198,9 @@ def _checkpoints(job: TrainJob) -> Path:
     if not isinstance(job.run_dir, StoredPath):
         return job.run_dir / job.checkpoint_dir
     taken = run_cache(job.run_dir) / job.checkpoint_dir
-    take_newest(taken)  # what the try before left on this machine (``training.take_checkpoints`` does it in a directory)
+    take_newest(
+        taken
+    )  # what the try before left on this machine (``training.take_checkpoints`` does it in a directory)
     return taken
 
 

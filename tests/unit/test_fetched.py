@@ -10,7 +10,15 @@ import pytest
 
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.run_path import StoredPath, run_path
-from bcpg_cluster.store.fetched import CACHE_VARIABLE, FILES, local_copy, local_staging, put_directory, run_cache
+from bcpg_cluster.store.fetched import (
+    CACHE_VARIABLE,
+    FILES,
+    local_copy,
+    local_staging,
+    put_directory,
+    run_cache,
+    take_newest,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +115,16 @@ def test_only_the_copies_used_last_are_kept(run_dir: StoredPath):
     copies = [Path(local_copy(place)) for place in places]
     assert [copy.exists() for copy in copies] == [False, True, True]
     assert Path(local_copy(places[0]), "weights").read_bytes()[-1] == 1  # and may be had again
+
+
+def test_a_machines_next_try_takes_what_the_last_one_left(tmp_path: Path):
+    """Step checkpoints of a run in a store: a rank that comes back goes on, one that was given up writes elsewhere."""
+    tries = tmp_path / "checkpoint"
+    take_newest(tries / "a")  # nothing was left
+    assert not (tries / "a").exists()
+    (tries / "a").mkdir(parents=True)
+    (tries / "a/step-2").write_text("2")
+    for _ in range(2):  # two ranks of one machine
+        take_newest(tries / "b")
+    assert [path.name for path in tries.iterdir() if path.is_dir()] == ["b"]
+    assert (tries / "b/step-2").read_text() == "2"

@@ -9,6 +9,7 @@ import pytest
 
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.run_mark import RunMark, check_mark, leave_mark
+from bcpg_cluster.run_path import run_path
 
 
 def test_a_mark_stays_the_same_and_is_seen(tmp_path: Path):
@@ -40,3 +41,18 @@ def test_a_file_system_that_shows_it_late(tmp_path: Path):
 
     check_mark(RunMark(path, "x"), sleep=sleep)
     assert len(waited) == 3
+
+
+def test_a_store_that_this_machine_cannot_reach(monkeypatch: pytest.MonkeyPatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    place = run_path("memory://tests/run_mark")
+    mark = leave_mark(place)
+    check_mark(mark, patience_s=0)
+
+    def refuse(self: object, path: str) -> bytes:
+        raise PermissionError("no credentials here")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
+    with pytest.raises(UserError, match=r"memory://tests/run_mark is not visible from .*no credentials here"):
+        check_mark(mark, patience_s=0)
