@@ -29,6 +29,7 @@ class Link:
     Args:
         address: ``host:port`` of the head.
         patience_s: below Ray's own minute, and long enough for a head that is restarted where Ray is set up for that.
+        on_lost: called once, in the watching thread, after the calls have failed.
         look: whether the head answers now.
     """
 
@@ -38,10 +39,12 @@ class Link:
         *,
         patience_s: float = 30.0,
         every_s: float = 2.0,
+        on_lost: Callable[[ClusterLostError], None] = lambda error: None,
         look: Callable[[str], bool] = answers,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address, self._patience_s, self._look, self._clock = address, patience_s, look, clock
+        self._on_lost = on_lost
         self._lock = threading.Lock()
         self._under_way: set[Future[Any]] = set()
         self._error: ClusterLostError | None = None
@@ -57,6 +60,11 @@ class Link:
     def is_lost(self) -> bool:
         """Whether the head was given up. It stays so."""
         return self._error is not None
+
+    def raise_if_lost(self) -> None:
+        """Raises :class:`ClusterLostError` once the head was given up."""
+        if self._error is not None:
+            raise self._error
 
     def watch_over(self, answer: Future[Any]) -> None:
         """Have ``answer`` fail with :class:`ClusterLostError` when the head is lost before it comes."""
@@ -85,6 +93,7 @@ class Link:
                 self._under_way.clear()
             for answer in failing:
                 _fail(answer, error)
+            self._on_lost(error)
 
     def _watch(self, every_s: float) -> None:
         while not self._ended.wait(every_s) and not self.is_lost:

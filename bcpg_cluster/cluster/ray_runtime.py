@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any
 from bcpg_cluster.cluster.link import Link, answers
 from bcpg_cluster.cluster.ray_connection import check_address, check_token, joining
 from bcpg_cluster.cluster.runtime import MemberSpec
-from bcpg_cluster.errors import BcpgError, EngineError, MemberLostError
+from bcpg_cluster.errors import BcpgError, ClusterLostError, EngineError, MemberLostError
 from bcpg_cluster.node_address import announce
 from bcpg_cluster.run_mark import RunMark, check_mark
 
@@ -140,6 +140,7 @@ class RayRuntime:
     Args:
         local_resources: custom resources a local cluster is started with.
         namespace: where ``status`` and ``scale`` find the run's actors.
+        on_lost: called once, in a thread, when the cluster's head is given up: Ray may hold the main thread then.
     """
 
     def __init__(
@@ -150,6 +151,7 @@ class RayRuntime:
         local_resources: Mapping[str, float] | None = None,
         log_to_driver: bool = False,
         dashboard: bool = True,
+        on_lost: Callable[[ClusterLostError], None] = lambda error: None,
     ) -> None:
         import ray
 
@@ -171,7 +173,7 @@ class RayRuntime:
             with joining(choice.address, choice.reason):
                 ray.init(address=choice.address, **common)
         self._ray = ray
-        self._link = Link(ray.get_runtime_context().gcs_address)
+        self._link = Link(ray.get_runtime_context().gcs_address, on_lost=on_lost)
         self._link.start()
         self._mark: RunMark | None = None
         self._members: list[RayMember] = []
@@ -189,6 +191,7 @@ class RayRuntime:
 
     def start(self, spec: MemberSpec) -> RayMember:
         """See :class:`bcpg_cluster.cluster.runtime.Runtime`."""
+        self._link.raise_if_lost()
         ray = self._ray
         host = type(spec.name.partition("/")[0].replace(".", "_"), (_Host,), {})
         host.work = ray.method(concurrency_group="work")(_copy(_Host.work))  # type: ignore[attr-defined]

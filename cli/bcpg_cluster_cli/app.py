@@ -340,20 +340,10 @@ def _root(
 
 def main() -> None:
     """Run the command line; errors made on purpose are printed without a traceback, with exit code 2 for bad input."""
-    from bcpg_cluster.errors import BcpgError, Interrupted, UserError
+    from bcpg_cluster.errors import BcpgError
+    from bcpg_cluster_cli.endings import say_and_code
 
     try:
         app()
-    except Interrupted as error:
-        typer.secho(f"{error}\nRun the same command again to go on.", fg="yellow", err=True)
-        sys.exit(130)
-    except UserError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(2)
     except BcpgError as error:
-        typer.secho(
-            f"error: {type(error).__name__}: {error}\nWhat was finished is kept; run the same command to go on.",
-            fg="red",
-            err=True,
-        )
-        sys.exit(1)
+        sys.exit(say_and_code(error))

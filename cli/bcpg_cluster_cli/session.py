@@ -19,6 +19,7 @@ from bcpg_cluster.errors import ConfigError, RunDirectoryError
 from bcpg_cluster.run_path import RunPath, StoredPath, run_path
 from bcpg_cluster.store.journal import has_journal
 from bcpg_cluster.store.layout import ray_namespace
+from bcpg_cluster_cli.endings import end_if_stuck
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +79,12 @@ def start_runtime(
     if choice.address == "local":
         check_memory(config, free_memory_gib())
     console.print(f"ray: {choice.address} ({choice.reason})", highlight=False)
-    runtime = RayRuntime(choice, namespace=ray_namespace(directory), local_resources=local_resources(config))
+    runtime = RayRuntime(
+        choice,
+        namespace=ray_namespace(directory),
+        local_resources=local_resources(config),
+        on_lost=end_if_stuck,
+    )
     require_named_config(source, runtime.cluster_resources().get("GPU", 0.0), console)
     if runtime.dashboard_url:
         console.print(f"dashboard: {runtime.dashboard_url}", highlight=False)

@@ -8,6 +8,7 @@ directory ``shared`` as /mnt/shared, as they would see a network file system. Ne
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -129,6 +130,19 @@ class Host:
 @contextmanager
 def several_hosts(names: Sequence[str], folder: Path, prepare: str = "") -> Iterator[dict[str, Host]]:
     """Hosts of these names, the first at .10; ``prepare`` is a shell command that is run on each. Removed at the end."""
+    with _alone():
+        yield from _hosts(names, folder, prepare)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Names and addresses are the same for every test on this machine: one at a time."""
+    with Path(f"/tmp/{NAME}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _hosts(names: Sequence[str], folder: Path, prepare: str) -> Iterator[dict[str, Host]]:
     clean()
     shared = folder / "shared"
     shared.mkdir(parents=True)

@@ -53,7 +53,7 @@ class Head:
 
     def pid_of_gcs(self) -> int:
         """The head's own GCS process (the machine may hold others)."""
-        listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
         (found,) = [
             line for line in listed.splitlines() if "/gcs_server " in line and self.environment["RAY_TMPDIR"] in line
         ]
@@ -193,14 +193,18 @@ def test_a_lost_head_ends_the_command_and_the_run_goes_on_elsewhere(
             process = subprocess.Popen(
                 [*command, lost.address, "--rounds", "1000"], env=environment, stdout=file, stderr=file
             )
-        deadline = time.monotonic() + 240
-        while 1 not in read_manifest(run_dir).reports:
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.1)
-        os.kill(lost.pid_of_gcs(), signal.SIGKILL)
-        assert process.wait(150) == 1, log.read_text()[-3000:]
-        assert "the Ray cluster is lost" in log.read_text(), log.read_text()[-3000:]
-        assert "run the same command to go on" in log.read_text()
+        try:
+            deadline = time.monotonic() + 240
+            while 1 not in read_manifest(run_dir).reports:
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(0.1)
+            os.kill(lost.pid_of_gcs(), signal.SIGKILL)
+            assert process.wait(150) == 1, log.read_text()[-3000:]
+        finally:
+            process.kill()
+        words = " ".join(log.read_text().split())
+        assert "ClusterLostError: the Ray cluster is lost" in words, words[-3000:]
+        assert "run the same command to go on" in words
     finally:
         stop_head(lost)
     kept = max(read_manifest(run_dir).reports)

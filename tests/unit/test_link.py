@@ -15,7 +15,14 @@ from bcpg_cluster.errors import ClusterLostError
 class Head:
     def __init__(self) -> None:
         self.is_there, self.now = True, 0.0
-        self.link = Link("head:1", patience_s=30.0, look=lambda address: self.is_there, clock=lambda: self.now)
+        self.lost: list[ClusterLostError] = []
+        self.link = Link(
+            "head:1",
+            patience_s=30.0,
+            on_lost=self.lost.append,
+            look=lambda address: self.is_there,
+            clock=lambda: self.now,
+        )
 
     def at(self, now: float) -> None:
         self.now = now
@@ -34,8 +41,11 @@ def test_a_silent_head_fails_calls_under_way_and_later_ones():
     for answer in (early, late):
         with pytest.raises(ClusterLostError, match="its head at head:1 has not answered for 30 s"):
             answer.result(0)
+    with pytest.raises(ClusterLostError):
+        head.link.raise_if_lost()
     head.is_there = True
     head.at(50)
+    assert len(head.lost) == 1
     assert head.link.is_lost  # its members are gone, whatever answers now
 
 
@@ -48,7 +58,8 @@ def test_a_head_that_comes_back_in_time_is_not_lost():
     head.at(28)
     head.is_there = False
     head.at(57)
-    assert not head.link.is_lost
+    assert not head.link.is_lost and head.lost == []
+    head.link.raise_if_lost()
     answer.set_result(7)
     head.at(59)
     assert head.link.is_lost
