@@ -8,6 +8,8 @@ whole or not at all, and what it means that it is there is for the manifest to s
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,9 @@ _Result = TypeVar("_Result")
 # Places without directories of their own; elsewhere parents are made before a file is written.
 _FLAT = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "memory", "oss", "r2"}
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_ATOMIC = {"s3", "s3a", "gs", "gcs", "memory"}  # drivers whose put knows "only where there is none"
+_SETTLE_S = 3.0
+_ONE_AT_A_TIME = threading.Lock()
 _NO_CACHE = {"use_listings_cache": False}  # other processes write too
 
 
@@ -45,6 +50,10 @@ class StoredPath:
         return StoredPath(f"{self.url}/{name}", self.options)
 
     @property
+    def _protocol(self) -> str:
+        return self.url.partition("://")[0]
+
+    @property
     def name(self) -> str:
         """The last part."""
         return self.url.rpartition("/")[2]
@@ -67,19 +76,25 @@ class StoredPath:
         self._ask("write", lambda fs, key: fs.pipe_file(key, content))
 
     def create(self, content: bytes) -> bool:
-        """Put an object where there is none yet; False when there is one. Atomic where the store can do it (S3, GCS, Azure)."""
+        """Put an object where there is none yet; False when there is one, or when another process was first.
+
+        S3 and Google decide by themselves. Where the driver has no such put (adlfs drops the wish without a word), the last
+        of those that put at one moment wins, and all look after a while whether it was them: sure only if none is slower.
+        """
         self._make_parents()
 
         def put(fs: Any, key: str) -> bool:
-            try:
-                fs.pipe_file(key, content, mode="create")
-            except FileExistsError:
+            if fs.exists(key):
                 return False
-            except (NotImplementedError, TypeError, ValueError):  # a driver without it: as near as it gets
-                if fs.exists(key):
+            if self._protocol in _ATOMIC:
+                try:
+                    with _ONE_AT_A_TIME:  # memory:// is this process's alone, but looks and puts in two steps
+                        fs.pipe_file(key, content, mode="create")
+                except FileExistsError:
                     return False
+            else:
                 fs.pipe_file(key, content)
-            # A driver that does not know the mode and drops it would have written over another's.
+                time.sleep(_SETTLE_S)
             return bool(fs.cat_file(key) == content)
 
         return self._ask("create", put)
@@ -158,7 +173,7 @@ class StoredPath:
             ) from None
 
     def _make_parents(self) -> None:
-        if self.url.partition("://")[0] not in _FLAT:
+        if self._protocol not in _FLAT:
             self._ask("make the parent of", lambda fs, key: fs.makedirs(key.rpartition("/")[0], exist_ok=True))
 
     def _ask(self, what: str, call: Callable[[Any, str], _Result]) -> _Result:

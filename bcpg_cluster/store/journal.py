@@ -179,12 +179,12 @@ class StoredJournal:
 
     def __init__(self, run_dir: StoredPath, *, clock: Callable[[], float] = time.time, beat: bool = True) -> None:
         self._run_dir, self._clock = run_dir, clock
-        holder = _lease_holder(run_dir, clock())
+        newest, holder = _newest_lease(run_dir, clock())
         if holder is not None:
             raise in_use_error(run_dir, holder)
+        # The epoch after the one that was seen to be over: whoever took the run since has it already, and is not succeeded.
+        self._epoch = newest + 1
         before = _counted(run_dir)
-        epochs = _epochs(before)
-        self._epoch = max(epochs, default=0) + 1
         last = max(before, default=None)
         self._owner = {**_this_process(), "epoch": self._epoch}
         opened = {
@@ -307,18 +307,22 @@ def _epochs(names: Any) -> list[int]:
 
 
 def _lease_holder(run_dir: StoredPath, now: float | None = None) -> str | None:
-    now = time.time() if now is None else now
+    return _newest_lease(run_dir, time.time() if now is None else now)[1]
+
+
+def _newest_lease(run_dir: StoredPath, now: float) -> tuple[int, str | None]:
+    """The newest epoch (0: there is none yet), and who holds it."""
     names = [path.name for path in (run_dir / SEGMENTS).iterdir() if _SEGMENT.fullmatch(path.name)]
     if not names:
-        return None
+        return 0, None
     newest = max(_epochs(names))
     lock = read_json(run_dir / LOCK)
     if not isinstance(lock, dict) or lock.get("epoch") != newest:  # taken, and not renewed yet
         lock = json.loads((run_dir / SEGMENTS / _name(newest, 0)).read_bytes().partition(b"\n")[0])
     silent_s = now - lock["time"]
     if lock.get("released") or silent_s > LEASE_S or _is_gone(lock):
-        return None
-    return (
+        return newest, None
+    return newest, (
         f"{lock['pid']} on {lock['host']} (its last sign came {max(silent_s, 0.0):.0f} s ago; "
         f"after {LEASE_S:.0f} s without one the run is free)"
     )

@@ -170,6 +170,7 @@ def test_killed_and_gone_on(run_dir: StoredPath, config_file: Path, finished_run
             deadline = time.monotonic() + 120
             while num_events(run_dir) < enough and process.poll() is None:
                 assert time.monotonic() < deadline
+                time.sleep(0.05)  # every look is some requests to the server that the run needs too
         finally:
             process.send_signal(signal.SIGKILL)
             _, told = process.communicate(timeout=60)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from bcpg_cluster import run_path as run_path_module
 from bcpg_cluster.errors import RunDirectoryError, UnreachableError
 from bcpg_cluster.run_path import StoredPath, local_only, run_path
 from bcpg_cluster.whole_files import remove_tree, write_whole
@@ -88,6 +91,33 @@ def test_create_is_for_one_alone(place: StoredPath):
     assert (place / "lock").create(b"first")
     assert not (place / "lock").create(b"second")
     assert (place / "lock").read_bytes() == b"first"
+
+
+def test_create_by_a_driver_that_cannot(monkeypatch: pytest.MonkeyPatch):
+    """All put at one moment; the last one wins, and all of them see it."""
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    meet = threading.Barrier(4)
+
+    class PlainFileSystem(MemoryFileSystem):
+        protocol = "plain"
+
+        def pipe_file(self, path: str, value: bytes, **options: object) -> None:
+            assert not options  # it would drop a mode
+            meet.wait()
+            super().pipe_file(path, value)
+
+    fsspec.register_implementation("plain", PlainFileSystem, clobber=True)
+    monkeypatch.setattr(run_path_module, "_SETTLE_S", 0.3)
+    place = run_path("plain://tests/lock")
+    assert isinstance(place, StoredPath)
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(place.create, [b"a", b"b", b"c", b"d"]))
+    assert sorted(got) == [False, False, False, True]
+    assert place.read_bytes() == b"abcd"[got.index(True) :][:1]
+    assert not place.create(b"e")
+    place.remove_tree()
 
 
 def test_what_a_driver_raises_can_be_tried_again(place: StoredPath, monkeypatch: pytest.MonkeyPatch):

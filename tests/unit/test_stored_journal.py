@@ -77,7 +77,8 @@ def test_a_manifest_is_the_same_there(run_dir: StoredPath):
         assert again.state == manifest.state
 
 
-def test_of_many_that_want_a_run_one_gets_it(run_dir: StoredPath, clock: Any):
+@pytest.mark.parametrize("attempt", range(5))
+def test_of_many_that_want_a_run_one_gets_it(attempt: int, run_dir: StoredPath, clock: Any):
     got: list[StoredJournal] = []
     refused: list[RunDirectoryError] = []
     barrier = threading.Barrier(8)
@@ -95,6 +96,27 @@ def test_of_many_that_want_a_run_one_gets_it(run_dir: StoredPath, clock: Any):
     for thread in threads:
         thread.join()
     assert (len(got), len(refused)) == (1, 7)
+
+
+def test_a_run_that_is_taken_while_another_looks_is_not_taken_again(
+    run_dir: StoredPath, clock: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """The other one takes it after this one read the journal, or after it saw that the run is free."""
+    for step in ("_counted", "_newest_lease"):
+        taken: list[StoredJournal] = []
+        look = getattr(journal_module, step)
+
+        def meanwhile(*arguments: Any, look: Any = look, step: str = step, taken: list[Any] = taken) -> Any:
+            found = look(*arguments)
+            monkeypatch.setattr(journal_module, step, look)
+            taken.append(StoredJournal(run_dir, clock=clock, beat=False))
+            return found
+
+        monkeypatch.setattr(journal_module, step, meanwhile)
+        with pytest.raises(RunDirectoryError, match="is in use"):
+            StoredJournal(run_dir, clock=clock, beat=False)
+        assert len(taken) == 1
+        taken[0].close()
 
 
 def test_a_silent_writer_is_succeeded_and_changes_nothing_more(
@@ -196,3 +218,23 @@ def test_whatever_writers_do_all_that_was_acknowledged_counts(seed: int, run_dir
             if was_newest:
                 acknowledged.append(number)
     assert events(run_dir) == acknowledged
+
+
+def test_lines_of_a_writer_that_ends_while_another_looks_all_count(
+    run_dir: StoredPath, clock: Any, monkeypatch: pytest.MonkeyPatch
+):
+    journal = opened(run_dir, clock)
+    look = journal_module._newest_lease
+
+    def ending(*arguments: Any) -> Any:
+        journal.append(line(1))
+        journal.close()
+        return look(*arguments)
+
+    journal.append(line(0))
+    monkeypatch.setattr(journal_module, "_newest_lease", ending)
+    taken = StoredJournal(run_dir, clock=clock, beat=False)
+    monkeypatch.setattr(journal_module, "_newest_lease", look)
+    taken.begin(sum(map(len, taken.lines())))
+    taken.append(line(2))
+    assert events(run_dir) == [0, 1, 2]
