@@ -47,7 +47,7 @@ class LabelledSolution:
 def read_subsets(sources: Sequence[str], limit: int | None = None) -> dict[str, list[LabelledSolution]]:
     """Several files, each as a subset: ``NAME=PATH``, or a path, whose file name without its ending is then the name.
 
-    ``limit`` keeps the first so many of every file.
+    ``limit`` keeps so many of every file, evenly spread over it: ProcessBench's files are sorted, all wrong solutions first.
 
     Raises:
         DataError: a name that is given twice, or what :func:`read_labelled_steps` refuses.
@@ -63,7 +63,9 @@ def read_subsets(sources: Sequence[str], limit: int | None = None) -> dict[str, 
                 rule="every file of labelled steps has a name of its own",
                 remedy="name one of them: --data NAME=PATH",
             )
-        subsets[name] = read_labelled_steps(path)[:limit]
+        solutions = read_labelled_steps(path)
+        kept = min(limit or len(solutions), len(solutions))
+        subsets[name] = [solutions[index * len(solutions) // kept] for index in range(kept)]
     return subsets
 
 

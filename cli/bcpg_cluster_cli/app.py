@@ -215,7 +215,9 @@ def judge_eval(
         list[str] | None, typer.Option("--accuracy", help="NAME=0.8, for the rule `weighted`; may be given often.")
     ] = None,
     prior: Annotated[float, typer.Option("--prior", help="Chance that a step is right, for `weighted`.")] = 0.5,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Solutions of each file (default: all).")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Solutions a file, spread over it (default: all).")
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Solutions a call.")] = 64,
     output: Annotated[
         Path | None, typer.Option("--output", help="Where answers and report go (default: runs/judge-eval-<name>).")

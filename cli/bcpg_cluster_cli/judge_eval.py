@@ -59,7 +59,7 @@ def run_judge_eval(
         rules: ``all``, ``any``, ``majority``, ``k_of_n:2``, ``weighted``; by default all that the other arguments allow.
         abstention: what the rules make of a judge without an answer.
         accuracies: ``NAME=0.8``, for ``weighted``; with ``prior``.
-        limit: the first so many solutions of every file.
+        limit: so many solutions of every file, evenly spread over it.
         batch: solutions that a judge is asked about in one call; after each the answers are on disk.
         output: a directory, by default ``runs/judge-eval-<config's name>``.
 

@@ -175,6 +175,19 @@ def test_subsets_have_the_name_given_or_the_files(tmp_path: Path):
         read_subsets([path, path])
 
 
+def test_a_limit_spreads_over_a_sorted_file(tmp_path: Path):
+    path = tmp_path / "sorted.jsonl"  # as ProcessBench's files: what comes first is all wrong
+    entries = [{"problem": "p", "steps": ["s"], "label": 0 if index < 6 else -1} for index in range(10)]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    (kept,) = read_subsets([str(path)], limit=4).values()
+    assert [solution.solution_id for solution in kept] == ["sorted-0", "sorted-2", "sorted-5", "sorted-7"]
+    assert [len(some) for limit in (1, 10, 99) for some in read_subsets([str(path)], limit=limit).values()] == [
+        1,
+        10,
+        10,
+    ]
+
+
 @pytest.mark.skipif("BCPG_PROCESSBENCH" not in os.environ, reason="BCPG_PROCESSBENCH names a directory of its files")
 def test_the_published_files_have_the_published_sizes():
     published = {"gsm8k": (207, 193), "math": (594, 406), "olympiadbench": (661, 339), "omnimath": (759, 241)}
