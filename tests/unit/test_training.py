@@ -357,7 +357,6 @@ def test_rows_without_reference_are_refused(manifest: Manifest, make_bench: Call
         bench.train()
 
 
-<<<<<<< HEAD
 def test_a_group_that_was_given_up_cannot_reach_the_next_ones_checkpoints(tmp_path: Path):
     """It may be at work still, on a host that lost its link, and writes and deletes under the name that it was told."""
     first = tmp_path / take_checkpoints(tmp_path, 1)
@@ -371,7 +370,8 @@ def test_a_group_that_was_given_up_cannot_reach_the_next_ones_checkpoints(tmp_pa
     third = tmp_path / take_checkpoints(tmp_path, 1)
     assert (third / "progress").read_text() == "step 4"
     assert len({first, second, third}) == 3
-=======
+
+
 def test_steps_are_told_while_the_training_goes_on(make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch):
     heard: list[dict[str, Any]] = []
     was_heard = threading.Event()
@@ -398,4 +398,3 @@ def test_a_training_that_starts_again_tells_no_step_twice(make_bench: Callable[.
     bench.train()
     assert heard == sorted(set(heard))
     assert bench.retries == ["gone"]
->>>>>>> ddefa4b (Training steps are told while they are done; tests of resizing)
