@@ -20,7 +20,7 @@ from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.errors import EngineError, MemberLostError
 from bcpg_cluster.observer import MemberState
 
-_NODE_PATIENCE_S = 10.0  # Ray takes moments to place an actor that there is room for: not yet worth a word
+_NODE_PATIENCE_S = 30.0  # a node with room takes a while to start a process: not yet worth a word
 _NODE_LOOK_S = 1.0
 
 

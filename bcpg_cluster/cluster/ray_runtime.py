@@ -85,14 +85,15 @@ class RayMember:
         self._actor, self._link = actor, link
 
     def is_placed(self) -> bool:
-        """See :class:`bcpg_cluster.cluster.runtime.Placed`. One look into Ray's table of actors, which names the node once there is
-        one (``ray.util.state`` needs the dashboard, and says less).
+        """See :class:`bcpg_cluster.cluster.runtime.Placed`. One look into Ray's table of actors, some milliseconds.
+
+        Its process is what tells: a node is named already when the actor queues there, and the state stays PENDING_CREATION
+        until its constructor is done. (``ray.util.state`` needs the dashboard, and says less.)
         """
         from ray._private.state import actors
 
         facts = actors(actor_id=self._actor._actor_id.hex())
-        node = facts.get("Address", {}).get("NodeID", "")
-        return bool(node.strip("f")) or facts.get("State") in ("ALIVE", "DEAD")
+        return bool(facts.get("Pid")) or facts.get("State") in ("ALIVE", "DEAD")
 
     def call(self, method: str, /, *args: Any, control: bool = False, label: str = "") -> Future[Any]:
         """See :class:`bcpg_cluster.cluster.runtime.Member`."""

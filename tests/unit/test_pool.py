@@ -284,7 +284,7 @@ def test_the_start_limit_counts_from_the_node(
     unplaced(scripted, has_node)
     pool = make_pool(ready=False, start_timeout_s=30.0, placement_timeout_s=1000.0)
     states = []
-    for passed in (5.0, 10.0, 900.0):
+    for passed in (5.0, 30.0, 900.0):
         clock.now += passed
         pool.poll()
         states.append((pool.status()[0].state, pool.num_starting))

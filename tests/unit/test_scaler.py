@@ -258,8 +258,8 @@ def test_waiting_for_a_node_is_told_once(bench: Bench, monkeypatch: pytest.Monke
     for _ in range(5):
         bench.clock.now += 1
         bench.scaler.tend()
-    assert told() == []  # Ray takes moments to place an actor
-    for _ in range(10):
+    assert told() == []  # Ray takes a while to start a process
+    for _ in range(30):
         bench.clock.now += 1
         bench.scaler.tend()
     assert told() == ["judge: 2 of 3 members wait for a node with {judge: 1}"]
