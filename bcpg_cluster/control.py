@@ -10,12 +10,12 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from bcpg_cluster.errors import BcpgError, UserError
 from bcpg_cluster.observer import PoolState
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.layout import CONTROL
-from bcpg_cluster.whole_files import write_whole
+from bcpg_cluster.whole_files import make_parents, take_away, write_whole
 
 _REQUEST, _ANSWER = ".request.json", ".answer.json"
 
@@ -43,7 +43,7 @@ class Answer:
 class Control:
     """The requests and answers of one run directory."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: RunPath) -> None:
         self._folder = run_dir / CONTROL
 
     # --- the person's side
@@ -51,8 +51,9 @@ class Control:
     def ask(self, sizes: Mapping[str, int | None], by: str) -> ScaleRequest:
         """Put a request where the run will look for it."""
         request = ScaleRequest(secrets.token_hex(6), dict(sizes), by)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path(request.id, _REQUEST), json.dumps(asdict(request)).encode())
+        path = self._path(request.id, _REQUEST)
+        make_parents(path)
+        write_whole(path, json.dumps(asdict(request)).encode())
         return request
 
     def answer_to(self, request: ScaleRequest) -> Answer | None:
@@ -62,24 +63,20 @@ class Control:
             content = json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        path.unlink(missing_ok=True)
+        take_away(path)
         changes = content.pop("changes")
         return Answer(changes=None if changes is None else {n: (a, b) for n, (a, b) in changes.items()}, **content)
 
     def withdraw(self, request: ScaleRequest) -> bool:
         """Take a request back; False when the run has taken it up already."""
-        try:
-            self._path(request.id, _REQUEST).unlink()
-        except FileNotFoundError:
-            return False
-        return True
+        return take_away(self._path(request.id, _REQUEST))
 
     # --- the run's side
 
     def clear(self) -> None:
         """Forget what was asked of an earlier process; whoever asked has been told that it is gone."""
         for path in self._files():
-            path.unlink(missing_ok=True)
+            take_away(path)
 
     def take(self) -> Iterator[ScaleRequest]:
         """Requests that wait, each once. What is no request is removed."""
@@ -88,24 +85,24 @@ class Control:
                 continue
             try:
                 request = ScaleRequest(**json.loads(path.read_bytes()))
-                path.unlink()  # it counts for whoever removes it: the person may just have taken it back
             except FileNotFoundError:
                 continue
             except (ValueError, TypeError):
-                path.unlink(missing_ok=True)
+                take_away(path)
                 continue
-            yield request
+            if take_away(path):  # else the person has just taken it back
+                yield request
 
     def answer(self, answer: Answer) -> None:
         """Tell the person."""
         write_whole(self._path(answer.id, _ANSWER), json.dumps(asdict(answer)).encode())
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> list[RunPath]:
         if not self._folder.is_dir():
             return []
         return [path for path in self._folder.iterdir() if path.name.endswith((_REQUEST, _ANSWER))]
 
-    def _path(self, id_: str, kind: str) -> Path:
+    def _path(self, id_: str, kind: str) -> RunPath:
         return self._folder / f"{id_}{kind}"
 
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bcpg_cluster.errors import Interrupted
+from bcpg_cluster.errors import Interrupted, UnreachableError
 from bcpg_cluster.observer import MemberState, PoolState, SilentObserver
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.run_path import RunPath
+from bcpg_cluster.store.journal import lock_holder
 from bcpg_cluster.store.layout import LIVE
-from bcpg_cluster.store.manifest import lock_holder
 from bcpg_cluster.whole_files import write_whole
 
 _EVERY_S = 1.0
@@ -56,7 +57,7 @@ def seconds_left(done: int, total: int, first: int, passed_s: float) -> float | 
 class LiveStatus(SilentObserver):
     """An observer that keeps ``live.json``. A context manager: at its end the file says how the run ended."""
 
-    def __init__(self, run_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, run_dir: RunPath, *, clock: Callable[[], float] = time.time) -> None:
         self._path, self._clock = run_dir / LIVE, clock
         self._guard = threading.Lock()
         self._over = threading.Event()
@@ -93,7 +94,7 @@ class LiveStatus(SilentObserver):
         with self._guard:
             self._facts["ended"] = {"how": how, "why": why, "time": self._clock()}
             self._pools = []
-        with suppress(OSError):  # the run's own error is the one to see
+        with suppress(OSError, UnreachableError):  # the run's own error is the one to see
             self._write()
 
     # --- what is heard
@@ -196,7 +197,9 @@ class LiveStatus(SilentObserver):
             content = self.content()
             plain = json.dumps({key: value for key, value in content.items() if key != "heartbeat"})
             if plain != written or self._clock() - at >= HEARTBEAT_S - _EVERY_S:
-                with suppress(OSError):  # a full or absent disk is met, and told of, by the run itself
+                with suppress(
+                    OSError, UnreachableError
+                ):  # a full or absent disk is met, and told of, by the run itself
                     self._write()
                     written, at = plain, self._clock()
 
@@ -233,7 +236,7 @@ class Live:
         ]
 
 
-def read_live(run_dir: Path) -> Live | None:
+def read_live(run_dir: RunPath) -> Live | None:
     """The live status; ``None`` when there is none (the run was never started by a command that keeps one)."""
     try:
         return Live(json.loads((run_dir / LIVE).read_bytes()))
@@ -242,7 +245,7 @@ def read_live(run_dir: Path) -> Live | None:
 
 
 def is_alive(
-    run_dir: Path, *, now: Callable[[], float] = time.time, wait: Callable[[float], None] = time.sleep
+    run_dir: RunPath, *, now: Callable[[], float] = time.time, wait: Callable[[float], None] = time.sleep
 ) -> bool:
     """Whether a process that can be spoken to works on the run. Plain answers take no time, the others some seconds.
 

@@ -13,7 +13,7 @@ from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.scaling import ScalingRule, Wishes, decide, first_wish
 from bcpg_cluster.control import Answer, Control, ScaleRequest, check_sizes, refusal
-from bcpg_cluster.errors import EngineError, UserError
+from bcpg_cluster.errors import EngineError, UnreachableError, UserError
 from bcpg_cluster.observer import MemberState, Observer, PoolState
 
 
@@ -68,7 +68,8 @@ class Scaler:
                     bound.low, bound.high, bound.target_queue_per_actor, bound.scale_down_after_s
                 )
                 self._wishes[name] = first_wish(pool.size, clock())
-        control.clear()
+        with suppress(OSError, UnreachableError):
+            control.clear()
 
     def tend(self) -> None:
         """Do what is due; returns at once when nothing is.
@@ -83,8 +84,9 @@ class Scaler:
         for pool in self._pools.values():
             with suppress(EngineError):  # the pool raises it again when it is next polled for work
                 pool.settle()
-        for request in self._control.take():
-            self._control.answer(self._obey(request))
+        with suppress(OSError, UnreachableError):  # no reason to end a run: whoever asked is told that no answer came
+            for request in self._control.take():
+                self._control.answer(self._obey(request))
         for name, rule in self._rules.items():
             if name not in self._pinned:
                 self._follow(name, rule, now)

@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -17,6 +16,7 @@ from rich.console import Console
 from bcpg_cluster.control import Answer, Control, ScaleRequest, check_sizes
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.live_status import is_alive, read_live
+from bcpg_cluster.run_path import RunPath
 from bcpg_cluster_cli.live_view import state_line
 from bcpg_cluster_cli.session import find_run
 
@@ -24,7 +24,7 @@ _LOOK_S = 0.2
 _SIZE = re.compile(r"(?P<pool>[^=\s]+)=(?P<size>auto|\d{1,6})")
 
 
-def run_scale(asked: Sequence[str], run_dir: Path | None, wait_s: float, *, as_json: bool) -> None:
+def run_scale(asked: Sequence[str], run_dir: str | RunPath | None, wait_s: float, *, as_json: bool) -> None:
     """Put the request before the run, wait for its answer, print it.
 
     Raises:
@@ -70,7 +70,7 @@ def read_sizes(asked: Sequence[str]) -> dict[str, int | None]:
     return sizes
 
 
-def check_alive(directory: Path) -> None:
+def check_alive(directory: RunPath) -> None:
     """Raises :class:`UserError` when nobody works on the run."""
     if is_alive(directory):
         return
