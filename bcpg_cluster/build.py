@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bcpg_cluster.catch_up import CatchUp
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool, PoolLimits
 from bcpg_cluster.cluster.runtime import MemberSpec, Runtime
 from bcpg_cluster.cluster.turns import Turns
 from bcpg_cluster.config import Config, PoolConfig, resolve_asset
+from bcpg_cluster.control import Control
 from bcpg_cluster.coordinator import Coordinator, Parts, Serving, weights_path
 from bcpg_cluster.engines.protocols import Sampling, TextGenerator, TrainSettings
 from bcpg_cluster.engines.vllm_rollout import ACTOR_ENVIRONMENT
@@ -38,7 +40,7 @@ from bcpg_cluster.run_mark import leave_mark
 from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.scaler import PoolBounds, Scaler
 from bcpg_cluster.stages.generate import generate
-from bcpg_cluster.stages.graph import CPU_POOL
+from bcpg_cluster.stages.graph import CPU_POOL, ROLLOUT_POOL
 from bcpg_cluster.stages.job import Stage, StageWorker
 from bcpg_cluster.stages.judge import judge as judge_stage
 from bcpg_cluster.stages.segment import segment
@@ -325,9 +327,14 @@ def start_workforce(
             runtime,
             partial(_spec, name, factory, arguments, settings),
             PoolLimits(
-                settings.leases_per_member, settings.lease_timeout_s, settings.start_timeout_s, settings.max_attempts
+                settings.leases_per_member,
+                settings.lease_timeout_s,
+                settings.start_timeout_s,
+                settings.max_attempts,
+                settings.placement_timeout_s,
             ),
             on_retry=lambda what, why: workforce.on_retry(what, why),
+            welcome=CatchUp(lambda: (serving.version, serving.path), base) if name == ROLLOUT_POOL else None,
         )
     is_colocated = config.placement == "colocated"
     sleepers = [name for name in pools if config.pool(name).when_idle == "sleep"]
@@ -377,6 +384,7 @@ def coordinator_over(
         workforce.gang,
         {name: _bounds(config.pool(name)) for name in config.pool_names()},
         observer=observer,
+        control=Control(manifest.run_dir),
         served_version=lambda: workforce.serving.version,
     )
     workforce.tend = scaler.tend
@@ -405,6 +413,8 @@ def _bounds(settings: PoolConfig) -> PoolBounds:
         settings.min or settings.members,
         settings.max or settings.members,
         {name: amount for name, amount in needs.items() if amount},
+        settings.target_queue_per_actor,
+        settings.scale_down_after_s,
     )
 
 

@@ -338,9 +338,11 @@ class Coordinator:
         self._parts.serving.path = self._model_path(version)
 
     def _wait_rollouts(self) -> None:
-        """Until every rollout member is ready (a member that is starting would come up with the weights of before)."""
+        """Until every rollout member that has a node is ready, so that all are proven. One that still waits for a node may do so
+        for long; it catches up before its first lease.
+        """
         pool = self._parts.pools["rollout"]
-        while len(pool.members()) < pool.size:
+        while pool.num_starting or not pool.members():
             pool.poll(assign=False)
             self._parts.tend()
             wait(list(pool.futures()), timeout=0.5, return_when=FIRST_COMPLETED)

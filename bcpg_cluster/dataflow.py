@@ -86,6 +86,9 @@ class Dataflow:
         used = [self._pools[name] for name in dict.fromkeys(stage.pool for stage in self._stages)]
         for pool in used:
             pool.on_news = self._bell.set
+        if not self._frontier.is_complete:
+            for stage in self._stages:  # what a run that goes on has already is not part of its pace
+                self._observer.stage(self._round, stage.name, len(self._accepted(stage.output)), self._num_shards)
         self._submit(self._frontier.ready())
         while not self._frontier.is_complete:
             self._bell.clear()  # before the polls: what they miss rings again

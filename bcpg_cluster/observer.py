@@ -38,6 +38,7 @@ class PoolState:
         busy_s, ready_s: seconds in which members had work, and were ready, over all members that ever were. Between two looks,
             the change of the one over the change of the other is the busy share.
         needs: the resources of one member, as Ray would be asked for them.
+        target_queue_per_actor: what it resizes itself by; ``None`` when it does not.
     """
 
     name: str
@@ -51,6 +52,7 @@ class PoolState:
     ready_s: float
     members: tuple[MemberState, ...]
     needs: Mapping[str, float]
+    target_queue_per_actor: float | None = None
 
     def count(self, state: str) -> int:
         """How many members are in a state."""

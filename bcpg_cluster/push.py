@@ -101,6 +101,7 @@ class Pusher:
             self._wait_ready()
         members = self._pool.members()
         self._serving(version)
+        self._pool.dismiss_draining()
         method, why = (
             "disk",
             "configured" if self._settings.backend == "disk" else "the trainer does not hold these weights",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.engines.protocols import StepReport, TrainSettings
@@ -84,10 +86,11 @@ def train_round(
         settings=settings,
         checkpoint_dir="",  # every try has one of its own
     )
+    teller = _StepTeller(gang, round_, observer)
     for attempt in range(1, max_attempts + 1):
         job = replace(job, checkpoint_dir=take_checkpoints(manifest.run_dir, round_))
         try:
-            return _train_once(manifest, gang, job, num_canaries, observer)
+            return _train_once(manifest, gang, job, num_canaries, observer, teller)
         except EngineError as error:
             gang.kill()
             if attempt == max_attempts:
@@ -115,7 +118,35 @@ def take_checkpoints(run_dir: RunPath, round_: int) -> str:
     return taken
 
 
-def _train_once(manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int, observer: Observer) -> SnapshotRecord:
+class _StepTeller:
+    """Tells the observer of every step once, while the training goes on; a group that starts again repeats some."""
+
+    def __init__(self, gang: Gang, round_: int, observer: Observer) -> None:
+        self._gang, self._round, self._observer = gang, round_, observer
+        self._num_told = 0
+        self._asked: Future[Any] | None = None
+
+    def look(self) -> None:
+        """Tell what rank 0 answered, and ask it again; never waits."""
+        if self._asked is None or self._asked.done():
+            if self._asked is not None and self._asked.exception() is None:  # a rank that is lost shows elsewhere
+                self._tell(self._asked.result())
+            self._asked = self._gang.members[0].call("steps", self._num_told, control=True)
+
+    def finish(self, reports: Sequence[StepReport]) -> None:
+        """Tell the steps nobody was told yet."""
+        self._asked = None
+        self._tell(reports[self._num_told :])
+
+    def _tell(self, reports: Sequence[StepReport]) -> None:
+        for report in reports:
+            self._observer.train_step(self._round, asdict(report))
+        self._num_told += len(reports)
+
+
+def _train_once(
+    manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int, observer: Observer, teller: _StepTeller
+) -> SnapshotRecord:
     started = time.monotonic()
     observer.stage(job.round, "train", 0, 4)
     gang.ensure_up()
@@ -132,9 +163,9 @@ def _train_once(manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int
     sequences = gang.call_all("canary_sequences", num_canaries)[0]
     before = gang.call_all("score", sequences)[0]
     reference = tuple(manifest.state.receipts(job.round, "reference"))
-    reports: list[StepReport] = gang.call_all("train", job, reference, label=f"train round {job.round}")[0]
-    for report in reports:
-        observer.train_step(job.round, asdict(report))
+    label = f"train round {job.round}"
+    reports: list[StepReport] = gang.call_all("train", job, reference, label=label, meanwhile=teller.look)[0]
+    teller.finish(reports)
     trained = time.monotonic()
     steps = manifest.run_dir / steps_path(job.round)
     make_parents(steps)

@@ -37,6 +37,19 @@ def make_parents(path: RunPath) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
+def take_away(path: RunPath) -> bool:
+    """Delete a file; False when somebody else has. Of two who try at once one is told True (in an object store perhaps both)."""
+    if isinstance(path, StoredPath):
+        was_there = path.exists()
+        path.remove_tree()
+        return was_there
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def remove_tree(path: RunPath) -> None:
     """Delete a directory with all that is in it, as far as it is there."""
     if isinstance(path, StoredPath):

@@ -93,11 +93,20 @@ class Gang:
             raise MemberLostError(f"{self.name} is not up")
         return [member.call(method, *args, label=label or method) for member in self._members]
 
-    def call_all(self, method: str, *args: Any, timeout_s: float | None = None, label: str = "") -> list[Any]:
-        """Call a method on every rank and wait for all; results in rank order."""
-        return self._collect(self.submit_all(method, *args, label=label), timeout_s)
+    def call_all(
+        self,
+        method: str,
+        *args: Any,
+        timeout_s: float | None = None,
+        label: str = "",
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[Any]:
+        """Call a method on every rank and wait for all; results in rank order. ``meanwhile`` is called every second."""
+        return self._collect(self.submit_all(method, *args, label=label), timeout_s, meanwhile)
 
-    def _collect(self, futures: list[Future[Any]], timeout_s: float | None) -> list[Any]:
+    def _collect(
+        self, futures: list[Future[Any]], timeout_s: float | None, meanwhile: Callable[[], None] = lambda: None
+    ) -> list[Any]:
         waited = 0.0
         while True:
             finished, pending = wait(futures, timeout=1.0, return_when=FIRST_EXCEPTION)
@@ -111,6 +120,7 @@ class Gang:
                 self._fail(MemberLostError(f"{self.name} did not answer within {timeout_s:.0f} s"))
             try:
                 self._check_stop()
+                meanwhile()
             except BaseException:
                 self.kill()
                 raise

@@ -16,9 +16,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from bcpg_cluster.cluster.runtime import Member, MemberSpec, Runtime
+from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.errors import EngineError, MemberLostError
 from bcpg_cluster.observer import MemberState
+
+_NODE_PATIENCE_S = 30.0  # a node with room takes a while to start a process: not yet worth a word
+_NODE_LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class PoolLimits:
     lease_timeout_s: float = 3600.0
     start_timeout_s: float = 600.0
     max_attempts: int = 3
+    placement_timeout_s: float = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,14 @@ class _Lease:
 @dataclass(slots=True, eq=False)
 class _Slot:
     member: Member
+    spec: MemberSpec
     ready: Future[Any]
-    start_deadline: float
+    asked: float
+    start_deadline: float | None = None  # from when it has a node
+    next_look: float = 0.0
     is_ready: bool = False
     is_draining: bool = False
+    is_dismissed: bool = False
     leases: list[_Lease] = field(default_factory=list)
     busy_s: float = 0.0
     busy_since: float | None = None
@@ -79,6 +87,8 @@ class Pool:
         spec: gives the spec of the member with a number; asked anew for every start, so that a replacement gets the present
             state (e.g. the newest snapshot).
         on_retry: told of every lost lease or member: (what, why).
+        welcome: asked about every member that has started, until it returns ``None``: a call that has to end first, before the
+            member gets its first lease (e.g. loading weights that are newer than those it was started with).
 
     Attributes:
         on_news: called when a call of a member has ended, from whatever thread ended it: the next :meth:`poll` can bring
@@ -93,16 +103,18 @@ class Pool:
         limits: PoolLimits,
         *,
         on_retry: Callable[[str, str], None] = lambda what, why: None,
+        welcome: Callable[[Member, MemberSpec], Future[Any] | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._runtime, self._spec, self._limits = runtime, spec, limits
-        self._on_retry, self._clock = on_retry, clock
+        self._on_retry, self._welcome, self._clock = on_retry, welcome, clock
         self._slots: list[_Slot] = []
         self._queue: deque[tuple[Work, int]] = deque()
         self._size = 0
         self._started = 0
         self._failed_starts = 0
+        self._broken: EngineError | None = None
         self._gone_busy_s = self._gone_ready_s = 0.0  # of members that are no more
         self._is_parked = False
         self.on_news: Callable[[], object] = lambda: None
@@ -121,7 +133,7 @@ class Pool:
         for slot in sorted(staying, key=lambda s: (s.is_ready, len(s.leases)))[: max(len(staying) - size, 0)]:
             slot.is_draining = True
         for slot in self._slots:  # one that was to go may stay after all
-            if slot.is_draining and sum(not s.is_draining for s in self._slots) < size:
+            if slot.is_draining and not slot.is_dismissed and sum(not s.is_draining for s in self._slots) < size:
                 slot.is_draining = False
         while sum(not slot.is_draining for slot in self._slots) < size:
             self._start_one()
@@ -138,11 +150,19 @@ class Pool:
         self.resize(self._size)
 
     def _start_one(self) -> None:
-        member = self._runtime.start(self._spec(self._started))
+        spec = self._spec(self._started)
+        member = self._runtime.start(spec)
         self._started += 1
-        ready = member.call("ping", control=True, label="start")
-        self._slots.append(_Slot(member, ready, self._clock() + self._limits.start_timeout_s))
-        ready.add_done_callback(lambda _: self.on_news())
+        slot = _Slot(member, spec, member.call("ping", control=True, label="start"), self._clock())
+        slot.ready.add_done_callback(lambda _: self.on_news())
+        if not isinstance(member, Placed):
+            slot.start_deadline = slot.asked + self._limits.start_timeout_s
+        self._slots.append(slot)
+
+    def dismiss_draining(self) -> None:
+        """Members that are draining do not stay even if the pool grows again: what all others are told now, they are not."""
+        for slot in self._slots:
+            slot.is_dismissed = slot.is_draining
 
     @property
     def size(self) -> int:
@@ -159,6 +179,11 @@ class Pool:
         """Pieces of work under way."""
         return sum(len(slot.leases) for slot in self._slots)
 
+    @property
+    def num_starting(self) -> int:
+        """Members that have a node and will be ready soon. Those that wait for a node may do so for long."""
+        return sum(not slot.is_ready and not slot.is_draining and not self._is_placing(slot) for slot in self._slots)
+
     def members(self) -> list[Member]:
         """The members that are ready and stay."""
         return [slot.member for slot in self._slots if slot.is_ready and not slot.is_draining]
@@ -168,13 +193,21 @@ class Pool:
         return [
             MemberState(
                 slot.member.name,
-                "draining" if slot.is_draining else "ready" if slot.is_ready else "starting",
+                self._state(slot),
                 len(slot.leases),
                 self._busy_s(slot),
                 policy_version if slot.is_ready else None,
             )
             for slot in self._slots
         ]
+
+    def _state(self, slot: _Slot) -> str:
+        if slot.is_draining:
+            return "draining"
+        return "ready" if slot.is_ready else "placing" if self._is_placing(slot) else "starting"
+
+    def _is_placing(self, slot: _Slot) -> bool:
+        return slot.start_deadline is None and self._clock() - slot.asked > _NODE_PATIENCE_S
 
     def times(self) -> tuple[float, float]:
         """Seconds in which members had work, and were ready, over all members that ever were."""
@@ -216,11 +249,19 @@ class Pool:
         """
         self._absorb_starts()
         done = [finished for slot in self._slots_to_look_at() for finished in self._absorb_leases(slot)]
-        for slot in [slot for slot in self._slots if slot.is_draining and not slot.leases]:
-            self._remove(slot)
+        self._end_drained()
         if assign:
             self._assign()
         return done
+
+    def settle(self) -> None:
+        """Take in starts and ends of members, but no work: for times in which nobody polls the pool. Raises like :meth:`poll`."""
+        self._absorb_starts()
+        self._end_drained()
+
+    def _end_drained(self) -> None:
+        for slot in [slot for slot in self._slots if slot.is_draining and not slot.leases]:
+            self._remove(slot)
 
     def lose(self, member: Member, why: str) -> None:
         """Treat a member as gone (it missed a deadline elsewhere): kill it, re-queue its leases, start another."""
@@ -230,23 +271,54 @@ class Pool:
                 return
 
     def _absorb_starts(self) -> None:
+        if self._broken is not None:
+            raise self._broken
         for slot in [slot for slot in self._slots if not slot.is_ready]:
             if slot.ready.done():
                 error = slot.ready.exception()
                 if error is None:
-                    slot.is_ready, slot.ready_since, self._failed_starts = True, self._clock(), 0
+                    self._admit(slot)
                     continue
                 if not isinstance(error, EngineError):
                     raise error
-                why = f"did not start: {error}"
+                self._retry_start(slot, f"did not start: {error}")
+            elif slot.start_deadline is None:
+                self._look_for_node(slot)
             elif self._clock() > slot.start_deadline:
-                why = f"did not start within {self._limits.start_timeout_s:.0f} s"
-            else:
-                continue
-            self._failed_starts += 1
-            if self._failed_starts >= self._limits.max_attempts:
-                raise EngineError(f"{slot.member.name} {why} (the last of {self._failed_starts} tries)")
-            self._replace(slot, why)
+                self._retry_start(slot, f"did not start within {self._limits.start_timeout_s:.0f} s")
+
+    def _admit(self, slot: _Slot) -> None:
+        first = None if self._welcome is None else self._welcome(slot.member, slot.spec)
+        if first is None:
+            slot.is_ready, slot.ready_since, self._failed_starts = True, self._clock(), 0
+        else:
+            slot.ready, slot.start_deadline = first, self._clock() + self._limits.start_timeout_s
+            slot.ready.add_done_callback(lambda _: self.on_news())
+
+    def _look_for_node(self, slot: _Slot) -> None:
+        """The start's time limit runs from when the member has a node; that there is none has a limit of its own."""
+        now = self._clock()
+        if now < slot.next_look:
+            return
+        slot.next_look = now + _NODE_LOOK_S
+        if isinstance(slot.member, Placed) and slot.member.is_placed():
+            slot.start_deadline = now + self._limits.start_timeout_s
+        elif now - slot.asked > self._limits.placement_timeout_s:
+            why = f"found no node within {self._limits.placement_timeout_s:.0f} s"
+            if not self.members():
+                self._broken = EngineError(f"{slot.member.name} {why}, and pool {self.name} has no other member")
+                raise self._broken
+            if not slot.is_draining:  # the others can do the work: a smaller pool is better than none
+                self._size -= 1
+            self._on_retry(slot.member.name, f"{why}; the pool goes on with {self._size}")
+            self._remove(slot)
+
+    def _retry_start(self, slot: _Slot, why: str) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= self._limits.max_attempts:
+            self._broken = EngineError(f"{slot.member.name} {why} (the last of {self._failed_starts} tries)")
+            raise self._broken
+        self._replace(slot, why)
 
     def _slots_to_look_at(self) -> list[_Slot]:
         """Those of which a call has ended; all of them when a lease may be overdue."""

@@ -84,6 +84,17 @@ class RayMember:
         self.name = name
         self._actor, self._link = actor, link
 
+    def is_placed(self) -> bool:
+        """See :class:`bcpg_cluster.cluster.runtime.Placed`. One look into Ray's table of actors, some milliseconds.
+
+        Its process is what tells: a node is named already when the actor queues there, and the state stays PENDING_CREATION
+        until its constructor is done. (``ray.util.state`` needs the dashboard, and says less.)
+        """
+        from ray._private.state import actors
+
+        facts = actors(actor_id=self._actor._actor_id.hex())
+        return bool(facts.get("Pid")) or facts.get("State") in ("ALIVE", "DEAD")
+
     def call(self, method: str, /, *args: Any, control: bool = False, label: str = "") -> Future[Any]:
         """See :class:`bcpg_cluster.cluster.runtime.Member`."""
         kind = self._actor.control if control else self._actor.work

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from bcpg_cluster.run_mark import RunMark
 
@@ -46,6 +46,15 @@ class Member(Protocol):
 
     def kill(self) -> None:
         """End it now; calls under way fail with ``MemberLostError``. What it does afterwards no longer counts."""
+        ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """What a member has, beside :class:`Member`, where it may have to wait for a node."""
+
+    def is_placed(self) -> bool:
+        """Whether a node was found for it. Cheap: asked about once a second until it is true."""
         ...
 
 

@@ -230,6 +230,7 @@ class DeepSpeedRank:
         self._is_joined = False
         self._engine: Any = None
         self._sender: Any = None
+        self.reports: list[StepReport] = []
 
     # --- the group -----------------------------------------------------------------------------------------------
 
@@ -330,7 +331,7 @@ class DeepSpeedRank:
         plan = lay_out_training(rows, settings, self._world_size, self._model_path)
         part_names = loss_part_names(settings.objective)
         with self._collective("training"):
-            reports = self._resume(plan, checkpoint_dir)
+            self.reports = reports = self._resume(plan, checkpoint_dir)
             # The reports are the same on all ranks, so all of them stop or none.
             while len(reports) < len(plan.steps) and not should_stop(reports, settings):
                 reports.append(self._train_step(len(reports), plan, rows, part_names))

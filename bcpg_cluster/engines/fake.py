@@ -359,6 +359,7 @@ class FakeTrainerRank:
         self.skill = self._base_skill = skill
         self._gain = gain
         self._settings: TrainSettings | None = None
+        self.reports: list[StepReport] = []
         self._calls = _CallCounter(faults)
         self._listener: socket.socket | None = None
         self._receivers: list[socket.socket] = []
@@ -391,7 +392,8 @@ class FakeTrainerRank:
             batches = [rows[start : start + size] for start in range(0, len(rows), size)] * settings.epochs
             if rows:
                 self.skill += self._gain * (1.0 - self.skill)
-            return [self._report(step, len(batches), batch, settings) for step, batch in enumerate(batches)]
+            self.reports = [self._report(step, len(batches), batch, settings) for step, batch in enumerate(batches)]
+            return self.reports
 
     def _report(self, step: int, num_steps: int, batch: Sequence[TrainRow], settings: TrainSettings) -> StepReport:
         """A step that moved nothing: the drift is 0 for every class of tokens that is there at all."""

@@ -326,7 +326,12 @@ class TrainerRank(Protocol):
 
     ``open(model_path)`` starts a round: weights from the checkpoint directory, fresh optimiser. Rows are given to all
     ranks alike; the step plan decides which a rank works on.
+
+    Attributes:
+        reports: of the training that goes on or was last, as its steps are done; read from another thread.
     """
+
+    reports: list[StepReport]
 
     def open(self, model_path: str, settings: TrainSettings) -> None:
         """Load the round's start weights and make a fresh optimiser."""

@@ -52,6 +52,7 @@ class TorchTrainer:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._policy: Policy | None = None
         self._sender: Any = None
+        self.reports: list[StepReport] = []
 
     def open(self, model_path: str, settings: TrainSettings) -> None:
         """Load the round's start weights and make a fresh optimiser."""
@@ -86,7 +87,7 @@ class TorchTrainer:
         settings = self._settings
         plan = lay_out_training(rows, settings, 1, self._model_path)
         part_names = loss_part_names(settings.objective)
-        reports = self._resume(plan, checkpoint_dir)
+        self.reports = reports = self._resume(plan, checkpoint_dir)
         while len(reports) < len(plan.steps) and not should_stop(reports, settings):
             reports.append(self._train_step(len(reports), plan, rows, part_names))
             every = settings.checkpoint_every_steps

@@ -106,6 +106,7 @@ class TrainWorker:
     def begin(self, job: TrainJob) -> int:
         """Read the round's rows, load the start weights, make a fresh optimiser; the number of rows."""
         self._rows = weighted_from(read_table(job.run_dir, job.weighted))
+        self._trainer.reports = []  # nobody must take the last round's steps for this one's
         self._trainer.open(local_copy(job.model_path), job.settings)
         return len(self._rows)
 
@@ -145,6 +146,10 @@ class TrainWorker:
     def drop_checkpoints(self, job: TrainJob) -> None:
         """The round is trained: its step checkpoints are worth nothing now."""
         remove_tree(_checkpoints(job).parent)
+
+    def steps(self, since: int) -> list[StepReport]:
+        """What :meth:`train` has done so far, from step ``since`` on. A control call: answered while it works."""
+        return [] if self._engine is None else list(self._engine.reports[since:])
 
     def canary_sequences(self, number: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Some rows spread over the table, right and wrong ones, to prove pushes with."""

@@ -8,6 +8,8 @@
       manifest/              the same in an object store, in segments (``store.journal``)
       run.lock               held by the process that works on the run
       mark.txt               by which members on other machines see that they look at the same directory
+      live.json              what that process does now, and when it was last heard of
+      control/               requests to it (`bcpg-cluster scale`) and its answers
       rounds/0001/<table>/00003-<attempt>.parquet
       rounds/0001/checkpoint/0001/<step checkpoints of the trainer's try, gone when the round is trained>
       rounds/0001/report.json
@@ -25,6 +27,8 @@ MANIFEST = "manifest.jsonl"
 SEGMENTS = "manifest"
 CONFIG = "config.yaml"
 LOCK = "run.lock"
+LIVE = "live.json"
+CONTROL = "control"
 
 
 def new_attempt() -> str:

@@ -279,11 +279,28 @@ def stage(
 
 
 @app.command()
-def status(run_dir: RunDirOption = None, json_: JsonOption = False) -> None:
-    """What a run has done so far."""
+def status(
+    run_dir: RunDirOption = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second until the run ends.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """What a run has done so far, and what it does now: pools, members, queues, progress."""
     from bcpg_cluster_cli.status import run_status
 
-    run_status(run_dir, as_json=json_)
+    run_status(run_dir, watch=watch, as_json=json_)
+
+
+@app.command()
+def scale(
+    sizes: Annotated[list[str], typer.Argument(help="POOL=MEMBERS, or POOL=auto to give it back to its own rule.")],
+    run_dir: RunDirOption = None,
+    wait: Annotated[float, typer.Option("--wait", min=1.0, help="Seconds to wait for the run's answer.")] = 60.0,
+    json_: JsonOption = False,
+) -> None:
+    """Resize pools of a run while it goes on, e.g. `scale judge.llm=4 prm=2`."""
+    from bcpg_cluster_cli.scale import run_scale
+
+    run_scale(sizes, run_dir, wait, as_json=json_)
 
 
 @app.command()

@@ -12,6 +12,8 @@ from rich.console import Console
 
 from bcpg_cluster.build import build_coordinator, check_models, read_all_prompts
 from bcpg_cluster.errors import Interrupted
+from bcpg_cluster.live_status import LiveStatus
+from bcpg_cluster.observer import Observers
 from bcpg_cluster.run_directory import check_run_directory, open_run
 from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.manifest import read_manifest
@@ -48,7 +50,12 @@ def run_iterate(
         # The cluster first: a run that may not start there leaves no directory behind.
         runtime = start_runtime(config, directory, address, source, inline=inline, console=console)
         try:
-            with open_run(directory.absolute(), config) as manifest, ConsoleObserver(console) as observer:
+            with (
+                open_run(directory.absolute(), config) as manifest,
+                ConsoleObserver(console) as display,
+                LiveStatus(manifest.run_dir) as live,
+            ):
+                observer = Observers([display, live])
                 drop_torn_snapshots(directory, manifest)
                 for round_ in sorted(manifest.state.reports):
                     print_report(console, manifest.state.reports[round_])

@@ -10,6 +10,8 @@ from rich.console import Console
 from bcpg_cluster.build import build_coordinator, read_all_prompts
 from bcpg_cluster.config import change_config
 from bcpg_cluster.errors import UserError
+from bcpg_cluster.live_status import LiveStatus
+from bcpg_cluster.observer import Observers
 from bcpg_cluster.run_directory import load_run_config, open_run, write_config
 from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
@@ -83,7 +85,8 @@ def run_stage(
             write_config(directory, config)  # for people to read; the manifest's word counts
         runtime = start_runtime(config, directory, address, str(directory), inline=inline, console=console)
         try:
-            with ConsoleObserver(console) as observer:
+            with ConsoleObserver(console) as display, LiveStatus(directory) as live:
+                observer = Observers([display, live])
                 build_coordinator(config, manifest, runtime, observer, stop_asked, prompts).run(round_)
         finally:
             runtime.shutdown()

@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.build import build_coordinator, read_all_prompts
+from bcpg_cluster.cluster import pool as pool_module
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool, PoolLimits, Work
 from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime
 from bcpg_cluster.cluster.runtime import Member, MemberSpec
 from bcpg_cluster.config import Config
+from bcpg_cluster.control import Control
 from bcpg_cluster.errors import DataError, EngineError, MemberLostError, PushError
 from bcpg_cluster.observer import SilentObserver
 from bcpg_cluster.run_directory import open_run
+from bcpg_cluster.scaler import PoolBounds, Scaler
 
 pytestmark = pytest.mark.engine
 
@@ -171,6 +174,82 @@ def test_a_pool_replaces_a_killed_process_and_loses_no_work(runtime: RayRuntime)
     assert victim is not None
     assert victim.name in retries
     assert "pool/2" in {status.name for status in pool.status()}
+    pool.close()
+
+
+def turn_until(is_so: Callable[[], bool], turn: Callable[[], object], what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 90
+    while not is_so():
+        assert time.monotonic() < deadline, what()
+        turn()
+        time.sleep(0.05)
+
+
+def test_a_member_that_no_node_has_room_for_waits_and_is_seen_to(runtime: RayRuntime, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pool_module, "_NODE_PATIENCE_S", 0.0)
+    limits = PoolLimits(start_timeout_s=60.0, placement_timeout_s=600.0)
+    pool = Pool("room", runtime, lambda n: spec(f"room/{n}", resources={"slot": 1.0}), limits)
+    pool.resize(2)  # and there is one slot
+
+    def states() -> list[tuple[str, str]]:
+        return sorted((member.state, member.name) for member in pool.status())
+
+    turn_until(lambda: [state for state, _ in states()] == ["placing", "ready"], pool.poll, states)
+    for _ in range(20):
+        pool.poll()
+    assert (pool.num_starting, len(pool.members())) == (0, 1)
+    ready = pool.members()[0].name
+    pool.lose(pool.members()[0], "to make room")  # its replacement stands behind the one that waits
+    turn_until(lambda: [state for state, _ in states()] == ["placing", "ready"], pool.poll, states)
+    assert pool.members()[0].name != ready
+    pool.close()
+
+
+def test_a_pool_of_actors_grows_by_its_queue_and_drains_when_a_person_asks(runtime: RayRuntime, tmp_path: Path):
+    notes: list[str] = []
+    seen: list[Any] = []
+    observer = SilentObserver()
+    observer.note = notes.append  # type: ignore[method-assign]
+    observer.pools = lambda states: seen.append(states[0])  # type: ignore[method-assign]
+    pool = Pool("grow", runtime, lambda n: spec(f"grow/{n}", work_threads=1), PoolLimits(leases_per_member=1))
+    pool.resize(1)
+    gang = Gang("trainer", runtime, lambda group, rank: spec(f"none/{rank}"), 1)
+    scaler = Scaler(
+        {"grow": pool}, gang, {"grow": PoolBounds(1, 3, {}, 2.0)},
+        observer=observer, control=Control(tmp_path), served_version=lambda: 0, every_s=0.0,
+    )  # fmt: skip
+    for number in range(6):
+        pool.submit(Work((number,), "wait", lambda attempt: (), label=f"piece {number}"))
+    done: list[tuple[Any, ...]] = []
+
+    def turn() -> None:
+        scaler.tend()
+        done.extend(finished.key for finished in pool.poll())
+
+    turn_until(lambda: pool.num_leased == 3, turn, pool.status)
+    assert notes == ["grow: 1 -> 3 members (6 pieces of work for 2 a member)"]
+    control = Control(tmp_path)
+    request = control.ask({"grow": 1}, "somebody")
+    turn()
+    answer = control.answer_to(request)
+    assert answer is not None
+    assert answer.changes == {"grow": (3, 1)}
+    members = list(pool._slots)
+    assert [slot.is_draining for slot in members].count(True) == 2
+    assert pool.num_leased == 3  # a shrinking pool takes nothing away
+    victim = next(slot for slot in members if slot.is_draining)
+    os.kill(victim.member.call("facts", control=True).result(60)["pid"], signal.SIGKILL)
+
+    def open_all() -> None:
+        for member in {status.name for status in pool.status()}:
+            slot = next(slot for slot in pool._slots if slot.member.name == member)
+            slot.member.call("open", control=True)
+        turn()
+
+    turn_until(lambda: len(done) == 6, open_all, lambda: (done, pool.status()))
+    assert sorted(done) == [(number,) for number in range(6)]  # what the killed one had was done by another
+    turn_until(lambda: len(pool.status()) == 1, turn, pool.status)
+    assert {state.sized_by for state in seen} == {"queue", "person"}
     pool.close()
 
 

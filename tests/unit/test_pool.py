@@ -265,6 +265,139 @@ def test_a_start_that_takes_too_long(scripted: Any, make_pool: Callable[..., Poo
     assert len(scripted.members) == 2
 
 
+def unplaced(scripted: Any, has_node: set[str]) -> None:
+    """Members of the runtime wait for a node until their name is in ``has_node``."""
+    start_member = scripted.start
+
+    def start_unplaced(spec: MemberSpec) -> Any:
+        member = start_member(spec)
+        member.is_placed = lambda: member.name in has_node
+        return member
+
+    scripted.start = start_unplaced
+
+
+def test_the_start_limit_counts_from_the_node(
+    scripted: Any, make_pool: Callable[..., Pool], clock: Any, retries: Retries
+):
+    has_node: set[str] = set()
+    unplaced(scripted, has_node)
+    pool = make_pool(ready=False, start_timeout_s=30.0, placement_timeout_s=1000.0)
+    states = []
+    for passed in (5.0, 30.0, 900.0):
+        clock.now += passed
+        pool.poll()
+        states.append((pool.status()[0].state, pool.num_starting))
+    assert states == [("starting", 1), ("placing", 0), ("placing", 0)]
+    has_node.add("work/0")
+    clock.now += 2
+    pool.poll()
+    assert (pool.status()[0].state, pool.num_starting) == ("starting", 1)
+    clock.now += 29
+    pool.poll()
+    assert retries == []
+    clock.now += 2
+    pool.poll()
+    assert retries == [("work/0", "did not start within 30 s")]
+
+
+def test_without_a_node_the_pool_goes_on_with_those_it_has(
+    scripted: Any, make_pool: Callable[..., Pool], clock: Any, retries: Retries
+):
+    has_node = {"work/0"}
+    unplaced(scripted, has_node)
+    pool = make_pool(1, placement_timeout_s=100.0)
+    pool.resize(3)
+    submit(pool, 1)
+    clock.now += 101
+    pool.poll()
+    assert retries == [
+        ("work/1", "found no node within 100 s; the pool goes on with 2"),
+        ("work/2", "found no node within 100 s; the pool goes on with 1"),
+    ]
+    assert [member.name for member in pool.members()] == ["work/0"]
+    assert (pool.size, len(scripted.members)) == (1, 3)
+    assert work_of(scripted) == [("work/0", 1)]
+
+
+def test_without_any_node_the_run_stops(scripted: Any, make_pool: Callable[..., Pool], clock: Any):
+    unplaced(scripted, set())
+    pool = make_pool(2, ready=False, placement_timeout_s=100.0)
+    clock.now += 101
+    with pytest.raises(EngineError, match="work/0 found no node within 100 s, and pool work has no other member"):
+        pool.poll()
+
+
+def test_a_member_is_welcomed_before_its_first_lease(scripted: Any, clock: Any):
+    """It started with what was newest then; the newest of now comes first, and what gets newer meanwhile too."""
+    newest = 1
+    told: dict[str, int] = {}
+
+    def welcome(member: Any, spec: MemberSpec) -> Any:
+        if told.get(member.name, spec.arguments["version"]) == newest:
+            return None
+        told[member.name] = newest
+        return member.call("load", newest)
+
+    pool = Pool(
+        "p", scripted, lambda n: MemberSpec(f"p/{n}", dict, {"version": newest}), PoolLimits(),
+        welcome=welcome, clock=clock,
+    )  # fmt: skip
+    pool.resize(1)
+    submit(pool, 1)
+    newest = 2
+    start(scripted)
+    pool.poll()
+    assert [call.args for call in scripted.of("load")] == [(2,)]
+    newest = 3
+    scripted.of("load")[0].answer.set_result(None)
+    pool.poll()
+    assert pool.members() == []
+    scripted.of("load")[1].answer.set_result(None)
+    pool.poll()
+    assert [call.args for call in scripted.of("load")] == [(2,), (3,)]
+    assert work_of(scripted) == [("p/0", 1)]
+
+
+def test_a_welcome_that_fails_costs_the_member_its_place(scripted: Any, clock: Any, retries: Retries):
+    pool = Pool(
+        "p", scripted, lambda n: MemberSpec(f"p/{n}", dict, {}), PoolLimits(), clock=clock,
+        on_retry=lambda what, why: retries.append((what, why)), welcome=lambda member, spec: member.call("load"),
+    )  # fmt: skip
+    pool.resize(1)
+    start(scripted)
+    pool.poll()
+    scripted.of("load")[0].answer.set_exception(MemberLostError("gone"))
+    pool.poll()
+    assert retries == [("p/0", "did not start: gone")]
+    assert [member.name for member in scripted.members] == ["p/0", "p/1"]
+
+
+def test_who_drained_through_a_push_does_not_stay(scripted: Any, make_pool: Callable[..., Pool]):
+    pool = make_pool(2)
+    submit(pool, 1, 2)
+    pool.poll()
+    pool.resize(1)
+    pool.dismiss_draining()
+    pool.resize(2)
+    assert [s.state for s in pool.status()] == ["ready", "draining", "starting"] or [
+        s.state for s in pool.status()
+    ] == ["draining", "ready", "starting"]
+    assert len(scripted.members) == 3
+
+
+def test_settling_takes_no_work_in(scripted: Any, make_pool: Callable[..., Pool]):
+    pool = make_pool(1)
+    submit(pool, 1)
+    pool.poll()
+    scripted.of("run")[0].answer.set_result("one")
+    pool.resize(2)
+    start(scripted)
+    pool.settle()
+    assert len(pool.members()) == 2
+    assert [done.result for done in pool.poll()] == ["one"]
+
+
 def test_bad_input_at_start_stops_at_once(scripted: Any, make_pool: Callable[..., Pool]):
     pool = make_pool(ready=False)
     scripted.of("ping")[0].answer.set_exception(DataError("this", rule="that", remedy="so"))

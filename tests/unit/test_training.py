@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -369,3 +370,31 @@ def test_a_group_that_was_given_up_cannot_reach_the_next_ones_checkpoints(tmp_pa
     third = tmp_path / take_checkpoints(tmp_path, 1)
     assert (third / "progress").read_text() == "step 4"
     assert len({first, second, third}) == 3
+
+
+def test_steps_are_told_while_the_training_goes_on(make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch):
+    heard: list[dict[str, Any]] = []
+    was_heard = threading.Event()
+
+    def train(self: Trainer, rows: Any, checkpoint_dir: str | None) -> list[StepReport]:
+        done = FakeTrainerRank.train(self, rows, checkpoint_dir)
+        assert len(done) > 1
+        self.reports = done[:1]
+        assert was_heard.wait(60), "the first step was not told before the training's end"
+        return done
+
+    bench = make_bench()
+    bench.observer.train_step = lambda round_, step: (heard.append(step), was_heard.set())  # type: ignore[method-assign,assign,func-returns-value]
+    monkeypatch.setattr(Trainer, "train", train)
+    bench.train()
+    assert [step["step"] for step in heard] == list(range(heard[0]["num_steps"]))
+
+
+def test_a_training_that_starts_again_tells_no_step_twice(make_bench: Callable[..., Bench]):
+    bench = make_bench()
+    heard: list[int] = []
+    bench.observer.train_step = lambda round_, step: heard.append(step["step"])  # type: ignore[method-assign]
+    Trainer.script = [MemberLostError("gone"), None]
+    bench.train()
+    assert heard == sorted(set(heard))
+    assert bench.retries == ["gone"]
