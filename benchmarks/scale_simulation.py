@@ -326,7 +326,11 @@ def figure(found: Mapping[int, Mapping[str, Summary]], path: Path, title: str) -
     errors = [[w["median"] - w["min"] for w in walls], [w["max"] - w["median"] for w in walls]]
     left.errorbar(sizes, [w["median"] for w in walls], yerr=errors, marker="o", color="#0072B2", label="simulated")
     left.plot(sizes, [found[s]["bound"]["median"] for s in sizes], "--", color="#6b6b6b", label="longest pool's work")
-    left.set(xscale="log", yscale="log", xlabel="LLM judges", ylabel="data half of a round, s", ylim=(50, None))
+    left.set(xscale="log", yscale="log", xlabel="LLM judges", ylabel="data half of a round, s")
+    low, high = min(found[s]["bound"]["median"] for s in sizes), max(w["max"] for w in walls)
+    ticks = [t for k in range(1, 6) for t in (10**k, 2 * 10**k, 5 * 10**k) if low / 2 < t < high * 2]
+    left.set_yticks(ticks, [str(t) for t in ticks])
+    left.set_ylim(low / 1.3, high * 1.3)
     for pool, colour, marker in (
         ("rollout", "#D55E00", "s"),
         ("judge.llm", "#0072B2", "o"),
@@ -335,7 +339,8 @@ def figure(found: Mapping[int, Mapping[str, Summary]], path: Path, title: str) -
         right.plot(sizes, [100 * found[s][pool]["median"] for s in sizes], marker=marker, color=colour, label=pool)
     right.set(xscale="log", xlabel="LLM judges", ylabel="busy share, %", ylim=(0, 102))
     for panel in (left, right):
-        panel.set_xticks(sizes, [str(size) for size in sizes])
+        shown = [size for k, size in enumerate(sizes) if not k or size >= 1.3 * sizes[k - 1] or k == len(sizes) - 1]
+        panel.set_xticks(shown, [str(size) for size in shown])
         panel.minorticks_off()
         panel.legend(frameon=False)
     drawn.suptitle(title, fontsize=10)
