@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.observer import Observer
 from bcpg_cluster.prompts import PromptSets, round_prompts, split_shards
 from bcpg_cluster.push import Pusher, PushSettings
-from bcpg_cluster.records import Prompt
+from bcpg_cluster.records import Prompt, Receipt
 from bcpg_cluster.report import round_report
 from bcpg_cluster.run_path import RunPath, StoredPath
 from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, data_stages, evaluation_stages, turns
@@ -39,6 +39,9 @@ from bcpg_cluster.store.schema import outcomes_from, prompt_row
 from bcpg_cluster.store.shards import read_table, write_shard
 from bcpg_cluster.training import check_rows, keep_snapshots, train_round
 from bcpg_cluster.whole_files import make_parents, write_whole
+
+_PROMPT_WRITERS = 16  # files on their way to the disk at once
+_PROMPTS_AT_ONCE = 512  # shards a write to the manifest counts
 
 
 class Serving:
@@ -269,19 +272,8 @@ class Coordinator:
         shards = split_shards(prompts, per_shard)
         given = self._manifest.state.sealed.get((round_, prompts_table))  # imported or adopted prompts are sealed
         num_shards = len(shards) if given is None else given.num_shards
-        for shard in [] if given else self._manifest.state.missing(round_, prompts_table, num_shards):
-            self._manifest.accept(
-                write_shard(
-                    self._manifest.run_dir,
-                    table=prompts_table,
-                    round_=round_,
-                    shard=shard,
-                    attempt=new_attempt(),
-                    rows=[prompt_row(prompt) for prompt in shards[shard]],
-                    seconds=0.0,
-                    metrics={},
-                )
-            )
+        if given is None:
+            self._write_prompts(round_, prompts_table, shards)
         unsealed = [stage for stage in stages if (round_, stage.output) not in self._manifest.state.sealed]
         if not unsealed:
             return {}
@@ -306,6 +298,27 @@ class Coordinator:
                 tend=self._parts.tend,
             ).run()
         return seconds
+
+    def _write_prompts(self, round_: int, table: str, shards: list[list[Prompt]]) -> None:
+        """The shards of a prompt table that are not there yet. Several at a time: a disk has them safe one as slowly as many."""
+
+        def write(shard: int) -> Receipt:
+            return write_shard(
+                self._manifest.run_dir,
+                table=table,
+                round_=round_,
+                shard=shard,
+                attempt=new_attempt(),
+                rows=[prompt_row(prompt) for prompt in shards[shard]],
+                seconds=0.0,
+                metrics={},
+            )
+
+        missing = self._manifest.state.missing(round_, table, len(shards))
+        with ThreadPoolExecutor(_PROMPT_WRITERS) as writers:
+            for start in range(0, len(missing), _PROMPTS_AT_ONCE):
+                receipts = list(writers.map(write, missing[start : start + _PROMPTS_AT_ONCE]))
+                self._manifest.accept_all(receipts)
 
     def _receipts(self, round_: int, table: str) -> list[Any]:
         return self._manifest.state.receipts(round_, table)

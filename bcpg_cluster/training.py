@@ -82,7 +82,8 @@ def train_round(
         run_dir=manifest.run_dir.absolute(),
         round=round_,
         model_path=model_path,
-        weighted=tuple(manifest.state.receipts(round_, "weighted")),
+        # Every rank gets the job, and it needs the files' names alone: the metrics are most of a receipt.
+        weighted=tuple(replace(receipt, metrics={}) for receipt in manifest.state.receipts(round_, "weighted")),
         settings=settings,
         checkpoint_dir="",  # every try has one of its own
     )
