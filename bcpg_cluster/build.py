@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,25 @@ from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool, PoolLimits
 from bcpg_cluster.cluster.runtime import MemberSpec, Runtime
 from bcpg_cluster.cluster.turns import Turns
-from bcpg_cluster.config import Config, PoolConfig, resolve_asset
+from bcpg_cluster.config import Config, LoraConfig, PoolConfig, resolve_asset
 from bcpg_cluster.control import Control
 from bcpg_cluster.coordinator import Coordinator, Parts, Serving, weights_path
-from bcpg_cluster.engines.protocols import Sampling, TextGenerator, TrainSettings
+from bcpg_cluster.engines import tokenizer_check
+from bcpg_cluster.engines.protocols import LoraSettings, Sampling, TextGenerator, TrainSettings
+from bcpg_cluster.engines.tokenizer_check import TokenizerCheck
 from bcpg_cluster.engines.vllm_rollout import ACTOR_ENVIRONMENT
 from bcpg_cluster.errors import ConfigError, DataError, Interrupted
 from bcpg_cluster.implementations import (
     check_segmenter,
     judge_endpoint,
+    judge_engine_args,
     load_judge_prompt,
     make_judge,
     make_rollout_engine,
     make_segmenter,
     make_trainer_rank,
     make_verifier,
+    policy_engine_args,
 )
 from bcpg_cluster.observer import Observer
 from bcpg_cluster.prompt_sources import Columns
@@ -50,6 +56,8 @@ from bcpg_cluster.stages.weigh import WeighSettings, weigh
 from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.tasks.registry import read_prompt_source
+
+_NUM_PROBES = 64  # problems a tokenizer is tried on
 
 # --- what members host (called in the member's own process) ------------------------------------------------------
 
@@ -137,7 +145,17 @@ def train_settings(config: Config, round_: int) -> TrainSettings:
     """One round's training; every round shuffles by a seed of its own."""
     section = config.train.model_dump(exclude={"kind", "group_timeout_s"})
     section |= {"seed": config.seed * 1000 + round_, "deepspeed": section["deepspeed"] or None}
+    section |= {"lora": lora_settings(config.train.lora)}
+    section |= {"revision": config.policy.revision, "trust_remote_code": config.policy.trust_remote_code}
     return TrainSettings(objective=config.objective, **section)
+
+
+def lora_settings(section: LoraConfig | None) -> LoraSettings | None:
+    """What the trainer needs of ``train.lora``; ``None`` trains all weights."""
+    if section is None:
+        return None
+    targets = None if section.target_modules == "all-linear" else tuple(section.target_modules)
+    return LoraSettings(section.rank, section.alpha, section.dropout, targets)
 
 
 def weigh_settings(config: Config) -> WeighSettings:
@@ -197,7 +215,8 @@ def check_models(config: Config) -> None:
 
     Raises:
         DataError: a directory that is not a Hugging Face checkpoint with a tokenizer.
-        ConfigError: a judge prompt that is none, a key that is not set, a segmenter that cannot be had.
+        ConfigError: a judge prompt that is none, a key that is not set, a segmenter that cannot be had, a layer that
+            ``train.lora`` names and the model does not have.
     """
     check_segmenter(config.segment)
     for judge in config.judges.values():
@@ -220,6 +239,60 @@ def check_models(config: Config) -> None:
                 rule="a local model is a Hugging Face checkpoint directory: config.json, weights, tokenizer files",
                 remedy="give such a directory or a Hugging Face id",
             )
+    if config.train.lora is not None and config.train.kind != "fake":
+        from bcpg_cluster.engines.lora import check_lora
+
+        lora = lora_settings(config.train.lora)
+        assert lora is not None
+        check_lora(resolve_asset(config.policy.model), lora, trust_remote_code=config.policy.trust_remote_code)
+
+
+def tokenizer_checks(config: Config, prompts: PromptSets) -> list[TokenizerCheck]:
+    """What is looked at of the policy's and the LLM judges' tokenizers; PRMs look at theirs when they load."""
+    everything = [*prompts.train, *(prompt for of_set in prompts.measured().values() for prompt in of_set)]
+    spread = max(len(everything) // _NUM_PROBES, 1)
+    texts = tuple(prompt.question for prompt in everything[::spread][:_NUM_PROBES])
+    checks = []
+    if config.policy.kind == "vllm":
+        # The exact verifier reads no thinking.
+        opens = None if config.verify.kind == "exact" else config.verify.prompt_opens_thinking
+        checks.append(
+            TokenizerCheck(
+                "policy.model",
+                "policy",
+                resolve_asset(config.policy.model),
+                texts,
+                config.policy.revision,
+                config.policy.trust_remote_code,
+                opens_thinking=opens,
+            )
+        )
+    checks += [
+        TokenizerCheck(
+            f"judges.{name}.model",
+            f"judges.{name}",
+            str(judge.engine_args.get("tokenizer") or resolve_asset(judge.model or "")),
+            texts,
+            judge.engine_args.get("tokenizer_revision") or judge.engine_args.get("revision"),
+            judge.trust_remote_code,
+            load_judge_prompt(judge.prompt).system,
+        )
+        for name, judge in config.judges.items()
+        if judge.kind == "llm"
+    ]
+    return checks
+
+
+def check_tokenizers(config: Config, prompts: PromptSets) -> None:
+    """Look at tokenizers and chat templates, in a process of its own: what transformers imports would stay in the driver.
+
+    Raises:
+        DataError, ConfigError: see ``engines.tokenizer_check``.
+    """
+    checks = tokenizer_checks(config, prompts)
+    if checks:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+            child.submit(tokenizer_check.check_tokenizers, checks).result()
 
 
 def check_memory(config: Config, available_gib: float) -> None:
@@ -478,8 +551,8 @@ def check_vendor_options(config: Config) -> None:
     Raises:
         ConfigError: an option the vendor does not know or does not accept.
     """
-    served = [(config.policy.model, config.policy.engine_args)] if config.policy.kind == "vllm" else []
-    served += [(j.model or "", j.engine_args) for j in config.judges.values() if j.kind in ("llm", "prm")]
+    served = [(config.policy.model, policy_engine_args(config.policy))] if config.policy.kind == "vllm" else []
+    served += [(j.model or "", judge_engine_args(j)) for j in config.judges.values() if j.kind in ("llm", "prm")]
     if served:
         from bcpg_cluster.engines.vllm_rollout import check_engine_args
 

@@ -32,16 +32,36 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+def _check_not_in_engine_args(engine_args: Mapping[str, Any], section: str, names: Sequence[str]) -> None:
+    """More than vLLM must know these. Raises :class:`ValueError` for one that is set for vLLM alone."""
+    for name in names:
+        if name in engine_args:
+            raise ValueError(
+                f"engine_args sets {name}, which not only vLLM must know; set {section}.{name} instead and take it out"
+            )
+
+
 class PolicyConfig(Section):
     """The model that is trained.
 
     ``engine_args`` go to vLLM untouched and are checked by vLLM's own parser. A fake policy's model is ``fake``, or
     ``fake:garbage``, ``fake:empty``, ``fake:endless``, ``fake:aborted`` to see what a run makes of such responses.
+
+    Attributes:
+        revision: branch, tag or commit of a hub id, for the engines and the trainer alike.
+        trust_remote_code: run Python code that comes with the model, in the engines, the trainer and the tokenizer.
     """
 
     model: str
     kind: Literal["vllm", "fake"] = "vllm"
+    revision: str | None = None
+    trust_remote_code: bool = False
     engine_args: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_place_each(self) -> PolicyConfig:
+        _check_not_in_engine_args(self.engine_args, "policy", ("trust_remote_code", "revision"))
+        return self
 
     @model_validator(mode="after")
     def _fakes_by_name(self) -> PolicyConfig:
@@ -238,6 +258,7 @@ class JudgeConfig(Section):
         answer_after: only what follows this marker is the answer, e.g. ``</think>``.
         cache: directory of answers shared between runs.
         endpoint: of a judge of kind ``openai``.
+        trust_remote_code: run Python code that comes with the model (``llm``, ``prm``).
         convention: ``prm``: how the model is shown steps; ``auto`` reads its architecture or name.
         engine: ``prm``: what serves it; ``auto`` is transformers for skywork, else vLLM.
         context_tokens: ``prm``: least left context of a later window over a long response, at most half the model's context.
@@ -249,6 +270,7 @@ class JudgeConfig(Section):
     role: Literal["vote", "measure", "spare"] = "vote"
     model: str | None = None
     engine_args: dict[str, Any] = Field(default_factory=dict)
+    trust_remote_code: bool = False
     prompt: str = "embedded:taxonomy"
     view: Literal["causal", "full"] = "full"
     show_gold: bool = False
@@ -271,6 +293,11 @@ class JudgeConfig(Section):
     precision: float = Field(0.9, ge=0, le=1)
     recall: float = Field(0.8, ge=0, le=1)
     pool: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place_each(self) -> JudgeConfig:
+        _check_not_in_engine_args(self.engine_args, "judges.<name>", ("trust_remote_code",))
+        return self
 
     @model_validator(mode="after")
     def _needs_a_model(self) -> JudgeConfig:
@@ -307,6 +334,32 @@ class WeighConfig(Section):
     flip_rate: float = Field(0.0, ge=0, le=1)
 
 
+class LoraConfig(Section):
+    """Low-rank adapters (LoRA) are trained instead of whole weights. They are merged into the snapshot after every round, so
+    that engines, pushes and exports see an ordinary model; the next round starts with fresh ones. Wants a learning rate some
+    ten times that of full training.
+
+    Attributes:
+        rank: inner size of an adapter's two matrices.
+        alpha: an adapter's output is scaled by ``alpha / rank``.
+        dropout: on an adapter's input, in training steps only.
+        target_modules: ``all-linear`` is every linear layer but the output head; or a list of names, or of last parts of
+            names (``q_proj``).
+    """
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+    @field_validator("target_modules")
+    @classmethod
+    def _some_target(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not targets or any(not target.strip() for target in targets):
+            raise ValueError("target_modules names at least one layer, and no name is empty; 'all-linear' takes all")
+        return targets
+
+
 class TrainConfig(Section):
     """One round's training; the fields are those of ``engines.protocols.TrainSettings`` (its objective: ``objective``)."""
 
@@ -328,6 +381,7 @@ class TrainConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 2
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
+    lora: LoraConfig | None = None
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     group_timeout_s: float = Field(600.0, gt=0)
 
@@ -498,9 +552,8 @@ class Config(Section):
                 continue
             pool = self.judge_pool(name)
             first, other = engines.setdefault(pool, (name, judge))
-            if (judge.kind, judge.model, judge.engine_args) != (other.kind, other.model, other.engine_args) or (
-                judge.kind == "prm" and name != first
-            ):
+            engine, others = ((j.kind, j.model, j.engine_args, j.trust_remote_code) for j in (judge, other))
+            if engine != others or (judge.kind == "prm" and name != first):
                 raise ValueError(
                     f"judges {first!r} and {name!r} are both in pool {pool!r}, whose members host one engine each: judges "
                     "share it when they are of kind 'llm' with the same model and engine_args; give one of them another pool"
@@ -567,6 +620,10 @@ class Config(Section):
         content["push"].pop("deadline_s")
         content["train"].pop("checkpoint_every_steps")
         content["train"].pop("group_timeout_s")
+        for section in (content["train"], content["policy"], *content["judges"].values()):
+            for option in ("lora", "revision", "trust_remote_code"):
+                if not section.get(option):  # as if it did not exist: runs from before it go on
+                    section.pop(option, None)
         for judge in content["judges"].values():
             judge.pop("cache")
             if judge["endpoint"] is not None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from bcpg_cluster.config import Config, JudgeConfig, SegmentConfig, resolve_asset
+from bcpg_cluster.config import Config, JudgeConfig, PolicyConfig, SegmentConfig, resolve_asset
 from bcpg_cluster.engines.protocols import Judge, RolloutEngine, TextGenerator, TrainerRank
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.method.segment import StepRules
@@ -38,7 +38,7 @@ def make_rollout_engine(config: Config, policy_version: int, snapshot: str | Non
 
     backend = None if config.push.backend == "disk" else config.push.backend
     # members with one seed would draw the same responses to unseeded requests
-    engine_args = {"seed": config.seed * 1000 + member, **config.policy.engine_args}
+    engine_args = {"seed": config.seed * 1000 + member, **policy_engine_args(config.policy)}
     return VllmGenerator(
         resolve_asset(config.policy.model),
         engine_args=engine_args,
@@ -46,6 +46,23 @@ def make_rollout_engine(config: Config, policy_version: int, snapshot: str | Non
         policy_version=policy_version,
         snapshot=snapshot,
     )
+
+
+def policy_engine_args(section: PolicyConfig) -> dict[str, Any]:
+    """The policy's engines' options, by vLLM's names."""
+    revision = (
+        {} if section.revision is None else {"revision": section.revision, "tokenizer_revision": section.revision}
+    )
+    return {**revision, **section.engine_args, **_trust(section.trust_remote_code)}
+
+
+def judge_engine_args(section: JudgeConfig) -> dict[str, Any]:
+    """The options of a judge's engine (vLLM's names; the transformers engine takes the same)."""
+    return {**section.engine_args, **_trust(section.trust_remote_code)}
+
+
+def _trust(trusted: bool) -> dict[str, Any]:
+    return {"trust_remote_code": True} if trusted else {}
 
 
 def make_judge(config: Config, name: str, generators: dict[str, TextGenerator] | None = None) -> Judge:
@@ -72,7 +89,7 @@ def _make_prm(name: str, section: JudgeConfig) -> Judge:
         model,
         name,
         engine=section.engine,
-        engine_args=section.engine_args,
+        engine_args=judge_engine_args(section),
         model_version=model_digest(model),
         separator=section.separator,
         system=section.system,
@@ -112,7 +129,7 @@ def _make_llm_judge(name: str, section: JudgeConfig, generators: dict[str, TextG
     if model not in generators:
         from bcpg_cluster.engines.vllm_rollout import VllmGenerator
 
-        generators[model] = VllmGenerator(model, engine_args=section.engine_args, weight_transfer_backend=None)
+        generators[model] = VllmGenerator(model, engine_args=judge_engine_args(section), weight_transfer_backend=None)
     generator = cast("VllmGenerator", generators[model])
     return LlmJudge(
         generator,

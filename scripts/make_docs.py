@@ -87,6 +87,7 @@ MEANINGS = {
     "train.zero_stage": "DeepSpeed's ZeRO stage; `bfloat16` needs at least 1",
     "train.dtype": "compute dtype; master weights, log-softmax and sums are float32 either way",
     "train.gradient_checkpointing": "trade compute for memory in long sequences",
+    "train.lora": "`null` trains all weights; a section, `{}` even, trains adapters",
     "train.group_timeout_s": "how long one collective of the trainer group may take",
     "push.backend": "`gloo`: this project's own, for CPUs; `nccl`: vLLM's own, for GPUs; `disk`: engines reload the snapshot",
     "push.num_canaries": "responses whose log-probs prove a push",

@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 
+from bcpg_cluster.engines.checkpoint_source import Float32Weights, local_checkpoint
+from bcpg_cluster.engines.lora import merged
 from bcpg_cluster.engines.protocols import (
     PushGroup,
     ReferenceLogprobs,
@@ -36,6 +38,7 @@ from bcpg_cluster.engines.step_telemetry import StepSums
 from bcpg_cluster.engines.training_forward import (
     check_finite,
     drift_sums,
+    dropout_seed,
     load_policy,
     loss_part_names,
     mean_drift,
@@ -295,17 +298,29 @@ class DeepSpeedRank:
         self._free()
         import deepspeed
 
+        model_path = local_checkpoint(model_path, settings.revision)
         policy = load_policy(model_path, settings, policy_dtype(settings))
         with self._collective("building the engine"):
             self._engine, *_ = deepspeed.initialize(
                 model=policy,
-                model_parameters=list(policy.parameters()),
+                model_parameters=policy.trained_parameters(),
                 config=deepspeed_config(settings),
                 dist_init_required=False,
             )
-        self._policy = policy
-        self._settings = settings
-        self._model_path = model_path
+            self._policy, self._settings, self._model_path = policy, settings, model_path
+            self._precise = None if policy_dtype(settings) is torch.float32 else Float32Weights(model_path)
+            self._set_master_weights()
+
+    def _set_master_weights(self) -> None:
+        """DeepSpeed makes fp32 master weights of the bf16 ones: give them back what loading in bf16 cut off."""
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        for name, parameter in self._policy.checkpoint_parameters() if self._precise else ():
+            # ZeRO-3 cuts the given value into equal parts and fails on one that cannot be.
+            num_values = int(getattr(parameter, "ds_numel", 0))
+            precise = self._precise.get(name) if parameter.requires_grad and self._precise else None
+            if precise is not None and num_values % self._world_size == 0:
+                safe_set_full_fp32_param(parameter, precise.to(self._device))
 
     def _free(self) -> None:
         if self._engine is None:
@@ -348,14 +363,15 @@ class DeepSpeedRank:
         micro_batches = step_plan.ranks[self._rank]
         sums = StepSums(part_names, self._device)
         drift = self._step_drift(rows, micro_batches)
-        for number, micro_batch in enumerate(micro_batches):
-            # Before the forward: ZeRO's hooks read it during the backward.
-            engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
-            chosen = [rows[row] for row in micro_batch]
-            loss = micro_batch_loss(engine, chosen, settings, sums, self._device, drift)
-            # DeepSpeed averages gradients over ranks; times world_size makes that the sum over all ranks' rows.
-            loss = loss * (self._world_size / step_plan.divisor)
-            engine.backward(loss, scale_wrt_gas=False)
+        with self._policy.dropout(dropout_seed(settings, step, self._rank)):
+            for number, micro_batch in enumerate(micro_batches):
+                # Before the forward: ZeRO's hooks read it during the backward.
+                engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
+                chosen = [rows[row] for row in micro_batch]
+                loss = micro_batch_loss(engine, chosen, settings, sums, self._device, drift)
+                # DeepSpeed averages gradients over ranks; times world_size makes that the sum over all ranks' rows.
+                loss = loss * (self._world_size / step_plan.divisor)
+                engine.backward(loss, scale_wrt_gas=False)
         torch.distributed.all_reduce(sums.values)
         # All ranks look at the same sums and norm, so all of them stop or none.
         check_finite(step, sums.loss)
@@ -396,7 +412,8 @@ class DeepSpeedRank:
         """Every rank writes its shard; the progress record, renamed into place last, makes the checkpoint count."""
         directory = Path(checkpoint_dir)
         tag = f"step-{len(reports):06d}"
-        self._opened().save_checkpoint(str(directory), tag=tag, save_latest=False)
+        # Frozen weights are on disk already, as the start weights.
+        self._opened().save_checkpoint(str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=True)
         self._barrier()  # all shards are written
         if self._rank == 0:
             record = {
@@ -427,27 +444,46 @@ class DeepSpeedRank:
         if record["fingerprint"] != plan.fingerprint:
             _LOGGER.warning("%s holds another training's checkpoint; starting from step 0", checkpoint_dir)
             return []
-        loaded, _ = self._opened().load_checkpoint(checkpoint_dir, tag=record["tag"])
+        is_whole = not self._policy.adapters
+        loaded, _ = self._opened().load_checkpoint(checkpoint_dir, tag=record["tag"], load_module_strict=is_whole)
         if loaded is None:
             raise EngineError(f"step checkpoint {record['tag']} in {checkpoint_dir} could not be loaded")
         return [StepReport(**report) for report in record["reports"]]
 
     # --- weights out ---------------------------------------------------------------------------------------------
 
-    def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Whole parameters in fp32, one at a time, every rank in lockstep; valid until the next one is asked for."""
+    @contextmanager
+    def _whole(self, parameter: torch.nn.Parameter) -> Iterator[torch.Tensor]:
+        """A parameter in fp32 on every rank, every rank in lockstep; valid inside only."""
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
 
+        if parameter.dtype is not torch.float32 and parameter.requires_grad:
+            # The master weights: small updates are not visible in bf16 (docs/method.md).
+            yield safe_get_full_fp32_param(parameter)
+        elif self._settings.zero_stage == 3:
+            with GatheredParameters([parameter]):
+                yield parameter.data.float()  # not the Parameter: it is emptied when the gather ends
+        else:
+            yield parameter.data.float()
+
+    def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whole parameters in fp32, adapters merged in, one at a time, in lockstep; valid until the next is asked for."""
         for name, parameter in self._policy.checkpoint_parameters():
-            if parameter.dtype is not torch.float32:
-                # The master weights: small updates are not visible in bf16 (docs/method.md).
-                yield name, safe_get_full_fp32_param(parameter)
-            elif self._settings.zero_stage == 3:
-                with GatheredParameters([parameter]):
-                    yield name, parameter.data  # not the Parameter: it is emptied when the gather ends
-            else:
-                yield name, parameter.data
+            adapter = self._policy.adapters.get(name)
+            with self._whole(parameter) as weight:
+                if adapter is None and parameter.requires_grad:
+                    yield name, weight
+                    continue
+                # Frozen: what it was when the round began, at the precision it had then.
+                precise = self._precise.get(name) if self._precise and self._rank == 0 else None
+                if precise is not None:
+                    weight = precise.to(self._device)
+                if adapter is None:
+                    yield name, weight
+                    continue
+                with self._whole(adapter.down) as down, self._whole(adapter.up) as up:
+                    yield name, merged(weight, down, up, adapter.scaling)
 
     @contextmanager
     def _lockstep_parameters(self) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:

@@ -169,6 +169,7 @@ def _load(model: str, engine_args: Mapping[str, Any], convention: Convention) ->
         model,
         dtype=engine_args.get("dtype", "auto"),
         revision=engine_args.get("revision"),
+        trust_remote_code=engine_args.get("trust_remote_code", False),
     )
     prefix = _HEAD_PREFIXES[convention.head]
     head = {name.removeprefix(prefix): tensor for name, tensor in _tensors(model, engine_args, prefix).items()}

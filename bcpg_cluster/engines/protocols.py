@@ -250,6 +250,23 @@ class TrainRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """Adapters instead of whole weights (``engines.lora``).
+
+    Attributes:
+        rank: inner size of the two matrices of an adapter.
+        alpha: an adapter's output is scaled by ``alpha / rank``.
+        dropout: on an adapter's input, while it trains.
+        target_modules: names, or last parts of names, of linear layers; ``None`` is all of them but the output head.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TrainSettings:
     """Everything one round's training needs besides the rows. Defaults: docs/method.md and its recommended gaps.
 
@@ -264,6 +281,8 @@ class TrainSettings:
         min_learning_rate, warmup_ratio: cosine schedule from ``learning_rate`` after a linear warm-up.
         checkpoint_every_steps: 0 keeps no step checkpoints.
         logprob_chunk_tokens: tokens per chunk of the vocabulary projection, so that [T, V] never exists.
+        lora: adapters are trained; ``None`` trains all weights.
+        revision: of a start model that is a hub id; ``trust_remote_code`` lets transformers run code that comes with it.
         deepspeed: passed through to DeepSpeed's own config untouched (checked by DeepSpeed's parser).
     """
 
@@ -286,6 +305,9 @@ class TrainSettings:
     zero_stage: int = 2
     dtype: str = "float32"
     gradient_checkpointing: bool = False
+    lora: LoraSettings | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
     deepspeed: dict[str, Any] | None = None
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from bcpg_cluster.engines.checkpoint_source import local_checkpoint
+from bcpg_cluster.engines.lora import merged
 from bcpg_cluster.engines.protocols import (
     PushGroup,
     ReferenceLogprobs,
@@ -25,6 +27,7 @@ from bcpg_cluster.engines.training_forward import (
     Policy,
     check_finite,
     drift_sums,
+    dropout_seed,
     load_policy,
     loss_part_names,
     mean_drift,
@@ -64,9 +67,10 @@ class TorchTrainer:
             )
         self._policy = None  # freed before the next one is loaded
         self._autocast = policy_dtype(settings) is torch.bfloat16
+        model_path = local_checkpoint(model_path, settings.revision)
         self._policy = load_policy(model_path, settings, torch.float32).to(self._device)
         self._optimizer = torch.optim.AdamW(
-            self._policy.parameters(),
+            self._policy.trained_parameters(),
             lr=settings.learning_rate,
             betas=settings.adam_betas,
             weight_decay=settings.weight_decay,
@@ -107,11 +111,12 @@ class TorchTrainer:
             drift = 0.0
             if needs_drift(settings.objective):
                 drift = mean_drift(drift_sums(policy, rows, micro_batches, settings, self._device))
-        for micro_batch in micro_batches:
-            with self._forward_dtype():
-                chosen = [rows[row] for row in micro_batch]
-                loss = micro_batch_loss(policy, chosen, settings, sums, self._device, drift)
-            (loss / step_plan.divisor).backward()  # type: ignore[no-untyped-call]
+        with policy.dropout(dropout_seed(settings, step, rank=0)):
+            for micro_batch in micro_batches:
+                with self._forward_dtype():
+                    chosen = [rows[row] for row in micro_batch]
+                    loss = micro_batch_loss(policy, chosen, settings, sums, self._device, drift)
+                (loss / step_plan.divisor).backward()  # type: ignore[no-untyped-call]
         grad_norm = self._clip_gradients()
         check_finite(step, sums.loss, grad_norm)
         for group in self._optimizer.param_groups:
@@ -177,12 +182,19 @@ class TorchTrainer:
         return torch.autocast(self._device.type, dtype=torch.bfloat16) if self._autocast else nullcontext()
 
     def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return ((name, parameter.data) for name, parameter in self._opened().checkpoint_parameters())
+        """All weights as they leave the trainer, adapters merged in."""
+        adapters = self._opened().adapters
+        for name, parameter in self._opened().checkpoint_parameters():
+            adapter = adapters.get(name)
+            if adapter is None:
+                yield name, parameter.data
+            else:
+                yield name, merged(parameter.data, adapter.down.data, adapter.up.data, adapter.scaling)
 
     def _clip_gradients(self) -> float:
         """Scale the gradient down to the clip norm (0 clips nothing); returns the norm before."""
         clip = self._settings.grad_clip or float("inf")
-        return float(torch.nn.utils.clip_grad_norm_(self._opened().parameters(), clip))
+        return float(torch.nn.utils.clip_grad_norm_(self._opened().trained_parameters(), clip))
 
     def _write_checkpoint(self, plan: TrainingPlan, reports: Sequence[StepReport], checkpoint_dir: str) -> None:
         """Replace the step checkpoint in one rename, so that there always is a complete one."""

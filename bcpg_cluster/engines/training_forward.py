@@ -7,13 +7,14 @@ forward with the same kernels and dtype, and Delta is exactly 0 before the first
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from bcpg_cluster.engines.lora import Adapter, add_adapters, plain_name
 from bcpg_cluster.engines.protocols import ReferenceLogprobs, TensorSpec, TrainRow, TrainSettings
 from bcpg_cluster.engines.row_layout import SequenceLayout, TokenPair, lay_out
 from bcpg_cluster.engines.step_telemetry import StepSums, TokenClasses
@@ -53,10 +54,15 @@ class LogprobHead(nn.Linear):
 
 
 class Policy(nn.Module):
-    """A causal LM whose forward gives the log-probs of chosen tokens. Parameters keep their checkpoint names."""
+    """A causal LM whose forward gives the log-probs of chosen tokens. Parameters keep their checkpoint names.
 
-    def __init__(self, causal_lm: PreTrainedModel) -> None:
+    Attributes:
+        adapters: by the checkpoint name of the weight each of them changes; none when whole weights are trained.
+    """
+
+    def __init__(self, causal_lm: PreTrainedModel, adapters: Mapping[str, Adapter] | None = None) -> None:
         super().__init__()
+        self.adapters = adapters or {}
         changes = [name for name in _LOGIT_CHANGES if getattr(causal_lm.config, name, None) not in (None, 1, 1.0)]
         head = causal_lm.get_output_embeddings()
         if changes or not isinstance(head, nn.Linear):
@@ -68,6 +74,9 @@ class Policy(nn.Module):
             )
         causal_lm.set_output_embeddings(LogprobHead.of(head))
         self.causal_lm = causal_lm
+        self._dropouts = [module for module in causal_lm.modules() if isinstance(module, nn.Dropout) and module.p > 0]
+        for layer in self._dropouts:
+            layer.eval()
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor | None, sources: Tensor, targets: Tensor, chunk_tokens: int
@@ -87,29 +96,48 @@ class Policy(nn.Module):
         return found
 
     def checkpoint_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Every distinct parameter with its checkpoint name, in model order; a tied head is listed once."""
-        return list(self.causal_lm.named_parameters())
+        """Every distinct parameter with its checkpoint name, in model order; a tied head is listed once, adapters are not."""
+        own = {id(matrix) for adapter in self.adapters.values() for matrix in (adapter.down, adapter.up)}
+        named = self.causal_lm.named_parameters()
+        return [(plain_name(name, self.adapters), parameter) for name, parameter in named if id(parameter) not in own]
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What the optimiser is given: the adapters, or everything."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    @contextmanager
+    def dropout(self, seed: int) -> Iterator[None]:
+        """The adapters' dropout acts inside, drawn from ``seed``. Elsewhere it is off: scores are those of the policy."""
+        if self._dropouts:
+            torch.manual_seed(seed)
+        for layer in self._dropouts:
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer in self._dropouts:
+                layer.eval()
 
 
 def load_policy(model_path: str, settings: TrainSettings, dtype: torch.dtype) -> Policy:
-    """Read a checkpoint for training: dropout off, gradient checkpointing as set."""
-    if not Path(model_path, "config.json").is_file():
-        raise DataError(
-            f"{model_path} holds no config.json",
-            rule="a model is a Hugging Face checkpoint directory",
-            remedy="give the directory that holds config.json, the tokenizer and the weights",
-        )
-    config = AutoConfig.from_pretrained(model_path)
+    """Read a checkpoint directory for training: dropout off, gradient checkpointing and adapters as set."""
+    config = AutoConfig.from_pretrained(model_path, trust_remote_code=settings.trust_remote_code)
     for name, value in vars(config).items():
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(config, name, 0.0)  # reference and policy must be the same function (docs/method.md)
-    causal_lm = AutoModelForCausalLM.from_pretrained(model_path, config=config, dtype=dtype)
+    causal_lm = AutoModelForCausalLM.from_pretrained(
+        model_path, config=config, dtype=dtype, trust_remote_code=settings.trust_remote_code
+    )
+    adapters = add_adapters(causal_lm, settings.lora, settings.seed) if settings.lora else {}
     causal_lm.train()  # gradient checkpointing acts in training mode only
     if settings.gradient_checkpointing:
         # Reentrant: ZeRO-3 frees weights after the forward, and the non-reentrant kind compares what it finds in the
         # recomputation with what was there before.
         causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
-    return Policy(causal_lm)
+        if adapters:
+            # The embedding is frozen, and a reentrant block gives no gradients unless its input wants one.
+            causal_lm.enable_input_require_grads()
+    return Policy(causal_lm, adapters)
 
 
 def policy_dtype(settings: TrainSettings) -> torch.dtype:
@@ -121,6 +149,11 @@ def policy_dtype(settings: TrainSettings) -> torch.dtype:
             remedy="use float32 on CPUs, bfloat16 on GPUs",
         )
     return DTYPES[settings.dtype]
+
+
+def dropout_seed(settings: TrainSettings, step: int, rank: int) -> int:
+    """Of the adapters' dropout in one step on one rank, so that a training that goes on draws what it would have drawn."""
+    return (settings.seed * 1_000_003 + step) * 4099 + rank
 
 
 Forward = Callable[[Tensor, Tensor | None, Tensor, Tensor, int], tuple[Tensor, Tensor]]

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from bcpg_cluster.build import check_models, read_all_prompts, start_workforce
+from bcpg_cluster.build import check_models, check_tokenizers, read_all_prompts, start_workforce
 from bcpg_cluster.comparison.methods import METHODS, parse_methods
 from bcpg_cluster.comparison.runner import Arm, Comparison, Setup, arm_config, check_directory, split_validation
 from bcpg_cluster.errors import ConfigError, Interrupted
@@ -110,6 +110,7 @@ def make_setup(
             remedy="hold some prompts out, or give a single --learning-rates",
         )
     check_models(config)
+    check_tokenizers(config, prompts)
     return Setup(config, prompts, rates, validation_prompts, tuning)
 
 

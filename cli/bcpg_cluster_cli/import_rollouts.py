@@ -103,7 +103,9 @@ def import_tokenizer(config: Config) -> ImportTokenizer:
 
     model = resolve_asset(config.policy.model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(
+            model, revision=config.policy.revision, trust_remote_code=config.policy.trust_remote_code
+        )
     except (OSError, ValueError) as error:  # what transformers raises for files that are missing or not a tokenizer's
         raise DataError(
             f"policy.model: the tokenizer of {model} cannot be loaded: {error}",

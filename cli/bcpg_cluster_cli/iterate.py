@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from bcpg_cluster.build import build_coordinator, check_models, read_all_prompts
+from bcpg_cluster.build import build_coordinator, check_models, check_tokenizers, read_all_prompts
 from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.live_status import LiveStatus
 from bcpg_cluster.observer import Observers
@@ -45,6 +45,7 @@ def run_iterate(
         console.print(f"{directory}: all {rounds} rounds are done already")
         _finish({round_: reports[round_] for round_ in range(rounds + 1)}, directory, console, as_json=as_json)
         return
+    check_tokenizers(config, prompts)
     started = time.monotonic()
     with stop_on_signals(console) as stop_asked:
         # The cluster first: a run that may not start there leaves no directory behind.

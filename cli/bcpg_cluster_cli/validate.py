@@ -10,6 +10,7 @@ from bcpg_cluster.build import (
     check_answers,
     check_memory,
     check_models,
+    check_tokenizers,
     check_vendor_options,
     free_memory_gib,
     read_all_prompts,
@@ -29,6 +30,7 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: str | Ru
             config, [*prompts.train, *(prompt for of_set in prompts.measured().values() for prompt in of_set)]
         )
     check_models(config)
+    check_tokenizers(config, prompts)
     check_vendor_options(config)
     if all(config.pool(name).num_gpus == 0 for name in config.pool_names()):
         check_memory(config, free_memory_gib())

@@ -10,11 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from bcpg_cluster.config import resolve_asset
+from bcpg_cluster.engines.snapshot import read_parameters
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from tests.e2e.conftest import iterate_command, real_environment
 
 pytestmark = pytest.mark.engine
+
+
+def assert_only_linear_layers_changed(snapshot: Path) -> None:
+    """The snapshot is a whole model: the base, with the adapters merged in."""
+    before = load_file(Path(resolve_asset("embedded:policy")) / "model.safetensors")
+    after = dict(read_parameters(str(snapshot)))
+    assert after.keys() == before.keys()
+    changed = {name for name, tensor in before.items() if not after[name].equal(tensor.float())}
+    assert changed == {name for name in before if name.endswith("_proj.weight")} and len(changed) == 21
 
 
 def kill_when(command: list[str], run_dir: Path, reached: Callable[[ManifestState], bool]) -> None:
@@ -34,8 +46,11 @@ def kill_when(command: list[str], run_dir: Path, reached: Callable[[ManifestStat
 
 
 def test_killed_in_training_and_before_the_push(tmp_path: Path) -> None:
+    """With adapters; whole weights are trained by the real rounds of tests/e2e."""
     run_dir = tmp_path / "run"
-    command = iterate_command(run_dir, 1)
+    command = iterate_command(
+        run_dir, 1, "train.lora={rank: 16}", "train.learning_rate=3.0e-3", "train.min_learning_rate=3.0e-4"
+    )
 
     def in_training(state: ManifestState) -> bool:
         return (1, "reference") in state.sealed and any((run_dir / "rounds/0001/checkpoint").glob("*"))
@@ -57,6 +72,7 @@ def test_killed_in_training_and_before_the_push(tmp_path: Path) -> None:
     assert state.snapshots[1] == between.snapshots[1]
     assert {path: path.stat().st_mtime_ns for path in files} == files, "sealed shards were written again"
     assert state.receipts(1, "weighted") == sealed.receipts(1, "weighted")
+    assert_only_linear_layers_changed(run_dir / state.snapshots[1].path)
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:

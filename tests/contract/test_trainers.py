@@ -24,7 +24,9 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from bcpg_cluster.engines.digest import tensor_digest
+from bcpg_cluster.engines.lora import target_layers
 from bcpg_cluster.engines.protocols import (
+    LoraSettings,
     ReferenceLogprobs,
     StepReport,
     TensorSpec,
@@ -63,6 +65,16 @@ OPTIONS = {
     "bfloat16-1": replace(SETTINGS, zero_stage=1, deepspeed=SHARDED, dtype="bfloat16"),
     "bfloat16-3": replace(SETTINGS, zero_stage=3, deepspeed=SHARDED, dtype="bfloat16"),
 }
+ADAPTERS = LoraSettings(rank=4, alpha=6.0)
+LORA = {
+    **{f"lora-{stage}": replace(SETTINGS, lora=ADAPTERS, zero_stage=stage, deepspeed=SHARDED) for stage in STAGES},
+    "lora-3-checkpointing-packed": replace(
+        SETTINGS, lora=ADAPTERS, zero_stage=3, deepspeed=SHARDED, gradient_checkpointing=True, packing="packed"
+    ),
+    "lora-3-bfloat16": replace(SETTINGS, lora=ADAPTERS, zero_stage=3, deepspeed=SHARDED, dtype="bfloat16"),
+}
+BORDERS = ("bfloat16-1", "bfloat16-3", "lora-3-bfloat16")
+LORA_COMBINATIONS = [(2, name) for name in LORA] + [(1, "lora-0"), (1, "lora-3")]
 # Every kind of rows: samples, right ones, pairs, mismatches; every kind of divisor; packed, and over gathered weights.
 OBJECTIVES = {
     "bcpg": SETTINGS,
@@ -171,8 +183,7 @@ def with_nan(rows: list[TrainRow]) -> list[TrainRow]:
 
 def break_gradient(trainer: Any) -> None:
     """Make one parameter's gradient infinite on this rank; the loss stays finite."""
-    embedding = trainer._policy.causal_lm.get_input_embeddings().weight
-    embedding.register_hook(lambda gradient: torch.full_like(gradient, math.inf))
+    trainer._policy.trained_parameters()[0].register_hook(lambda gradient: torch.full_like(gradient, math.inf))
 
 
 class StopAfter(Exception):
@@ -249,6 +260,7 @@ def exercise_failures(
     """Divergence, then a training that is stopped after a checkpoint and goes on in a new engine."""
     rows = with_reference(make_rows(), torch.load(directory / "reference.pt", weights_only=False))
     seen: dict[str, Any] = {}
+    name_of = f"{settings.zero_stage}{'-lora' if settings.lora else ''}"
     probe = [(rows[0].prompt_token_ids, rows[0].token_ids)]
     for name in ("nan loss", "inf gradient"):
         trainer.open(model, settings)
@@ -260,7 +272,7 @@ def exercise_failures(
             seen[name] = "no error"
         except TrainingDivergedError:
             seen[name] = "unchanged" if before == trainer.score_tokens(probe) else "changed"
-    checkpoints = directory / f"checkpoints-{settings.zero_stage}"
+    checkpoints = directory / f"checkpoints-{name_of}"
     settings = replace(settings, checkpoint_every_steps=2)
     trainer.open(model, settings)
     stop_after_checkpoint(trainer)
@@ -271,7 +283,7 @@ def exercise_failures(
     trainer.open(model, settings)
     seen["resumed"] = trainer.train(rows, str(checkpoints))
     seen["kept_at_end"] = sorted(path.name for path in checkpoints.iterdir())
-    trainer.save_snapshot(str(directory / f"resumed-{settings.zero_stage}"))
+    trainer.save_snapshot(str(directory / f"resumed-{name_of}"))
     # Another training must not pick the checkpoint up.
     other = replace(settings, epochs=1)
     trainer.open(model, other)
@@ -329,6 +341,19 @@ def run_rank(rank: int, world_size: int, ports: tuple[int, int], directory: str,
         if world_size > 1:
             for name, settings in OPTIONS.items():
                 seen[name] = exercise(trainer, models["tied"], settings, root / "tied", str(root / name))
+        for name, settings in LORA.items():
+            if (world_size, name) in LORA_COMBINATIONS:
+                seen[name] = exercise(
+                    trainer, models["tied"], settings, root / "tied", str(root / f"{name}-{world_size}")
+                )
+        for name in BORDERS if world_size > 1 else ():
+            trainer.open(models["tied"], (OPTIONS | LORA)[name])
+            seen[f"border {name}"] = trainer.save_snapshot(str(root / f"border-{name}"))
+        for name in ("lora-0", "lora-3"):
+            if world_size > 1:
+                seen[f"failures-{name}"] = exercise_failures(
+                    trainer, models["tied"], LORA[name], root / "tied", is_first=rank == 0
+                )
         seen["objectives"] = exercise_objectives(trainer, models["tied"], root, world_size)
         trainer.close()
         again = DeepSpeedRank(rank, world_size, "127.0.0.1", ports[1], timeout_s=60)
@@ -379,6 +404,17 @@ def plain(root: Path, models: dict[str, str]) -> dict[str, dict[str, Any]]:
         torch.save(trainer.reference_logprobs(make_rows()), root / head / "reference.pt")
         seen[head] = exercise(trainer, models[head], SETTINGS, root / head, str(root / head / "snapshot-plain"))
     return seen
+
+
+@pytest.fixture(scope="module")
+def plain_lora(root: Path, models: dict[str, str], plain: object) -> dict[str, dict[str, Any]]:
+    """What the reference trainer does with adapters; its snapshots are in ``root``."""
+    trainer = TorchTrainer("cpu")
+    settings = replace(SETTINGS, lora=ADAPTERS)
+    return {
+        head: exercise(trainer, models[head], settings, root / head, str(root / head / "snapshot-lora"))
+        for head in HEADS
+    }
 
 
 @pytest.fixture(scope="module")
@@ -878,6 +914,17 @@ def test_deepspeed_options(name: str, groups: Any, plain: Any, root: Path) -> No
         assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in found.values())
 
 
+@pytest.mark.parametrize("name", BORDERS)
+def test_a_round_in_bfloat16_starts_from_all_of_the_weights(name: str, groups: Any, models: Any, root: Path) -> None:
+    """Not from their bf16 halves: updates that are too small for those would be lost between rounds."""
+    before = parameters_of_model(models["tied"])
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in before.values())
+    found = parameters(root / f"border-{name}")
+    assert found.keys() == before.keys()
+    for parameter, tensor in before.items():
+        assert torch.equal(found[parameter], tensor), parameter
+
+
 def test_deepspeed_makes_a_second_group_in_one_process(groups: Any, plain: Any) -> None:
     for world_size in (1, 2):
         for seen in groups[world_size]:
@@ -917,3 +964,140 @@ def test_deepspeed_config_is_passed_through_untouched() -> None:
     assert given == {"wall_clock_breakdown": True, "zero_optimization": {"overlap_comm": False}}
     with pytest.raises(ConfigError, match="bfloat16"):
         check_deepspeed_config(None, zero_stage=0, dtype="bfloat16")
+
+
+# --- adapters ---------------------------------------------------------------------------------------------------------
+
+
+def layer_names(head: str) -> set[str]:
+    """The weights that adapters change: every linear layer of the two blocks, never a head."""
+    parts = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+    parts += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    return {f"model.layers.{layer}.{part}.weight" for layer in range(2) for part in parts}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_adapters_leave_as_the_weights_they_amount_to(
+    head: str, models: dict[str, str], root: Path, plain: Any, plain_lora: Any
+) -> None:
+    """Base + alpha / rank * B A by hand, under a full model's names; everything else is the base, bit for bit."""
+    seen, before = plain_lora[head], parameters_of_model(models[head])
+    trainer = TorchTrainer("cpu")
+    trainer.open(models[head], replace(SETTINGS, lora=ADAPTERS))
+    rows = make_rows()
+    reference = trainer.reference_logprobs(rows)
+    assert reference == plain[head]["reference"], "fresh adapters change nothing"
+    assert trainer.train(with_reference(rows, reference), None) == seen["reports"]
+    assert seen["reports"][0].delta_per_token_right == 0.0
+    trained = dict(trainer._opened().causal_lm.named_parameters())
+    merged = parameters(root / head / "snapshot-lora")
+    for name, weight in before.items():
+        module = name.removesuffix(".weight")
+        if name in layer_names(head):
+            up, down = (trained[f"{module}.lora_{which}.default.weight"].detach() for which in "BA")
+            assert up.shape[1] == down.shape[0] == 4 and up.any() and down.any()
+            torch.testing.assert_close(merged[name], weight + 1.5 * (up @ down), rtol=0, atol=1e-6)
+            assert torch.equal(trained[f"{module}.base_layer.weight"], weight), "not merged in place"
+            assert not torch.equal(merged[name], weight)
+        else:
+            assert torch.equal(merged[name], weight), name
+    # What engines are sent and told is what a full training would send.
+    assert seen["specs"] == plain[head]["specs"]
+    assert seen["push"] == (plain[head]["specs"], seen["digests"])
+    assert verify_snapshot(str(root / head / "snapshot-lora")) == seen["digests"]
+
+
+def test_a_round_goes_on_from_the_merged_snapshot(models: dict[str, str], root: Path, plain_lora: Any) -> None:
+    """An ordinary model that says what the adapters said; the next round's adapters are fresh ones on top of it."""
+    snapshot = root / "tied" / "snapshot-lora"
+    _, loading = AutoModelForCausalLM.from_pretrained(snapshot, dtype=torch.float32, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    trainer = TorchTrainer("cpu")
+    for lora in (None, ADAPTERS):
+        trainer.open(str(snapshot), replace(SETTINGS, lora=lora, seed=4))
+        sequences = [(row.prompt_token_ids, row.token_ids) for row in make_rows()[:3]]
+        for found, wanted in zip(trainer.score_tokens(sequences), plain_lora["tied"]["scores"], strict=True):
+            assert found == pytest.approx(wanted, abs=1e-4)
+
+
+def test_adapters_are_what_is_trained_and_remembered(models: dict[str, str]) -> None:
+    """Bytes of the optimiser's two moments, counted."""
+
+    def moments(lora: LoraSettings | None) -> int:
+        trainer = TorchTrainer("cpu")
+        trainer.open(models["tied"], replace(SETTINGS, lora=lora))
+        rows = make_rows()
+        trainer.train(with_reference(rows, trainer.reference_logprobs(rows)), None)
+        state = trainer._optimizer.state.values()
+        return sum(state[key].numel() * 4 for state in state for key in ("exp_avg", "exp_avg_sq"))
+
+    whole = sum(parameter.numel() for parameter in parameters_of_model(models["tied"]).values())
+    # rank x (in + out) of q, k, v, o, gate, up, down in both blocks
+    small = 2 * 4 * sum(a + b for a, b in [(32, 32), (32, 16), (32, 16), (32, 32), (32, 48), (32, 48), (48, 32)])
+    assert (moments(None), moments(ADAPTERS)) == (8 * whole, 8 * small)
+    assert moments(LoraSettings(rank=1, target_modules=("q_proj", "layers.1.mlp.up_proj"))) == 8 * (64 + 64 + 80)
+
+
+def test_dropout_of_adapters_is_in_steps_alone(models: dict[str, str], root: Path, plain: Any) -> None:
+    """Scores have none, and a training that goes on draws what it would have drawn."""
+    settings = replace(SETTINGS, zero_stage=8, lora=replace(ADAPTERS, dropout=0.3))
+    trainer = TorchTrainer("cpu")
+    seen = exercise(trainer, models["tied"], settings, root / "tied", str(root / "dropout"))
+    assert seen["reference"] == plain["tied"]["reference"]
+    sequence = [(row.prompt_token_ids, row.token_ids) for row in make_rows()[:1]]
+    assert trainer.score_tokens(sequence) == trainer.score_tokens(sequence)
+    without = replace(settings, lora=ADAPTERS)
+    trainer.open(models["tied"], without)
+    rows = with_reference(make_rows(), plain["tied"]["reference"])
+    assert trainer.train(rows, None)[-1].loss != seen["reports"][-1].loss
+    failures = exercise_failures(TorchTrainer("cpu"), models["tied"], settings, root / "tied", is_first=True)
+    assert failures["resumed"] == seen["reports"]
+    assert verify_snapshot(str(root / "tied" / "resumed-8-lora")) == seen["digests"]
+
+
+def test_layers_that_cannot_be_adapted(models: dict[str, str]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(models["untied"])
+    assert {f"{name}.weight" for name in target_layers(model, LoraSettings())} == layer_names("untied")
+    trainer = TorchTrainer("cpu")
+    for target in ("query_key_value", "lm_head", "embed_tokens", "proj", "layers.2.mlp.up_proj"):
+        with pytest.raises(ConfigError, match=f"Qwen2ForCausalLM has no {target}") as caught:
+            trainer.open(models["untied"], replace(SETTINGS, lora=replace(ADAPTERS, target_modules=("q_proj", target))))
+        assert caught.value.remedy == "this model has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+
+
+@pytest.mark.parametrize(("world_size", "name"), LORA_COMBINATIONS)
+def test_deepspeed_trains_adapters_as_plain_torch(
+    world_size: int, name: str, groups: Any, plain_lora: Any, root: Path
+) -> None:
+    ranks, wanted = [seen[name] for seen in groups[world_size]], plain_lora["tied"]
+    is_bf16 = name.endswith("bfloat16")
+    for seen in ranks:
+        assert_same_reports(seen["reports"], wanted["reports"], 0.05 if is_bf16 else 2e-5)
+        assert seen["specs"] == wanted["specs"]
+        assert seen["scores"] == ranks[0]["scores"]
+    snapshot = root / f"{name}-{world_size}"
+    assert verify_snapshot(str(snapshot)) == ranks[0]["digests"]
+    assert ranks[0]["push"] == (wanted["specs"], ranks[0]["digests"])
+    assert [seen["broken push"][0] for seen in ranks] == ["a receiver is gone", *[wanted["specs"]] * (world_size - 1)]
+    found, expected = parameters(snapshot), parameters(root / "tied" / "snapshot-lora")
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+    if not is_bf16:
+        assert_same_parameters(found, expected, 1e-5)
+    else:
+        differences = torch.cat([(found[name] - expected[name]).abs().flatten() for name in expected])
+        assert differences.mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["lora-0", "lora-3"])
+def test_deepspeed_resumes_adapters_bit_for_bit(name: str, groups: Any, root: Path) -> None:
+    stage = int(name[-1])
+    for seen in groups[2]:
+        failures = seen[f"failures-{name}"]
+        assert (failures["nan loss"], failures["inf gradient"]) == ("unchanged", "unchanged")
+        assert failures["resumed"] == seen[name]["reports"]
+    assert verify_snapshot(str(root / "tied" / f"resumed-{stage}-lora")) == groups[2][0][name]["digests"]
+    kept = list((root / "tied" / f"checkpoints-{stage}-lora").glob("step-*/*model_states.pt"))
+    assert kept, "the frozen weights stay out of step checkpoints: they are on disk already"
+    for file in kept:
+        content = torch.load(file, weights_only=False)
+        assert all("lora_" in key for key in content["module"]) and not content["frozen_param_fragments"]

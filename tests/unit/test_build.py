@@ -19,6 +19,7 @@ from bcpg_cluster.build import (
 )
 from bcpg_cluster.config import Config
 from bcpg_cluster.engines.fake import FakeGenerator
+from bcpg_cluster.engines.protocols import LoraSettings
 from bcpg_cluster.errors import ConfigError, DataError
 from bcpg_cluster.implementations import load_judge_prompt, model_digest, step_rules
 from bcpg_cluster.method.segment import REFLECTION_CUES
@@ -141,6 +142,40 @@ def test_every_round_trains_by_a_seed_of_its_own(make_config: MakeConfig):
     assert (settings.objective.tau, settings.zero_stage, settings.checkpoint_every_steps) == (0.3, 1, 2)
     assert settings.deepspeed is None
     assert train_settings(make_config(train={"deepspeed": {"a": 1}}), 1).deepspeed == {"a": 1}
+
+
+def test_adapters_and_foreign_code_reach_the_trainer_and_the_engines(make_config: MakeConfig):
+    plain = train_settings(make_config(), 1)
+    assert (plain.lora, plain.revision, plain.trust_remote_code) == (None, None, False)
+    policy = {"kind": "vllm", "model": "o/m", "revision": "v1", "trust_remote_code": True, "engine_args": {"seed": 3}}
+    judge = {"kind": "prm", "model": "o/p", "engine_args": {"revision": "v2"}}
+    config = make_config(
+        policy=policy, judges={"p": judge, "q": {**judge, "trust_remote_code": True}}, train={"lora": {"rank": 4}}
+    )
+    settings = train_settings(config, 1)
+    assert settings.lora == LoraSettings(rank=4, alpha=32.0, dropout=0.0, target_modules=None)
+    assert (settings.revision, settings.trust_remote_code) == ("v1", True)
+    named = make_config(train={"lora": {"target_modules": ["q_proj", "v_proj"]}})
+    assert train_settings(named, 1).lora == LoraSettings(target_modules=("q_proj", "v_proj"))
+    assert implementations.policy_engine_args(config.policy) == {
+        "seed": 3,
+        "revision": "v1",
+        "tokenizer_revision": "v1",
+        "trust_remote_code": True,
+    }
+    assert implementations.policy_engine_args(make_config().policy) == {}
+    assert implementations.judge_engine_args(config.judges["p"]) == {"revision": "v2"}
+    assert implementations.judge_engine_args(config.judges["q"]) == {"revision": "v2", "trust_remote_code": True}
+
+
+def test_layers_for_adapters_are_looked_for_before_anything_starts(make_config: MakeConfig):
+    policy = {"kind": "vllm", "model": "embedded:policy"}
+    for targets in ("all-linear", ["q_proj", "mlp.down_proj"]):
+        check_models(make_config(policy=policy, train={"kind": "torch", "lora": {"target_modules": targets}}))
+    wrong = make_config(policy=policy, train={"kind": "torch", "lora": {"target_modules": ["c_attn"]}})
+    with pytest.raises(ConfigError, match="has no c_attn") as caught:
+        check_models(wrong)
+    assert "q_proj" in caught.value.remedy
 
 
 def test_a_model_is_named_by_its_content(tmp_path: Path):
