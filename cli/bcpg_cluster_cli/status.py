@@ -28,6 +28,8 @@ def run_status(run_dir: str | RunPath | None, *, as_json: bool) -> None:
     console.print(
         f"{directory}  {'running' if facts['is_running'] else 'not running'}  (ray namespace {facts['ray_namespace']})",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
     for facts_of in facts["imports"]:
         console.print(f"round 1: {import_text(facts_of)}", highlight=False, markup=False, soft_wrap=True)
