@@ -18,7 +18,7 @@ from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool, PoolLimits
 from bcpg_cluster.cluster.runtime import MemberSpec, Runtime
 from bcpg_cluster.cluster.turns import Turns
-from bcpg_cluster.config import Config, LoraConfig, PoolConfig, resolve_asset
+from bcpg_cluster.config import Config, GeneratedConfig, LoraConfig, PoolConfig, resolve_asset
 from bcpg_cluster.control import Control
 from bcpg_cluster.coordinator import Coordinator, Parts, Serving, weights_path
 from bcpg_cluster.engines import tokenizer_check
@@ -26,9 +26,9 @@ from bcpg_cluster.engines.protocols import LoraSettings, Sampling, TextGenerator
 from bcpg_cluster.engines.tokenizer_check import TokenizerCheck
 from bcpg_cluster.engines.vllm_rollout import ACTOR_ENVIRONMENT
 from bcpg_cluster.errors import ConfigError, DataError, Interrupted
+from bcpg_cluster.hub import is_hub_id, near_paths
 from bcpg_cluster.implementations import (
     check_segmenter,
-    judge_endpoint,
     judge_engine_args,
     load_judge_prompt,
     make_judge,
@@ -39,6 +39,7 @@ from bcpg_cluster.implementations import (
     policy_engine_args,
 )
 from bcpg_cluster.observer import Observer
+from bcpg_cluster.preflight import check_hub_model, check_judge
 from bcpg_cluster.prompt_sources import Columns
 from bcpg_cluster.prompts import PromptSets, check_sets, round_prompts
 from bcpg_cluster.records import Prompt
@@ -55,7 +56,8 @@ from bcpg_cluster.stages.verify import verify
 from bcpg_cluster.stages.weigh import WeighSettings, weigh
 from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.manifest import Manifest
-from bcpg_cluster.tasks.registry import read_prompt_source
+from bcpg_cluster.tasks.registry import Made, read_prompt_source, train_split_of
+from bcpg_cluster.tasks.run_defaults import check_tasks
 
 _NUM_PROBES = 64  # problems a tokenizer is tried on
 
@@ -180,7 +182,9 @@ def weigh_settings(config: Config) -> WeighSettings:
 
 def read_all_prompts(config: Config) -> PromptSets:
     """Train and test prompts, checked (see ``prompts``)."""
+    check_tasks(config)
     section = config.prompts
+    generated = section.generated or GeneratedConfig()
     columns = None if section.columns is None else Columns(**section.columns.model_dump())
     read = partial(
         read_prompt_source,
@@ -189,9 +193,16 @@ def read_all_prompts(config: Config) -> PromptSets:
         revision=section.revision,
         limit=section.limit,
     )
-    train = read(resolve_asset(section.train), split=section.train_split)
-    test = read(resolve_asset(section.test), split=section.test_split)
-    more = {name: read(resolve_asset(path), split=section.test_split) for name, path in section.more_tests.items()}
+    tested = Made(generated.test_size, generated.test_seed, generated.parameters)
+    test = read(resolve_asset(section.test), split=section.test_split, made=tested)
+    more = {
+        name: read(resolve_asset(path), split=section.test_split, made=tested)
+        for name, path in section.more_tests.items()
+    }
+    held_out = frozenset(prompt.question for prompts in (test, *more.values()) for prompt in prompts)
+    trained = Made(generated.train_size, generated.train_seed, generated.parameters, held_out)
+    split = section.train_split or train_split_of(section.train)
+    train = read(resolve_asset(section.train), split=split, made=trained)
     sets = PromptSets(train, test, more)
     check_sets(sets)
     round_prompts(train, 1, config.prompts.per_round, config.prompts.order, config.seed)
@@ -215,29 +226,26 @@ def check_models(config: Config) -> None:
 
     Raises:
         DataError: a directory that is not a Hugging Face checkpoint with a tokenizer.
-        ConfigError: a judge prompt that is none, a key that is not set, a segmenter that cannot be had, a layer that
-            ``train.lora`` names and the model does not have.
+        ConfigError: a judge prompt that is none, a key that is not set, a cache that cannot be written, a judge whose thoughts
+            a schema would bind, a segmenter that cannot be had, a layer that ``train.lora`` names and the model does not have.
     """
     check_segmenter(config.segment)
-    for judge in config.judges.values():
-        if judge.kind in ("llm", "openai"):
-            load_judge_prompt(judge.prompt)
-        if judge.kind == "openai":
-            judge_endpoint(judge).read_key()
+    for name, judge in config.judges.items():
+        check_judge(name, judge)
     models = {"policy.model": config.policy.model} if config.policy.kind != "fake" else {}
     models |= {f"judges.{n}.model": j.model for n, j in config.judges.items() if j.kind in ("llm", "prm") and j.model}
     for key, name in models.items():
         path = Path(resolve_asset(name))
-        looks_local = name.startswith(("/", ".", "~", "embedded:")) or path.exists()
-        if not looks_local:
-            continue  # a hub id: the hub's own client will say what is wrong with it
+        if not path.exists() and is_hub_id(name):
+            check_hub_model(key, name)
+            continue
         needs = {"config.json": ("config.json",), "a tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json")}
         missing = [what for what, files in needs.items() if not any((path / file).is_file() for file in files)]
         if not path.is_dir() or missing:
             raise DataError(
                 f"{key}: {path} " + (f"lacks {' and '.join(missing)}" if path.is_dir() else "is not a directory"),
                 rule="a local model is a Hugging Face checkpoint directory: config.json, weights, tokenizer files",
-                remedy="give such a directory or a Hugging Face id",
+                remedy=("" if path.is_dir() else near_paths(str(path))) or "give such a directory or a Hugging Face id",
             )
     if config.train.lora is not None and config.train.kind != "fake":
         from bcpg_cluster.engines.lora import check_lora

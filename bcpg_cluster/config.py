@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
@@ -83,6 +83,24 @@ class ColumnsConfig(Section):
     prompt_id: str | None = None
 
 
+class GeneratedConfig(Section):
+    """Problems that a package makes (``task:reasoning_gym/NAME``): how many, and from what.
+
+    All problems of a set differ, and no test problem is trained on, whatever the seeds: further ones are drawn instead.
+
+    Attributes:
+        train_size, test_size: problems of the train file, and of each test file.
+        train_seed, test_seed: of the generator.
+        parameters: the generator's own, by generator and name: ``{chain_sum: {max_terms: 4}}``.
+    """
+
+    train_size: int = Field(5000, ge=1)
+    test_size: int = Field(500, ge=1)
+    train_seed: int = Field(0, ge=0)
+    test_seed: int = Field(1_000_000, ge=0)
+    parameters: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
 class PromptsConfig(Section):
     """Where problems come from.
 
@@ -91,7 +109,8 @@ class PromptsConfig(Section):
 
     ``order`` says which prompts a round gets: ``stated`` takes the file's own order, ``shuffled`` a permutation by the run's
     seed; either way each round takes the next ``per_round`` and starts again at the front when all were used. ``more_tests``
-    are further test files by name (harder problems, say), measured and reported beside ``test`` every round.
+    are further test files by name (harder problems, say), measured and reported beside ``test`` every round. ``generated``
+    is for tasks whose problems are made.
     """
 
     train: str
@@ -105,6 +124,21 @@ class PromptsConfig(Section):
     revision: str | None = None
     limit: int | None = Field(None, ge=1)
     more_tests: dict[str, str] = Field(default_factory=dict)
+    generated: GeneratedConfig | None = None
+
+    @model_validator(mode="after")
+    def _something_is_generated(self) -> PromptsConfig:
+        begin = "task:reasoning_gym/"
+        sources = (self.train, self.test, *self.more_tests.values())
+        generators = {source.removeprefix(begin) for source in sources if source.startswith(begin)}
+        if self.generated is not None:
+            unused = sorted(set(self.generated.parameters) - generators)
+            if not generators or unused:
+                raise ValueError(
+                    f"prompts.generated {f'names {unused}, ' if unused else ''}is about problems that are made; train, test and "
+                    f"more_tests name {sorted(begin + name for name in generators) or 'no ' + begin + 'NAME'}"
+                )
+        return self
 
 
 class GenerateConfig(Section):
@@ -214,6 +248,9 @@ class EndpointConfig(Section):
         structured: how the answer's JSON schema is sent (``strict`` for OpenAI).
         extra_body: further fields of the request, untouched.
         timeout_s, max_retries: of one try; tries after the first, with growing waits.
+        give_up_after: calls in a row without an answer (timeout, 5xx, no connection), all tries used, that fail the lease.
+        max_unanswered: largest share of a shard's steps that may stay without an answer; above it the shard is judged again,
+            and after ``pools.<name>.max_attempts`` the run stops.
         requests_per_minute, tokens_per_minute, concurrency: what the endpoint is asked at most.
         price_prompt, price_answer, price_cached_prompt: money per million tokens; without the first two nothing is added up.
     """
@@ -225,6 +262,8 @@ class EndpointConfig(Section):
     extra_body: dict[str, Any] = Field(default_factory=dict)
     timeout_s: float = Field(120.0, gt=0)
     max_retries: int = Field(5, ge=0)
+    give_up_after: int = Field(20, ge=1)
+    max_unanswered: float = Field(0.5, ge=0, le=1)
     requests_per_minute: float | None = Field(None, gt=0)
     tokens_per_minute: float | None = Field(None, gt=0)
     concurrency: int = Field(8, ge=1)
@@ -256,6 +295,8 @@ class JudgeConfig(Section):
         temperature, top_p: of the judge; 0 is greedy.
         sample: which draw of the same request this judge is.
         answer_after: only what follows this marker is the answer, e.g. ``</think>``.
+        structured: ``llm``: whether vLLM enforces the schema of a JSON prompt; ``none`` for judges that think aloud first, whose
+            thoughts it would bind.
         cache: directory of answers shared between runs.
         endpoint: of a judge of kind ``openai``.
         trust_remote_code: run Python code that comes with the model (``llm``, ``prm``).
@@ -282,6 +323,7 @@ class JudgeConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     sample: int = Field(0, ge=0)
     answer_after: str | None = None
+    structured: Literal["schema", "none"] = "schema"
     cache: str | None = None
     endpoint: EndpointConfig | None = None
     threshold: float = Field(0.5, ge=0, le=1)
@@ -305,6 +347,8 @@ class JudgeConfig(Section):
             raise ValueError(f"a judge of kind {self.kind!r} needs a model")
         if (self.kind == "openai") != (self.endpoint is not None):
             raise ValueError("a judge of kind 'openai' needs an endpoint section, and no other kind has one")
+        if self.structured != "schema" and self.kind != "llm":
+            raise ValueError("structured is for judges of kind 'llm'; an endpoint's is in its endpoint section")
         return self
 
 
@@ -660,8 +704,15 @@ def resolve_asset(name: str) -> str:
     return str(path)
 
 
-def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    complete: Callable[[dict[str, Any]], None] = lambda content: None,
+) -> Config:
     """Read a config by path or shipped name, with ``key.path=value`` overrides (values are YAML).
+
+    Args:
+        complete: given the content with the overrides in it, puts in what follows from it (``tasks.run_defaults``).
 
     Raises:
         ConfigError: it does not exist, is not YAML, or does not hold; names every offending key.
@@ -683,13 +734,19 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(
             f"{path} holds a {type(content).__name__}", rule="a config is a YAML mapping", remedy="see configs/"
         )
-    return change_config(content, overrides, str(path))
+    return change_config(content, overrides, str(path), complete)
 
 
-def change_config(content: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
+def change_config(
+    content: dict[str, Any],
+    overrides: Sequence[str],
+    where: str,
+    complete: Callable[[dict[str, Any]], None] = lambda content: None,
+) -> Config:
     """Check a mapping with ``key.path=value`` overrides applied to it (in place). Raises like :func:`load_config`."""
     for override in overrides:
         _apply_override(content, override)
+    complete(content)
     return parse_config(content, where)
 
 

@@ -124,6 +124,7 @@ def _make_llm_judge(name: str, section: JudgeConfig, generators: dict[str, TextG
             answer_after=section.answer_after,
             cache=cache,
             sample=section.sample,
+            max_unanswered=section.endpoint.max_unanswered,
         )
     model = resolve_asset(section.model or "")
     if model not in generators:
@@ -145,6 +146,7 @@ def _make_llm_judge(name: str, section: JudgeConfig, generators: dict[str, TextG
         answer_after=section.answer_after,
         cache=cache,
         sample=section.sample,
+        is_bound=section.structured == "schema",
     )
 
 
@@ -170,6 +172,7 @@ def judge_endpoint(section: JudgeConfig) -> Endpoint:
         extra_body=config.extra_body,
         timeout_s=config.timeout_s,
         max_retries=config.max_retries,
+        give_up_after=config.give_up_after,
         prices=prices,
     )
 

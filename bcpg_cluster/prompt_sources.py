@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bcpg_cluster.errors import DataError
+from bcpg_cluster.hub import is_hub_id, local_copies_only, near_paths, why_no_answer
 from bcpg_cluster.records import Prompt
 
 Row = Mapping[str, Any]
+_SOURCES = "a source is a file, a directory or a hub id (name or org/name)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,10 @@ def read_rows(
     path = Path(source).expanduser()
     if path.suffix in (".jsonl", ".json", ".parquet") or path.is_file():
         if not path.is_file():
-            raise _unreadable(source, "it does not exist", "a source is a file, a directory or a hub id")
+            raise _missing(source)
         return _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
-    if not path.is_dir() and source.startswith(("/", ".", "~")):
-        raise _unreadable(source, "it does not exist", "a source is a file, a directory or a hub id")
+    if not path.is_dir() and not is_hub_id(source):
+        raise _missing(source)
     return _dataset_rows(source, path if path.is_dir() else None, split, config_name, revision, data_files)
 
 
@@ -168,21 +171,26 @@ def _dataset_rows(
     import datasets
 
     saved = directory is not None and any((directory / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    no_answer = None if directory else why_no_answer(dataset=source)
     try:
-        if saved:
-            loaded = datasets.load_from_disk(str(directory))
-        elif data_files:
-            root = str(directory) if directory else f"hf://datasets/{source}" + (f"@{revision}" if revision else "")
-            # By the files: the hub's loading scripts are no longer run by `datasets` 4 and later.
-            loaded = datasets.load_dataset("json", data_files={"train": [f"{root}/{name}" for name in data_files]})
-            split = "train"
-        else:
-            loaded = datasets.load_dataset(str(directory or source), config_name, revision=revision)
+        with local_copies_only() if no_answer else nullcontext():
+            if saved:
+                loaded = datasets.load_from_disk(str(directory))
+            elif data_files:
+                root = str(directory) if directory else f"hf://datasets/{source}" + (f"@{revision}" if revision else "")
+                # By the files: the hub's loading scripts are no longer run by `datasets` 4 and later.
+                loaded = datasets.load_dataset("json", data_files={"train": [f"{root}/{name}" for name in data_files]})
+                split = "train"
+            else:
+                loaded = datasets.load_dataset(str(directory or source), config_name, revision=revision)
     # `datasets` raises its own errors, OSError, ValueError, RuntimeError and the hub client's for a source it cannot load.
     except Exception as error:
-        raise _unreadable(
-            source, f"{type(error).__name__}: {error}", "a source is a file, a directory or a hub id"
-        ) from None
+        problem = f"{type(error).__name__}: {error}"
+        if no_answer:
+            problem = f"the hub does not answer ({no_answer}), and what was fetched earlier does not hold it: {problem}"
+        if directory is None:
+            problem = f"no file or directory of that name is here; {problem}"
+        raise _unreadable(source, problem, _SOURCES, near_paths(source) if directory is None else "") from None
     if isinstance(loaded, datasets.Dataset):
         return loaded
     splits = list(loaded)
@@ -198,9 +206,14 @@ def _dataset_rows(
     return rows
 
 
-def _unreadable(source: str, problem: str, rule: str) -> DataError:
+def _missing(source: str) -> DataError:
+    return _unreadable(source, "it does not exist", _SOURCES, near_paths(source))
+
+
+def _unreadable(source: str, problem: str, rule: str, remedy: str = "") -> DataError:
     return DataError(
         f"{source} cannot be read: {problem:.600}",
         rule=rule,
-        remedy="correct the name; without a network, give the path of a file or directory you have downloaded",
+        remedy=remedy
+        or "correct the name; without a network, give the path of a file or directory you have downloaded",
     )

@@ -54,6 +54,7 @@ MEANINGS = {
     "prompts.test_split": "split of a data set to measure on",
     "prompts.config_name": "a data set's configuration on the hub",
     "prompts.revision": "a data set's revision on the hub",
+    "prompts.generated": "for `task:reasoning_gym/NAME`: sizes, seeds and the generators' own parameters; `null`: the defaults",
     "prompts.limit": "the first so many problems of each file; `null` is all",
     "generate.top_p": "nucleus sampling; 1 is off",
     "generate.top_k": "0 is off",

@@ -76,6 +76,7 @@ class Server:
         self.plays: list[Play] = []
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.headers: list[dict[str, str]] = []
         self.lock = threading.Lock()
         script = self
 
@@ -85,6 +86,7 @@ class Server:
                 with script.lock:
                     script.requests.append(request)
                     script.keys.append(self.headers["authorization"])
+                    script.headers.append({name.lower(): value for name, value in self.headers.items()})
                     play = script.plays.pop(0) if script.plays else good
                 status, headers, body = play(request)
                 try:

@@ -47,6 +47,7 @@ class Endpoint:
             ``chat_template_kwargs``).
         timeout_s: of one try; past it the try failed.
         max_retries: tries after the first.
+        give_up_after: calls in a row without an answer, each after all its tries, after which the endpoint counts as gone.
     """
 
     base_url: str
@@ -60,6 +61,7 @@ class Endpoint:
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     timeout_s: float = 120.0
     max_retries: int = 5
+    give_up_after: int = 20
     prices: Prices | None = None
 
     def read_key(self) -> str:

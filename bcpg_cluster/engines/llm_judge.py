@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Literal
 
 from bcpg_cluster.engines.judge_transport import Ask, CachedTransport, GeneratorTransport, Reply, Transport
 from bcpg_cluster.engines.protocols import JudgeCase, Judgement, Sampling, Sleeper, TextGenerator
+from bcpg_cluster.errors import EngineError
 from bcpg_cluster.method.judge_schema import parse_answer, verdict_schema
 from bcpg_cluster.method.judge_windows import cut_windows
 from bcpg_cluster.method.verdict import JudgePrompt, render_judge_messages, render_repair
@@ -58,6 +60,8 @@ class TransportJudge:
             static part and the steps grow at its end, so the calls of one response share a cached prefix.
         windows: of the ``full`` view; by default a response is one window.
         answer_after: for judges that think aloud: only what follows the last such marker is the answer (``</think>``).
+        is_bound: whether the engine is to enforce the JSON schema of a prompt that asks for JSON. Not for judges that think
+            aloud first: it would bind their thoughts. What they answer is read as strictly.
         settings: of the transport, as they appear in :attr:`version`.
     """
 
@@ -71,6 +75,7 @@ class TransportJudge:
         settings: str,
         windows: WindowLimits = WindowLimits(),
         answer_after: str | None = None,
+        is_bound: bool = True,
     ) -> None:
         self.name = name
         self._transport = transport
@@ -79,6 +84,9 @@ class TransportJudge:
         self._settings = settings
         self._windows = windows
         self._answer_after = answer_after
+        self._is_bound = is_bound
+        self._lost_account: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
 
     @property
     def version(self) -> str:
@@ -98,14 +106,27 @@ class TransportJudge:
         The account holds ``calls``, ``calls.stored`` (answered by the cache), ``calls.repair`` (second tries of an
         unreadable answer), ``calls.repaired`` (those that helped), ``retries``, ``prompt_tokens``,
         ``prompt_tokens.cached``, ``answer_tokens`` and ``cost`` of what was not stored, and ``calls.uncounted``, whose
-        tokens nobody counted.
+        tokens nobody counted. Calls of work that failed as a whole are in the account of the next that does not, by the
+        same object; if its process ends before, they are lost to the account (a lower bound, then).
         """
         account: dict[str, float] = defaultdict(float)
         rows: list[list[Judgement]] = [[Judgement(VerdictStatus.REFUSED)] * len(case.steps) for case in cases]
-        for wave in self._waves(cases):
-            for question, judged in zip(wave, self._judged(wave, cases, rows, account), strict=True):
-                rows[question.case][question.first : question.last + 1] = judged
+        try:
+            for wave in self._waves(cases):
+                for question, judged in zip(wave, self._judged(wave, cases, rows, account), strict=True):
+                    rows[question.case][question.first : question.last + 1] = judged
+            self._check_answered(rows)
+        except EngineError:
+            with self._lock:  # these calls were made and paid for, though nobody will see their answers
+                _add(self._lost_account, account)
+            raise
+        with self._lock:
+            _add(account, self._lost_account)
+            self._lost_account.clear()
         return [tuple(row) for row in rows], dict(account)
+
+    def _check_answered(self, rows: Sequence[Sequence[Judgement]]) -> None:
+        """Raises :class:`EngineError` where this work is to be done again rather than recorded."""
 
     def health(self) -> dict[str, float]:
         """The transport's."""
@@ -147,7 +168,7 @@ class TransportJudge:
             earlier={step: error for step, error in earlier.items() if error is not None},
             shown=len(case.steps) if self._view == "full" and self._windows.looks_ahead else None,
         )
-        is_json = self._prompt.answer == "json"
+        is_json = self._prompt.answer == "json" and self._is_bound
         return Ask(tuple(messages), verdict_schema(question.last - question.first + 1) if is_json else None)
 
     def _judged(
@@ -200,13 +221,20 @@ class TransportJudge:
         if reply.failure is not None:
             return [Judgement(reply.failure, raw=reply.text)] * num_steps
         answer = self._tail(reply.text)
-        parsed = parse_answer(self._prompt, answer, question.first, question.last) if answer is not None else None
+        parsed = None
+        if answer is not None:
+            parsed = parse_answer(self._prompt, answer, question.first, question.last, is_bound=self._is_bound)
         if parsed is None:
             return [Judgement(VerdictStatus.UNPARSABLE, raw=reply.text)] * num_steps
         return [
             Judgement(VerdictStatus.JUDGED, label=verdict.label, error_type=verdict.error_type, raw=reply.text)
             for verdict in parsed
         ]
+
+
+def _add(account: dict[str, float], more: Mapping[str, float]) -> None:
+    for key, value in more.items():
+        account[key] = account.get(key, 0.0) + value
 
 
 def _count(reply: Reply, account: dict[str, float]) -> None:
@@ -235,6 +263,7 @@ class LlmJudge(TransportJudge):
         temperature, top_p: of a judge that is meant to be sampled (reasoning models).
         cache: answers of earlier runs; ``None`` asks always.
         sample: which of several draws of the same request this judge is (a vote of one model with itself).
+        is_bound: see :class:`TransportJudge`.
     """
 
     def __init__(
@@ -253,14 +282,24 @@ class LlmJudge(TransportJudge):
         top_p: float = 1.0,
         cache: VerdictCache | None = None,
         sample: int = 0,
+        is_bound: bool = True,
     ) -> None:
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
         transport: Transport = GeneratorTransport(generator, model_version, sampling, max_prompt_tokens)
         if cache is not None:
             transport = CachedTransport(transport, cache, sample=sample)
         drawn = f":t{temperature:g}p{top_p:g}s{sample}" if temperature > 0.0 or sample else ""
-        settings = f"{max_tokens}:{max_prompt_tokens}{drawn}"
-        super().__init__(transport, name, prompt, view, settings=settings, windows=windows, answer_after=answer_after)
+        free = "" if is_bound or prompt.answer != "json" else ":free"
+        super().__init__(
+            transport,
+            name,
+            prompt,
+            view,
+            settings=f"{max_tokens}:{max_prompt_tokens}{drawn}{free}",
+            windows=windows,
+            answer_after=answer_after,
+            is_bound=is_bound,
+        )
         self._generator = generator
 
     def sleep(self) -> bool:

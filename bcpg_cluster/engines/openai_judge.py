@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from bcpg_cluster.engines.judge_endpoint import Endpoint
 from bcpg_cluster.engines.judge_transport import Ask, CachedTransport, Reply, Transport
 from bcpg_cluster.engines.llm_judge import TransportJudge, View, WindowLimits
-from bcpg_cluster.engines.protocols import JudgeCase, Judgement
+from bcpg_cluster.engines.protocols import Judgement
 from bcpg_cluster.engines.rate_limit import Backoff, RateLimiter, RateLimits, retry_after_s
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.method.verdict import JudgePrompt
@@ -26,6 +27,9 @@ from bcpg_cluster.records import VerdictStatus
 from bcpg_cluster.store.verdict_cache import VerdictCache
 
 MAX_MESSAGE_CHARS = 500
+UNANSWERED = (VerdictStatus.TIMEOUT, VerdictStatus.ENGINE_LOST)
+MIN_UNANSWERED_CASES = 3
+OPENAI_HOST = "api.openai.com"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class OpenAiTransport:
         self._totals = dict.fromkeys(
             ("tokens_generated", "prompt_tokens_cached", "prompt_tokens", "retries", "cost"), 0.0
         )
-        self._num_waiting = self._num_running = 0
+        self._num_waiting = self._num_running = self._num_unanswered = 0
         self._was_accepted = False
 
     @property
@@ -91,12 +95,26 @@ class OpenAiTransport:
         """All settings of the request."""
         return self._endpoint.decoding()
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether the endpoint is asked to enforce a schema."""
+        return self._endpoint.structured != "none"
+
+    @property
+    def address(self) -> str:
+        """For messages: where the judge is, and its model's name there."""
+        return f"{self._endpoint.base_url} (model {self._endpoint.model!r})"
+
     def count_tokens(self, text: str) -> int:
         """One token for three bytes: above the truth for English and mathematics (about four), and no tokenizer."""
         return -(-len(text.encode(errors="replace")) // 3)
 
     def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
-        """The replies as they come, ``concurrency`` calls at once over all callers."""
+        """The replies as they come, ``concurrency`` calls at once over all callers.
+
+        Raises:
+            EngineError: closed, or the endpoint left :attr:`Endpoint.give_up_after` calls in a row without an answer.
+        """
         if self._closed.is_set():
             raise EngineError("the judge's endpoint is closed")
         futures: dict[Future[Reply], int] = {}
@@ -106,7 +124,9 @@ class OpenAiTransport:
                     self._num_waiting += 1
                 futures[self._threads.submit(self._call, ask)] = index
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                reply = future.result()
+                yield futures[future], reply
+                self._check_answering(reply)
         except (CancelledError, RuntimeError) as error:  # RuntimeError: submitted after shutdown
             raise EngineError(f"the judge's endpoint was closed while calls were under way ({error!r})") from None
         finally:
@@ -135,6 +155,18 @@ class OpenAiTransport:
         """Sleep; closing ends it, and with it the call that waits (it would find its time not come, and wait again)."""
         if self._closed.wait(seconds):
             raise EngineError("the judge's endpoint is closed")
+
+    def _check_answering(self, reply: Reply) -> None:
+        """A round of thousands of calls to an endpoint that is gone would take days to find out, call by call."""
+        with self._lock:
+            is_lost = reply.failure in UNANSWERED
+            self._num_unanswered = self._num_unanswered + 1 if is_lost else 0
+            in_a_row = self._num_unanswered
+        if in_a_row >= self._endpoint.give_up_after:
+            raise EngineError(
+                f"{self.address} left {in_a_row} calls in a row without an answer, each tried "
+                f"{self._endpoint.max_retries + 1} times; the last: {reply.text}"
+            )
 
     # --- one call ----------------------------------------------------------------------------------------------------
 
@@ -182,16 +214,15 @@ class OpenAiTransport:
         """Stop the run where every call would be refused. Once a call was accepted, a refusal is about that request."""
         if failure.http_status not in (401, 403, 404) or (self._was_accepted and failure.http_status != 401):
             return
-        at = f"{self._endpoint.base_url} (model {self._endpoint.model!r})"
         if failure.http_status == 404:
             raise ConfigError(
-                f"{at} is not there: {failure.message}",
+                f"{self.address} is not there: {failure.message}",
                 rule="base_url ends where /chat/completions begins (often with /v1), and serves the model",
                 remedy="correct base_url or model",
             )
         key = f"the key in ${self._endpoint.api_key_env}" if self._endpoint.api_key_env else "calls without a key"
         raise ConfigError(
-            f"{at} refuses {key}: {failure.message}",
+            f"{self.address} refuses {key}: {failure.message}",
             rule="api_key_env names an environment variable with a key that is valid for this endpoint and model",
             remedy="set a valid key where the judge's pool runs",
         )
@@ -259,6 +290,7 @@ class OpenAiJudge(TransportJudge):
     Args:
         cache: answers of earlier runs; ``None`` asks always.
         sample: which of several draws of the same request this judge is.
+        max_unanswered: of the steps of one piece of work, the largest share that may stay without an answer.
     """
 
     def __init__(
@@ -272,30 +304,54 @@ class OpenAiJudge(TransportJudge):
         answer_after: str | None = None,
         cache: VerdictCache | None = None,
         sample: int = 0,
+        max_unanswered: float = 0.5,
     ) -> None:
+        self._endpoint_address, self._max_unanswered = transport.address, max_unanswered
         drawn = json.dumps(dict(transport.decoding), sort_keys=True, separators=(",", ":"))
         whole: Transport = transport if cache is None else CachedTransport(transport, cache, sample=sample)
         settings = drawn + (f":s{sample}" if sample else "")
-        super().__init__(whole, name, prompt, view, settings=settings, windows=windows, answer_after=answer_after)
+        super().__init__(
+            whole,
+            name,
+            prompt,
+            view,
+            settings=settings,
+            windows=windows,
+            answer_after=answer_after,
+            is_bound=transport.is_bound,
+        )
 
-    def judge_counted(self, cases: Sequence[JudgeCase]) -> tuple[list[tuple[Judgement, ...]], dict[str, float]]:
-        """As the base class does; but work of which nothing at all was answered is to be done again, not recorded.
+    def _check_answered(self, rows: Sequence[Sequence[Judgement]]) -> None:
+        """Work that an endpoint mostly left unanswered is to be done again, not recorded: it is the endpoint's trouble.
+
+        A few cases alone may be too slow for it, so fewer than three of them without an answer are recorded, unless nothing
+        at all came and the connection was lost.
 
         Raises:
-            EngineError: the endpoint is lost for every step of the cases.
-            ConfigError: it refuses the key, or does not know the model.
+            EngineError: more than ``max_unanswered`` of the steps have no answer.
         """
-        rows, account = super().judge_counted(cases)
         said = [judgement for row in rows for judgement in row]
-        if said and all(judgement.status is VerdictStatus.ENGINE_LOST for judgement in said):
-            raise EngineError(f"judge {self.name!r}: the endpoint answered none of {len(cases)} cases: {said[-1].raw}")
-        return rows, account
+        lost = [judgement for judgement in said if judgement.status in UNANSWERED]
+        num_cases = sum(any(judgement.status in UNANSWERED for judgement in row) for row in rows)
+        is_gone = bool(said) and all(judgement.status is VerdictStatus.ENGINE_LOST for judgement in said)
+        if is_gone or (num_cases >= MIN_UNANSWERED_CASES and len(lost) > self._max_unanswered * len(said)):
+            raise EngineError(
+                f"judge {self.name!r}: {self._endpoint_address} answered on {len(said) - len(lost)} of {len(said)} steps of "
+                f"{len(rows)} cases (at least {1 - self._max_unanswered:.0%} are wanted); the last: {lost[-1].raw}"
+            )
 
 
 def _client(endpoint: Endpoint, key: str) -> Any:
+    """The official client. It reads more of its environment than it is given here: an organisation, a project, an admin key
+    and whole headers. They were set for OpenAI, so no other host gets them.
+    """
     import openai
 
-    return openai.OpenAI(api_key=key, base_url=endpoint.base_url, timeout=endpoint.timeout_s, max_retries=0)
+    client = openai.OpenAI(api_key=key, base_url=endpoint.base_url, timeout=endpoint.timeout_s, max_retries=0)
+    if urlsplit(endpoint.base_url).hostname != OPENAI_HOST:
+        client.organization = client.project = client.admin_api_key = client.webhook_secret = None
+        client._custom_headers = {}  # from OPENAI_CUSTOM_HEADERS; the client has no public way to be without
+    return client
 
 
 def _count(holder: Any, name: str) -> int | None:

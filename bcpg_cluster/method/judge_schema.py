@@ -7,12 +7,14 @@ here. Text around the object, a missing or doubled key, one verdict too few: all
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 from bcpg_cluster.method.verdict import JudgePrompt, StepVerdict, parse_verdicts
 from bcpg_cluster.records import ErrorType
 
 MAX_REASON_CHARS: Final = 200
+_FENCE: Final = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?```", re.DOTALL)
 KEYS: Final = ("step", "reason", "error_type", "correct")
 
 
@@ -62,8 +64,18 @@ def parse_json_verdicts(text: str, first: int, last: int) -> list[StepVerdict] |
     return verdicts
 
 
-def parse_answer(prompt: JudgePrompt, text: str, first: int, last: int) -> list[StepVerdict] | None:
-    """Read an answer in the format that ``prompt`` asks for; ``None`` when it is not exactly that."""
+def parse_answer(
+    prompt: JudgePrompt, text: str, first: int, last: int, *, is_bound: bool = True
+) -> list[StepVerdict] | None:
+    """Read an answer in the format that ``prompt`` asks for; ``None`` when it is not exactly that.
+
+    Args:
+        is_bound: whether the engine was to enforce the format. Where it was not, one code fence around the whole answer is
+            taken off: models write it by habit, and it says nothing.
+    """
+    if not is_bound:
+        fenced = _FENCE.fullmatch(text.strip())
+        text = fenced[1] if fenced else text
     return (parse_json_verdicts if prompt.answer == "json" else parse_verdicts)(text, first, last)
 
 

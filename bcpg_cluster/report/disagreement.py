@@ -176,6 +176,11 @@ def _opinions(
     return [opinion(verdict, threshold) for verdict in said]
 
 
+def truth_title(name: str) -> str:
+    """Heads the column of a judge that knows the truth."""
+    return name if name == "truth" else f"{name} (truth)"
+
+
 def most_disputed(samples: Sequence[JudgedSample], number: int) -> list[tuple[JudgedSample, JudgedStep]]:
     """The most disputed steps of all samples, the fiercest first; none that is undisputed."""
     disputed = [(sample, step) for sample in samples for step in sample.steps if step.dispute > 0.0]

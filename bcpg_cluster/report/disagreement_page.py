@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from bcpg_cluster.records import SampleId
-from bcpg_cluster.report.disagreement import JudgedSample, JudgedStep, Opinion, most_disputed, summary
+from bcpg_cluster.report.disagreement import JudgedSample, JudgedStep, Opinion, most_disputed, summary, truth_title
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --dim: #646a73; --page: #fff; --card: #f6f7f9; --line: #d9dce1;
@@ -22,7 +22,7 @@ h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2
 h3 { font-size: 1rem; margin: 0 0 .5rem; } p { margin: .25rem 0 .75rem; } .dim { color: var(--dim); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid var(--line); }
-th { color: var(--dim); font-weight: 600; font-size: .85rem; } td.number, th.number { text-align: right; }
+th { color: var(--dim); font-weight: 600; font-size: .85rem; } td.number, th.number { text-align: right; white-space: nowrap; }
 td.text { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 16rem; font: 13px/1.5 ui-monospace, monospace; }
 td.opinion span { display: inline-block; max-width: 11rem; } .numbers { width: auto; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 1rem 1.25rem;
@@ -159,7 +159,7 @@ def _raw(sample: JudgedSample) -> str:
 
 
 def _judges(step: JudgedStep) -> str:
-    truths = "".join(f"<th>{escape(name)} (truth)</th>" for name in step.truths)
+    truths = "".join(f"<th>{escape(truth_title(name))}</th>" for name in step.truths)
     return "".join(f"<th>{escape(name)}</th>" for name in step.opinions) + truths
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any
 
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.prompt_sources import Columns, read_mapped_prompts, read_rows
@@ -16,6 +19,23 @@ from bcpg_cluster.tasks.task import Measure, Task
 TASKS: dict[str, Task] = {task.name: task for task in (*MATH_TASKS, *CODE_TASKS)}
 TASK = "task:"  # task:NAME, or task:NAME=SOURCE for a local copy
 GYM = "reasoning_gym/"  # followed by a generator's name
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """How problems are made, where a task's problems are.
+
+    Attributes:
+        size: how many; all different.
+        seed: of the generator.
+        parameters: by generator, then by name.
+        excluded: questions that must not be among them.
+    """
+
+    size: int = 500
+    seed: int = 0
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    excluded: Set[str] = frozenset()
 
 
 def find_task(name: str) -> Task:
@@ -55,6 +75,8 @@ def read_task(
     limit: int | None = None,
     size: int = 500,
     seed: int = 0,
+    parameters: Mapping[str, Any] | None = None,
+    excluded: Set[str] = frozenset(),
 ) -> list[Prompt]:
     """The prompts of a ready-made task.
 
@@ -64,8 +86,7 @@ def read_task(
         split: by default the task's test split (where the source has splits).
         revision: of the hub data set.
         limit: only the first so many.
-        size: how many problems reasoning-gym makes, from ``seed`` (another seed for training than for testing).
-        seed: see ``size``.
+        size, seed, parameters, excluded: of problems that reasoning-gym makes; see ``reasoning_gym.make_prompts``.
 
     Raises:
         DataError: there is no such task, it cannot be read, or a row of it is not what it should be.
@@ -74,7 +95,8 @@ def read_task(
     if name.startswith(GYM):
         from bcpg_cluster.tasks.reasoning_gym import make_prompts
 
-        return make_prompts(name.removeprefix(GYM), size, seed)[:limit]
+        generator = name.removeprefix(GYM)
+        return make_prompts(generator, size, seed, parameters=parameters, excluded=excluded)[:limit]
     rows = read_rows(
         source or str(task.hub_id),
         split=split or task.test_split,
@@ -85,6 +107,17 @@ def read_task(
     return task.prompts(rows)[:limit]
 
 
+def split_task(source: str) -> tuple[str, str | None]:
+    """The name in ``task:NAME``, and the place of ``task:NAME=PLACE``."""
+    name, _, place = source.removeprefix(TASK).partition("=")
+    return name, place or None
+
+
+def train_split_of(source: str) -> str | None:
+    """The split of a ready-made task that may be trained on; ``None`` for other sources, and for pure benchmarks."""
+    return find_task(split_task(source)[0]).train_split if source.startswith(TASK) else None
+
+
 def read_prompt_source(
     source: str,
     columns: Columns | None = None,
@@ -93,19 +126,31 @@ def read_prompt_source(
     config_name: str | None = None,
     revision: str | None = None,
     limit: int | None = None,
+    made: Made | None = None,
 ) -> list[Prompt]:
     """Prompts from anywhere a config may name.
 
     ``task:NAME`` (or ``task:NAME=SOURCE``) is a ready-made task. Anything else is a table whose columns are mapped; without
     ``columns``, a ``.jsonl`` file is a prompt file (``prompts.read_prompts``) and other tables have the columns
-    ``question`` and ``answer``.
+    ``question`` and ``answer``. ``made`` is for tasks whose problems are made.
 
     Raises:
         DataError: see the readers.
     """
     if source.startswith(TASK):
-        name, _, place = source.removeprefix(TASK).partition("=")
-        return read_task(name, source=place or None, split=split, revision=revision, limit=limit)
+        name, place = split_task(source)
+        made = made or Made()
+        return read_task(
+            name,
+            source=place,
+            split=split,
+            revision=revision,
+            limit=limit,
+            size=made.size,
+            seed=made.seed,
+            parameters=made.parameters.get(name.removeprefix(GYM)),
+            excluded=made.excluded,
+        )
     if columns is None and source.endswith(".jsonl"):
         return read_prompts(source)[:limit]
     return read_mapped_prompts(

@@ -73,7 +73,12 @@ def run_compare(
         typer.echo((directory / "comparison.json").read_text())
     else:
         console.print(Markdown(table))
-    console.print(f"written to {directory}: comparison.md, .png, .json, results.csv", highlight=False)
+    console.print(
+        f"written to {directory}: comparison.md, .png, .json, results.csv",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def make_setup(

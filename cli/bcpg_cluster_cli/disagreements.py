@@ -13,7 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from bcpg_cluster.errors import ConfigError
-from bcpg_cluster.report.disagreement import JudgedSample, JudgedStep, Opinion, most_disputed, read_judged, summary
+from bcpg_cluster.report.disagreement import (
+    JudgedSample,
+    JudgedStep,
+    Opinion,
+    most_disputed,
+    read_judged,
+    summary,
+    truth_title,
+)
 from bcpg_cluster.report.disagreement_page import disagreement_page
 from bcpg_cluster.run_directory import load_run_config
 from bcpg_cluster.run_path import RunPath
@@ -126,7 +134,7 @@ def _show(console: Console, samples: list[JudgedSample], disputed: list[JudgedSa
 def _steps_table(sample: JudgedSample) -> Table:
     """One line a step; the disputed ones are bold, with how far the judges are apart."""
     first = sample.steps[0]
-    table = Table("step", "apart", "text", *first.opinions, *(f"{name} (truth)" for name in first.truths))
+    table = Table("step", "apart", "text", *first.opinions, *map(truth_title, first.truths))
     for step in sample.steps:
         table.add_row(
             str(step.index),

@@ -72,7 +72,12 @@ def run_export(
         splits = {"train": sets.train, "test": sets.test, **sets.more_tests}
         source = data_source or config.name
         facts = _dataset(export_verl(out, run_name=config.name, splits=splits, data_source=source, ability=ability))
-    console.print(f"{what}: {out}   " + "   ".join(f"{key} {value}" for key, value in facts.items()), highlight=False)
+    console.print(
+        f"{what}: {out}   " + "   ".join(f"{key} {value}" for key, value in facts.items()),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     if as_json:
         typer.echo(json.dumps({"what": what, "directory": str(out), **facts}))
 

@@ -59,15 +59,18 @@ def run_import(
         f"{directory}: {done.num_samples} responses to {done.num_prompts} prompts, {done.num_tokens} tokens, as round 1 "
         f"({done.policy})",
         highlight=False,
+        markup=False,
     )
     if done.num_alone:
         console.print(
             f"{done.num_alone} prompts have a single response; a group teaches only where right and wrong ones meet",
             highlight=False,
+            markup=False,
         )
     console.print(
         f"go on with: bcpg-cluster iterate --config {directory / CONFIG} --run-dir {directory}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     if as_json:

@@ -42,7 +42,9 @@ def run_iterate(
     check_run_directory(directory, config)
     reports = read_manifest(directory).reports
     if all(round_ in reports for round_ in range(rounds + 1)):
-        console.print(f"{directory}: all {rounds} rounds are done already")
+        console.print(
+            f"{directory}: all {rounds} rounds are done already", highlight=False, markup=False, soft_wrap=True
+        )
         _finish({round_: reports[round_] for round_ in range(rounds + 1)}, directory, console, as_json=as_json)
         return
     check_tokenizers(config, prompts)
@@ -71,7 +73,7 @@ def run_iterate(
 
 
 def _finish(reports: dict[int, dict[str, Any]], directory: RunPath, console: Console, *, as_json: bool) -> None:
-    console.print(f"run: {directory}", highlight=False)
+    console.print(f"run: {directory}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
         typer.echo(json.dumps(list(reports.values())))
     console.print(closing_line(reports), highlight=False, style="bold", soft_wrap=True)

@@ -165,7 +165,9 @@ def _measure(
     }
     asked = [case for of_subset in cases.values() for case in of_subset]
     if settings.show_gold and (without := sum(case.gold is None for case in asked)):
-        console.print(f"{name}: {without} of {len(asked)} solutions have no gold answer to show", highlight=False)
+        console.print(
+            f"{name}: {without} of {len(asked)} solutions have no gold answer to show", highlight=False, markup=False
+        )
     with closing(make_judge(config, name)) as judge, Progress(console=console, transient=True) as progress:
         started, version = time.monotonic(), judge.version
         advance = partial(progress.advance, progress.add_task(name, total=len(asked)))
@@ -231,7 +233,7 @@ def _print(console: Console, report: Mapping[str, Any], path: Path) -> None:
             f"{report['overall']['judges'][name]['steps']['accuracy_for_weights']:.3f}",
             highlight=False,
         )
-    console.print(f"written: {path}", highlight=False)
+    console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _kappa(value: float | None) -> str:

@@ -19,6 +19,7 @@ from bcpg_cluster.errors import ConfigError, RunDirectoryError
 from bcpg_cluster.run_path import RunPath, StoredPath, run_path
 from bcpg_cluster.store.journal import has_journal
 from bcpg_cluster.store.layout import ray_namespace
+from bcpg_cluster.tasks.run_defaults import complete_from_tasks
 from bcpg_cluster_cli.endings import end_if_stuck
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ DEFAULT_CONFIG = "laptop"
 
 
 def read_config(source: str | None, overrides: Sequence[str], seed: int | None) -> Config:
-    """The config by name or path (the laptop's by default), with ``--set`` and ``--seed`` applied."""
-    return load_config(source or DEFAULT_CONFIG, [*overrides, *([] if seed is None else [f"seed={seed}"])])
+    """The config by name or path (the laptop's by default), with ``--set`` and ``--seed`` applied, then what its tasks say."""
+    changes = [*overrides, *([] if seed is None else [f"seed={seed}"])]
+    return load_config(source or DEFAULT_CONFIG, changes, complete_from_tasks)
 
 
 def require_named_config(source: str | None, num_gpus: float, console: Console) -> None:

@@ -33,7 +33,7 @@ def run_status(run_dir: str | RunPath | None, *, watch: bool, as_json: bool) -> 
         typer.echo(json.dumps(facts, indent=2))
         return
     console = Console()
-    console.print(str(directory), highlight=False, soft_wrap=True)
+    console.print(str(directory), highlight=False, markup=False, soft_wrap=True)
     console.print(f"ray namespace {facts['ray_namespace']}", highlight=False)
     console.print(live_view(facts["live"], facts["is_running"]))
     for facts_of in facts["imports"]:

@@ -15,8 +15,10 @@ from bcpg_cluster.build import (
     free_memory_gib,
     read_all_prompts,
 )
+from bcpg_cluster.preflight import judge_notes
 from bcpg_cluster.run_directory import check_run_directory
 from bcpg_cluster.run_path import RunPath
+from bcpg_cluster.tasks.run_defaults import task_notes
 from bcpg_cluster_cli.session import DEFAULT_CONFIG, new_run, read_config
 
 
@@ -36,8 +38,11 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: str | Ru
         check_memory(config, free_memory_gib())
     if run_dir is not None:
         check_run_directory(new_run(run_dir, config), config)
+    for line in [*task_notes(config), *judge_notes(config)]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{source or DEFAULT_CONFIG}: good. {len(prompts.train)} train and {len(prompts.test)} test prompts, judges "
         f"{', '.join(config.judges)}, pools {', '.join(f'{n} x{config.pool(n).members}' for n in config.pool_names())}",
         highlight=False,
+        markup=False,
     )

@@ -235,6 +235,27 @@ def test_a_json_prompt_binds_the_answer_to_its_schema() -> None:
     assert {request.sampling.json_schema for request in free.calls[0]} == {None}
 
 
+def test_thoughts_are_not_bound_to_the_schema() -> None:
+    def thinks(prompt: str) -> str:
+        answer = {"step": 0, "reason": "checked", "error_type": "none", "correct": 1}
+        fence = "```json\n{}\n```" if prompt.startswith("10") else "{}"
+        return "Is {it} right? Yes.</think>\n\n" + fence.replace("{}", json.dumps({"verdicts": [answer]}))
+
+    generator = Recorder(thinks)
+    prompt = replace(PROMPT, answer="json", user="$problem|$steps|$first $last")
+    judge = judge_on(generator, prompt, answer_after="</think>", is_bound=False)
+    cases = [JudgeCase("17", ("a",)), JudgeCase("10", ("b",))]
+    assert [said.label for row in judge.judge(cases) for said in row] == [1, 1]
+    assert {request.sampling.json_schema for request in generator.calls[0]} == {None}
+    bound = judge_on(Recorder(thinks), prompt, answer_after="</think>")
+    assert [row[0].status for row in bound.judge(cases)] == [VerdictStatus.JUDGED, VerdictStatus.UNPARSABLE]
+    assert bound.version != judge.version
+    # It never stops thinking, or answers about something else: a status, as for every judge.
+    for text in ("Is it right?", 'Yes.</think>{"verdicts": []}', "Yes.</think>```json\n{}\n```\n```json\n{}\n```"):
+        silent = judge_on(Recorder(lambda prompt, text=text: text), prompt, answer_after="</think>", is_bound=False)
+        assert silent.judge(cases[:1])[0][0].status is VerdictStatus.UNPARSABLE
+
+
 def test_a_cached_judge_asks_once(tmp_path: Path) -> None:
     generator = Recorder(says_correct)
     first = judge_on(generator, PROMPT, cache=VerdictCache(tmp_path)).judge([*CASES, CASES[0]])

@@ -91,8 +91,33 @@ def test_models_that_are_not_here(tmp_path: Path, make_config: MakeConfig):
         check_models(make_config(policy={"kind": "vllm", "model": str(tmp_path / "file")}))
     with pytest.raises(ConfigError, match="is not shipped"):
         check_models(make_config(policy={"kind": "vllm", "model": "embedded:none"}))
-    check_models(make_config(policy={"kind": "vllm", "model": "Qwen/Qwen3-0.6B"}))  # the hub's client will say
     check_models(make_config())  # fakes have no files
+
+
+def test_models_of_the_hub(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch):
+    """What the hub says of a name its own client reports later; a hub that cannot be asked is said at once."""
+    from huggingface_hub import HfApi, constants
+
+    config = make_config(policy={"kind": "vllm", "model": "qwen/Qwen3-0.6B"})
+
+    def no_network(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(HfApi, "model_info", no_network)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # said by the person: the caches are all there is
+    check_models(config)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"qwen/Qwen3-0\.6B is here, and the hub.*no route") as caught:
+        check_models(config)
+    assert "HF_HUB_OFFLINE" in caught.value.remedy
+    (tmp_path / "qwen").mkdir()
+    checkpoint(tmp_path / "qwen" / "Qwen3-0.6b", "config.json", "tokenizer.json")
+    with pytest.raises(DataError) as caught:
+        check_models(config)
+    assert caught.value.remedy == "did you mean qwen/Qwen3-0.6b?"
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: None)
+    check_models(config)
 
 
 def test_judge_prompts(tmp_path: Path):

