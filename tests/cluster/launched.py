@@ -29,7 +29,9 @@ _ADDRESSES = {"rollout": ".11 ", "judge": ".12 ", "trainer": ".13 "}
 # In the place of the set-up line that installs the project: the tests' own packages, and the project as it was copied.
 _PREPARE = (
     "mkdir ~/venv; ln -s {bin} ~/venv/bin;"
-    " echo 'export PYTHONPATH=$HOME/bcpg-cluster:$HOME/bcpg-cluster/cli' >> ~/.bashrc"
+    " echo 'export PYTHONPATH=$HOME/bcpg-cluster:$HOME/bcpg-cluster/cli' >> ~/.bashrc;"
+    # The memory that a host sees is the whole machine's: it would kill its actors for what other programs take.
+    " echo 'export RAY_memory_monitor_refresh_ms=0' >> ~/.bashrc"
 )
 
 
@@ -82,10 +84,12 @@ class Launched:
 
     def begin(self, command: str, log: Path) -> subprocess.Popen[bytes]:
         """`ray exec` that goes on in the background."""
+        return self.begin_ray(log, "exec", str(self.file), command)
+
+    def begin_ray(self, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
+        """A `ray` command on the laptop that goes on in the background."""
         with log.open("ab") as file:
-            return subprocess.Popen(
-                self._command("exec", str(self.file), command), **self._where(), stdout=file, stderr=file
-            )  # type: ignore[call-overload]
+            return subprocess.Popen(self._command(*arguments), **self._where(), stdout=file, stderr=file)  # type: ignore[call-overload]
 
     def _command(self, *arguments: str) -> list[str]:
         return [str(Path(sys.executable).parent / "ray"), *arguments]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bcpg_cluster.cluster.link import answers
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from tests.cluster.hosts import SHARED, missing_parts
 from tests.cluster.launched import REPOSITORY, Launched, launched, wait_until
@@ -136,6 +138,31 @@ def test_two_rounds_while_hosts_go_and_come_back(cluster: Launched) -> None:
     for round_ in (1, 2):
         assert state.pushes[round_]["canaries"] == "passed"
         assert state.reports[round_]["samples"]["asked"] == _PER_ROUND * 8
+    for round_, table in ((1, "rollouts"), (2, "verdicts.llm")):
+        written = {
+            str(path.relative_to(run.run_dir)) for path in (run.run_dir / f"rounds/{round_:04d}/{table}").iterdir()
+        }
+        counted = {receipt.path for receipt in state.receipts(round_, table)}
+        assert len(counted) == _PER_ROUND // 8
+        assert counted < written, "the host that was cut off has written what it was at, and it counts nowhere"
+
+
+def test_a_job_is_submitted_from_the_laptop(cluster: Launched) -> None:
+    """Through the forwarded port of the dashboard; the run is over, so that the job only says so."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    forwarded = cluster.begin_ray(
+        cluster.shared.parent / "forward.txt", "dashboard", f"--port={port}", str(cluster.file)
+    )
+    try:
+        wait_until(lambda: answers(f"127.0.0.1:{port}"), 60, "the port is not forwarded")
+        command = ["job", "submit", "--address", f"http://127.0.0.1:{port}", "--", *_iterate(2).split()]
+        done = cluster.ray(*command)
+    finally:
+        forwarded.terminate()
+        forwarded.wait()
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "all 2 rounds are done already" in " ".join(done.stdout.split())
 
 
 def _is_training(state: ManifestState, run_dir: Path) -> bool:
