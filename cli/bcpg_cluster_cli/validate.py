@@ -16,6 +16,7 @@ from bcpg_cluster.build import (
 )
 from bcpg_cluster.run_directory import check_run_directory
 from bcpg_cluster.run_path import RunPath
+from bcpg_cluster.tracking.observer import check_trackers
 from bcpg_cluster_cli.session import DEFAULT_CONFIG, new_run, read_config
 
 
@@ -29,6 +30,7 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: str | Ru
             config, [*prompts.train, *(prompt for of_set in prompts.measured().values() for prompt in of_set)]
         )
     check_models(config)
+    check_trackers(config.tracking)
     check_vendor_options(config)
     if all(config.pool(name).num_gpus == 0 for name in config.pool_names()):
         check_memory(config, free_memory_gib())

@@ -538,3 +538,37 @@ def test_no_run_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_the_config_in_a_run_is_the_whole_config(run_dir: Path, finished_run: Any):
     assert yaml.safe_load((run_dir / "config.yaml").read_text()) == finished_run.config.model_dump(mode="json")
+
+
+def test_an_unknown_tracker_starts_nothing(bcpg: Callable[..., Any], config_file: Path, tmp_path: Path):
+    run_dir = tmp_path / "run"
+    ended = bcpg("iterate", "--config", config_file, "--run-dir", run_dir, "--inline", "--track", "tensorbord")
+    assert ended.code == 2 and "tensorbord" in ended.err and "tensorboard, trackio, wandb, mlflow" in ended.err
+    assert not run_dir.exists()
+
+
+def test_a_tracker_that_is_not_installed_starts_nothing(
+    bcpg: Callable[..., Any], config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from bcpg_cluster.tracking import observer
+
+    monkeypatch.setitem(observer._NEEDS, "wandb", ("no_such_package",))
+    run_dir = tmp_path / "run"
+    for command in (["iterate", "--inline", "--track", "wandb"], ["validate", "--set", "tracking.wandb={}"]):
+        ended = bcpg(*command, "--config", config_file, "--run-dir", run_dir)
+        assert ended.code == 2 and "no_such_package is not installed" in ended.err
+        assert "pip install 'bcpg-cluster[wandb]'" in ended.err
+    assert not run_dir.exists()
+
+
+def test_track_starts_a_tracker_and_a_run_may_take_another_one_later(
+    bcpg: Callable[..., Any], config_file: Path, tmp_path: Path
+):
+    pytest.importorskip("tensorboard")
+    run_dir = tmp_path / "run"
+    command = ["iterate", "--inline", "--config", config_file, "--run-dir", run_dir]
+    assert bcpg(*command, "--rounds", 1).code == 0
+    ended = bcpg(*command, "--rounds", 2, "--track", "tensorboard", "--json")
+    assert ended.code == 0 and f"tensorboard --logdir {tmp_path}/tracking/tensorboard" in ended.err
+    assert [report["round"] for report in json.loads(ended.out)] == [0, 1, 2]  # nothing else on the standard output
+    assert list((tmp_path / "tracking" / "tensorboard" / "run").glob("events.out.tfevents.*"))
