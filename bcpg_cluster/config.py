@@ -23,6 +23,7 @@ from bcpg_cluster.method.consensus import ConsensusRule
 from bcpg_cluster.method.objective import OBJECTIVES, Bcpg, Objective
 
 EMBEDDED = "embedded:"
+TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow")
 FAKE_MODELS = ("fake", "fake:garbage", "fake:empty", "fake:endless", "fake:aborted")
 
 
@@ -530,6 +531,69 @@ class StorageConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class TensorboardConfig(Section):
+    """Event files for TensorBoard. It has no options."""
+
+
+class TrackioConfig(Section):
+    """trackio, local unless a Space is named.
+
+    Attributes:
+        project: groups runs; ``null`` is the configuration's ``name``.
+        space_id: a Hugging Face Space to log to (needs a token).
+    """
+
+    project: str | None = None
+    space_id: str | None = None
+
+
+class WandbConfig(Section):
+    """Weights & Biases.
+
+    Attributes:
+        project: groups runs; ``null`` is the configuration's ``name``.
+        entity: the team or user; ``null`` is the account's own.
+        mode: ``offline`` needs no account, and ``wandb sync`` uploads later; ``online`` needs a key in the environment.
+    """
+
+    project: str | None = None
+    entity: str | None = None
+    mode: Literal["offline", "online"] = "offline"
+
+
+class MlflowConfig(Section):
+    """MLflow.
+
+    Attributes:
+        uri: a tracking server or store; ``null`` is a SQLite file.
+        experiment: groups runs; ``null`` is the configuration's ``name``.
+    """
+
+    uri: str | None = None
+    experiment: str | None = None
+
+
+class TrackingConfig(Section):
+    """Experiment trackers that hear of every round and optimiser step; each is an extra of the package. `{}` chooses one as it is.
+
+    Attributes:
+        folder: where they write; ``null`` is ``tracking`` beside the run directory, which the runs there then share (in the
+            current directory for a run in an object store).
+        tensorboard, trackio, wandb, mlflow: a section of that tracker's options; ``null`` leaves it out.
+    """
+
+    folder: str | None = None
+    tensorboard: TensorboardConfig | None = None
+    trackio: TrackioConfig | None = None
+    wandb: WandbConfig | None = None
+    mlflow: MlflowConfig | None = None
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The trackers that are not left out."""
+        return tuple(name for name in TRACKERS if getattr(self, name) is not None)
+
+
 class Config(Section):
     """A whole run.
 
@@ -557,6 +621,7 @@ class Config(Section):
     pools: dict[str, PoolConfig] = Field(default_factory=dict)
     snapshots: SnapshotsConfig = Field(default_factory=SnapshotsConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -660,7 +725,9 @@ class Config(Section):
     @property
     def identity(self) -> str:
         """Digest of all that decides the results. Pool sizes, time limits and what is kept may change in mid-run."""
-        content = self.model_dump(mode="json", exclude={"pools", "snapshots", "name", "placement", "storage"})
+        content = self.model_dump(
+            mode="json", exclude={"pools", "snapshots", "tracking", "name", "placement", "storage"}
+        )
         content["push"].pop("deadline_s")
         content["train"].pop("checkpoint_every_steps")
         content["train"].pop("group_timeout_s")

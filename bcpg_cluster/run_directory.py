@@ -25,6 +25,7 @@ _MAY_CHANGE = (
     "snapshots.",
     "pools",
     "storage.",
+    "tracking.",
     "push.deadline_s",
     "train.checkpoint_every",
     "train.group_timeout",

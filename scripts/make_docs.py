@@ -1,6 +1,7 @@
-"""Write the generated pages: ``docs/config.md`` from the config's sections, ``docs/records.md`` from tables and records.
+"""Write the generated pages: ``docs/config.md`` from the config's sections, ``docs/records.md`` from tables and records, the table
+in ``docs/metrics.md`` and the Grafana dashboard (an asset) from the catalog of metrics.
 
-    python scripts/make_docs.py              # both pages; tests/architecture/test_docs.py checks that they are up to date
+    python scripts/make_docs.py              # all of them; tests/architecture/test_docs.py checks that they are up to date
     python scripts/make_docs.py --walk RUN   # also the walk of one sample in docs/overview.md, from the rows of a real run
 
 Descriptions come from docstrings. Where a config section's docstring says nothing of a key, ``MEANINGS`` below does (for the
@@ -28,11 +29,13 @@ from pydantic.fields import FieldInfo
 from bcpg_cluster import config, records
 from bcpg_cluster.engines import protocols
 from bcpg_cluster.method import objective
+from bcpg_cluster.monitoring import catalog, grafana
 from bcpg_cluster.store import layout, schema
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.shards import read_table
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS, ASSETS = ROOT / "docs", ROOT / "bcpg_cluster" / "assets"
 HEAD = "<!-- Made by scripts/make_docs.py. Change the docstrings it reads, then run it again. -->"
 
 # What the sections' docstrings do not say (they say most in prose; a table needs a line for every key).
@@ -267,7 +270,7 @@ def key_table(keys: list[tuple[str, str, FieldInfo]], section: type[BaseModel]) 
 
 def may_change(path: str) -> bool:
     """Whether ``Config.identity`` leaves the key out (``test_docs`` tries every one of them)."""
-    return path in MAY_CHANGE or path.startswith("pools.")
+    return path in MAY_CHANGE or path.startswith(("pools.", "tracking."))
 
 
 def kind_of(info: FieldInfo) -> str:
@@ -444,6 +447,23 @@ def enum_list(enum: type[Enum]) -> str:
     )
 
 
+# --- metrics.md and the Grafana dashboard --------------------------------------------------------------------------
+
+METRICS_TABLE = re.compile(r"(<!-- table: .*?-->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def metrics_page() -> str:
+    """The page as it stands, with the table of all metrics made anew."""
+    lines = ["| metric, as Prometheus sees it | kind | unit | tags | meaning |", "|---|---|---|---|---|"]
+    for metric in catalog.METRICS:
+        unit = "share" if metric.unit == "1" else metric.unit
+        tags = ", ".join(f"`{tag}`" for tag in metric.tags)
+        lines.append(f"| `{metric.series}` | {metric.kind} | {unit} | {tags} | {cell(metric.meaning)} |")
+    table = "\n".join(lines) + "\n"
+    text = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    return METRICS_TABLE.sub(lambda match: f"{match.group(1)}{table}{match.group(2)}", text)
+
+
 # --- the walk of one sample ----------------------------------------------------------------------------------------
 
 WALK = re.compile(r"(<!-- walk: .*?-->\n).*?(<!-- end of walk -->)", re.DOTALL)
@@ -499,7 +519,12 @@ def as_text(found: list[dict[str, Any]]) -> str:
 
 def pages() -> dict[Path, str]:
     """The generated pages by path."""
-    return {DOCS / "config.md": config_page(), DOCS / "records.md": records_page()}
+    return {
+        DOCS / "config.md": config_page(),
+        DOCS / "records.md": records_page(),
+        DOCS / "metrics.md": metrics_page(),
+        ASSETS / "bcpg_grafana_dashboard.json": grafana.dashboard_text(),
+    }
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from bcpg_cluster.config import Config, parse_config
 from bcpg_cluster.observer import SilentObserver
 from bcpg_cluster.run_directory import open_run
 from bcpg_cluster_cli import app as command_line
+from tests.proofs import pytest_addoption, pytest_configure, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401  (hooks)
 
 FAKES = Path(__file__).parent / "unit" / "fakes.yaml"
 

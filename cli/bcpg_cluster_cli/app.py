@@ -52,11 +52,15 @@ def iterate(
     inline: Annotated[
         bool, typer.Option("--inline", help="Run in this process without Ray (for fakes and tests).")
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", help="Also log to tensorboard, trackio, wandb or mlflow. May be given often."),
+    ] = None,
 ) -> None:
     """Run rounds of the main job. Run the same command again to go on with a run that was stopped."""
     from bcpg_cluster_cli.iterate import run_iterate
 
-    run_iterate(rounds, config, set_ or [], run_dir, seed, address, as_json=json_, inline=inline)
+    run_iterate(rounds, config, set_ or [], run_dir, seed, address, track=track or [], as_json=json_, inline=inline)
 
 
 @app.command()
@@ -301,6 +305,25 @@ def scale(
     from bcpg_cluster_cli.scale import run_scale
 
     run_scale(sizes, run_dir, wait, as_json=json_)
+
+
+@app.command()
+def monitor(
+    port: Annotated[int, typer.Option("--port", help="Where Prometheus listens, on 127.0.0.1.")] = 9090,
+    interval: Annotated[float, typer.Option("--interval", min=1.0, help="Seconds between two looks.")] = 10.0,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of its data (default: in the Ray session's folder).")
+    ] = None,
+    grafana: Annotated[bool, typer.Option("--grafana", help="Start Grafana too, where it is installed.")] = False,
+    grafana_port: Annotated[int, typer.Option("--grafana-port", help="Where Grafana listens, on 127.0.0.1.")] = 3000,
+    ray_folder: Annotated[
+        Path | None, typer.Option("--ray-folder", help="Ray's folder on this machine (default: /tmp/ray).")
+    ] = None,
+) -> None:
+    """Collect the metrics of the Ray on this machine with Prometheus, until Ctrl-C. Start it on the head node."""
+    from bcpg_cluster_cli.monitor import run_monitor
+
+    run_monitor(ray_folder, data, port, interval, grafana=grafana, grafana_port=grafana_port)
 
 
 @app.command()

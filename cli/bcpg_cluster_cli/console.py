@@ -45,7 +45,7 @@ class ConsoleObserver(SilentObserver):
 
     def note(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def retry(self, what: str, why: str) -> None:
         """Print what is tried again."""

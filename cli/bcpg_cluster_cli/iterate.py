@@ -12,13 +12,13 @@ from rich.console import Console
 
 from bcpg_cluster.build import build_coordinator, check_models, check_tokenizers, read_all_prompts
 from bcpg_cluster.errors import Interrupted
-from bcpg_cluster.live_status import LiveStatus
-from bcpg_cluster.observer import Observers
 from bcpg_cluster.run_directory import check_run_directory, open_run
 from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.tracking.observer import check_trackers
 from bcpg_cluster.training import drop_torn_snapshots
 from bcpg_cluster_cli.console import ConsoleObserver, closing_line, print_report
+from bcpg_cluster_cli.listeners import listeners, track_overrides
 from bcpg_cluster_cli.session import new_run, read_config, start_runtime, stop_on_signals
 
 
@@ -30,12 +30,16 @@ def run_iterate(
     seed: int | None,
     address: str | None,
     *,
+    track: list[str],
     as_json: bool,
     inline: bool,
 ) -> None:
     """Check everything, then start, then run the rounds that are missing."""
     console = Console(stderr=as_json)
     config = read_config(source, overrides, seed)
+    if track:
+        config = read_config(source, [*overrides, *track_overrides(track, config)], seed)
+    check_trackers(config.tracking)
     prompts = read_all_prompts(config)
     check_models(config)
     directory = new_run(run_dir, config, None if seed is None else f"{config.name}-seed{seed}")
@@ -56,9 +60,8 @@ def run_iterate(
             with (
                 open_run(directory.absolute(), config) as manifest,
                 ConsoleObserver(console) as display,
-                LiveStatus(manifest.run_dir) as live,
+                listeners(display, config, manifest, runtime) as observer,
             ):
-                observer = Observers([display, live])
                 drop_torn_snapshots(directory, manifest)
                 for round_ in sorted(manifest.state.reports):
                     print_report(console, manifest.state.reports[round_])

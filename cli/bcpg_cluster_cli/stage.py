@@ -10,13 +10,13 @@ from rich.console import Console
 from bcpg_cluster.build import build_coordinator, read_all_prompts
 from bcpg_cluster.config import change_config
 from bcpg_cluster.errors import UserError
-from bcpg_cluster.live_status import LiveStatus
-from bcpg_cluster.observer import Observers
 from bcpg_cluster.run_directory import load_run_config, open_run, write_config
 from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState
+from bcpg_cluster.tracking.observer import check_trackers
 from bcpg_cluster_cli.console import ConsoleObserver
+from bcpg_cluster_cli.listeners import listeners
 from bcpg_cluster_cli.session import find_run, start_runtime, stop_on_signals
 
 # What a stage reads and nothing before it does: this may change without voiding what the stage reads.
@@ -50,6 +50,7 @@ def run_stage(
     before = load_run_config(directory)
     config = change_config(before.model_dump(mode="json"), overrides, str(directory))
     check_changes(name, overrides)
+    check_trackers(config.tracking)
     data = data_stages({judge: config.judge_pool(judge) for judge in config.judges})
     measuring = evaluation_stages()
     outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": "reference"}
@@ -85,8 +86,7 @@ def run_stage(
             write_config(directory, config)  # for people to read; the manifest's word counts
         runtime = start_runtime(config, directory, address, str(directory), inline=inline, console=console)
         try:
-            with ConsoleObserver(console) as display, LiveStatus(directory) as live:
-                observer = Observers([display, live])
+            with ConsoleObserver(console) as display, listeners(display, config, manifest, runtime) as observer:
                 build_coordinator(config, manifest, runtime, observer, stop_asked, prompts).run(round_)
         finally:
             runtime.shutdown()

@@ -19,6 +19,7 @@ from bcpg_cluster.preflight import judge_notes
 from bcpg_cluster.run_directory import check_run_directory
 from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.tasks.run_defaults import task_notes
+from bcpg_cluster.tracking.observer import check_trackers
 from bcpg_cluster_cli.session import DEFAULT_CONFIG, new_run, read_config
 
 
@@ -33,6 +34,7 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: str | Ru
         )
     check_models(config)
     check_tokenizers(config, prompts)
+    check_trackers(config.tracking)
     check_vendor_options(config)
     if all(config.pool(name).num_gpus == 0 for name in config.pool_names()):
         check_memory(config, free_memory_gib())

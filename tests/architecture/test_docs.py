@@ -50,7 +50,12 @@ def test_keys_marked_as_changeable_do_not_change_the_identity(generator: ModuleT
     other = {"name": "other", "snapshots.keep_last": 9, "push.deadline_s": 9.0, "train.checkpoint_every_steps": 9}
     other |= {"train.group_timeout_s": 9.0}
     assert set(other) == set(generator.MAY_CHANGE)
-    for key, value in {**other, "pools.rollout.members": 1, "pools.cpu.memory_gib": 0.1}.items():
+    for key, value in {
+        **other,
+        "pools.rollout.members": 1,
+        "pools.cpu.memory_gib": 0.1,
+        "tracking.wandb": "{}",
+    }.items():
         changed = load_config("laptop", [f"{key}={value}"])
         assert changed != base and changed.identity == base.identity, key
     for key, value in {"pools.trainer.members": 1, "weigh.beta": 0.1, "seed": 1}.items():

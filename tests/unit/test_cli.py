@@ -579,3 +579,37 @@ def test_validate_says_what_the_tasks_say_and_where_answers_would_be_cut_off(
     assert ended.code == 0, ended.err
     assert "prompts.train, task gsm8k: as the task says: verify.kind math; asked as" in ended.out
     assert "judges.api has no window_steps" in ended.out
+
+
+def test_an_unknown_tracker_starts_nothing(bcpg: Callable[..., Any], config_file: Path, tmp_path: Path):
+    run_dir = tmp_path / "run"
+    ended = bcpg("iterate", "--config", config_file, "--run-dir", run_dir, "--inline", "--track", "tensorbord")
+    assert ended.code == 2 and "tensorbord" in ended.err and "tensorboard, trackio, wandb, mlflow" in ended.err
+    assert not run_dir.exists()
+
+
+def test_a_tracker_that_is_not_installed_starts_nothing(
+    bcpg: Callable[..., Any], config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from bcpg_cluster.tracking import observer
+
+    monkeypatch.setitem(observer._NEEDS, "wandb", ("no_such_package",))
+    run_dir = tmp_path / "run"
+    for command in (["iterate", "--inline", "--track", "wandb"], ["validate", "--set", "tracking.wandb={}"]):
+        ended = bcpg(*command, "--config", config_file, "--run-dir", run_dir)
+        assert ended.code == 2 and "no_such_package is not installed" in ended.err
+        assert "pip install 'bcpg-cluster[wandb]'" in ended.err
+    assert not run_dir.exists()
+
+
+def test_track_starts_a_tracker_and_a_run_may_take_another_one_later(
+    bcpg: Callable[..., Any], config_file: Path, tmp_path: Path
+):
+    pytest.importorskip("tensorboard")
+    run_dir = tmp_path / "run"
+    command = ["iterate", "--inline", "--config", config_file, "--run-dir", run_dir]
+    assert bcpg(*command, "--rounds", 1).code == 0
+    ended = bcpg(*command, "--rounds", 2, "--track", "tensorboard", "--json")
+    assert ended.code == 0 and f"tensorboard --logdir {tmp_path}/tracking/tensorboard" in ended.err
+    assert [report["round"] for report in json.loads(ended.out)] == [0, 1, 2]  # nothing else on the standard output
+    assert list((tmp_path / "tracking" / "tensorboard" / "run").glob("events.out.tfevents.*"))

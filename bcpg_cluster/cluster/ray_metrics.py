@@ -1,0 +1,75 @@
+"""Metrics by way of Ray: what this process sets here is exported by the Ray agent of its node, where Prometheus finds it.
+
+Beside ``ray_runtime`` the only file that imports Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+DASHBOARD_FILE = "bcpg_grafana_dashboard.json"
+
+
+class Declared(Protocol):
+    """What is declared of a metric; see ``monitoring.catalog.Metric``."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    @property
+    def tags(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def meaning(self) -> str: ...  # noqa: D102
+
+
+class RayMetrics:
+    """A sink for ``monitoring.run_metrics`` that feeds Ray's metrics. Ray must be initialised in this process.
+
+    Args:
+        run: the value of every metric's ``run`` tag.
+    """
+
+    def __init__(self, metrics: Iterable[Declared], run: str) -> None:
+        from ray.util.metrics import Counter, Gauge
+
+        kinds: dict[str, Any] = {"counter": Counter, "gauge": Gauge}
+        self._metrics: dict[str, Any] = {}
+        for metric in metrics:
+            made = kinds[metric.kind](metric.name, description=metric.meaning, tag_keys=("run", *metric.tags))
+            self._metrics[metric.name] = made.set_default_tags({"run": run})
+
+    def add(self, name: str, amount: float, **tags: str) -> None:
+        """Let a counter grow; by nothing when ``amount`` is 0 (Ray refuses that)."""
+        if amount > 0:
+            self._metrics[name].inc(float(amount), tags=tags)
+
+    def set(self, name: str, value: float, **tags: str) -> None:
+        """Give a gauge its present value."""
+        self._metrics[name].set(float(value), tags=tags)
+
+
+def ray_session_folder() -> Path | None:
+    """This process's Ray session on this machine; ``None`` without one (a Ray client elsewhere)."""
+    import ray
+
+    node = ray._private.worker.global_worker.node if ray.is_initialized() else None
+    return Path(node.get_session_dir_path()) if node is not None else None
+
+
+def provision_dashboard(session: Path, content: str) -> Path | None:
+    """Put a Grafana dashboard where Ray's own Grafana provisioning reads dashboards.
+
+    Ray makes that folder on the head node when its dashboard starts, and points Grafana's provisioning at it.
+
+    Returns:
+        The file; ``None`` where the session has no such folder (not the head node, or a Ray without a dashboard).
+    """
+    folder = session / "metrics" / "grafana" / "dashboards"
+    if not folder.is_dir():
+        return None
+    path = folder / DASHBOARD_FILE
+    path.write_text(content)
+    return path

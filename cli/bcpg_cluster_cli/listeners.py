@@ -1,0 +1,65 @@
+"""Who listens to a run besides the terminal: the live status, Ray's metrics, and the trackers of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bcpg_cluster.cluster.ray_runtime import RayRuntime
+from bcpg_cluster.cluster.runtime import Runtime
+from bcpg_cluster.config import TRACKERS, Config
+from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.live_status import LiveStatus
+from bcpg_cluster.monitoring.catalog import METRICS
+from bcpg_cluster.monitoring.grafana import shipped_dashboard
+from bcpg_cluster.monitoring.run_metrics import RunMetrics
+from bcpg_cluster.observer import Observer, Observers
+from bcpg_cluster.store.manifest import Manifest
+from bcpg_cluster.tracking.observer import tracking
+
+
+@contextmanager
+def listeners(display: Observer, config: Config, manifest: Manifest, runtime: Runtime) -> Iterator[Observer]:
+    """``display`` and all others as one observer; trackers are given time to finish when the run is over."""
+    heard: list[Observer] = [display]
+    if isinstance(runtime, RayRuntime):
+        heard.append(ray_metrics(config, manifest))
+    with (
+        LiveStatus(manifest.run_dir) as live,
+        tracking(config, manifest.run_dir, manifest.state, display.note) as trackers,
+    ):
+        heard.append(live)
+        if trackers is not None:
+            heard.append(trackers)
+        yield Observers(heard)
+
+
+def ray_metrics(config: Config, manifest: Manifest) -> RunMetrics:
+    """Metrics of the run by way of Ray, and the dashboard for them where Ray keeps Grafana's."""
+    from bcpg_cluster.cluster.ray_metrics import RayMetrics, provision_dashboard, ray_session_folder
+
+    session = ray_session_folder()
+    if session is not None:
+        provision_dashboard(session, shipped_dashboard())
+    return RunMetrics(
+        RayMetrics(METRICS, manifest.run_dir.name),
+        voters=config.voters,
+        measures=[name for name, judge in config.judges.items() if judge.role == "measure"],
+        earlier=(receipt for shards in manifest.state.shards.values() for receipt in shards.values()),
+    )
+
+
+def track_overrides(kinds: list[str], config: Config) -> list[str]:
+    """``--track`` as overrides: a tracker the configuration has a section for keeps it.
+
+    Raises:
+        ConfigError: no tracker is called so.
+    """
+    unknown = [kind for kind in kinds if kind not in TRACKERS]
+    if unknown:
+        raise ConfigError(
+            f"--track {unknown[0]}: no tracker is called so",
+            rule=f"trackers are {', '.join(TRACKERS)}",
+            remedy="correct the name",
+        )
+    return [f"tracking.{kind}={{}}" for kind in kinds if kind not in config.tracking.chosen]

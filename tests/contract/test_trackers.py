@@ -1,0 +1,201 @@
+"""Every tracker through its own process, with its real package, offline: what was logged is read back from what it wrote."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bcpg_cluster.config import TRACKERS, Config
+from bcpg_cluster.run_directory import open_run
+from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.tracking.feed import Feed
+from bcpg_cluster.tracking.observer import TrackingObserver, tracking
+from bcpg_cluster.tracking.scalars import round_scalars
+from bcpg_cluster.tracking.tracker import TrackedRun
+from bcpg_cluster.training import steps_path
+
+pytestmark = pytest.mark.timeout(600)
+
+Values = dict[str, dict[int, float]]  # by name and step
+
+
+@dataclass
+class Tracked:
+    folder: Path
+    name: str
+    reports: dict[int, dict[str, Any]]
+    num_steps: dict[int, int]
+    notes: list[str]
+
+
+@pytest.fixture(scope="module")
+def tracked(
+    tmp_path_factory: pytest.TempPathFactory, run_rounds: Callable[..., Any], make_config: Callable[..., Config]
+) -> Tracked:
+    """Two rounds on fakes, told to all trackers at once; the second by another start of the run, as after a stop."""
+    directory = tmp_path_factory.mktemp("tracked") / "a run"
+    config = make_config(tracking={kind: {} for kind in TRACKERS}, train={"batch_sequences": 16, "epochs": 2})
+    notes: list[str] = []
+    open_run(directory, config).close()
+    for rounds in (1, 2):
+        with tracking(config, directory, read_manifest(directory), notes.append) as observer:
+            assert observer is not None
+            done = run_rounds(directory, config, rounds, observer)
+    num_steps = {r: len((directory / steps_path(r)).read_text().splitlines()) for r in (1, 2)}
+    assert min(num_steps.values()) > 1
+    return Tracked(directory.parent / "tracking", directory.name, done.reports, num_steps, notes)
+
+
+def from_tensorboard(tracked: Tracked) -> Values:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tracked.folder / "tensorboard" / tracked.name))
+    events.Reload()
+    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
+def from_trackio(tracked: Tracked) -> Values:
+    found: Values = {}
+    with sqlite3.connect(tracked.folder / "trackio" / "fakes.db") as database:
+        assert database.execute("select count(distinct run_id) from metrics").fetchone() == (1,)  # it went on
+        for step, row in database.execute("select step, metrics from metrics where run_name = ?", (tracked.name,)):
+            for name, value in json.loads(row).items():
+                found.setdefault(name, {})[step] = value
+    return found
+
+
+def from_mlflow(tracked: Tracked) -> Values:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tracked.folder / 'mlflow' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("fakes")
+    (run,) = client.search_runs([experiment.experiment_id])  # one: it went on
+    assert run.info.run_name == tracked.name and run.info.status == "FINISHED"
+    assert run.data.params["weigh.beta"] == "0.5"
+    return {
+        name: {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, name)}
+        for name in run.data.metrics
+    }
+
+
+def from_wandb(tracked: Tracked) -> Values:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found: Values = {}
+    for path in (tracked.folder / "wandb").glob("wandb/offline-run-*/*.wandb"):
+        for data in wandb_records(path.read_bytes()):
+            record = Record.FromString(data)
+            if record.WhichOneof("record_type") != "history":
+                continue
+            row = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            step = row.pop("train/step", None) or row.pop("round/number", 0)
+            for name, value in row.items():
+                if not name.startswith("_"):
+                    found.setdefault(name, {})[int(step)] = value
+    return found
+
+
+def wandb_records(data: bytes) -> Iterator[bytes]:
+    """The records of an offline file: LevelDB's log format (blocks of 32 KiB, pieces with a head of 7 bytes) after 7 bytes."""
+    assert data[:4] == b":W&B"
+    at, parts = 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield parts
+            parts = b""
+
+
+READERS = {
+    "tensorboard": from_tensorboard,
+    "trackio": from_trackio,
+    "wandb": from_wandb,
+    "mlflow": from_mlflow,
+}
+
+
+@pytest.mark.parametrize("kind", TRACKERS)
+def test_what_was_logged_is_there(tracked: Tracked, kind: str) -> None:
+    pytest.importorskip(kind)
+    found = READERS[kind](tracked)
+    for round_, report in tracked.reports.items():
+        for name, value in round_scalars(report).items():
+            name = name.replace("+", "_") if kind == "mlflow" else name  # MLflow's rule for names
+            assert found[name][round_] == pytest.approx(value, rel=1e-6), name
+    assert {0, 1, 2} == found["round/accuracy"].keys()
+    assert {1, 2} == found["round/mined_share"].keys()  # nothing is known of round 0: left out, not 0
+    assert found["round/retries"] == {0: 0.0, 1: 0.0, 2: 0.0}
+    assert found["round/store_bytes"][1] > 0
+    assert set(range(1, sum(tracked.num_steps.values()) + 1)) == found["train/loss"].keys()
+
+
+def test_it_is_said_where_to_look(tracked: Tracked) -> None:
+    said = [note for note in tracked.notes if note.partition(":")[0] in TRACKERS]
+    assert len(said) == len(tracked.notes) == 2 * len(TRACKERS)
+    assert f"tensorboard: tensorboard --logdir {tracked.folder}/tensorboard" in tracked.notes
+
+
+def run_at(folder: Path) -> TrackedRun:
+    return TrackedRun(id="1", name="run", project="p", folder=str(folder))
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+@pytest.mark.parametrize(
+    ("kind", "command", "why"),
+    [
+        ("nobody", None, "no tracker is called 'nobody'"),
+        ("mlflow", python("import os; os._exit(7)"), "ended with 7"),
+        ("wandb", python('import sys; print(\'{"failed": "no such account"}\'); sys.exit(1)'), "no such account"),
+        ("trackio", python("import signal; signal.pause()"), "did not finish within 1 s"),
+    ],
+)
+def test_a_tracker_that_fails_is_said_once_and_stops_nothing(
+    tmp_path: Path, kind: str, command: tuple[str, ...] | None, why: str, finished_run: Any
+) -> None:
+    notes: list[str] = []
+    feed = Feed(kind, run_at(tmp_path), command)
+    observer = TrackingObserver([feed], {}, notes.append)
+    for round_, report in finished_run.reports.items():
+        observer.report(round_, report)
+    observer.close(1.0 if why.startswith("did not") else 120.0)
+    assert [why in note and note.startswith(f"{kind} is gone, the run goes on without it") for note in notes] == [True]
+    observer.report(9, finished_run.reports[1])  # and it is left alone from then on
+    assert len(notes) == 1
+
+
+def test_a_tracker_that_takes_nothing_blocks_nobody(tmp_path: Path) -> None:
+    """Far more than a pipe holds, to a process that never reads: the caller is not kept waiting, and the backlog has an end."""
+    feed = Feed("wandb", run_at(tmp_path), python("import signal; signal.pause()"))
+    values = {f"name{i}": float(i) for i in range(50)}
+    for step in range(10_100):
+        feed.log("train", step, values)
+    assert feed.failure is not None and "lags" in feed.failure
+    feed.finish()
+    feed.close(0.0)
+
+
+def test_output_of_packages_goes_to_a_file(tmp_path: Path) -> None:
+    """trackio prints; the answers on the same stream stay readable."""
+    pytest.importorskip("trackio")
+    feed = Feed("trackio", run_at(tmp_path))
+    feed.log("round", 0, {"round/accuracy": 0.5})
+    feed.finish()
+    feed.close(120.0)
+    assert feed.failure is None and feed.where is not None
+    assert "Trackio project initialized: p" in feed.log_path.read_text()
