@@ -120,7 +120,9 @@ class WeightReceiver(Protocol):
     """
 
     def join_push_group(self, group: PushGroup, rank: int) -> None:
-        """Meet the sender; blocks until all ranks are there (the caller holds the deadline)."""
+        """Meet the sender; blocks until all ranks are there (the caller holds the deadline). An engine of several parts takes as
+        many ranks, from ``rank`` on.
+        """
         ...
 
     def receive_weights(self, specs: Sequence[TensorSpec], version: int) -> dict[str, str]:
@@ -264,6 +266,8 @@ class TrainSettings:
         min_learning_rate, warmup_ratio: cosine schedule from ``learning_rate`` after a linear warm-up.
         checkpoint_every_steps: 0 keeps no step checkpoints.
         logprob_chunk_tokens: tokens per chunk of the vocabulary projection, so that [T, V] never exists.
+        attention: transformers' ``attn_implementation``; ``auto`` leaves the choice to it. ``flash_attention_2`` needs the
+            package flash-attn and a GPU.
         deepspeed: passed through to DeepSpeed's own config untouched (checked by DeepSpeed's parser).
     """
 
@@ -286,6 +290,7 @@ class TrainSettings:
     zero_stage: int = 2
     dtype: str = "float32"
     gradient_checkpointing: bool = False
+    attention: str = "auto"
     deepspeed: dict[str, Any] | None = None
 
 

@@ -103,7 +103,10 @@ def load_policy(model_path: str, settings: TrainSettings, dtype: torch.dtype) ->
     for name, value in vars(config).items():
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(config, name, 0.0)  # reference and policy must be the same function (docs/method.md)
-    causal_lm = AutoModelForCausalLM.from_pretrained(model_path, config=config, dtype=dtype)
+    attention = None if settings.attention == "auto" else settings.attention
+    causal_lm = AutoModelForCausalLM.from_pretrained(
+        model_path, config=config, dtype=dtype, attn_implementation=attention
+    )
     causal_lm.train()  # gradient checkpointing acts in training mode only
     if settings.gradient_checkpointing:
         # Reentrant: ZeRO-3 frees weights after the forward, and the non-reentrant kind compares what it finds in the

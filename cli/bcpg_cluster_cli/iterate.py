@@ -17,7 +17,7 @@ from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.training import drop_torn_snapshots
 from bcpg_cluster_cli.console import ConsoleObserver, closing_line, print_report
-from bcpg_cluster_cli.session import new_run, read_config, start_runtime, stop_on_signals
+from bcpg_cluster_cli.session import choose_config, new_run, read_config, start_runtime, stop_on_signals
 
 
 def run_iterate(
@@ -33,7 +33,7 @@ def run_iterate(
 ) -> None:
     """Check everything, then start, then run the rounds that are missing."""
     console = Console(stderr=as_json)
-    config = read_config(source, overrides, seed)
+    config = read_config(choose_config(source, address, console, inline=inline), overrides, seed)
     prompts = read_all_prompts(config)
     check_models(config)
     directory = new_run(run_dir, config, None if seed is None else f"{config.name}-seed{seed}")
@@ -46,7 +46,7 @@ def run_iterate(
     started = time.monotonic()
     with stop_on_signals(console) as stop_asked:
         # The cluster first: a run that may not start there leaves no directory behind.
-        runtime = start_runtime(config, directory, address, source, inline=inline, console=console)
+        runtime = start_runtime(config, directory, address, inline=inline, console=console)
         try:
             with open_run(directory.absolute(), config) as manifest, ConsoleObserver(console) as observer:
                 drop_torn_snapshots(directory, manifest)
