@@ -17,7 +17,7 @@ from bcpg_cluster.catch_up import CatchUp
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool, PoolLimits
 from bcpg_cluster.cluster.runtime import MemberSpec, Runtime
-from bcpg_cluster.cluster.turns import Turns
+from bcpg_cluster.cluster.turns import TRAINER, Turns
 from bcpg_cluster.config import Config, GeneratedConfig, LoraConfig, PoolConfig, resolve_asset
 from bcpg_cluster.control import Control
 from bcpg_cluster.coordinator import Coordinator, Parts, Serving, weights_path
@@ -25,7 +25,8 @@ from bcpg_cluster.engines import tokenizer_check
 from bcpg_cluster.engines.protocols import LoraSettings, Sampling, TextGenerator, TrainSettings
 from bcpg_cluster.engines.tokenizer_check import TokenizerCheck
 from bcpg_cluster.engines.vllm_rollout import ACTOR_ENVIRONMENT
-from bcpg_cluster.errors import ConfigError, DataError, Interrupted
+from bcpg_cluster.errors import DataError, Interrupted
+from bcpg_cluster.footprint import member_group
 from bcpg_cluster.hub import is_hub_id, near_paths
 from bcpg_cluster.implementations import (
     check_segmenter,
@@ -47,7 +48,7 @@ from bcpg_cluster.run_mark import leave_mark
 from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.scaler import PoolBounds, Scaler
 from bcpg_cluster.stages.generate import generate
-from bcpg_cluster.stages.graph import CPU_POOL, ROLLOUT_POOL
+from bcpg_cluster.stages.graph import ROLLOUT_POOL
 from bcpg_cluster.stages.job import Stage, StageWorker
 from bcpg_cluster.stages.judge import judge as judge_stage
 from bcpg_cluster.stages.segment import segment
@@ -303,48 +304,6 @@ def check_tokenizers(config: Config, prompts: PromptSets) -> None:
             child.submit(tokenizer_check.check_tokenizers, checks).result()
 
 
-def check_memory(config: Config, available_gib: float) -> None:
-    """Raises :class:`ConfigError` when one machine is asked for more members at once than it has memory for."""
-    pools = {name: config.pool(name) for name in config.pool_names()}
-    sums = {names: sum(pools[n].members * pools[n].memory_gib for n in names) for names in held_together(config)}
-    names, needed = max(sums.items(), key=lambda item: item[1])
-    if needed > available_gib:
-        table = "; ".join(f"{name}: {pools[name].members} x {pools[name].memory_gib:g} GiB" for name in names)
-        at_once = "" if config.placement == "separate" else " in their largest turn"
-        raise ConfigError(
-            f"the pools need {needed:.1f} GiB{at_once}, this machine has {available_gib:.1f} GiB free ({table})",
-            rule="on one machine the sum of pools.*.members x memory_gib over what is there at once fits into its free memory",
-            remedy="lower pools.<name>.members, correct memory_gib"
-            + ("" if at_once else ", or let pools take turns: placement: colocated"),
-        )
-
-
-def held_together(config: Config) -> list[tuple[str, ...]]:
-    """Pools that hold memory and resources at the same time: all of them, or those of every turn."""
-    names = tuple(config.pool_names())
-    if config.placement == "separate":
-        return [names]
-    always = {name for name in names if name == CPU_POOL or config.pool(name).when_idle == "sleep"}
-    return [tuple(name for name in names if name == turn or name in always) for turn in names if turn != CPU_POOL]
-
-
-def free_memory_gib() -> float:
-    """What this machine could still give to processes."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    facts = dict(line.split(":", 1) for line in lines)
-    return int(facts["MemAvailable"].split()[0]) / 2**20
-
-
-def local_resources(config: Config) -> dict[str, float]:
-    """Custom resources a local Ray is started with, so that every pool fits at its largest."""
-    resources: dict[str, float] = {}
-    for name in config.pool_names():
-        pool = config.pool(name)
-        for resource, amount in pool.resources.items():
-            resources[resource] = resources.get(resource, 0.0) + amount * (pool.max or pool.members)
-    return resources
-
-
 # --- the run -----------------------------------------------------------------------------------------------------
 
 
@@ -355,12 +314,14 @@ class Workforce:
 
     Attributes:
         on_retry: told of every lost lease or member; the run that is served now.
+        on_wait: likewise, told when nodes are waited for.
         tend: called while the run waits for its members, the trainers among them; likewise of the run that is served now.
     """
 
     def __init__(self, pools: Mapping[str, Pool], gang: Gang, turns: Turns, serving: Serving) -> None:
         self.pools, self.gang, self.turns, self.serving = pools, gang, turns, serving
         self.on_retry: Callable[[str, str], None] = lambda what, why: None
+        self.on_wait: Callable[[str], None] = lambda what: None
         self.tend: Callable[[], None] = lambda: None
 
 
@@ -393,9 +354,11 @@ def start_workforce(
     gang = Gang(
         "trainer",
         runtime,
-        lambda group, rank: _trainer_spec(content, trainer, group, rank),
+        partial(_trainer_spec, config, content),
         trainer.members,
         start_timeout_s=trainer.start_timeout_s,
+        placement_timeout_s=trainer.placement_timeout_s,
+        on_wait=lambda what: workforce.on_wait(what),
         check_stop=between_waits,
     )
     for name in config.pool_names():
@@ -406,7 +369,7 @@ def start_workforce(
         pools[name] = Pool(
             name,
             runtime,
-            partial(_spec, name, factory, arguments, settings),
+            partial(_spec, config, name, factory, arguments),
             PoolLimits(
                 settings.leases_per_member,
                 settings.lease_timeout_s,
@@ -459,7 +422,7 @@ def coordinator_over(
         manifest.add_retry(what, why)
         observer.retry(what, why)
 
-    workforce.on_retry = on_retry
+    workforce.on_retry, workforce.on_wait = on_retry, observer.note
     scaler = Scaler(
         workforce.pools,
         workforce.gang,
@@ -510,25 +473,29 @@ def _member(
 
 
 def _spec(
+    config: Config,
     pool: str,
     factory: Callable[..., Any],
     arguments: Callable[[int], dict[str, Any]],
-    settings: PoolConfig,
     member: int,
 ) -> MemberSpec:
+    settings, name = config.pool(pool), f"{pool}/{member}"
+    has_ray_workers = config.engine_args(pool).get("distributed_executor_backend") == "ray"
     return MemberSpec(
-        name=f"{pool}/{member}",
+        name=name,
         factory=factory,
         arguments=arguments(member),
         work_threads=settings.leases_per_member,
         num_cpus=settings.num_cpus,
-        num_gpus=settings.num_gpus,
+        num_gpus=0.0 if has_ray_workers else settings.num_gpus,  # those take the GPUs of the member's group themselves
         resources=settings.resources,
         env={**_member_environment(), **settings.env},
+        group=member_group(config, pool, name),
     )
 
 
-def _trainer_spec(content: Mapping[str, Any], settings: PoolConfig, group: int, rank: int) -> MemberSpec:
+def _trainer_spec(config: Config, content: Mapping[str, Any], group: int, rank: int) -> MemberSpec:
+    settings = config.pool(TRAINER)
     suffix = "" if group == 0 else f".{group}"  # a re-made group cannot reuse names that Ray still holds
     return MemberSpec(
         name=f"trainer/{rank}{suffix}",
@@ -539,6 +506,8 @@ def _trainer_spec(content: Mapping[str, Any], settings: PoolConfig, group: int, 
         num_gpus=settings.num_gpus,
         resources=settings.resources,
         env={**_member_environment(), **settings.env},
+        group=member_group(config, TRAINER, f"{TRAINER}{suffix}"),
+        bundle=rank,
     )
 
 

@@ -1,7 +1,7 @@
 """The configuration of a run: one frozen section per stage, importable without torch.
 
 A config file is YAML with these sections; every field has a default except the models and prompts. Unknown keys are
-errors. ``embedded:NAME`` names something shipped inside the package.
+errors. ``embedded:NAME`` names something shipped inside the package. A file may lie over another one: ``extends: other.yaml``.
 """
 
 from __future__ import annotations
@@ -427,6 +427,7 @@ class TrainConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     lora: LoraConfig | None = None
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     group_timeout_s: float = Field(600.0, gt=0)
 
@@ -602,11 +603,14 @@ class Config(Section):
         seed: of all that is drawn at random.
         placement: ``separate`` gives every pool resources of its own, and stages overlap; ``colocated`` lets pools take turns on
             the same ones: rollouts, each judge, trainers. Results are the same.
+        autoscaling: whether nodes may still come to the cluster. ``auto`` finds out where it can: on the head of a cluster that
+            `ray up` started; elsewhere a cluster without room for the run is an error at once.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0)
     placement: Literal["separate", "colocated"] = "separate"
+    autoscaling: Literal["auto"] | bool = "auto"
     policy: PolicyConfig
     prompts: PromptsConfig
     generate: GenerateConfig
@@ -684,16 +688,31 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sleepers_can(self) -> Config:
-        served: dict[str, dict[str, Any]] = {}
-        if self.policy.kind == "vllm":
-            served["rollout"] = self.policy.engine_args
-        served |= {self.judge_pool(n): j.engine_args for n, j in self.judges.items() if j.kind in ("llm", "prm")}
         for name in self.pool_names():
-            if self.pool(name).when_idle == "sleep" and not served.get(name, {}).get("enable_sleep_mode"):
+            if self.pool(name).when_idle == "sleep" and not self.engine_args(name).get("enable_sleep_mode"):
                 raise ValueError(
                     f"pools.{name}.when_idle is 'sleep', which needs vLLM engines with engine_args.enable_sleep_mode: true"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _gpus_fit_the_engine(self) -> Config:
+        for name in self.pool_names():
+            args, gpus = self.engine_args(name), self.pool(name).num_gpus
+            ranks = num_ranks(args)
+            if gpus and args and (gpus != ranks if ranks > 1 else gpus > 1):
+                raise ValueError(
+                    f"pools.{name}.num_gpus is {gpus:g}, but its engine_args make engines of {ranks} (tensor_parallel_size times "
+                    "pipeline_parallel_size): a member hosts one engine, and has a GPU for each of its parts"
+                )
+        return self
+
+    def engine_args(self, pool: str) -> dict[str, Any]:
+        """The options of the vLLM engines in a pool; empty for one without."""
+        if pool == "rollout":
+            return self.policy.engine_args if self.policy.kind == "vllm" else {}
+        of_pool = [judge for name, judge in self.judges.items() if self.judge_pool(name) == pool]
+        return next((judge.engine_args for judge in of_pool if judge.kind in ("llm", "prm")), {})
 
     def judge_pool(self, judge: str) -> str:
         """The pool a judge runs in."""
@@ -725,9 +744,8 @@ class Config(Section):
     @property
     def identity(self) -> str:
         """Digest of all that decides the results. Pool sizes, time limits and what is kept may change in mid-run."""
-        content = self.model_dump(
-            mode="json", exclude={"pools", "snapshots", "tracking", "name", "placement", "storage"}
-        )
+        not_results = {"pools", "snapshots", "tracking", "name", "placement", "autoscaling", "storage"}
+        content = self.model_dump(mode="json", exclude=not_results)
         content["push"].pop("deadline_s")
         content["train"].pop("checkpoint_every_steps")
         content["train"].pop("group_timeout_s")
@@ -743,12 +761,17 @@ class Config(Section):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def num_ranks(engine_args: Mapping[str, Any]) -> int:
+    """Parts (GPUs) of one vLLM engine: tensor times pipeline parallel."""
+    return int(engine_args.get("tensor_parallel_size", 1)) * int(engine_args.get("pipeline_parallel_size", 1))
+
+
 def shipped_configs() -> dict[str, Path]:
-    """The configs that come with the package, by name."""
+    """The configs that come with the package, by name (``ablations/rft``)."""
     folder = Path(__file__).parent / "configs"
     if not folder.is_dir():  # a checkout: configs/ is beside the package
         folder = Path(__file__).parent.parent / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 
 def resolve_asset(name: str) -> str:
@@ -785,10 +808,15 @@ def load_config(
         ConfigError: it does not exist, is not YAML, or does not hold; names every offending key.
     """
     path = shipped_configs().get(str(source)) or Path(source)
+    return change_config(_read_file(path, ()), overrides, str(path), complete)
+
+
+def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's content over that of the file its key ``extends`` names, which is looked for beside it."""
     if not path.is_file():
         raise ConfigError(
-            f"config {str(source)!r} does not exist",
-            rule="--config is a YAML file or the name of a shipped config",
+            f"config {str(path)!r} does not exist" + (f" ({extended_by[-1]} extends it)" if extended_by else ""),
+            rule="--config is a YAML file or the name of a shipped config; extends is a file beside its own",
             remedy=f"shipped: {', '.join(shipped_configs()) or 'none'}",
         )
     try:
@@ -801,7 +829,28 @@ def load_config(
         raise ConfigError(
             f"{path} holds a {type(content).__name__}", rule="a config is a YAML mapping", remedy="see configs/"
         )
-    return change_config(content, overrides, str(path), complete)
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if not isinstance(base, str) or path in extended_by:
+        raise ConfigError(
+            f"{path} extends {base!r}" + (", which extends it in turn" if path in extended_by else ""),
+            rule="extends is the path of another config, from the place of the file that says so",
+            remedy="correct it, or write the keys out",
+        )
+    return _laid_over(_read_file(path.parent / base, (*extended_by, path)), content)
+
+
+def _laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections are joined key by key; everything else is replaced. An objective of another name replaces the whole section."""
+    joined = dict(below)
+    for key, value in above.items():
+        old = joined.get(key)
+        if isinstance(value, Mapping) and isinstance(old, dict) and value.get("name") in (None, old.get("name")):
+            joined[key] = _laid_over(old, value)
+        else:
+            joined[key] = value
+    return joined
 
 
 def change_config(

@@ -20,7 +20,7 @@ from typing import Any
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.turns import TRAINER, Turns
-from bcpg_cluster.config import Config
+from bcpg_cluster.config import Config, num_ranks
 from bcpg_cluster.dataflow import Dataflow
 from bcpg_cluster.engines.protocols import TrainSettings
 from bcpg_cluster.errors import Interrupted
@@ -91,7 +91,12 @@ class Coordinator:
         self._pusher = Pusher(
             parts.gang,
             parts.pools["rollout"],
-            PushSettings(config.push.backend, config.push.deadline_s, config.push.tolerance_nats),
+            PushSettings(
+                config.push.backend,
+                config.push.deadline_s,
+                config.push.tolerance_nats,
+                num_ranks(config.engine_args(ROLLOUT_POOL)),
+            ),
             serving=self._serve,
             observer=parts.observer,
             wait_ready=self._wait_rollouts,

@@ -29,11 +29,12 @@ _MAX_SETTLE = 3  # tries to get every member to hold and prove a version, when m
 
 @dataclass(frozen=True, slots=True)
 class PushSettings:
-    """See ``config.PushConfig``."""
+    """See ``config.PushConfig``. ``ranks_per_member``: parts of one rollout engine, each of which receives."""
 
     backend: str
     deadline_s: float
     tolerance_nats: float
+    ranks_per_member: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +188,12 @@ class Pusher:
             address = self._gang.members[0].call("push_address")
             self._wait([address], started)
             host, port = address.result()
-            group = PushGroup(host, port, 1 + len(members), self._settings.backend)
+            ranks = self._settings.ranks_per_member
+            group = PushGroup(host, port, 1 + ranks * len(members), self._settings.backend)
             joins = self._gang.submit_all("join_push_group", group, label=f"join push group v{version}")
             joins += [
                 member.call("engine_call", "join_push_group", group, rank, control=True)
-                for rank, member in enumerate(members, start=1)
+                for rank, member in zip(range(1, group.world_size, ranks), members, strict=True)
             ]
             self._wait(joins, started)
             self._met = group_of

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from typing import Any
 
-from bcpg_cluster.cluster.runtime import Member, MemberSpec, Runtime
-from bcpg_cluster.errors import EngineError, MemberLostError
+from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
+from bcpg_cluster.errors import EngineError, MemberLostError, UserError
+
+_QUICK_S = 5.0  # a placement that takes no longer is nobody's news
 
 
 class Gang:
@@ -15,6 +18,8 @@ class Gang:
 
     Args:
         spec: gives the spec of (group number, rank); a re-made group gets new names.
+        start_timeout_s: from when all ranks have a node; ``placement_timeout_s``: until then.
+        on_wait: told once when the group has to wait for nodes.
     """
 
     def __init__(
@@ -25,11 +30,14 @@ class Gang:
         size: int,
         *,
         start_timeout_s: float = 600.0,
+        placement_timeout_s: float = 1800.0,
+        on_wait: Callable[[str], None] = lambda what: None,
         check_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self.name, self.size = name, size
         self._runtime, self._spec = runtime, spec
-        self._start_timeout_s = start_timeout_s
+        self._start_timeout_s, self._placement_timeout_s = start_timeout_s, placement_timeout_s
+        self._on_wait = on_wait
         self._check_stop = check_stop
         self._members: list[Member] = []
         self._starts: list[Future[Any]] = []
@@ -71,6 +79,7 @@ class Gang:
     def try_start(self) -> None:
         """Start the members and end them again: what they cannot be made from shows before anything depends on it."""
         self.begin_start()
+        self._await_nodes()
         self._collect(self._starts, self._start_timeout_s)
         self.kill()
 
@@ -83,9 +92,40 @@ class Gang:
         self.begin_start()
         if self._has_met:
             return
+        self._await_nodes()
         host, port = self._collect([self._members[0].call("rendezvous", label="rendezvous")], self._start_timeout_s)[0]
         self.call_all("meet", host, port, timeout_s=self._start_timeout_s)
         self._has_met = True
+
+    def _await_nodes(self) -> None:
+        started, told = time.monotonic(), False
+        while True:
+            wait(self._starts, timeout=0.5 if told else _QUICK_S)
+            waiting = [
+                member.name
+                for member, start in zip(self._members, self._starts, strict=True)
+                if not start.done() and isinstance(member, Placed) and not member.is_placed()
+            ]
+            if not waiting:
+                return
+            if not told:
+                self._on_wait(f"{self.name} waits for nodes with room for {', '.join(waiting)}")
+                told = True
+            if time.monotonic() - started > self._placement_timeout_s:
+                self.kill()
+                raise UserError(
+                    f"no nodes for {', '.join(waiting)} of {self.name} came within {self._placement_timeout_s:.0f} s",
+                    rule="all ranks of the group have their resources at once",
+                    remedy=f"see `ray status`; add nodes, or raise pools.{self.name}.placement_timeout_s",
+                )
+            self._raise_if_stopped()
+
+    def _raise_if_stopped(self) -> None:
+        try:
+            self._check_stop()
+        except BaseException:
+            self.kill()
+            raise
 
     def submit_all(self, method: str, *args: Any, label: str = "") -> list[Future[Any]]:
         """Call a method on every rank at once; the caller waits (see :meth:`collect`)."""

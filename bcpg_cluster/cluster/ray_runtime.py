@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bcpg_cluster.cluster.link import Link, answers
+from bcpg_cluster.cluster.placement import ClusterNodes
 from bcpg_cluster.cluster.ray_connection import check_address, check_token, joining
+from bcpg_cluster.cluster.ray_groups import Groups, has_process, look_at_nodes
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import BcpgError, ClusterLostError, EngineError, MemberLostError
 from bcpg_cluster.node_address import announce
@@ -41,6 +44,15 @@ def choose_cluster(address: str | None, environ: Mapping[str, str] = os.environ)
         if answers(running):
             return ClusterChoice(running, "a Ray is running on this machine")
     return ClusterChoice("local", "no Ray is running here, so a local one is started")
+
+
+def look_at(choice: ClusterChoice) -> ClusterNodes:
+    """What a running cluster has; joins it for a moment. Raises :class:`UserError` when none answers."""
+    runtime = RayRuntime(choice, namespace="bcpg-look")
+    try:
+        return runtime.look()
+    finally:
+        runtime.shutdown()
 
 
 class _Host:
@@ -78,22 +90,12 @@ def _announce_node() -> None:
 
 
 class RayMember:
-    """A started actor."""
+    """A started actor. ``on_kill`` is called once, after it was killed."""
 
-    def __init__(self, name: str, actor: Any, link: Link) -> None:
+    def __init__(self, name: str, actor: Any, link: Link, on_kill: Callable[[], None]) -> None:
         self.name = name
-        self._actor, self._link = actor, link
-
-    def is_placed(self) -> bool:
-        """See :class:`bcpg_cluster.cluster.runtime.Placed`. One look into Ray's table of actors, some milliseconds.
-
-        Its process is what tells: a node is named already when the actor queues there, and the state stays PENDING_CREATION
-        until its constructor is done. (``ray.util.state`` needs the dashboard, and says less.)
-        """
-        from ray._private.state import actors
-
-        facts = actors(actor_id=self._actor._actor_id.hex())
-        return bool(facts.get("Pid")) or facts.get("State") in ("ALIVE", "DEAD")
+        self._actor, self._link, self._on_kill = actor, link, on_kill
+        self._is_placed = False
 
     def call(self, method: str, /, *args: Any, control: bool = False, label: str = "") -> Future[Any]:
         """See :class:`bcpg_cluster.cluster.runtime.Member`."""
@@ -110,12 +112,18 @@ class RayMember:
         reference.future().add_done_callback(lambda done: _settle(answer, done, self.name))
         return answer
 
+    def is_placed(self) -> bool:
+        """See :class:`bcpg_cluster.cluster.runtime.Placed`."""
+        self._is_placed = self._is_placed or has_process(self._actor)
+        return self._is_placed
+
     def kill(self) -> None:
         """See :class:`bcpg_cluster.cluster.runtime.Member`."""
         import ray
 
         if not self._link.is_lost:  # it would wait for the head
             ray.kill(self._actor, no_restart=True)
+            self._on_kill()
 
 
 def _settle(answer: Future[Any], done: Future[Any], name: str) -> None:
@@ -187,7 +195,7 @@ class RayRuntime:
         self._link = Link(ray.get_runtime_context().gcs_address, on_lost=on_lost)
         self._link.start()
         self._mark: RunMark | None = None
-        self._members: list[RayMember] = []
+        self._groups = Groups(namespace)
 
     @property
     def dashboard_url(self) -> str | None:
@@ -200,10 +208,14 @@ class RayRuntime:
         resources: dict[str, float] = self._ray.cluster_resources()
         return resources
 
+    def look(self) -> ClusterNodes:
+        """What the cluster's nodes have."""
+        return look_at_nodes()
+
     def start(self, spec: MemberSpec) -> RayMember:
         """See :class:`bcpg_cluster.cluster.runtime.Runtime`."""
         self._link.raise_if_lost()
-        ray = self._ray
+        ray, group = self._ray, spec.group
         host = type(spec.name.partition("/")[0].replace(".", "_"), (_Host,), {})
         host.work = ray.method(concurrency_group="work")(_copy(_Host.work))  # type: ignore[attr-defined]
         host.control = ray.method(concurrency_group="control")(_copy(_Host.control))  # type: ignore[attr-defined]
@@ -216,10 +228,10 @@ class RayRuntime:
             resources=dict(spec.resources),
             max_restarts=0,
             runtime_env={"env_vars": dict(spec.env)} if spec.env else None,
+            **({} if group is None else {"scheduling_strategy": self._groups.join(group, spec.bundle, spec.name)}),
         ).remote(spec.factory, dict(spec.arguments), self._mark)
-        member = RayMember(spec.name, actor, self._link)
-        self._members.append(member)
-        return member
+        leave = (lambda: None) if group is None else partial(self._groups.leave, group, spec.name)
+        return RayMember(spec.name, actor, self._link, leave)
 
     def members_must_see(self, mark: RunMark) -> None:
         """See :class:`bcpg_cluster.cluster.runtime.Runtime`."""

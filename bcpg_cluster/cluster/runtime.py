@@ -11,6 +11,21 @@ from bcpg_cluster.run_mark import RunMark
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Resources that are had together or not at all. Those of its members that live share it; it is given back with the last.
+
+    Attributes:
+        name: unique in the run; members of one group give the same.
+        bundles: each a share of one node, by resource name.
+        strategy: how the bundles lie on the nodes: ``PACK`` on as few as possible, ``STRICT_PACK`` on one.
+    """
+
+    name: str
+    bundles: tuple[Mapping[str, float], ...]
+    strategy: str = "PACK"
+
+
+@dataclass(frozen=True, slots=True)
 class MemberSpec:
     """A member to start.
 
@@ -20,6 +35,7 @@ class MemberSpec:
         arguments: its keyword arguments (plain data: they cross processes).
         work_threads: calls of the ``work`` kind that may run at once. Control calls have threads of their own, so that they
             are answered while work is under way.
+        group: where it runs, in ``bundle`` of its bundles; on its own resources without one.
     """
 
     name: str
@@ -30,6 +46,8 @@ class MemberSpec:
     num_gpus: float = 0.0
     resources: Mapping[str, float] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+    group: Group | None = None
+    bundle: int = 0
 
 
 class Member(Protocol):

@@ -23,7 +23,7 @@ from bcpg_cluster.engines.prm_detection import detect_convention, make_conventio
 from bcpg_cluster.engines.prm_windows import WindowInput, judgement, to_judgements, window_inputs
 from bcpg_cluster.engines.protocols import Judge, JudgeCase, Judgement
 from bcpg_cluster.engines.vllm_loop import EngineLoop
-from bcpg_cluster.engines.vllm_rollout import check_engine_args
+from bcpg_cluster.engines.vllm_rollout import check_engine_args, with_workers
 from bcpg_cluster.errors import ConfigError, EngineError
 
 __all__ = ["QWEN_SYSTEM", "VllmStepScorer", "load_convention", "make_step_scorer"]
@@ -199,7 +199,7 @@ def _engine_options(convention: Convention, tokenizer: Any, engine_args: Mapping
 def _build(model: str, options: Mapping[str, Any]) -> Any:
     from vllm import LLM
 
-    return LLM(model, **options)
+    return LLM(model, **with_workers(options))
 
 
 def _capacity(llm: Any) -> int:

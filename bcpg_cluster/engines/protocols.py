@@ -120,7 +120,9 @@ class WeightReceiver(Protocol):
     """
 
     def join_push_group(self, group: PushGroup, rank: int) -> None:
-        """Meet the sender; blocks until all ranks are there (the caller holds the deadline)."""
+        """Meet the sender; blocks until all ranks are there (the caller holds the deadline). An engine of several parts takes as
+        many ranks, from ``rank`` on.
+        """
         ...
 
     def receive_weights(self, specs: Sequence[TensorSpec], version: int) -> dict[str, str]:
@@ -283,6 +285,8 @@ class TrainSettings:
         logprob_chunk_tokens: tokens per chunk of the vocabulary projection, so that [T, V] never exists.
         lora: adapters are trained; ``None`` trains all weights.
         revision: of a start model that is a hub id; ``trust_remote_code`` lets transformers run code that comes with it.
+        attention: transformers' ``attn_implementation``; ``auto`` leaves the choice to it. ``flash_attention_2`` needs the
+            package flash-attn and a GPU.
         deepspeed: passed through to DeepSpeed's own config untouched (checked by DeepSpeed's parser).
     """
 
@@ -308,6 +312,7 @@ class TrainSettings:
     lora: LoraSettings | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    attention: str = "auto"
     deepspeed: dict[str, Any] | None = None
 
 

@@ -125,8 +125,13 @@ def load_policy(model_path: str, settings: TrainSettings, dtype: torch.dtype) ->
     for name, value in vars(config).items():
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(config, name, 0.0)  # reference and policy must be the same function (docs/method.md)
+    attention = None if settings.attention == "auto" else settings.attention
     causal_lm = AutoModelForCausalLM.from_pretrained(
-        model_path, config=config, dtype=dtype, trust_remote_code=settings.trust_remote_code
+        model_path,
+        config=config,
+        dtype=dtype,
+        attn_implementation=attention,
+        trust_remote_code=settings.trust_remote_code,
     )
     adapters = add_adapters(causal_lm, settings.lora, settings.seed) if settings.lora else {}
     causal_lm.train()  # gradient checkpointing acts in training mode only

@@ -337,6 +337,14 @@ def _dies_of_seeds(llm: Any) -> bool:
     return current_platform.is_cpu() and llm.llm_engine.vllm_config.scheduler_config.enable_chunked_prefill
 
 
+def with_workers(engine_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with vLLM's workers as child processes of this one, unless they say otherwise: an engine of several GPUs finds
+    them all in its own process. Inside a Ray placement group vLLM would take Ray's workers by itself.
+    """
+    parts = engine_args.get("tensor_parallel_size", 1) * engine_args.get("pipeline_parallel_size", 1)
+    return {**({"distributed_executor_backend": "mp"} if parts > 1 else {}), **engine_args}
+
+
 def _build(model: str, engine_args: Mapping[str, Any], weight_transfer_backend: str | None) -> Any:
     from vllm import LLM
     from vllm.config import WeightTransferConfig
@@ -344,7 +352,7 @@ def _build(model: str, engine_args: Mapping[str, Any], weight_transfer_backend: 
     transfer = WeightTransferConfig(backend=weight_transfer_backend) if weight_transfer_backend else None
     return LLM(
         model,
-        **engine_args,
+        **with_workers(engine_args),
         logprobs_mode="raw_logprobs",
         weight_transfer_config=transfer,
         worker_extension_cls="bcpg_cluster.engines.weight_transfer.PushWorker",

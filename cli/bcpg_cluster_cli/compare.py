@@ -19,7 +19,7 @@ from bcpg_cluster.prompts import round_prompts
 from bcpg_cluster.report.comparison_report import COMPARED, START, ArmResult, compare, markdown_table, write_results
 from bcpg_cluster.run_path import RunPath, local_only
 from bcpg_cluster_cli.console import ConsoleObserver
-from bcpg_cluster_cli.session import new_run, read_config, start_runtime, stop_on_signals
+from bcpg_cluster_cli.session import choose_config, new_run, read_config, start_runtime, stop_on_signals
 
 REFERENCE = "bcpg_nsa"
 
@@ -42,7 +42,8 @@ def run_compare(
     """Check everything, then tune, train and measure every method on every seed, and write what came of it."""
     console = Console(stderr=as_json)
     chosen = parse_methods(methods)
-    setup = make_setup(source, overrides, learning_rates, validation_prompts, num_seeds, tuning_seed)
+    named = choose_config(source, address, console, inline=inline)
+    setup = make_setup(named, overrides, learning_rates, validation_prompts, num_seeds, tuning_seed)
     config = setup.config
     arms = [Arm(m.name, m.settings(config), rate_of=m.name, rounds=rounds) for m in chosen]
     for arm in arms:
@@ -59,7 +60,7 @@ def run_compare(
         return markdown_table(comparison, measures=COMPARED)  # a terminal is narrow; the page has all measures
 
     table = ""
-    with open_comparison(directory, setup, address, source, console, inline=inline) as comparison:
+    with open_comparison(directory, setup, address, console, inline=inline) as comparison:
         for arm in arms:
             comparison.tune(arm)
         for seed in seeds:
@@ -142,7 +143,7 @@ def parse_rates(text: str | None, rate: float) -> tuple[float, ...]:
 
 @contextmanager
 def open_comparison(
-    directory: Path, setup: Setup, address: str | None, source: str | None, console: Console, *, inline: bool
+    directory: Path, setup: Setup, address: str | None, console: Console, *, inline: bool
 ) -> Iterator[Comparison]:
     """A comparison with its members started; they are gone at the end."""
     check_directory(directory, setup)
@@ -152,7 +153,7 @@ def open_comparison(
         console.print(f"{time.monotonic() - started:6.0f} s  {text}", highlight=False, markup=False, soft_wrap=True)
 
     with stop_on_signals(console) as stop_asked:
-        runtime = start_runtime(setup.config, directory, address, source, inline=inline, console=console)
+        runtime = start_runtime(setup.config, directory, address, inline=inline, console=console)
         try:
             with QuietObserver(console) as observer:
                 workforce = start_workforce(setup.config, runtime, stop_asked)

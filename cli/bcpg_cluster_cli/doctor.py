@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bcpg_cluster.build import free_memory_gib
 from bcpg_cluster.cluster.ray_runtime import choose_cluster
+from bcpg_cluster.footprint import free_memory_gib, local_gpus
 
 _SET_UP = "run `make setup`"
 
@@ -98,10 +98,10 @@ def _compiler() -> Finding:
 
 
 def _accelerator() -> Finding:
-    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*")) if Path("/proc/driver/nvidia/gpus").is_dir() else []
+    gpus = local_gpus()
     if gpus:
         remedy = "" if version_of("vllm") else "pip install 'bcpg-cluster[gpu]' to use them"
-        return Finding("gpus", "ok" if not remedy else "note", f"{len(gpus)} NVIDIA", remedy)
+        return Finding("gpus", "ok" if not remedy else "note", f"{gpus} NVIDIA", remedy)
     return Finding("gpus", "ok", "none: engines run on the CPU (configs/laptop.yaml)")
 
 

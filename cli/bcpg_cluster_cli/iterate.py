@@ -19,7 +19,7 @@ from bcpg_cluster.tracking.observer import check_trackers
 from bcpg_cluster.training import drop_torn_snapshots
 from bcpg_cluster_cli.console import ConsoleObserver, closing_line, print_report
 from bcpg_cluster_cli.listeners import listeners, track_overrides
-from bcpg_cluster_cli.session import new_run, read_config, start_runtime, stop_on_signals
+from bcpg_cluster_cli.session import choose_config, new_run, read_config, start_runtime, stop_on_signals
 
 
 def run_iterate(
@@ -36,6 +36,7 @@ def run_iterate(
 ) -> None:
     """Check everything, then start, then run the rounds that are missing."""
     console = Console(stderr=as_json)
+    source = choose_config(source, address, console, inline=inline)
     config = read_config(source, overrides, seed)
     if track:
         config = read_config(source, [*overrides, *track_overrides(track, config)], seed)
@@ -55,7 +56,7 @@ def run_iterate(
     started = time.monotonic()
     with stop_on_signals(console) as stop_asked:
         # The cluster first: a run that may not start there leaves no directory behind.
-        runtime = start_runtime(config, directory, address, source, inline=inline, console=console)
+        runtime = start_runtime(config, directory, address, inline=inline, console=console)
         try:
             with (
                 open_run(directory.absolute(), config) as manifest,

@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bcpg_cluster.build import check_memory, free_memory_gib, local_resources
 from bcpg_cluster.cluster.inline_runtime import InlineRuntime
-from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime, choose_cluster
+from bcpg_cluster.cluster.placement import ClusterNodes, Plan, added, table
+from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime, choose_cluster, look_at
 from bcpg_cluster.cluster.runtime import Runtime
 from bcpg_cluster.config import Config, load_config, shipped_configs
 from bcpg_cluster.errors import ConfigError, RunDirectoryError
+from bcpg_cluster.footprint import (
+    ask_of,
+    check_memory,
+    check_placement,
+    compare_with,
+    free_memory_gib,
+    local_gpus,
+    local_resources,
+)
 from bcpg_cluster.run_path import RunPath, StoredPath, run_path
 from bcpg_cluster.store.journal import has_journal
 from bcpg_cluster.store.layout import ray_namespace
@@ -34,21 +43,54 @@ def read_config(source: str | None, overrides: Sequence[str], seed: int | None) 
     return load_config(source or DEFAULT_CONFIG, changes, complete_from_tasks)
 
 
-def require_named_config(source: str | None, num_gpus: float, console: Console) -> None:
-    """Without ``--config`` the choice follows the cluster: no GPU anywhere gives the laptop default.
+def choose_config(source: str | None, address: str | None, console: Console, *, inline: bool = False) -> str:
+    """``--config``; without it the choice follows what the cluster has, now or with the nodes its autoscaler may start: of the
+    shipped configs that fit the one that uses most GPUs, and the laptop's on this machine alone, when it has no GPU.
 
     Raises:
-        ConfigError: the cluster has GPUs, so which real model to train must be said.
+        ConfigError: a cluster (not this machine alone) without GPUs, or GPUs that no shipped config fits.
     """
-    if source is not None:
-        return
-    if num_gpus:
-        raise ConfigError(
-            f"the cluster has {num_gpus:g} GPUs and no --config was given",
-            rule="on a cluster with GPUs the model to train is chosen by you, never the laptop default",
-            remedy=f"--config one of: {', '.join(shipped_configs())}",
-        )
-    console.print(f"config: {DEFAULT_CONFIG} (no --config, and the cluster has no GPU)", highlight=False)
+    if source is not None or inline:
+        return source or DEFAULT_CONFIG
+    choice = choose_cluster(address)
+    if choice.address == "local":
+        here = [{"CPU": 1e6, "GPU": float(local_gpus())}]  # processors are asked for sparingly by all configs
+        nodes = ClusterNodes(here, here)
+        where = "this machine"
+    else:
+        nodes = look_at(choice)
+        where = f"the cluster at {choice.address}"
+    gpus = added([*nodes.there, *(nodes.largest or ())]).get("GPU", 0.0)
+    if not gpus and choice.address == "local":
+        console.print(f"config: {DEFAULT_CONFIG} (no --config, and {where} has no GPU)", highlight=False)
+        return DEFAULT_CONFIG
+    uses = {name: num_gpus(load_config(name)) for name in shipped_configs() if "/" not in name}  # no ablations
+    for name, used in sorted(uses.items(), key=lambda item: item[1], reverse=True):
+        if used and place(load_config(name), nodes).verdict in ("fits", "may_come"):
+            console.print(
+                f"config: {name} (no --config; of the shipped ones the largest that fits {where})", highlight=False
+            )
+            return name
+    raise ConfigError(
+        f"no --config was given, and no shipped config for GPUs fits {where}, which has {gpus:g} GPUs",
+        rule="without --config the shipped config that uses most of a cluster's GPUs runs; the laptop default runs by itself "
+        "only on this machine alone",
+        remedy="--config one of: " + ", ".join(f"{name} ({used:g} GPUs)" for name, used in uses.items()),
+    )
+
+
+def num_gpus(config: Config) -> float:
+    """GPUs of all pools together."""
+    return sum(ask_of(config, name).total().get("GPU", 0.0) for name in config.pool_names())
+
+
+def place(config: Config, nodes: ClusterNodes) -> Plan:
+    """The run's plan on a cluster, with what the configuration says of autoscaling."""
+    largest = nodes.largest
+    if config.autoscaling is not True and config.autoscaling is not False:
+        return compare_with(config, nodes.there, free=nodes.free, largest=largest)
+    grows = (largest or None) if config.autoscaling else ()
+    return compare_with(config, nodes.there, free=nodes.free, largest=grows)
 
 
 @contextmanager
@@ -72,9 +114,13 @@ def stop_on_signals(console: Console) -> Iterator[Callable[[], bool]]:
 
 
 def start_runtime(
-    config: Config, directory: RunPath, address: str | None, source: str | None, *, inline: bool, console: Console
+    config: Config, directory: RunPath, address: str | None, *, inline: bool, console: Console
 ) -> Runtime:
-    """Ray by the rules of ``choose_cluster``, or threads of this process."""
+    """Ray by the rules of ``choose_cluster``, or threads of this process.
+
+    Raises:
+        ConfigError: this machine has too little memory, or the cluster cannot hold the run.
+    """
     if inline:
         return InlineRuntime()
     choice: ClusterChoice = choose_cluster(address)
@@ -87,7 +133,15 @@ def start_runtime(
         local_resources=local_resources(config),
         on_lost=end_if_stuck,
     )
-    require_named_config(source, runtime.cluster_resources().get("GPU", 0.0), console)
+    try:
+        found = place(config, runtime.look())
+        check_placement(found)
+    except ConfigError:
+        runtime.shutdown()
+        raise
+    if found.verdict != "fits":
+        console.print(f"[yellow]placement: {found.why}; members without a node will wait for one[/]", highlight=False)
+        console.print(table(found.lines), highlight=False)
     if runtime.dashboard_url:
         console.print(f"dashboard: {runtime.dashboard_url}", highlight=False)
     return runtime

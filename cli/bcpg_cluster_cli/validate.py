@@ -8,13 +8,12 @@ from rich.console import Console
 
 from bcpg_cluster.build import (
     check_answers,
-    check_memory,
     check_models,
     check_tokenizers,
     check_vendor_options,
-    free_memory_gib,
     read_all_prompts,
 )
+from bcpg_cluster.footprint import check_memory, free_memory_gib
 from bcpg_cluster.preflight import judge_notes
 from bcpg_cluster.run_directory import check_run_directory
 from bcpg_cluster.run_path import RunPath

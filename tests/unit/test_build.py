@@ -10,10 +10,7 @@ import pytest
 
 from bcpg_cluster import build, implementations
 from bcpg_cluster.build import (
-    check_memory,
     check_models,
-    free_memory_gib,
-    local_resources,
     read_all_prompts,
     train_settings,
 )
@@ -21,6 +18,7 @@ from bcpg_cluster.config import Config
 from bcpg_cluster.engines.fake import FakeGenerator
 from bcpg_cluster.engines.protocols import LoraSettings
 from bcpg_cluster.errors import ConfigError, DataError
+from bcpg_cluster.footprint import check_memory, free_memory_gib, local_resources
 from bcpg_cluster.implementations import load_judge_prompt, model_digest, step_rules
 from bcpg_cluster.method.segment import REFLECTION_CUES
 

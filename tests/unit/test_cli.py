@@ -17,14 +17,15 @@ from bcpg_cluster import __version__
 from bcpg_cluster.build import read_all_prompts
 from bcpg_cluster.cluster import ray_runtime
 from bcpg_cluster.cluster.ray_runtime import choose_cluster
-from bcpg_cluster.errors import ConfigError, RunDirectoryError, StoreError
+from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.run_directory import load_run_config
 from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.schema import weighted_from
 from bcpg_cluster.store.shards import read_table
+from bcpg_cluster_cli import session
 from bcpg_cluster_cli.console import ConsoleObserver, account_text, closing_line, percent, points, print_report
-from bcpg_cluster_cli.session import find_run, require_named_config
+from bcpg_cluster_cli.session import choose_config, find_run
 
 
 @pytest.fixture
@@ -522,13 +523,16 @@ def test_which_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         assert choose_cluster("local", {}).address == "local"
 
 
-def test_a_cluster_with_gpus_needs_a_named_config():
-    console = Console(file=io.StringIO())
-    require_named_config("some.yaml", 8.0, console)
-    require_named_config(None, 0.0, console)
-    assert "laptop" in console.file.getvalue()  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="has 8 GPUs and no --config was given"):
-        require_named_config(None, 8.0, console)
+def test_without_a_config_the_machine_decides(monkeypatch: pytest.MonkeyPatch):
+    console = Console(file=io.StringIO(), width=200)
+    assert choose_config("some.yaml", "local", console) == "some.yaml"
+    assert choose_config(None, "local", console, inline=True) == "laptop"
+    monkeypatch.setattr(session, "local_gpus", lambda: 0)
+    assert choose_config(None, "local", console) == "laptop"
+    assert "has no GPU" in console.file.getvalue()  # type: ignore[attr-defined]
+    monkeypatch.setattr(session, "local_gpus", lambda: 1)
+    assert choose_config(None, "local", console) == "one-gpu"
+    assert "largest that fits this machine" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_no_run_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

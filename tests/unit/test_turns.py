@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.build import held_together
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool, PoolLimits
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.cluster.turns import TRAINER, Turns
 from bcpg_cluster.errors import ConfigError, EngineError
+from bcpg_cluster.footprint import held_together
 from bcpg_cluster.stages.graph import data_stages, evaluation_stages, turns
 
 

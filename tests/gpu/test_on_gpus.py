@@ -1,0 +1,133 @@
+"""``pytest -m gpu``: the parts that differ on a GPU, on the embedded models. Nobody has run these yet; they skip without one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime
+from bcpg_cluster.config import resolve_asset
+from bcpg_cluster.engines.protocols import (
+    GenerateRequest,
+    PushGroup,
+    ReferenceLogprobs,
+    Sampling,
+    TrainRow,
+    TrainSettings,
+)
+from bcpg_cluster.method.objective import Bcpg
+
+NUM_GPUS = torch.cuda.device_count()
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(NUM_GPUS < 1, reason="no GPU: these need one or two NVIDIA GPUs and bcpg-cluster[gpu]"),
+]
+
+ENGINE_ARGS = {"dtype": "float32", "max_model_len": 256, "gpu_memory_utilization": 0.2, "enable_sleep_mode": True}
+SETTINGS = {"objective": Bcpg(), "learning_rate": 1e-3, "min_learning_rate": 1e-3, "batch_sequences": 4}
+
+
+class Engine:
+    """A rollout engine and a trainer rank in a process of their own, called by name."""
+
+    def __init__(self, kind: str, backend: str | None = None) -> None:
+        model = resolve_asset("embedded:policy")
+        self.made: Any
+        if kind == "rollout":
+            from bcpg_cluster.engines.vllm_rollout import VllmGenerator
+
+            self.made = VllmGenerator(model, engine_args=ENGINE_ARGS, weight_transfer_backend=backend)
+        else:
+            from bcpg_cluster.engines.deepspeed_trainer import DeepSpeedRank
+
+            self.made = DeepSpeedRank(0, 1, "127.0.0.1", _free_port())
+            self.made.open(model, TrainSettings(zero_stage=int(kind), dtype="float32", **SETTINGS))
+
+    def run(self, method: str, *args: Any) -> Any:
+        return getattr(self.made, method)(*args)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def start() -> Any:
+    """``start(kind, backend)``: an actor with a GPU of its own."""
+    import sys
+
+    import ray
+
+    from bcpg_cluster.cluster.runtime import MemberSpec
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    runtime = RayRuntime(ClusterChoice("local", "a test"), namespace="bcpg-gpu-tests", dashboard=False)
+    names = iter(range(100))
+
+    def make(kind: str, backend: str | None = None) -> Callable[..., Any]:
+        spec = MemberSpec(
+            f"engine/{next(names)}", Engine, {"kind": kind, "backend": backend}, num_cpus=0.1, num_gpus=1.0,
+            env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "PATH": os.environ["PATH"]},
+        )  # fmt: skip
+        member = runtime.start(spec)
+        return lambda method, *args: member.call("run", method, *args)
+
+    yield make
+    runtime.shutdown()
+
+
+def rows() -> list[TrainRow]:
+    tokens = tuple(range(3, 13))
+    return [
+        TrainRow((1, 2, 3), tokens, (1.0,) * 10, 0.5 - index % 2, 1.0 - index % 2, 0.5, 4, (False,) * 10,
+                 reference=ReferenceLogprobs((-1.0,) * 10))
+        for index in range(4)
+    ]  # fmt: skip
+
+
+def test_a_rollout_engine_draws_sleeps_and_draws_the_same(start: Any):
+    engine = start("rollout")
+    prompt = engine("render", [{"role": "user", "content": "17 + 25"}]).result(600)
+    request = GenerateRequest(prompt, Sampling(32, temperature=0.0))
+    before = engine("generate", [request]).result(600)
+    assert engine("sleep").result(600) is True
+    engine("wake_up").result(600)
+    after = engine("generate", [request]).result(600)
+    assert before[0].token_ids == after[0].token_ids
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_zero_step(start: Any, stage: int):
+    trainer = start(str(stage))
+    reports = trainer("train", rows(), None).result(600)
+    assert len(reports) == 1
+    assert reports[0].grad_norm > 0
+
+
+@pytest.mark.skipif(NUM_GPUS < 2, reason="nccl needs a GPU for each side: this machine has one")
+def test_a_push_over_nccl(start: Any, tmp_path: Path):
+    engine, trainer = start("rollout", "nccl"), start("2")
+    trainer("train", rows(), None).result(600)
+    digests = trainer("save_snapshot", str(tmp_path / "snapshot")).result(600)
+    group = PushGroup("127.0.0.1", _free_port(), 2, "nccl")
+    with ThreadPoolExecutor(2) as both:
+        joins = [both.submit(engine("join_push_group", group, 1).result, 600)]
+        joins.append(both.submit(trainer("join_push_group", group).result, 600))
+        [join.result() for join in joins]
+        specs = trainer("push_specs").result(600)
+        sent = trainer("push_weights")
+        assert engine("receive_weights", specs, 1).result(600) == digests
+        sent.result(600)
+    pair = ((1, 2, 3), tuple(range(3, 13)))
+    expected = trainer("score_tokens", [pair]).result(600)[0]
+    assert engine("score_tokens", [pair]).result(600)[0] == pytest.approx(expected, abs=1e-3)
