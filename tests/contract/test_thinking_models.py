@@ -123,7 +123,7 @@ def test_training_text_is_what_was_recorded(thinking_model: tuple[str, list[str]
     trainer = TorchTrainer("cpu")
     worker = TrainWorker(0, 1, lambda rank, size, host, port: trainer)
     worker.meet("localhost", 0)
-    job = TrainJob(str(tmp_path), 1, path, (receipt,), settings, "checkpoints")
+    job = TrainJob(tmp_path, 1, path, (receipt,), settings, "checkpoints")
     assert worker.begin(job) == 2
     seen: list[torch.Tensor] = []
     trainer._opened().causal_lm.base_model.register_forward_pre_hook(
