@@ -31,7 +31,7 @@ _PREPARE = (
     "mkdir ~/venv; ln -s {bin} ~/venv/bin;"
     " echo 'export PYTHONPATH=$HOME/bcpg-cluster:$HOME/bcpg-cluster/cli' >> ~/.bashrc;"
     # The memory that a host sees is the whole machine's: it would kill its actors for what other programs take.
-    " echo 'export RAY_memory_monitor_refresh_ms=0' >> ~/.bashrc"
+    " echo 'export RAY_memory_monitor_refresh_ms=0 RAY_agent_register_timeout_ms=120000' >> ~/.bashrc"
 )
 
 

@@ -160,13 +160,13 @@ def test_the_job_runs_on_the_same_cluster() -> None:
 # --- Slurm
 
 _SRUN = r"""#!/bin/bash
-printf 'srun' >> "$CALLS"; printf ' [%s]' "$@" >> "$CALLS"; echo " token=${#RAY_AUTH_TOKEN}" >> "$CALLS"
+echo "srun$(printf ' [%s]' "$@") token=${#RAY_AUTH_TOKEN}" >> "$CALLS"  # one write, since several run at once
 case "$*" in
   *"hostname -I"*) echo "10.9.8.7 172.17.0.1" ;;
   *"python -c"*) echo "$JOINED" ;;
-  *"ray start"*) sleep 1000 & trap 'kill $!; echo "ended" >> "$CALLS"; exit 143' TERM; wait ;;
-  *"bcpg-cluster iterate"*) if [[ -n "${HANG:-}" ]]; then
-      touch "$HANG"; sleep 1000 & trap 'kill $!; exit 130' TERM; wait; fi; exit "${CODE:-0}" ;;
+  *"ray start"*) trap 'kill $!; echo "ended" >> "$CALLS"; exit 143' TERM; sleep 1000 & echo "started" >> "$CALLS"; wait ;;
+  *"bcpg-cluster iterate"*) while (( $(grep -c started "$CALLS") < JOINED )); do sleep 0.05; done; if [[ -n "${HANG:-}" ]]; then
+      trap 'kill $!; exit 130' TERM; sleep 1000 & touch "$HANG"; wait; fi; exit "${CODE:-0}" ;;
 esac
 """
 
