@@ -6,6 +6,7 @@
     ├── UserError              bad input: says the value, the rule and the remedy; exit code 2
     │   ├── ConfigError        a configuration that does not hold
     │   ├── DataError          prompts or models that cannot be used
+    │   │   └── HubError       a data set that could not be fetched from a hub
     │   └── RunDirectoryError  a run directory made by something else, or half-written
     ├── StoreError             a table or manifest that is not what it says it is
     ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
@@ -46,6 +47,10 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """Prompts or models that cannot be used."""
+
+
+class HubError(DataError):
+    """A data set that is not here could not be fetched from a hub."""
 
 
 class RunDirectoryError(UserError):

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bcpg_cluster.errors import DataError
+from bcpg_cluster.errors import DataError, HubError
 from bcpg_cluster.hub import is_hub_id, local_copies_only, near_paths, why_no_answer
 from bcpg_cluster.records import Prompt
 
@@ -190,7 +190,8 @@ def _dataset_rows(
             problem = f"the hub does not answer ({no_answer}), and what was fetched earlier does not hold it: {problem}"
         if directory is None:
             problem = f"no file or directory of that name is here; {problem}"
-        raise _unreadable(source, problem, _SOURCES, near_paths(source) if directory is None else "") from None
+            raise _unreadable(source, problem, _SOURCES, near_paths(source), HubError) from None
+        raise _unreadable(source, problem, _SOURCES) from None
     if isinstance(loaded, datasets.Dataset):
         return loaded
     splits = list(loaded)
@@ -210,8 +211,8 @@ def _missing(source: str) -> DataError:
     return _unreadable(source, "it does not exist", _SOURCES, near_paths(source))
 
 
-def _unreadable(source: str, problem: str, rule: str, remedy: str = "") -> DataError:
-    return DataError(
+def _unreadable(source: str, problem: str, rule: str, remedy: str = "", kind: type[DataError] = DataError) -> DataError:
+    return kind(
         f"{source} cannot be read: {problem:.600}",
         rule=rule,
         remedy=remedy

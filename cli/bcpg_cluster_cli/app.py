@@ -345,12 +345,15 @@ def plan(
     rounds: Annotated[int, typer.Option("--rounds", "-n", min=1)] = 3,
     config: ConfigOption = None,
     set_: SetOption = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Also compare with what this Ray cluster has (default: no cluster).")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """What a run would cost: samples, tokens, judge calls, disk, memory. Starts nothing."""
+    """What a run would cost: samples, tokens, judge calls, disk, memory, GPUs. Starts nothing."""
     from bcpg_cluster_cli.plan import run_plan
 
-    run_plan(rounds, config, set_ or [], as_json=json_)
+    run_plan(rounds, config, set_ or [], address, as_json=json_)
 
 
 @app.command()

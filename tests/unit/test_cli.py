@@ -408,8 +408,29 @@ def test_plan(bcpg: Bcpg, config_file: Path, tmp_path: Path, monkeypatch: pytest
     assert facts["total"]["evaluation_samples"] == 3 * 120  # the base is measured too
     assert [pool["name"] for pool in facts["pools"]] == ["rollout", "cpu", "trainer"]
     assert facts["memory_gib"] == 3.0
+    assert facts["gpu_memory"] == []
     assert "samples drawn for training" in bcpg("plan", "-c", config_file).out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_of_gpus(bcpg: Bcpg, tmp_path: Path, prompt_files: tuple[Path, Path]):
+    prompts = f"prompts={{train: {prompt_files[0]}, test: {prompt_files[1]}, per_round: 40}}"
+    facts = json.loads(bcpg("plan", "-c", "r1-distill-qwen-14b", "--set", prompts, "--json").out)
+    assert facts["num_gpus"] == 64
+    rows = {row["pool"]: row for row in facts["gpu_memory"]}
+    assert rows["rollout"]["parameters"] == pytest.approx(14.77e9, rel=0.001)  # as its model card says
+    weights, cache = rows["rollout"]["parts"].values()
+    assert weights == pytest.approx(14.77e9 * 2 / 2 / 2**30, rel=0.001)  # bfloat16, two GPUs
+    assert cache == pytest.approx(2 * 48 * 8 * 128 * 2 * 24576 / 2 / 2**30)
+    state, activations = rows["trainer"]["parts"].values()
+    assert state == pytest.approx(14.77e9 * 16 / 32 / 2**30, rel=0.001)
+    assert 16 < activations < 30
+    assert set(rows) == {"rollout", "judge.llm", "prm", "trainer"}
+    shared = json.loads(bcpg("plan", "-c", "one-gpu", "--set", prompts, "--json").out)
+    assert (shared["num_gpus"], shared["memory_gib"]) == (1, 16)  # of the largest turn
+    shown = bcpg("plan", "-c", "one-gpu", "--set", prompts, "--set", "policy.model=some/other").out
+    assert "GPU memory, estimated" in shown
+    assert "config.json is not here" in shown
 
 
 def test_validate(bcpg: Bcpg, config_file: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch):
