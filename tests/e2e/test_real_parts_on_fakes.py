@@ -133,7 +133,7 @@ def test_an_endpoint_that_is_down_stops_the_run_without_a_label(
 ):
     config = make_config(**SMALL, judges=asks(server))
     server.close()
-    with pytest.raises(EngineError, match="answered none of"):
+    with pytest.raises(EngineError, match="answered on 0 of"):
         run_rounds(tmp_path / "r", config, 1)
     assert table(tmp_path / "r", "verdicts.llm") == []
     assert table(tmp_path / "r", "weighted") == []
