@@ -305,7 +305,7 @@ class Coordinator:
         return seconds
 
     def _write_prompts(self, round_: int, table: str, shards: list[list[Prompt]]) -> None:
-        """The shards of a prompt table that are not there yet. Several at a time: a disk has them safe one as slowly as many."""
+        """The shards of a prompt table that are not there yet; several at a time, since each waits for the disk."""
 
         def write(shard: int) -> Receipt:
             return write_shard(
