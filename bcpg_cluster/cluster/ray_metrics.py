@@ -1,15 +1,17 @@
 """Metrics by way of Ray: what this process sets here is exported by the Ray agent of its node, where Prometheus finds it.
 
-Beside ``ray_runtime`` the only file that imports Ray.
+Beside ``ray_runtime`` and ``ray_connection`` the only file that imports Ray.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 DASHBOARD_FILE = "bcpg_grafana_dashboard.json"
+_REFRESH_S = 1.0  # the shortest report interval Ray knows
 
 
 class Declared(Protocol):
@@ -28,6 +30,9 @@ class Declared(Protocol):
 class RayMetrics:
     """A sink for ``monitoring.run_metrics`` that feeds Ray's metrics. Ray must be initialised in this process.
 
+    Ray's agent forgets a gauge that was not set again for two report intervals, so a thread sets all of them once a second, from
+    entry to exit of the context.
+
     Args:
         run: the value of every metric's ``run`` tag.
     """
@@ -40,6 +45,24 @@ class RayMetrics:
         for metric in metrics:
             made = kinds[metric.kind](metric.name, description=metric.meaning, tag_keys=("run", *metric.tags))
             self._metrics[metric.name] = made.set_default_tags({"run": run})
+        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._guard = threading.Lock()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._refresh, name="ray-metrics", daemon=True)
+
+    def __enter__(self) -> RayMetrics:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _refresh(self) -> None:
+        while not self._is_over.wait(_REFRESH_S):
+            with self._guard:
+                for (name, tags), value in self._gauges.items():
+                    self._metrics[name].set(value, tags=dict(tags))
 
     def add(self, name: str, amount: float, **tags: str) -> None:
         """Let a counter grow; by nothing when ``amount`` is 0 (Ray refuses that)."""
@@ -48,7 +71,9 @@ class RayMetrics:
 
     def set(self, name: str, value: float, **tags: str) -> None:
         """Give a gauge its present value."""
-        self._metrics[name].set(float(value), tags=tags)
+        with self._guard:
+            self._gauges[name, tuple(tags.items())] = float(value)
+            self._metrics[name].set(float(value), tags=tags)
 
 
 def ray_session_folder() -> Path | None:

@@ -152,7 +152,8 @@ class RunMetrics(SilentObserver):
 
     def push(self, version: int, facts: Mapping[str, Any]) -> None:
         """New weights, and how that was proven."""
-        self._sink.set("bcpg_policy_version", version, weights="pushed")
+        for weights in ("pushed", "served"):
+            self._sink.set("bcpg_policy_version", version, weights=weights)
         self._sink.set("bcpg_push_seconds", facts["seconds"])
         for name in ("worst_nats", "separation_nats", "cached_prefix_nats"):
             self._set_known(f"bcpg_push_{name}", facts[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from bcpg_cluster.cluster.ray_runtime import RayRuntime
 from bcpg_cluster.cluster.runtime import Runtime
@@ -21,32 +21,30 @@ from bcpg_cluster.tracking.observer import tracking
 @contextmanager
 def listeners(display: Observer, config: Config, manifest: Manifest, runtime: Runtime) -> Iterator[Observer]:
     """``display`` and all others as one observer; trackers are given time to finish when the run is over."""
-    heard: list[Observer] = [display]
-    if isinstance(runtime, RayRuntime):
-        heard.append(ray_metrics(config, manifest))
     with (
+        ray_metrics(config, manifest) if isinstance(runtime, RayRuntime) else nullcontext() as metrics,
         LiveStatus(manifest.run_dir) as live,
         tracking(config, manifest.run_dir, manifest.state, display.note) as trackers,
     ):
-        heard.append(live)
-        if trackers is not None:
-            heard.append(trackers)
-        yield Observers(heard)
+        others: tuple[Observer | None, ...] = (metrics, live, trackers)
+        yield Observers([display, *(other for other in others if other is not None)])
 
 
-def ray_metrics(config: Config, manifest: Manifest) -> RunMetrics:
+@contextmanager
+def ray_metrics(config: Config, manifest: Manifest) -> Iterator[RunMetrics]:
     """Metrics of the run by way of Ray, and the dashboard for them where Ray keeps Grafana's."""
     from bcpg_cluster.cluster.ray_metrics import RayMetrics, provision_dashboard, ray_session_folder
 
     session = ray_session_folder()
     if session is not None:
         provision_dashboard(session, shipped_dashboard())
-    return RunMetrics(
-        RayMetrics(METRICS, manifest.run_dir.name),
-        voters=config.voters,
-        measures=[name for name, judge in config.judges.items() if judge.role == "measure"],
-        earlier=(receipt for shards in manifest.state.shards.values() for receipt in shards.values()),
-    )
+    with RayMetrics(METRICS, manifest.run_dir.name) as sink:
+        yield RunMetrics(
+            sink,
+            voters=config.voters,
+            measures=[name for name, judge in config.judges.items() if judge.role == "measure"],
+            earlier=(receipt for shards in manifest.state.shards.values() for receipt in shards.values()),
+        )
 
 
 def track_overrides(kinds: list[str], config: Config) -> list[str]:
