@@ -1,7 +1,7 @@
 """Two rounds of the main job on four hosts, launched by the real `ray up`, while host after host is taken away.
 
     BCPG_HOSTS=real python -m pytest -s tests/cluster/test_several_hosts.py     the embedded models; about 7 GiB
-    BCPG_HOSTS=fakes python -m pytest -s tests/cluster/test_several_hosts.py    fakes that take their time; about 3 GiB
+    python -m pytest -s tests/cluster/test_several_hosts.py                     fakes that take their time; about 3 GiB
     python -m tests.cluster.hosts --clean                                       after a kill -9 of either
 
 Needs root, and Debian's openssh-server and rsync.
@@ -27,7 +27,7 @@ from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from tests.cluster.hosts import SHARED, missing_parts
 from tests.cluster.launched import REPOSITORY, Launched, launched, wait_until
 
-_MISSING = missing_parts() or (None if os.environ.get("BCPG_HOSTS") else "set BCPG_HOSTS to fakes or real")
+_MISSING = missing_parts()
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.timeout(1800),

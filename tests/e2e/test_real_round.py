@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bcpg_cluster.engines.snapshot import verify_snapshot
+from bcpg_cluster.monitoring.catalog import METRICS
 from bcpg_cluster.records import SampleId, VerdictStatus
 from bcpg_cluster.stages.train import read_canaries
 from bcpg_cluster.store.manifest import read_manifest
@@ -23,7 +24,7 @@ from bcpg_cluster.store.schema import (
 )
 from bcpg_cluster.store.shards import read_table
 from bcpg_cluster_cli.app import app
-from tests.e2e.conftest import iterate_command, real_environment
+from tests.e2e.conftest import RealRun, iterate_command, real_environment
 
 pytestmark = pytest.mark.engine
 
@@ -145,3 +146,28 @@ def test_seeds_name_the_sample(real_run: tuple[Path, str]) -> None:
     rollouts = rollouts_from(read_table(run_dir, read_manifest(run_dir).receipts(1, "rollouts")))
     for rollout in rollouts:
         assert rollout.seed == request_seed(0, "rollouts", SampleId(1, rollout.id.prompt_id, rollout.id.sample))
+
+
+def test_its_metrics_were_exported(watched_run: RealRun) -> None:
+    """Read from Ray's agent while the run went on. What comes with the last report may be missing: the Ray ends with the run."""
+    state, series = read_manifest(watched_run.directory), watched_run.series
+    receipts = state.receipts(1, "rollouts")
+    for what in ("samples", "tokens"):
+        made = sum(receipt.metrics[what] for receipt in receipts)
+        assert series.get(f"ray_bcpg_{what}_total", stage="generate") == made
+    assert series.get("ray_bcpg_samples_total", stage="judge.llm") > 0
+    train, push = state.snapshots[1].metrics, state.pushes[1]
+    assert series.get("ray_bcpg_loss") == pytest.approx(train["loss_last"])
+    assert series.get("ray_bcpg_grad_norm") == pytest.approx(train["grad_norm_last"])
+    assert series.get("ray_bcpg_delta_per_token", tokens="right") == pytest.approx(train["delta_per_token_right_last"])
+    assert series.get("ray_bcpg_push_seconds") == pytest.approx(push["seconds"])
+    assert series.get("ray_bcpg_push_worst_nats") == pytest.approx(push["worst_nats"])
+    assert series.get("ray_bcpg_policy_version", weights="served") == 1
+    assert series.get("ray_bcpg_mined_share") == pytest.approx(state.reports[1]["mined_share"])
+    agreement = state.reports[1]["judges"]["agreement"]["llm+prm"]["agreement"]
+    assert series.get("ray_bcpg_judge_agreement", judges="llm+prm") == pytest.approx(agreement)
+    for pool in ("rollout", "judge.llm", "prm", "cpu"):
+        assert 0 <= series.get("ray_bcpg_busy_share", pool=pool) <= 1, pool
+        assert series.get("ray_bcpg_pool_members", pool=pool, state="ready") >= 1, pool
+    last_steps = {"bcpg_round_seconds", "bcpg_steps_without_verdict", "bcpg_retries", "bcpg_clipped_share"}
+    assert {metric.series for metric in METRICS if metric.name not in last_steps} <= series.names()
