@@ -38,7 +38,8 @@ set -e
 hostname {name}
 ip link set lo up
 mount -t tmpfs tmpfs /mnt
-mkdir -p /mnt/home /mnt/shared /mnt/tmp /run/sshd
+mkdir -p /mnt/home /mnt/shared /mnt/tmp /mnt/python /run/sshd
+mount --bind {python} /mnt/python
 mount --bind {folder}/home /mnt/home
 mount --bind {shared} /mnt/shared
 mount --bind {folder}/tmp /mnt/tmp
@@ -46,6 +47,7 @@ mount --bind {folder}/passwd /etc/passwd
 mount --bind {folder}/hosts /etc/hosts
 mount -t tmpfs -o size=8g,mode=1777 tmpfs /dev/shm
 mount --bind /mnt/tmp /tmp
+[ -e {python}/bin ] || {{ mkdir -p {python}; mount --bind /mnt/python {python}; }}  # a checkout below /tmp has its venv there
 /usr/sbin/sshd -D -e -f /dev/null -h /mnt/home/.ssh/host_key -o ListenAddress={address} -o PidFile=none \\
     -o AuthorizedKeysFile=/mnt/home/.ssh/authorized_keys -o StrictModes=no -o UsePAM=no -o PermitRootLogin=yes &
 while true; do wait -n || sleep 1; done
@@ -106,7 +108,9 @@ class Host:
 
     def start(self, shared: Path) -> None:
         """Boot it (again): nothing runs there but the ssh server."""
-        script = _BOOT.format(name=self.name, folder=self.folder, shared=shared, address=self.address)
+        script = _BOOT.format(
+            name=self.name, folder=self.folder, shared=shared, address=self.address, python=sys.prefix
+        )
         space = ["unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--mount", "--uts", "--ipc"]
         log = (self.folder / "boot.log").open("ab")
         with log:
