@@ -369,7 +369,7 @@ def main() -> None:
             continue
         setup = setup_of(files, PARTS[names[0]], arguments)
         directory = out / ("three-judges" if has_third_judge else "two-judges")
-        with open_comparison(directory, setup, "local", "laptop", console, inline=False) as comparison:
+        with open_comparison(directory, setup, "local", console, inline=False) as comparison:
             for name in names:
                 run_part(name, comparison, setup, FEW if arguments.small else ALL, range(arguments.seeds), out)
                 console.print(f"{name}: written to {out}/{name}.md", highlight=False)

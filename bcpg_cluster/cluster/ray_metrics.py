@@ -5,13 +5,17 @@ Beside ``ray_runtime`` and ``ray_connection`` the only file that imports Ray.
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 DASHBOARD_FILE = "bcpg_grafana_dashboard.json"
 _REFRESH_S = 1.0  # the shortest report interval Ray knows
+_SHORT_INTERVAL_S = 2.0
+_INTERVAL = "RAY_metrics_report_interval_ms"  # as Ray spells it
 
 
 class Declared(Protocol):
@@ -55,6 +59,10 @@ class RayMetrics:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Where metrics are handed on this often (Ray's default is ten seconds), the last of them can be waited for.
+        interval_s = float(os.environ.get(_INTERVAL, "10000")) / 1000
+        if interval_s <= _SHORT_INTERVAL_S:
+            time.sleep(1.5 * interval_s)
         self._is_over.set()
         self._thread.join()
 

@@ -3,10 +3,12 @@ on Ray's actors; killed, torn and late. Needs the extra ``dev`` (s3fs, moto)."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,7 +35,8 @@ from bcpg_cluster.store.shards import read_shard, read_table, write_shard
 from bcpg_cluster.training import drop_torn_snapshots
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (extra dev or s3)")
-moto_server = pytest.importorskip("moto.server", reason="moto's server is not installed (extra dev)")
+if any(importlib.util.find_spec(name) is None for name in ("moto", "flask", "flask_cors")):
+    pytest.skip("moto's server is not installed (extra dev)", allow_module_level=True)
 
 COMMAND = str(Path(sys.executable).with_name("bcpg-cluster"))
 
@@ -43,9 +46,23 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a bucket on a server of its own, reached by the environment alone, as on a real cluster."""
     import s3fs
 
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host, port = free.getsockname()
+    # A process of its own: Flask's globals, once imported, raise when vLLM looks through all modules of a process.
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            break
+        except OSError:
+            assert server.poll() is None and time.monotonic() < deadline, "moto's server does not start"
+            time.sleep(0.1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -54,8 +71,11 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
         s3fs.S3FileSystem().mkdir("runs")
-        yield "s3://runs"
-    server.stop()
+        try:
+            yield "s3://runs"
+        finally:
+            server.terminate()
+            server.wait(30)
 
 
 @pytest.fixture

@@ -1100,4 +1100,6 @@ def test_deepspeed_resumes_adapters_bit_for_bit(name: str, groups: Any, root: Pa
     assert kept, "the frozen weights stay out of step checkpoints: they are on disk already"
     for file in kept:
         content = torch.load(file, weights_only=False)
-        assert all("lora_" in key for key in content["module"]) and not content["frozen_param_fragments"]
+        # DeepSpeed leaves out what `named_parameters` names, and that has a tied head under its other name alone.
+        others = [key for key in content["module"] if "lora_" not in key and not key.endswith("lm_head.weight")]
+        assert not others and not content["frozen_param_fragments"]

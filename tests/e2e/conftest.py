@@ -66,7 +66,7 @@ def watched_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
             while run.poll() is None and time.monotonic() < deadline:
                 scrape(ray_folder / "ray" / "session_latest", series)
                 with suppress(subprocess.TimeoutExpired):
-                    run.wait(1.0)
+                    run.wait(0.3)
             if run.poll() is None:
                 run.terminate()
                 run.wait(60)
