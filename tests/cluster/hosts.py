@@ -38,7 +38,8 @@ set -e
 hostname {name}
 ip link set lo up
 mount -t tmpfs tmpfs /mnt
-mkdir -p /mnt/home /mnt/shared /mnt/tmp /mnt/python /run/sshd
+mkdir -p /mnt/home /mnt/shared /mnt/tmp /mnt/checkout /mnt/python /run/sshd
+mount --bind {checkout} /mnt/checkout
 mount --bind {python} /mnt/python
 mount --bind {folder}/home /mnt/home
 mount --bind {shared} /mnt/shared
@@ -47,7 +48,9 @@ mount --bind {folder}/passwd /etc/passwd
 mount --bind {folder}/hosts /etc/hosts
 mount -t tmpfs -o size=8g,mode=1777 tmpfs /dev/shm
 mount --bind /mnt/tmp /tmp
-[ -e {python}/bin ] || {{ mkdir -p {python}; mount --bind /mnt/python {python}; }}  # a checkout below /tmp has its venv there
+# A checkout below /tmp, and its packages, stay where they are.
+[ -e {checkout}/tests ] || {{ mkdir -p {checkout}; mount --bind /mnt/checkout {checkout}; }}
+[ -e {python}/bin ] || {{ mkdir -p {python}; mount --bind /mnt/python {python}; }}
 /usr/sbin/sshd -D -e -f /dev/null -h /mnt/home/.ssh/host_key -o ListenAddress={address} -o PidFile=none \\
     -o AuthorizedKeysFile=/mnt/home/.ssh/authorized_keys -o StrictModes=no -o UsePAM=no -o PermitRootLogin=yes &
 while true; do wait -n || sleep 1; done
@@ -109,7 +112,12 @@ class Host:
     def start(self, shared: Path) -> None:
         """Boot it (again): nothing runs there but the ssh server."""
         script = _BOOT.format(
-            name=self.name, folder=self.folder, shared=shared, address=self.address, python=sys.prefix
+            name=self.name,
+            folder=self.folder,
+            shared=shared,
+            address=self.address,
+            checkout=Path(__file__).parents[2],
+            python=sys.prefix,
         )
         space = ["unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--mount", "--uts", "--ipc"]
         log = (self.folder / "boot.log").open("ab")
