@@ -1,6 +1,6 @@
 """Metrics by way of Ray: what this process sets here is exported by the Ray agent of its node, where Prometheus finds it.
 
-Beside ``ray_runtime`` and ``ray_connection`` the only file that imports Ray.
+One of the files of ``cluster`` that import Ray.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Members as Ray actors. Besides ``ray_connection`` the only file that imports Ray."""
+"""Members as Ray actors. Few files of this package import Ray: the import contracts name them."""
 
 from __future__ import annotations
 
