@@ -1,9 +1,9 @@
 """Peak memory and seconds of the chunked log-probs against the plain ones, forward and backward.
 
-What is compared: ``method.logprobs.token_logprobs`` in chunks, and ``log_softmax(linear(hidden, weight))`` with a gather, both with
-gradients for the hidden states and the head's weight, from the same numbers. Each measurement is a process of its own, since a
-process's peak never goes down; its memory is the peak less what it held before the forward (torch, the states, the head). The
-chunked side also computes the entropies, the plain one does not. The gradients of both are compared as well.
+What is compared: ``stages.train.logprobs.token_logprobs`` in chunks, and ``log_softmax(linear(hidden, weight))`` with a gather,
+both with gradients for the hidden states and the head's weight, from the same numbers. Each measurement is a process of its
+own, since a process's peak never goes down; its memory is the peak less what it held before the forward (torch, the states, the
+head). The chunked side also computes the entropies, the plain one does not. The gradients of both are compared as well.
 
     python benchmarks/logprob_memory.py [--json FILE] [--hidden 896] [--tokens 2048] [--vocabulary 151936] [--repeats 3]
 
@@ -30,7 +30,7 @@ def run_side(side: str, options: argparse.Namespace) -> dict[str, float]:
     import torch
     from torch.nn.functional import linear
 
-    from bcpg_cluster.method.logprobs import token_logprobs
+    from bcpg_cluster.stages.train.logprobs import token_logprobs
 
     torch.set_num_threads(options.threads)
     draw = torch.Generator().manual_seed(options.seed)

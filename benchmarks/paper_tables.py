@@ -26,13 +26,13 @@ from rich.console import Console
 from bcpg_cluster.assets.chain import draw_chain
 from bcpg_cluster.comparison.methods import METHODS, PAPER_METHODS
 from bcpg_cluster.comparison.runner import Arm, Comparison, Setup
-from bcpg_cluster.config import Config
-from bcpg_cluster.prompts import write_prompts
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.prompts.files import write_prompts
 from bcpg_cluster.records import Prompt
-from bcpg_cluster.report.comparison_report import START, ArmResult, compare, markdown_table, write_plot
-from bcpg_cluster.report.plots import write_lines_plot
-from bcpg_cluster.report.statistics import Interval, mean_interval
-from bcpg_cluster_cli.compare import make_setup, open_comparison
+from bcpg_cluster.watch.report.comparison_report import START, ArmResult, compare, markdown_table, write_plot
+from bcpg_cluster.watch.report.plots import write_lines_plot
+from bcpg_cluster.watch.report.statistics import Interval, mean_interval
+from bcpg_cluster_cli.runs.compare import make_setup, open_comparison
 
 NSA, BCPG, RFT = "bcpg_nsa", "bcpg", "rft"
 

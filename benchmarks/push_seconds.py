@@ -20,8 +20,9 @@ from typing import Any
 
 from measure import argument_parser, facts, finish, free_port, interleave, ratios, summarise
 
-from bcpg_cluster.config import load_config, resolve_asset
-from bcpg_cluster.engines.protocols import PushGroup, TensorSpec
+from bcpg_cluster.config.embedded import resolve_asset
+from bcpg_cluster.config.load import load_config
+from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 
 
 def make_model(folder: Path, megabytes: float, tokenizer_of: str) -> str:
@@ -54,7 +55,7 @@ def send_on_command(model: str, pipe: Any) -> None:
     from transformers import AutoModelForCausalLM
     from vllm.distributed.utils import stateless_init_torch_distributed_process_group
 
-    from bcpg_cluster.engines.weight_transfer import WeightSender
+    from bcpg_cluster.stages.push.vllm_sender import WeightSender
 
     policy: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     tensors = [
@@ -93,7 +94,7 @@ def measure_model(model: str, engine_args: dict[str, Any], repeats: int) -> tupl
     import torch
     from vllm.distributed.utils import stateless_init_torch_distributed_process_group
 
-    from bcpg_cluster.engines.vllm_rollout import VllmGenerator
+    from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
 
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -144,7 +145,7 @@ def main() -> None:
     options = parser.parse_args()
     started = facts()
     config = load_config(options.config)
-    from bcpg_cluster.engines.vllm_rollout import ACTOR_ENVIRONMENT
+    from bcpg_cluster.stages.generate.vllm_options import ACTOR_ENVIRONMENT
 
     environment = {**ACTOR_ENVIRONMENT, "VLLM_LOGGING_LEVEL": "WARNING", **config.pool("rollout").env}
     os.environ.update(environment)

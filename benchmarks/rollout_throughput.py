@@ -23,23 +23,27 @@ from typing import Any
 from measure import argument_parser, facts, finish, interleave, ratios, summarise
 
 from bcpg_cluster.assets.chain import draw_chain
-from bcpg_cluster.build import host_rollout
-from bcpg_cluster.cluster.pool import Pool, PoolLimits
-from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime
+from bcpg_cluster.cluster.leases import PoolLimits
+from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
+from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import Member, MemberSpec
-from bcpg_cluster.config import Config, load_config, resolve_asset
-from bcpg_cluster.dataflow import Dataflow
-from bcpg_cluster.engines.vllm_rollout import ACTOR_ENVIRONMENT
+from bcpg_cluster.config.embedded import resolve_asset
+from bcpg_cluster.config.load import load_config
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
-from bcpg_cluster.observer import SilentObserver
-from bcpg_cluster.prompts import read_prompts, split_shards
+from bcpg_cluster.prompts.files import read_prompts
+from bcpg_cluster.prompts.sets import split_shards
 from bcpg_cluster.records import Prompt, SampleId
-from bcpg_cluster.stages.generate import request_seed
+from bcpg_cluster.run.build.members import host_rollout
+from bcpg_cluster.run.dataflow import Dataflow
+from bcpg_cluster.stages.generate.stage import request_seed
+from bcpg_cluster.stages.generate.vllm_options import ACTOR_ENVIRONMENT
 from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec
 from bcpg_cluster.store.layout import new_attempt
 from bcpg_cluster.store.manifest import Manifest
-from bcpg_cluster.store.schema import prompt_row
+from bcpg_cluster.store.rows import prompt_row
 from bcpg_cluster.store.shards import write_shard
+from bcpg_cluster.watch.observer import SilentObserver
 
 GENERATE = StageSpec("generate", ROLLOUT_POOL, ("prompts",), "rollouts")
 

@@ -42,20 +42,22 @@ from simulated_members import (
     receipt_of,
 )
 
-from bcpg_cluster.build import build_coordinator
 from bcpg_cluster.cluster.inline_runtime import InlineRuntime
-from bcpg_cluster.cluster.pool import Pool, PoolLimits
+from bcpg_cluster.cluster.leases import PoolLimits
+from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import MemberSpec
-from bcpg_cluster.config import Config, parse_config
-from bcpg_cluster.dataflow import Dataflow
-from bcpg_cluster.observer import SilentObserver
-from bcpg_cluster.prompts import PromptSets
+from bcpg_cluster.config.load import parse_config
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt
-from bcpg_cluster.run_directory import open_run
+from bcpg_cluster.run.build.assembly import build_coordinator
+from bcpg_cluster.run.dataflow import Dataflow
+from bcpg_cluster.run.directory import open_run
 from bcpg_cluster.stages.graph import data_stages
 from bcpg_cluster.stages.job import StageJob
 from bcpg_cluster.store.layout import MANIFEST
 from bcpg_cluster.store.manifest import Manifest, read_manifest
+from bcpg_cluster.watch.observer import SilentObserver
 
 Summary = dict[str, Any]
 PARTS = ("driver", "turns", "judges", "inline", "ray")
@@ -254,7 +256,7 @@ def sleepers(runtime: Any, num_shards: int, members: Mapping[str, int], seed: in
 
 def run_ray(num_shards: int, members: Mapping[str, int], seed: int, scale: float) -> dict[str, float]:
     """The same on Ray actors of a local cluster."""
-    from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime
+    from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
 
     choice = ClusterChoice("local", "asked for")
     runtime = RayRuntime(choice, namespace="scale-simulation", dashboard=False)

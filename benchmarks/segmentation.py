@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 
 from measure import argument_parser, facts, finish, interleave, ratios, summarise
 
-from bcpg_cluster.method.segment import StepRules
-from bcpg_cluster.method.segmenters import DelimiterSegmenter, Segmenter, StructuralSegmenter
-from bcpg_cluster.method.step_merge import MergeRules
+from bcpg_cluster.stages.segment.merge import MergeRules
+from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, Segmenter, StructuralSegmenter
+from bcpg_cluster.stages.segment.structure import StepRules
 
 SENTENCES = (
     "So we have {a} + {b} = {c}, which is what the first equation says.",

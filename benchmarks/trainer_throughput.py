@@ -26,11 +26,12 @@ from typing import Any
 from measure import argument_parser, facts, finish, free_port, interleave, ratios, summarise
 
 from bcpg_cluster.assets.chain import draw_chain
-from bcpg_cluster.build import train_settings
-from bcpg_cluster.config import load_config, resolve_asset
-from bcpg_cluster.engines.protocols import TrainRow, TrainSettings
+from bcpg_cluster.config.embedded import resolve_asset
+from bcpg_cluster.config.load import load_config
+from bcpg_cluster.run.build.settings import train_settings
+from bcpg_cluster.stages.train.protocol import TrainRow, TrainSettings
 from bcpg_cluster.store.manifest import read_manifest
-from bcpg_cluster.store.schema import weighted_from
+from bcpg_cluster.store.rows import weighted_from
 from bcpg_cluster.store.shards import read_table
 
 
@@ -139,8 +140,8 @@ class BareLoop:
         import torch
         from torch.nn.functional import pad
 
-        from bcpg_cluster.method.objectives import objective_loss
-        from bcpg_cluster.method.objectives.batch import LossBatch
+        from bcpg_cluster.stages.train.objectives import objective_loss
+        from bcpg_cluster.stages.train.objectives.batch import LossBatch
 
         longest = max(len(row.prompt_token_ids) + len(row.token_ids) for row in rows)
 
@@ -173,7 +174,7 @@ class BareLoop:
 
 def run_rank(rank: int, world_size: int, port: int, given: dict[str, Any], answers: Any) -> None:
     """One rank of both sides; rank 0 sends what was measured."""
-    from bcpg_cluster.engines.deepspeed_trainer import DeepSpeedRank
+    from bcpg_cluster.stages.train.deepspeed.trainer import DeepSpeedRank
 
     model, rows, settings = given["model"], given["rows"], given["settings"]
     trainer = DeepSpeedRank(rank, world_size, "127.0.0.1", port)

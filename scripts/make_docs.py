@@ -26,13 +26,14 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bcpg_cluster import config, records
-from bcpg_cluster.engines import protocols
-from bcpg_cluster.method import objective
-from bcpg_cluster.monitoring import catalog, grafana
+from bcpg_cluster import records
+from bcpg_cluster.config import run as config
+from bcpg_cluster.stages.train import objective
+from bcpg_cluster.stages.train import protocol as train_protocol
 from bcpg_cluster.store import layout, schema
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.shards import read_table
+from bcpg_cluster.watch.prometheus import catalog, grafana
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS, ASSETS = ROOT / "docs", ROOT / "bcpg_cluster" / "assets"
@@ -257,7 +258,7 @@ def key_table(keys: list[tuple[str, str, FieldInfo]], section: type[BaseModel]) 
     """The keys of a section as a table."""
     described = attributes(section.__doc__)
     if section is config.TrainConfig:
-        described = {**attributes(protocols.TrainSettings.__doc__), **described}
+        described = {**attributes(train_protocol.TrainSettings.__doc__), **described}
     lines = ["| key | kind | default | meaning |", "|---|---|---|---|"]
     for key, path, info in keys:
         meaning = MEANINGS.get(path) or described.get(key)
@@ -379,7 +380,7 @@ RECORD_OF = {
     "outcomes": records.Outcome,
     "steps": records.Step,
     "verdicts": records.Verdict,
-    "weighted": protocols.TrainRow,
+    "weighted": train_protocol.TrainRow,
 }
 
 

@@ -7,7 +7,7 @@ reads ``policy/`` and the prompt files (``*.jsonl``, whose questions are never u
 sizes and from different seeds, so that they err differently, as real judges do:
 
 * the judge (``Qwen2ForCausalLM``) reads *made-up* mistakes, then some rollouts of the policy among them, and writes
-  verdicts in the grammar of ``method/verdict.py``;
+  verdicts in the grammar of ``stages/judge/judge_prompt.py``;
 * the PRM (``Qwen2ForProcessRewardModel``, vLLM's name for it) reads other rollouts of the policy alone and scores
   every ``<extra_0>``.
 
@@ -45,9 +45,8 @@ from transformers import (
 )
 
 from bcpg_cluster.assets.chain import ANSWER, MODULUS, REFLECTION, Chain, Operation, StepTruth, draw_chain, step_truths
-from bcpg_cluster.engines.prm import QWEN_SYSTEM
-from bcpg_cluster.method.segment import StepRules, segment
-from bcpg_cluster.method.verdict import (
+from bcpg_cluster.records import ErrorType
+from bcpg_cluster.stages.judge.judge_prompt import (
     JudgePrompt,
     StepVerdict,
     parse_judge_prompt,
@@ -55,7 +54,8 @@ from bcpg_cluster.method.verdict import (
     render_judge_messages,
     render_verdicts,
 )
-from bcpg_cluster.records import ErrorType
+from bcpg_cluster.stages.judge.prm.vllm_scorer import QWEN_SYSTEM
+from bcpg_cluster.stages.segment.structure import StepRules, segment
 
 HEAD_DIM = 32
 MAX_POSITIONS = 512

@@ -16,7 +16,7 @@ command -v "$python" >/dev/null || fail "$python is not there" "install Python 3
 command -v c++ >/dev/null || command -v g++ >/dev/null ||
   fail "no C++ compiler (DeepSpeed builds its CPU communication with one)" "install one (Debian: g++)"
 
-wanted=$(cat constraints.txt pyproject.toml scripts/setup.sh | sha256sum | cut -c1-16)
+wanted=$(cat constraints.txt pyproject.toml setup.py scripts/setup.sh | sha256sum | cut -c1-16)
 stamp=.venv/.setup-$what
 # what `dev` installs contains what `run` does
 for done_stamp in "$stamp" .venv/.setup-dev; do

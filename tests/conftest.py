@@ -15,11 +15,13 @@ import pytest
 import yaml
 
 from bcpg_cluster.assets.chain import draw_chain
-from bcpg_cluster.build import build_coordinator, read_all_prompts
 from bcpg_cluster.cluster.inline_runtime import InlineRuntime
-from bcpg_cluster.config import Config, parse_config
-from bcpg_cluster.observer import SilentObserver
-from bcpg_cluster.run_directory import open_run
+from bcpg_cluster.config.load import parse_config
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.run.build.assembly import build_coordinator
+from bcpg_cluster.run.directory import open_run
+from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.watch.observer import SilentObserver
 from bcpg_cluster_cli import app as command_line
 from tests.proofs import pytest_addoption, pytest_configure, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401  (hooks)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import MemberLostError
-from bcpg_cluster.run_mark import RunMark
+from bcpg_cluster.store.mark import RunMark
 
 
 class InlineMember:

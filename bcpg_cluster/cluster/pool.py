@@ -13,71 +13,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
+from bcpg_cluster.cluster.leases import Done, PoolLimits, Work, _Lease, _Slot
 from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
+from bcpg_cluster.cluster.state import MemberState
 from bcpg_cluster.errors import EngineError, MemberLostError
-from bcpg_cluster.observer import MemberState
 
 _NODE_PATIENCE_S = 30.0  # a node with room takes a while to start a process: not yet worth a word
 _NODE_LOOK_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class PoolLimits:
-    """How a pool behaves; see ``config.PoolConfig``."""
-
-    leases_per_member: int = 2
-    lease_timeout_s: float = 3600.0
-    start_timeout_s: float = 600.0
-    max_attempts: int = 3
-    placement_timeout_s: float = 1800.0
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A piece of work: ``arguments(attempt number)`` gives the call's arguments, fresh for every attempt."""
-
-    key: tuple[Any, ...]
-    method: str
-    arguments: Callable[[int], tuple[Any, ...]]
-    label: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A finished piece of work."""
-
-    key: tuple[Any, ...]
-    result: Any
-    member: str
-    attempts: int
-
-
-@dataclass(slots=True)
-class _Lease:
-    work: Work
-    attempt: int
-    answer: Future[Any]
-    deadline: float
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    member: Member
-    spec: MemberSpec
-    ready: Future[Any]
-    asked: float
-    start_deadline: float | None = None  # from when it has a node
-    next_look: float = 0.0
-    is_ready: bool = False
-    is_draining: bool = False
-    is_dismissed: bool = False
-    leases: list[_Lease] = field(default_factory=list)
-    busy_s: float = 0.0
-    busy_since: float | None = None
-    ready_since: float | None = None
 
 
 class Pool:

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from bcpg_cluster.run_mark import RunMark
+from bcpg_cluster.store.mark import RunMark
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ScalingRule:
-    """See ``config.PoolConfig``.
+    """See ``config.pools.PoolConfig``.
 
     Attributes:
         low, high: bounds of the size; they are kept whatever the queue is.

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bcpg_cluster.records import Receipt
-from bcpg_cluster.run_path import local_only
 from bcpg_cluster.store.manifest import Manifest, ManifestState
+from bcpg_cluster.store.path import local_only
 
 
 def adopt_tables(

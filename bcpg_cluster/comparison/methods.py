@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 
 import yaml
 
-from bcpg_cluster.config import Config
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
-from bcpg_cluster.method.objective import (
+from bcpg_cluster.stages.train.objective import (
     AsymRe,
     Bcpg,
     Dpo,
@@ -31,7 +31,7 @@ PAPER_BETA = 0.5
 """Weight of mined tokens where the configuration has none of its own: the paper's main table."""
 
 Overrides = tuple[str, ...]
-"""``key.path=value`` as ``config.load_config`` takes them (values are YAML)."""
+"""``key.path=value`` as ``config.load.load_config`` takes them (values are YAML)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,19 +19,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bcpg_cluster.build import Workforce, coordinator_over
 from bcpg_cluster.comparison.adopt import adopt_tables
-from bcpg_cluster.config import Config, change_config
+from bcpg_cluster.config.load import change_config
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, RunDirectoryError, TrainingDivergedError
-from bcpg_cluster.observer import Observer
-from bcpg_cluster.prompts import PromptSets, write_prompts
+from bcpg_cluster.prompts.files import write_prompts
+from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt
-from bcpg_cluster.report.comparison_report import START, ArmResult
-from bcpg_cluster.run_directory import load_run_config, open_run
+from bcpg_cluster.run.build.assembly import coordinator_over
+from bcpg_cluster.run.build.workforce import Workforce
+from bcpg_cluster.run.directory import load_run_config, open_run
+from bcpg_cluster.run.snapshots import drop_torn_snapshots
 from bcpg_cluster.stages.graph import data_stages, evaluation_stages
 from bcpg_cluster.store.manifest import read_manifest
-from bcpg_cluster.training import drop_torn_snapshots
-from bcpg_cluster.whole_files import write_whole
+from bcpg_cluster.store.whole_files import write_whole
+from bcpg_cluster.watch.observer import Observer
+from bcpg_cluster.watch.report.comparison_report import START, ArmResult
 
 _ASKED = "asked.json"
 _DIVERGED = "diverged.json"  # in an arm's directory

@@ -17,7 +17,7 @@ import yaml
 
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.exchange.new_directory import new_directory
-from bcpg_cluster.store.schema import Row
+from bcpg_cluster.store.rows import Row
 
 CARD = "README.md"
 

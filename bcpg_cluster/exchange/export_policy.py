@@ -20,10 +20,10 @@ import yaml
 from bcpg_cluster.errors import DataError, RunDirectoryError, StoreError
 from bcpg_cluster.exchange.dataset_directory import CARD, front_matter
 from bcpg_cluster.exchange.new_directory import new_directory
-from bcpg_cluster.run_path import RunPath
-from bcpg_cluster.stages.train import CANARIES
+from bcpg_cluster.stages.push.canaries import CANARIES
 from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.manifest import ManifestState, SnapshotRecord, read_manifest
+from bcpg_cluster.store.path import RunPath
 
 BASE_CARD = "README.base.md"  # the card that came with the base model
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -56,7 +56,7 @@ def export_policy(
         DataError: the snapshot is not a model (fakes have none), or ``out`` holds something.
         StoreError: the weights are not those the manifest noted.
     """
-    from bcpg_cluster.engines.snapshot import read_digests, read_parameters
+    from bcpg_cluster.stages.push.snapshot import read_digests, read_parameters
 
     state = read_manifest(run_dir)
     record = _record(run_dir, state, version)

@@ -17,13 +17,13 @@ import pyarrow as pa
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.exchange.dataset_directory import Card, Column, DataFile, Written, write_dataset
 from bcpg_cluster.exchange.run_tables import rounds_with, shards_of
-from bcpg_cluster.method.pairing import PAIRINGS
-from bcpg_cluster.method.weights import Truncated
 from bcpg_cluster.records import Prompt, Rollout
-from bcpg_cluster.run_path import RunPath
-from bcpg_cluster.stages.groups import shard_groups
+from bcpg_cluster.stages.weigh.groups import shard_groups
+from bcpg_cluster.stages.weigh.pairing import PAIRINGS
+from bcpg_cluster.stages.weigh.weights import Truncated
 from bcpg_cluster.store.manifest import read_manifest
-from bcpg_cluster.store.schema import Row, outcomes_from, prompts_from, rollouts_from
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.rows import Row, outcomes_from, prompts_from, rollouts_from
 
 Style = Literal["conversational", "standard"]
 
@@ -37,7 +37,7 @@ class PairSettings:
     Attributes:
         style: ``conversational`` writes chat messages, to which TRL applies the model's chat template (what the policy was
             sampled with); ``standard`` writes plain texts, and then TRL applies no template.
-        pairing, max_pairs: see ``method.pairing``; the most pairs of one problem in one round.
+        pairing, max_pairs: see ``stages.weigh.pairing``; the most pairs of one problem in one round.
         seed: the run's.
         min_verified_share, truncated: which groups and responses count, as in ``weigh``.
     """

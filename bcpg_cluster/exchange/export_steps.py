@@ -16,11 +16,11 @@ import pyarrow as pa
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.exchange.dataset_directory import Card, Column, DataFile, Written, write_dataset
 from bcpg_cluster.exchange.run_tables import rounds_with, shards_of
-from bcpg_cluster.method.consensus import Consensus, vote_label
 from bcpg_cluster.records import SampleId, Step, Verdict
-from bcpg_cluster.run_path import RunPath
+from bcpg_cluster.stages.weigh.consensus import Consensus, vote_label
 from bcpg_cluster.store.manifest import read_manifest
-from bcpg_cluster.store.schema import (
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.rows import (
     Row,
     outcomes_from,
     prompts_from,
@@ -95,7 +95,7 @@ class JudgeSet:
     Attributes:
         names: all of them; those in ``voters`` make the consensus.
         thresholds: by judge, for those that score.
-        decide: the consensus over the voters' votes on one response's steps (``method.consensus.consensus`` with the
+        decide: the consensus over the voters' votes on one response's steps (``stages.weigh.consensus.consensus`` with the
             run's rule and thresholds bound).
     """
 

@@ -16,7 +16,7 @@ from bcpg_cluster.errors import DataError
 from bcpg_cluster.exchange.dataset_directory import Card, Column, DataFile, Written, write_dataset
 from bcpg_cluster.exchange.export_preferences import MESSAGES
 from bcpg_cluster.records import Prompt
-from bcpg_cluster.store.schema import Row
+from bcpg_cluster.store.rows import Row
 
 COLUMNS = (
     Column("data_source", pa.string(), "names the data set; verl chooses the reward function by it"),

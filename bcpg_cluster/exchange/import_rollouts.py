@@ -15,16 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bcpg_cluster.config import Config
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.exchange.import_tokenizer import ImportTokenizer
 from bcpg_cluster.exchange.new_directory import new_directory
 from bcpg_cluster.exchange.rollout_file import ImportedGroup, RolloutFile
 from bcpg_cluster.records import EXTERNAL_POLICY_VERSION, Prompt, Rollout, SampleId, StopReason
-from bcpg_cluster.run_directory import open_run
+from bcpg_cluster.run.directory import open_run
 from bcpg_cluster.store.layout import new_attempt
 from bcpg_cluster.store.manifest import Manifest
-from bcpg_cluster.store.schema import Row, prompt_row, rollout_row
+from bcpg_cluster.store.rows import Row, prompt_row, rollout_row
 from bcpg_cluster.store.shards import write_shard
 
 IMPORT_ROUND = 1

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.whole_files import whole_directory
+from bcpg_cluster.store.whole_files import whole_directory
 
 
 @contextmanager

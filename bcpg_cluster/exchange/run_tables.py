@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bcpg_cluster.errors import RunDirectoryError
-from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.manifest import ManifestState
-from bcpg_cluster.store.schema import Row
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.rows import Row
 from bcpg_cluster.store.shards import read_shard
 
 

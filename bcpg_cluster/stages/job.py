@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from bcpg_cluster.engines.protocols import Sleeper
 from bcpg_cluster.records import Receipt
-from bcpg_cluster.run_path import RunPath, StoredPath
 from bcpg_cluster.store.fetched import local_copy
-from bcpg_cluster.store.schema import Row
+from bcpg_cluster.store.path import RunPath, StoredPath
+from bcpg_cluster.store.rows import Row
 from bcpg_cluster.store.shards import read_shard, write_shard
 
 
@@ -105,3 +104,16 @@ class StageWorker:
         for part in (self._engine, *self._others):
             if part is not None:
                 part.close()
+
+
+@runtime_checkable
+class Sleeper(Protocol):
+    """An engine that can give its device to others and come back with the same weights. Its caches are gone then."""
+
+    def sleep(self) -> bool:
+        """Free the device; there is no work under way. False when this engine cannot."""
+        ...
+
+    def wake_up(self) -> None:
+        """Take the device again."""
+        ...

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bcpg_cluster.errors import StoreError
-from bcpg_cluster.run_path import RunPath, StoredPath, read_json
-from bcpg_cluster.whole_files import whole_directory
+from bcpg_cluster.store.path import RunPath, StoredPath, read_json
+from bcpg_cluster.store.whole_files import whole_directory
 
 FILES = "files.json"
 CACHE_VARIABLE = "BCPG_CLUSTER_CACHE"

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError, UnreachableError
-from bcpg_cluster.run_path import RunPath, StoredPath, read_json
 from bcpg_cluster.store.layout import LOCK, MANIFEST, SEGMENTS
+from bcpg_cluster.store.path import RunPath, StoredPath, read_json
 
 BEAT_S = 10.0
 LEASE_S = 60.0

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-from bcpg_cluster.run_path import RunPath
+from bcpg_cluster.store.path import RunPath
 
 MANIFEST = "manifest.jsonl"
 SEGMENTS = "manifest"

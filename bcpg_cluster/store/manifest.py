@@ -17,9 +17,9 @@ from typing import Any
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt
-from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.journal import journal_lines, journal_place, open_journal
+from bcpg_cluster.store.path import RunPath
 
 MANIFEST_VERSION = 1
 _RECEIPT_FIELDS = tuple(Receipt.__dataclass_fields__)
@@ -279,7 +279,7 @@ class Manifest:
         """Let go of tables of a round, of all later rounds, and of snapshots from ``versions`` on. Files stay on disk.
 
         Args:
-            changed: the configuration to go on with, as ``identity`` and ``config``; in the same event, since results and
+            changed: the configuration to go on with, as ``identity`` and ``config.run``; in the same event, since results and
                 configuration must not part.
         """
         event = {"event": "reopened", "round": round_, "tables": tables, "versions": versions}

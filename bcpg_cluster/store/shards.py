@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.records import Receipt
-from bcpg_cluster.run_path import RunPath
 from bcpg_cluster.store.layout import shard_path
-from bcpg_cluster.store.schema import SCHEMA_VERSION, Row, schema_of
-from bcpg_cluster.whole_files import make_parents, write_whole
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.rows import Row
+from bcpg_cluster.store.schema import SCHEMA_VERSION, schema_of
+from bcpg_cluster.store.whole_files import make_parents, write_whole
 
 
 def write_shard(

@@ -58,7 +58,7 @@ def iterate(
     ] = None,
 ) -> None:
     """Run rounds of the main job. Run the same command again to go on with a run that was stopped."""
-    from bcpg_cluster_cli.iterate import run_iterate
+    from bcpg_cluster_cli.runs.iterate import run_iterate
 
     run_iterate(rounds, config, set_ or [], run_dir, seed, address, track=track or [], as_json=json_, inline=inline)
 
@@ -92,7 +92,7 @@ def compare(
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process without Ray.")] = False,
 ) -> None:
     """Train methods on the same offline data and compare them. Run it again to go on, or to add methods and seeds."""
-    from bcpg_cluster_cli.compare import run_compare
+    from bcpg_cluster_cli.runs.compare import run_compare
 
     run_compare(
         methods,
@@ -129,7 +129,7 @@ def calibrate(
     json_: JsonOption = False,
 ) -> None:
     """Choose the threshold (lambda) of a judge that scores, on labelled steps."""
-    from bcpg_cluster_cli.calibrate import run_calibrate
+    from bcpg_cluster_cli.judging.calibrate import run_calibrate
 
     run_calibrate(
         run_dir,
@@ -160,7 +160,7 @@ def export(
     json_: JsonOption = False,
 ) -> None:
     """Write the policy as a Hugging Face directory, or a run's data as datasets others read."""
-    from bcpg_cluster_cli.export import run_export
+    from bcpg_cluster_cli.exchange.export import run_export
 
     run_export(what, out, run_dir, rounds or [], style=style, data_source=data_source, ability=ability, as_json=json_)
 
@@ -178,7 +178,7 @@ def import_(
     json_: JsonOption = False,
 ) -> None:
     """Start a run with responses made elsewhere; `iterate` goes on by verifying them."""
-    from bcpg_cluster_cli.import_rollouts import run_import
+    from bcpg_cluster_cli.exchange.import_rollouts import run_import
 
     run_import(file, config, set_ or [], run_dir, seed, column or [], as_json=json_)
 
@@ -195,9 +195,9 @@ def segment_text(
     json_: JsonOption = False,
 ) -> None:
     """Show a text cut into steps, as the stage `segment` would cut it."""
-    from bcpg_cluster.implementations import make_segmenter
-    from bcpg_cluster_cli.segment_text import run_segment_text
-    from bcpg_cluster_cli.session import read_config
+    from bcpg_cluster.run.build.default_config import read_config
+    from bcpg_cluster.run.build.segmenters import make_segmenter
+    from bcpg_cluster_cli.judging.segment_text import run_segment_text
 
     segmenter = make_segmenter(read_config(config, set_ or [], None).segment)
     run_segment_text(file, segmenter, tokenizer=tokenizer, as_json=json_)
@@ -229,9 +229,9 @@ def judge_eval(
     json_: JsonOption = False,
 ) -> None:
     """How good a config's judges are, alone and together, on solutions whose steps somebody labelled."""
-    from bcpg_cluster.implementations import make_judge
-    from bcpg_cluster_cli.judge_eval import run_judge_eval
-    from bcpg_cluster_cli.session import read_config
+    from bcpg_cluster.run.build.default_config import read_config
+    from bcpg_cluster.run.build.judges import make_judge
+    from bcpg_cluster_cli.judging.judge_eval import run_judge_eval
 
     run_judge_eval(
         data,
@@ -259,7 +259,7 @@ def disagreements(
     json_: JsonOption = False,
 ) -> None:
     """The samples of a round that the judges quarrel about most."""
-    from bcpg_cluster_cli.disagreements import run_disagreements
+    from bcpg_cluster_cli.judging.disagreements import run_disagreements
 
     run_disagreements(run_dir, round_, number, page, judge or [], as_json=json_)
 
@@ -277,7 +277,7 @@ def stage(
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process without Ray.")] = False,
 ) -> None:
     """Run one stage of a finished or stopped round again."""
-    from bcpg_cluster_cli.stage import run_stage
+    from bcpg_cluster_cli.runs.stage import run_stage
 
     run_stage(name, round_, run_dir, set_ or [], discard_later=discard_later, address=address, inline=inline)
 
@@ -289,7 +289,7 @@ def status(
     json_: JsonOption = False,
 ) -> None:
     """What a run has done so far, and what it does now: pools, members, queues, progress."""
-    from bcpg_cluster_cli.status import run_status
+    from bcpg_cluster_cli.watching.status import run_status
 
     run_status(run_dir, watch=watch, as_json=json_)
 
@@ -302,7 +302,7 @@ def scale(
     json_: JsonOption = False,
 ) -> None:
     """Resize pools of a run while it goes on, e.g. `scale judge.llm=4 prm=2`."""
-    from bcpg_cluster_cli.scale import run_scale
+    from bcpg_cluster_cli.watching.scale import run_scale
 
     run_scale(sizes, run_dir, wait, as_json=json_)
 
@@ -321,7 +321,7 @@ def monitor(
     ] = None,
 ) -> None:
     """Collect the metrics of the Ray on this machine with Prometheus, until Ctrl-C. Start it on the head node."""
-    from bcpg_cluster_cli.monitor import run_monitor
+    from bcpg_cluster_cli.watching.monitor import run_monitor
 
     run_monitor(ray_folder, data, port, interval, grafana=grafana, grafana_port=grafana_port)
 
@@ -335,7 +335,7 @@ def inspect(
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many samples to show.")] = 1,
 ) -> None:
     """Show samples with their steps, every judge's verdicts, and the weights the trainer saw."""
-    from bcpg_cluster_cli.inspect import run_inspect
+    from bcpg_cluster_cli.watching.inspect import run_inspect
 
     run_inspect(run_dir, round_, prompt, sample, number)
 
@@ -351,7 +351,7 @@ def plan(
     json_: JsonOption = False,
 ) -> None:
     """What a run would cost: samples, tokens, judge calls, disk, memory, GPUs. Starts nothing."""
-    from bcpg_cluster_cli.plan import run_plan
+    from bcpg_cluster_cli.runs.plan import run_plan
 
     run_plan(rounds, config, set_ or [], address, as_json=json_)
 
@@ -359,7 +359,7 @@ def plan(
 @app.command()
 def validate(config: ConfigOption = None, set_: SetOption = None, run_dir: RunDirOption = None) -> None:
     """Check a config, its prompts, its models' files and its vendor options. Starts nothing."""
-    from bcpg_cluster_cli.validate import run_validate
+    from bcpg_cluster_cli.runs.validate import run_validate
 
     run_validate(config, set_ or [], run_dir)
 
@@ -367,7 +367,7 @@ def validate(config: ConfigOption = None, set_: SetOption = None, run_dir: RunDi
 @app.command()
 def doctor(json_: JsonOption = False) -> None:
     """What is installed, which engines would be used, and how to mend what is missing."""
-    from bcpg_cluster_cli.doctor import run_doctor
+    from bcpg_cluster_cli.runs.doctor import run_doctor
 
     run_doctor(as_json=json_)
 

@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bcpg_cluster.observer import SilentObserver
-from bcpg_cluster.report.round_report import judge_account
+from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.watch.report.round_report import judge_account
 
 
 class ConsoleObserver(SilentObserver):

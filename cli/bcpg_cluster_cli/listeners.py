@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from bcpg_cluster.cluster.ray_runtime import RayRuntime
+from bcpg_cluster.cluster.on_ray.runtime import RayRuntime
 from bcpg_cluster.cluster.runtime import Runtime
-from bcpg_cluster.config import TRACKERS, Config
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.config.tracking import TRACKERS
 from bcpg_cluster.errors import ConfigError
-from bcpg_cluster.live_status import LiveStatus
-from bcpg_cluster.monitoring.catalog import METRICS
-from bcpg_cluster.monitoring.grafana import shipped_dashboard
-from bcpg_cluster.monitoring.run_metrics import RunMetrics
-from bcpg_cluster.observer import Observer, Observers
 from bcpg_cluster.store.manifest import Manifest
-from bcpg_cluster.tracking.observer import tracking
+from bcpg_cluster.watch.live_status import LiveStatus
+from bcpg_cluster.watch.observer import Observer, Observers
+from bcpg_cluster.watch.prometheus.catalog import METRICS
+from bcpg_cluster.watch.prometheus.grafana import shipped_dashboard
+from bcpg_cluster.watch.prometheus.run_metrics import RunMetrics
+from bcpg_cluster.watch.tracking.observer import tracking
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def listeners(display: Observer, config: Config, manifest: Manifest, runtime: Ru
 @contextmanager
 def ray_metrics(config: Config, manifest: Manifest) -> Iterator[RunMetrics]:
     """Metrics of the run by way of Ray, and the dashboard for them where Ray keeps Grafana's."""
-    from bcpg_cluster.cluster.ray_metrics import RayMetrics, provision_dashboard, ray_session_folder
+    from bcpg_cluster.cluster.on_ray.metrics import RayMetrics, provision_dashboard, ray_session_folder
 
     session = ray_session_folder()
     if session is not None:

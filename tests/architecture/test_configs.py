@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import typer
 
-from bcpg_cluster.build import check_models, read_all_prompts
-from bcpg_cluster.config import EMBEDDED, load_config, resolve_asset, shipped_configs
+from bcpg_cluster.config.embedded import EMBEDDED, resolve_asset
+from bcpg_cluster.config.load import load_config, shipped_configs
 from bcpg_cluster.errors import UserError
-from bcpg_cluster.implementations import load_judge_prompt
+from bcpg_cluster.run.build.judges import load_judge_prompt
+from bcpg_cluster.run.preflight.models import check_models
+from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster_cli.app import app
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 import yaml
 
-from bcpg_cluster.config import Config, load_config, shipped_configs
+from bcpg_cluster.config.load import load_config, shipped_configs
+from bcpg_cluster.config.run import Config
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])

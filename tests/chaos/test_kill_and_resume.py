@@ -26,7 +26,7 @@ COMMAND = str(Path(sys.executable).with_name("bcpg-cluster"))
 # Imports once and forks for every run, so that a kill costs no start-up. Prints the child's pid, then how it ended.
 NURSERY = """
 import os, shlex, sys
-import bcpg_cluster_cli.compare, bcpg_cluster_cli.iterate, matplotlib.figure, scipy.stats
+import bcpg_cluster_cli.runs.compare, bcpg_cluster_cli.runs.iterate, matplotlib.figure, scipy.stats
 from bcpg_cluster_cli import app
 for line in sys.stdin:
     child = os.fork()

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from bcpg_cluster.config import resolve_asset
-from bcpg_cluster.engines.snapshot import read_parameters
+from bcpg_cluster.config.embedded import resolve_asset
+from bcpg_cluster.stages.push.snapshot import read_parameters
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from tests.e2e.conftest import iterate_command, real_environment
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bcpg_cluster.cluster.ray_connection import check_address
+from bcpg_cluster.cluster.on_ray.connection import check_address
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.store.manifest import read_manifest
 
@@ -27,7 +27,7 @@ BIN = Path(sys.executable).parent
 JOIN = """
 import sys, ray
 {patch}
-from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime
+from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
 from bcpg_cluster.errors import UserError
 try:
     runtime = RayRuntime(ClusterChoice(sys.argv[1], "given by --address"), namespace="join")

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.skipif(_MISSING is not None, reaso
 _RANK = """
 import datetime, sys
 sys.path.insert(0, {repository!r})
-from bcpg_cluster.node_address import announce, own_address
+from bcpg_cluster.cluster.node_address import announce, own_address
 announce({address!r})
 assert own_address() == {address!r}
 import torch.distributed as dist

@@ -24,15 +24,16 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.build import build_coordinator, read_all_prompts
-from bcpg_cluster.cluster.ray_metrics import ray_session_folder
-from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime
-from bcpg_cluster.config import Config
-from bcpg_cluster.monitoring.catalog import METRICS
-from bcpg_cluster.monitoring.grafana import dashboard
-from bcpg_cluster.observer import SilentObserver
-from bcpg_cluster.run_directory import open_run
+from bcpg_cluster.cluster.on_ray.metrics import ray_session_folder
+from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.run.build.assembly import build_coordinator
+from bcpg_cluster.run.directory import open_run
+from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
+from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.watch.prometheus.catalog import METRICS
+from bcpg_cluster.watch.prometheus.grafana import dashboard
 from bcpg_cluster_cli.listeners import listeners
 from tests.browser import PROGRAM, look_at
 from tests.scrape import Series, scrape

@@ -19,20 +19,21 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.build import build_coordinator, read_all_prompts
-from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime
-from bcpg_cluster.config import Config
+from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import RunDirectoryError, StoreError
-from bcpg_cluster.observer import SilentObserver
 from bcpg_cluster.records import Receipt
-from bcpg_cluster.run_directory import check_run_directory, open_run
-from bcpg_cluster.run_path import StoredPath, run_path
+from bcpg_cluster.run.build.assembly import build_coordinator
+from bcpg_cluster.run.directory import check_run_directory, open_run
+from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.run.snapshots import drop_torn_snapshots
 from bcpg_cluster.store.fetched import CACHE_VARIABLE, local_copy
 from bcpg_cluster.store.journal import StoredJournal
 from bcpg_cluster.store.layout import SEGMENTS, snapshot_path
 from bcpg_cluster.store.manifest import Manifest, read_manifest
+from bcpg_cluster.store.path import StoredPath, run_path
 from bcpg_cluster.store.shards import read_shard, read_table, write_shard
-from bcpg_cluster.training import drop_torn_snapshots
+from bcpg_cluster.watch.observer import SilentObserver
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (extra dev or s3)")
 if any(importlib.util.find_spec(name) is None for name in ("moto", "flask", "flask_cors")):

@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 
 from bcpg_cluster.cluster.gang import Gang
-from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime
+from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
 from bcpg_cluster.cluster.runtime import Group, MemberSpec
-from bcpg_cluster.config import Config
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, UserError
-from bcpg_cluster_cli.session import choose_config, start_runtime
+from bcpg_cluster.run.build.default_config import choose_config
+from bcpg_cluster_cli.session import start_runtime
 
 pytestmark = pytest.mark.engine
 
@@ -164,7 +165,7 @@ def test_a_cluster_without_a_trainer_gpu_says_so_at_once(
 
 def test_without_a_config_the_cluster_decides(cluster: Any):
     console = Console(file=io.StringIO(), width=300)
-    assert choose_config(None, cluster.address, console) == "one-gpu"
+    assert choose_config(None, cluster.address, console.print) == "one-gpu"
     assert "the largest that fits the cluster at" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -174,7 +175,7 @@ def test_a_cluster_without_gpus_never_runs_the_laptop_default_unasked():
     small = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         with pytest.raises(ConfigError, match="which has 0 GPUs") as caught:
-            choose_config(None, small.address, Console(file=io.StringIO()))
+            choose_config(None, small.address, Console(file=io.StringIO()).print)
         assert "laptop (0 GPUs)" in caught.value.remedy
         assert "r1-distill-qwen-14b (64 GPUs)" in caught.value.remedy
     finally:

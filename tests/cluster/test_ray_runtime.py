@@ -12,18 +12,20 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.build import build_coordinator, read_all_prompts
 from bcpg_cluster.cluster import pool as pool_module
 from bcpg_cluster.cluster.gang import Gang
-from bcpg_cluster.cluster.pool import Pool, PoolLimits, Work
-from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime
+from bcpg_cluster.cluster.leases import PoolLimits, Work
+from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
+from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import Member, MemberSpec
-from bcpg_cluster.config import Config
-from bcpg_cluster.control import Control
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, EngineError, MemberLostError, PushError
-from bcpg_cluster.observer import SilentObserver
-from bcpg_cluster.run_directory import open_run
-from bcpg_cluster.scaler import PoolBounds, Scaler
+from bcpg_cluster.run.build.assembly import build_coordinator
+from bcpg_cluster.run.directory import open_run
+from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.run.scaler import PoolBounds, Scaler
+from bcpg_cluster.watch.control import Control
+from bcpg_cluster.watch.observer import SilentObserver
 
 pytestmark = pytest.mark.engine
 

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bcpg_cluster.cluster.link import answers
-from bcpg_cluster.config import parse_config
+from bcpg_cluster.cluster.on_ray.link import answers
+from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from tests.cluster.hosts import SHARED, missing_parts
 from tests.cluster.launched import REPOSITORY, Launched, launched, wait_until

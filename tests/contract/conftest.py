@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from bcpg_cluster.engines.vllm_rollout import ACTOR_ENVIRONMENT
+from bcpg_cluster.stages.generate.vllm_options import ACTOR_ENVIRONMENT
 
 # Before anything imports torch or vllm.
 os.environ.update(ACTOR_ENVIRONMENT)
@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.engines.protocols import GenerateRequest, Sampling
 from bcpg_cluster.errors import EngineError
+from bcpg_cluster.stages.generate.protocol import GenerateRequest, Sampling
 
 SEPARATOR = "<extra_0>"
 BLOCK_SIZE = 32  # the CPU backend takes multiples of 32; a prefix is cached in whole blocks
@@ -120,7 +120,7 @@ def engine_args() -> dict[str, Any]:
 
 
 def _engine(path: str) -> Iterator[Any]:
-    from bcpg_cluster.engines.vllm_rollout import VllmGenerator
+    from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
 
     generator = VllmGenerator(path, engine_args=ENGINE_ARGS, weight_transfer_backend="gloo")
     yield generator

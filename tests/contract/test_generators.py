@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.assets.chain import parse_question
-from bcpg_cluster.engines.fake import FakeGenerator, Faults, decode
-from bcpg_cluster.engines.protocols import GenerateRequest, RolloutEngine, Sampling
-from bcpg_cluster.engines.vllm_loop import EngineLoop
 from bcpg_cluster.errors import ConfigError, EngineError, PushError
 from bcpg_cluster.records import StopReason
+from bcpg_cluster.stages.fakes.faults import Faults
+from bcpg_cluster.stages.fakes.generator import FakeGenerator
+from bcpg_cluster.stages.fakes.skill import decode
+from bcpg_cluster.stages.generate.protocol import GenerateRequest, RolloutEngine, Sampling
+from bcpg_cluster.stages.generate.vllm_loop import EngineLoop
 
 QUESTIONS = ["17 +25 *3 -8", "3 *4 -50 +11 *9", "99 +10", "答案 🙂 première"]
 GREEDY = Sampling(max_tokens=24, temperature=0.0)
@@ -150,7 +152,7 @@ def test_a_refused_request_fails_its_caller_alone(tied_engine: Any) -> None:
 
 @pytest.mark.engine
 def test_engine_args_are_checked_by_vllm() -> None:
-    from bcpg_cluster.engines.vllm_rollout import check_engine_args
+    from bcpg_cluster.stages.generate.vllm_options import check_engine_args
 
     check_engine_args("some/model", {"max_num_seqs": 8, "dtype": "float32"})
     with pytest.raises(ConfigError, match="max_num_seqs"):
@@ -163,7 +165,7 @@ def test_token_texts_of_any_bytes(tokenizer: Any) -> None:
     """Multi-byte characters, malformed bytes, special tokens, an unfinished character at the end."""
     import random
 
-    from bcpg_cluster.engines.vllm_rollout import _prefix_texts, token_texts
+    from bcpg_cluster.stages.generate.token_texts import _prefix_texts, token_texts
 
     rng = random.Random(0)
     cases = [tokenizer.encode("答案 🙂 Δx → première"), tokenizer.encode("🙂")[:-1], [1, 70, 1], []]
@@ -336,7 +338,7 @@ def test_closing_one_engine_leaves_the_others_of_its_process_alone(
     """vLLM's own shutdown destroys communication groups that belong to the process."""
     import gc
 
-    from bcpg_cluster.engines.vllm_rollout import VllmGenerator
+    from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
 
     request = [GenerateRequest((5, 6, 7), Sampling(max_tokens=4, temperature=0.0))]
     before = tied_engine.generate(request)

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.build import check_vendor_options, train_settings
-from bcpg_cluster.config import Config, load_config, num_ranks, shipped_configs
-from bcpg_cluster.engines.vllm_rollout import with_workers
-from bcpg_cluster.footprint import ask_of
+from bcpg_cluster.config.load import load_config, shipped_configs
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.config.section import num_ranks
+from bcpg_cluster.run.build.footprint import ask_of
+from bcpg_cluster.run.build.settings import train_settings
+from bcpg_cluster.run.preflight.models import check_vendor_options
+from bcpg_cluster.stages.generate.vllm_options import with_workers
 
 pytestmark = pytest.mark.engine
 
@@ -50,7 +53,7 @@ def test_the_arguments_as_the_engines_get_them(name: str):
 def test_the_papers_run_is_zero_3_in_bfloat16_over_32_gpus():
     from deepspeed.runtime.config import DeepSpeedConfig
 
-    from bcpg_cluster.engines.deepspeed_trainer import deepspeed_config
+    from bcpg_cluster.stages.train.deepspeed.config import deepspeed_config
 
     config = load_config("r1-distill-qwen-14b")
     read = DeepSpeedConfig(deepspeed_config(train_settings(config, 1)))

@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.engines.chain_truth import ChainTruth
-from bcpg_cluster.engines.fake import FakeGenerator, FakeJudge, Faults, draw_solution
-from bcpg_cluster.engines.llm_judge import LlmJudge, View, WindowLimits
-from bcpg_cluster.engines.protocols import GenerateRequest, Generation, Judge, JudgeCase, Judgement
 from bcpg_cluster.errors import ConfigError, EngineError
-from bcpg_cluster.method.verdict import JudgePrompt
 from bcpg_cluster.records import ErrorType, VerdictStatus
-from bcpg_cluster.store.verdict_cache import VerdictCache
+from bcpg_cluster.stages.fakes.faults import Faults
+from bcpg_cluster.stages.fakes.generator import FakeGenerator
+from bcpg_cluster.stages.fakes.judge import FakeJudge
+from bcpg_cluster.stages.fakes.skill import draw_solution
+from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation
+from bcpg_cluster.stages.judge.cache import VerdictCache
+from bcpg_cluster.stages.judge.chain_truth import ChainTruth
+from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt
+from bcpg_cluster.stages.judge.llm_judge import LlmJudge, View, WindowLimits
+from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judgement
 
 PROMPT = JudgePrompt("test", "", "$problem|$steps|$first $last|$gold", "$index $text;", gold="gold $answer")
 CASES = [
@@ -296,7 +300,7 @@ def test_refused_and_lost_calls_are_not_stored(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def scorer(prm_path: str, engine_args: dict[str, Any]) -> Iterator[Any]:
-    from bcpg_cluster.engines.prm import VllmStepScorer
+    from bcpg_cluster.stages.judge.prm.vllm_scorer import VllmStepScorer
 
     options = {name: value for name, value in engine_args.items() if name != "enable_chunked_prefill"}
     judge = VllmStepScorer(prm_path, "prm", engine_args=options)
@@ -360,13 +364,14 @@ def test_prm_refuses_what_it_cannot_align(scorer: Any) -> None:
 
 @pytest.mark.engine
 def test_prm_needs_its_separator(prm_path: str) -> None:
-    from bcpg_cluster.engines.prm import VllmStepScorer, _judgement
+    from bcpg_cluster.stages.judge.prm.vllm_scorer import VllmStepScorer
+    from bcpg_cluster.stages.judge.prm.windows import judgement
 
     with pytest.raises(ConfigError, match="<extra_9>"):
         VllmStepScorer(prm_path, "prm", engine_args={}, separator="<extra_9>")
-    assert _judgement(float("nan")).status is VerdictStatus.UNPARSABLE
-    assert _judgement(1.5).status is VerdictStatus.UNPARSABLE
-    assert _judgement(0.0).score == 0.0
+    assert judgement(float("nan")).status is VerdictStatus.UNPARSABLE
+    assert judgement(1.5).status is VerdictStatus.UNPARSABLE
+    assert judgement(0.0).score == 0.0
 
 
 # --- the truth and the fake ------------------------------------------------------------------------------------------

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.engines.prm import VllmStepScorer, _good_scores, make_step_scorer
-from bcpg_cluster.engines.prm_conventions import MathShepherd, QwenPrm, Rendered, RlhFlow
-from bcpg_cluster.engines.prm_transformers import TransformersStepScorer, _batches
-from bcpg_cluster.engines.prm_windows import Window, WindowInput, judgement
-from bcpg_cluster.engines.protocols import Judge, JudgeCase, Judgement
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.records import VerdictStatus
+from bcpg_cluster.stages.judge.prm.conventions import MathShepherd, QwenPrm, Rendered, RlhFlow
+from bcpg_cluster.stages.judge.prm.make_scorer import make_step_scorer
+from bcpg_cluster.stages.judge.prm.transformers_scorer import TransformersStepScorer, _batches
+from bcpg_cluster.stages.judge.prm.vllm_scorer import VllmStepScorer, _good_scores
+from bcpg_cluster.stages.judge.prm.windows import Window, WindowInput, judgement
+from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judgement
 
 CORPUS = [
     "12 + 7 = 19",

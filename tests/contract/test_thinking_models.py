@@ -14,22 +14,24 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from bcpg_cluster.engines.fake import FakeJudge
-from bcpg_cluster.engines.protocols import GenerateRequest, Generation, Sampling, TrainSettings
-from bcpg_cluster.engines.torch_trainer import TorchTrainer
-from bcpg_cluster.engines.vllm_rollout import VllmGenerator, token_texts
-from bcpg_cluster.method.objective import Bcpg
-from bcpg_cluster.method.segmenters import StructuralSegmenter
 from bcpg_cluster.records import Prompt, StopReason
-from bcpg_cluster.rewards.exact import ExactVerifier
-from bcpg_cluster.stages.generate import generate
+from bcpg_cluster.stages.fakes.judge import FakeJudge
+from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling
+from bcpg_cluster.stages.generate.stage import generate
+from bcpg_cluster.stages.generate.token_texts import token_texts
+from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
 from bcpg_cluster.stages.job import StageJob
-from bcpg_cluster.stages.judge import judge
-from bcpg_cluster.stages.segment import segment
-from bcpg_cluster.stages.train import TrainJob, TrainWorker
-from bcpg_cluster.stages.verify import verify
-from bcpg_cluster.stages.weigh import WeighSettings, weigh
-from bcpg_cluster.store.schema import Row, prompt_row, rollouts_from
+from bcpg_cluster.stages.judge.stage import judge
+from bcpg_cluster.stages.segment.segmenters import StructuralSegmenter
+from bcpg_cluster.stages.segment.stage import segment
+from bcpg_cluster.stages.train.objective import Bcpg
+from bcpg_cluster.stages.train.protocol import TrainSettings
+from bcpg_cluster.stages.train.torch_trainer import TorchTrainer
+from bcpg_cluster.stages.train.worker import TrainJob, TrainWorker
+from bcpg_cluster.stages.verify.exact import ExactVerifier
+from bcpg_cluster.stages.verify.stage import verify
+from bcpg_cluster.stages.weigh.stage import WeighSettings, weigh
+from bcpg_cluster.store.rows import Row, prompt_row, rollouts_from
 from bcpg_cluster.store.shards import write_shard
 
 TURNS = (

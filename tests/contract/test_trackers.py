@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.config import TRACKERS, Config
-from bcpg_cluster.run_directory import open_run
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.config.tracking import TRACKERS
+from bcpg_cluster.run.directory import open_run
+from bcpg_cluster.run.training import steps_path
 from bcpg_cluster.store.manifest import read_manifest
-from bcpg_cluster.tracking.feed import Feed
-from bcpg_cluster.tracking.observer import TrackingObserver, tracking
-from bcpg_cluster.tracking.scalars import round_scalars
-from bcpg_cluster.tracking.tracker import TrackedRun
-from bcpg_cluster.training import steps_path
+from bcpg_cluster.watch.tracking.feed import Feed
+from bcpg_cluster.watch.tracking.observer import TrackingObserver, tracking
+from bcpg_cluster.watch.tracking.scalars import round_scalars
+from bcpg_cluster.watch.tracking.tracker import TrackedRun
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -23,22 +23,22 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from bcpg_cluster.engines.digest import tensor_digest
-from bcpg_cluster.engines.lora import target_layers
-from bcpg_cluster.engines.protocols import (
+from bcpg_cluster.errors import ConfigError, DataError, PushError, TrainingDivergedError
+from bcpg_cluster.stages.push.digest import tensor_digest
+from bcpg_cluster.stages.push.protocol import TensorSpec
+from bcpg_cluster.stages.push.snapshot import read_parameters, verify_snapshot
+from bcpg_cluster.stages.train.lora import target_layers
+from bcpg_cluster.stages.train.objective import Bcpg, Dpo, Grpo, Kto, Rft, Topr
+from bcpg_cluster.stages.train.protocol import (
     LoraSettings,
     ReferenceLogprobs,
     StepReport,
-    TensorSpec,
     TrainerRank,
     TrainRow,
     TrainSettings,
 )
-from bcpg_cluster.engines.snapshot import read_parameters, verify_snapshot
-from bcpg_cluster.engines.torch_trainer import TorchTrainer
-from bcpg_cluster.engines.training_plan import lay_out_training
-from bcpg_cluster.errors import ConfigError, DataError, PushError, TrainingDivergedError
-from bcpg_cluster.method.objective import Bcpg, Dpo, Grpo, Kto, Rft, Topr
+from bcpg_cluster.stages.train.step_plan import lay_out_training
+from bcpg_cluster.stages.train.torch_trainer import TorchTrainer
 
 pytestmark = pytest.mark.engine
 
@@ -326,7 +326,7 @@ def run_rank(rank: int, world_size: int, ports: tuple[int, int], directory: str,
     seen: dict[str, Any] = {}
     try:
         torch.set_num_threads(1)
-        from bcpg_cluster.engines.deepspeed_trainer import DeepSpeedRank
+        from bcpg_cluster.stages.train.deepspeed.trainer import DeepSpeedRank
 
         trainer = DeepSpeedRank(rank, world_size, "127.0.0.1", ports[0], timeout_s=60)
         for stage in STAGES:
@@ -948,14 +948,14 @@ def test_deepspeed_says_that_a_peer_is_gone(groups: Any) -> None:
     ],
 )
 def test_deepspeed_config_is_refused_before_anything_starts(deepspeed: dict[str, Any], message: str) -> None:
-    from bcpg_cluster.engines.deepspeed_trainer import check_deepspeed_config
+    from bcpg_cluster.stages.train.deepspeed.config import check_deepspeed_config
 
     with pytest.raises(ConfigError, match=message):
         check_deepspeed_config(deepspeed)
 
 
 def test_deepspeed_config_is_passed_through_untouched() -> None:
-    from bcpg_cluster.engines.deepspeed_trainer import check_deepspeed_config, deepspeed_config
+    from bcpg_cluster.stages.train.deepspeed.config import check_deepspeed_config, deepspeed_config
 
     given = {"wall_clock_breakdown": True, "zero_optimization": {"overlap_comm": False}}
     check_deepspeed_config(given)

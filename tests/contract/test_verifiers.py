@@ -1,7 +1,7 @@
 """The contract of rewards.protocol.Verifier, run on every implementation, and hand cases of each.
 
 Your own verifier takes part with ``BCPG_VERIFIER=package.module:function pytest tests/contract/test_verifiers.py``, where the
-function takes nothing and returns a ``bcpg_cluster.rewards.contract.Subject``.
+function takes nothing and returns a ``bcpg_cluster.stages.verify.contract.Subject``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from hypothesis import strategies as st
 
 from bcpg_cluster.errors import ConfigError, DataError, EngineError
 from bcpg_cluster.records import OutcomeStatus, StopReason
-from bcpg_cluster.rewards import contract, math_answer
-from bcpg_cluster.rewards.code import CodeVerifier, find_code, same_output
-from bcpg_cluster.rewards.code_tests import Case, CodeTests
-from bcpg_cluster.rewards.exact import ExactVerifier, read_number
-from bcpg_cluster.rewards.math_answer import MathVerifier
-from bcpg_cluster.rewards.protocol import Verification, Verifier
-from bcpg_cluster.rewards.sandbox import Limits
-from bcpg_cluster.rewards.user_function import FunctionVerifier
+from bcpg_cluster.stages.verify import contract, math_answer
+from bcpg_cluster.stages.verify.code import CodeVerifier, find_code, same_output
+from bcpg_cluster.stages.verify.code_tests import Case, CodeTests
+from bcpg_cluster.stages.verify.exact import ExactVerifier, read_number
+from bcpg_cluster.stages.verify.math_answer import MathVerifier
+from bcpg_cluster.stages.verify.protocol import Verification, Verifier
+from bcpg_cluster.stages.verify.sandbox import Limits
+from bcpg_cluster.stages.verify.user_function import FunctionVerifier
 
 STOP, LENGTH, ABORTED = StopReason.STOP, StopReason.LENGTH, StopReason.ABORTED
 HARD = r"\boxed{\int_0^1 \sin(x^x) e^{x^{x^3}} dx}"  # takes sympy far longer than the limits below
@@ -318,7 +318,7 @@ def test_an_orphan_ends_by_itself(tmp_path):
     program = (
         "import os, threading, time\n"
         "from bcpg_cluster.records import StopReason\n"
-        "from bcpg_cluster.rewards.math_answer import MathVerifier\n"
+        "from bcpg_cluster.stages.verify.math_answer import MathVerifier\n"
         "v = MathVerifier(time_limit_s=1.0)\n"
         "v.check_gold('9')\n"
         f"threading.Thread(target=v.verify, args=({ENDLESS!r}, '9', StopReason.STOP), daemon=True).start()\n"

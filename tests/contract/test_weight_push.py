@@ -15,10 +15,13 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.engines.fake import FakeGenerator, FakeTrainerRank
-from bcpg_cluster.engines.protocols import GenerateRequest, PushGroup, Sampling, TensorSpec, TrainRow, TrainSettings
 from bcpg_cluster.errors import EngineError, PushError
-from bcpg_cluster.method.objective import Bcpg
+from bcpg_cluster.stages.fakes.generator import FakeGenerator
+from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
+from bcpg_cluster.stages.generate.protocol import GenerateRequest, Sampling
+from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
+from bcpg_cluster.stages.train.objective import Bcpg
+from bcpg_cluster.stages.train.protocol import TrainRow, TrainSettings
 
 PREFIX = tuple(range(70, 70 + 75))  # two whole cache blocks and a rest
 CANARIES = [(PREFIX[:9], tuple(range(200, 230))), (PREFIX, (6, 7, 8, 250)), ((1, 70), (300, 2, 3, 4, 5))]
@@ -76,7 +79,7 @@ def send_in_process(path: str, group: PushGroup) -> None:
     """The trainer's side of a push, in a process without any engine."""
     from transformers import AutoModelForCausalLM
 
-    from bcpg_cluster.engines.weight_transfer import WeightSender
+    from bcpg_cluster.stages.push.vllm_sender import WeightSender
 
     sender = WeightSender()
     sender.join(group)
@@ -86,7 +89,7 @@ def send_in_process(path: str, group: PushGroup) -> None:
 
 def push(engine: Any, tensors: list[tuple[TensorSpec, Any]], version: int) -> dict[str, str]:
     """One push from another thread."""
-    from bcpg_cluster.engines.weight_transfer import WeightSender
+    from bcpg_cluster.stages.push.vllm_sender import WeightSender
 
     group = PushGroup("127.0.0.1", free_port(), 2, "gloo")
     sender = WeightSender()
@@ -111,7 +114,7 @@ def push(engine: Any, tensors: list[tuple[TensorSpec, Any]], version: int) -> di
 def test_pushed_weights_answer(
     kind: str, request: pytest.FixtureRequest, make_model: Callable[..., tuple[Any, str]], tmp_path: Path
 ) -> None:
-    from bcpg_cluster.engines.digest import tensor_digest
+    from bcpg_cluster.stages.push.digest import tensor_digest
 
     engine = request.getfixturevalue(f"{kind}_engine")
     base, base_path = request.getfixturevalue(f"{kind}_model")
@@ -224,7 +227,7 @@ def test_no_push_under_work(tied_engine: Any, tied_model: tuple[Any, str]) -> No
 def test_wire_carries_any_dtypes_in_bounded_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from bcpg_cluster.engines import weight_transfer as wire
+    from bcpg_cluster.stages.push import vllm_transfer as wire
 
     torch.manual_seed(0)
     tensors = [torch.randn(3).bfloat16(), torch.randn(5, 7), torch.tensor(2.5, dtype=torch.float64), torch.arange(11)]
@@ -260,7 +263,7 @@ def test_nccl_names_exist() -> None:
     from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferUpdateInfo
     from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
 
-    from bcpg_cluster.engines import weight_transfer as wire
+    from bcpg_cluster.stages.push import vllm_transfer as wire
 
     wanted = {"iterator", "group", "src", "post_iter_func", "buffer_size_bytes"}
     assert wanted <= set(inspect.signature(packed_nccl_broadcast_producer).parameters)
@@ -336,7 +339,7 @@ def test_sender_iterates_lazily() -> None:
     """A ZeRO-3 source frees each parameter when the next is asked for: the sender must have copied it by then."""
     import torch
 
-    from bcpg_cluster.engines.weight_transfer import WeightSender
+    from bcpg_cluster.stages.push.vllm_sender import WeightSender
 
     sender, sent = WeightSender(), []
     sender._backend = "gloo"

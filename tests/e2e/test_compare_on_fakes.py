@@ -11,18 +11,19 @@ from typing import Any
 import pytest
 import yaml
 
-from bcpg_cluster.build import read_all_prompts, start_workforce
 from bcpg_cluster.cluster.inline_runtime import InlineRuntime
 from bcpg_cluster.comparison import runner
 from bcpg_cluster.comparison.methods import METHODS
 from bcpg_cluster.comparison.runner import Arm, Comparison, Setup, arm_config, split_validation
-from bcpg_cluster.config import Config
-from bcpg_cluster.engines.fake import FakeTrainerRank
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, RunDirectoryError, TrainingDivergedError
-from bcpg_cluster.observer import SilentObserver
+from bcpg_cluster.run.build.workforce import start_workforce
+from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.store.manifest import read_manifest
-from bcpg_cluster.store.schema import weighted_from
+from bcpg_cluster.store.rows import weighted_from
 from bcpg_cluster.store.shards import read_table
+from bcpg_cluster.watch.observer import SilentObserver
 
 RATES = (1e-4, 3e-4)
 

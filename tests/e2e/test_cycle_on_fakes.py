@@ -11,7 +11,7 @@ import pytest
 
 from bcpg_cluster.records import OutcomeStatus, StopReason
 from bcpg_cluster.store.manifest import read_manifest
-from bcpg_cluster.store.schema import outcomes_from, rollouts_from, steps_from, verdicts_from, weighted_from
+from bcpg_cluster.store.rows import outcomes_from, rollouts_from, steps_from, verdicts_from, weighted_from
 from bcpg_cluster.store.shards import read_table
 
 MakeConfig = Callable[..., Any]

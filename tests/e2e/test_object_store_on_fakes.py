@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from bcpg_cluster.config import Config
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import BcpgError
-from bcpg_cluster.run_path import StoredPath, run_path
 from bcpg_cluster.store.fetched import CACHE_VARIABLE
 from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.path import StoredPath, run_path
 
 
 def test_a_store_that_fails_now_and_then(

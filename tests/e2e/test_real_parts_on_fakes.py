@@ -16,7 +16,7 @@ from bcpg_cluster.assets.chain import parse_question
 from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import Verdict, VerdictStatus
 from bcpg_cluster.store.manifest import read_manifest
-from bcpg_cluster.store.schema import (
+from bcpg_cluster.store.rows import (
     outcomes_from,
     prompts_from,
     rollouts_from,

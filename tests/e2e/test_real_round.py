@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bcpg_cluster.engines.snapshot import verify_snapshot
-from bcpg_cluster.monitoring.catalog import METRICS
 from bcpg_cluster.records import SampleId, VerdictStatus
-from bcpg_cluster.stages.train import read_canaries
+from bcpg_cluster.stages.push.canaries import read_canaries
+from bcpg_cluster.stages.push.snapshot import verify_snapshot
 from bcpg_cluster.store.manifest import read_manifest
-from bcpg_cluster.store.schema import (
+from bcpg_cluster.store.rows import (
     outcomes_from,
     reference_from,
     rollouts_from,
@@ -23,6 +22,7 @@ from bcpg_cluster.store.schema import (
     weighted_from,
 )
 from bcpg_cluster.store.shards import read_table
+from bcpg_cluster.watch.prometheus.catalog import METRICS
 from bcpg_cluster_cli.app import app
 from tests.e2e.conftest import RealRun, iterate_command, real_environment
 
@@ -140,7 +140,7 @@ def test_what_a_person_sees(real_run: tuple[Path, str]) -> None:
 
 
 def test_seeds_name_the_sample(real_run: tuple[Path, str]) -> None:
-    from bcpg_cluster.stages.generate import request_seed
+    from bcpg_cluster.stages.generate.stage import request_seed
 
     run_dir, _ = real_run
     rollouts = rollouts_from(read_table(run_dir, read_manifest(run_dir).receipts(1, "rollouts")))

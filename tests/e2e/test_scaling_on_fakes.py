@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from bcpg_cluster.config import Config, parse_config
+from bcpg_cluster.config.load import parse_config
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.store.manifest import read_manifest
-from bcpg_cluster.store.schema import verdicts_from
+from bcpg_cluster.store.rows import verdicts_from
 from bcpg_cluster.store.shards import read_shard, read_table
 
 # The command line in a process of its own, with a judge that waits at a gate: its queue is as long as the test wants.
@@ -24,7 +25,7 @@ GATED = """
 import sys, time
 from pathlib import Path
 from bcpg_cluster import build
-from bcpg_cluster.engines.fake import FakeJudge
+from bcpg_cluster.stages.fakes.faults import FakeJudge
 from bcpg_cluster_cli import app
 
 gate = Path(sys.argv.pop(1))

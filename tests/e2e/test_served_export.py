@@ -17,7 +17,7 @@ import pytest
 
 from bcpg_cluster.exchange.export_policy import export_policy
 from bcpg_cluster.store.manifest import read_manifest
-from bcpg_cluster.store.schema import prompts_from, rollouts_from
+from bcpg_cluster.store.rows import prompts_from, rollouts_from
 from bcpg_cluster.store.shards import read_table
 from tests.e2e.conftest import real_environment
 

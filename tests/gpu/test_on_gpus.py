@@ -11,17 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from bcpg_cluster.cluster.ray_runtime import ClusterChoice, RayRuntime
-from bcpg_cluster.config import resolve_asset
-from bcpg_cluster.engines.protocols import (
-    GenerateRequest,
-    PushGroup,
-    ReferenceLogprobs,
-    Sampling,
-    TrainRow,
-    TrainSettings,
-)
-from bcpg_cluster.method.objective import Bcpg
+from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
+from bcpg_cluster.config.embedded import resolve_asset
+from bcpg_cluster.stages.generate.protocol import GenerateRequest, Sampling
+from bcpg_cluster.stages.push.protocol import PushGroup
+from bcpg_cluster.stages.train.objective import Bcpg
+from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, TrainRow, TrainSettings
 
 NUM_GPUS = torch.cuda.device_count()
 pytestmark = [
@@ -40,11 +35,11 @@ class Engine:
         model = resolve_asset("embedded:policy")
         self.made: Any
         if kind == "rollout":
-            from bcpg_cluster.engines.vllm_rollout import VllmGenerator
+            from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
 
             self.made = VllmGenerator(model, engine_args=ENGINE_ARGS, weight_transfer_backend=backend)
         else:
-            from bcpg_cluster.engines.deepspeed_trainer import DeepSpeedRank
+            from bcpg_cluster.stages.train.deepspeed.trainer import DeepSpeedRank
 
             self.made = DeepSpeedRank(0, 1, "127.0.0.1", _free_port())
             self.made.open(model, TrainSettings(zero_stage=int(kind), dtype="float32", **SETTINGS))

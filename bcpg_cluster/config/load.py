@@ -1,0 +1,158 @@
+"""Reading a config: files that extend files, ``--set`` overrides, and errors that name every offending key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.stages.train.objective import OBJECTIVES
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name (``ablations/rft``)."""
+    package = Path(__file__).parents[1]
+    folder = package / "configs"
+    if not folder.is_dir():  # a checkout: configs/ is beside the package
+        folder = package.parent / "configs"
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def load_config(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    complete: Callable[[dict[str, Any]], None] = lambda content: None,
+) -> Config:
+    """Read a config by path or shipped name, with ``key.path=value`` overrides (values are YAML).
+
+    Args:
+        complete: given the content with the overrides in it, puts in what follows from it (``config.task_defaults``).
+
+    Raises:
+        ConfigError: it does not exist, is not YAML, or does not hold; names every offending key.
+    """
+    path = shipped_configs().get(str(source)) or Path(source)
+    return change_config(_read_file(path, ()), overrides, str(path), complete)
+
+
+def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's content over that of the file its key ``extends`` names, which is looked for beside it."""
+    if not path.is_file():
+        raise ConfigError(
+            f"config {str(path)!r} does not exist" + (f" ({extended_by[-1]} extends it)" if extended_by else ""),
+            rule="--config is a YAML file or the name of a shipped config; extends is a file beside its own",
+            remedy=f"shipped: {', '.join(shipped_configs()) or 'none'}",
+        )
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not YAML: {error}", rule="a config is a YAML mapping", remedy="mend the file"
+        ) from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path} holds a {type(content).__name__}", rule="a config is a YAML mapping", remedy="see configs/"
+        )
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if not isinstance(base, str) or path in extended_by:
+        raise ConfigError(
+            f"{path} extends {base!r}" + (", which extends it in turn" if path in extended_by else ""),
+            rule="extends is the path of another config, from the place of the file that says so",
+            remedy="correct it, or write the keys out",
+        )
+    return _laid_over(_read_file(path.parent / base, (*extended_by, path)), content)
+
+
+def _laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections are joined key by key; everything else is replaced. An objective of another name replaces the whole section."""
+    joined = dict(below)
+    for key, value in above.items():
+        old = joined.get(key)
+        if isinstance(value, Mapping) and isinstance(old, dict) and value.get("name") in (None, old.get("name")):
+            joined[key] = _laid_over(old, value)
+        else:
+            joined[key] = value
+    return joined
+
+
+def change_config(
+    content: dict[str, Any],
+    overrides: Sequence[str],
+    where: str,
+    complete: Callable[[dict[str, Any]], None] = lambda content: None,
+) -> Config:
+    """Check a mapping with ``key.path=value`` overrides applied to it (in place). Raises like :func:`load_config`."""
+    for override in overrides:
+        _apply_override(content, override)
+    complete(content)
+    return parse_config(content, where)
+
+
+def parse_config(content: Mapping[str, Any], where: str) -> Config:
+    """Check a mapping. Raises :class:`ConfigError` naming every offending key, the rule, and near names for typing slips."""
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        problems, near = [], []
+        for item in error.errors(include_url=False):
+            key = ".".join(str(part) for part in item["loc"]) or "(whole config)"
+            given = "" if item["type"] in _SAY_ENOUGH else f" (got {item['input']!r})"
+            problems.append(f"{key}: {item['msg']}{given}")
+            if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+                near += [f"{key} -> {guess}" for guess in _near_keys(item["loc"])]
+        raise ConfigError(
+            f"{where} does not hold:\n    " + "\n    ".join(problems),
+            rule="known keys with values of the stated kind (docs/operate.md lists them; `bcpg-cluster validate` checks)",
+            remedy="did you mean " + ", ".join(near) + "?" if near else "correct the keys named above",
+        ) from None
+
+
+_SAY_ENOUGH = ("missing", "extra_forbidden", "unexpected_keyword_argument", "value_error")  # without the value, that is
+
+
+def _near_keys(location: tuple[str | int, ...]) -> list[str]:
+    """Known keys of the section ``location`` lies in that look like its last part."""
+    if location[0] == "objective" and len(location) == 3:  # objective.<its name>.<option>
+        known = [field.name for field in fields(OBJECTIVES[str(location[1])])]
+        return difflib.get_close_matches(str(location[-1]), known, n=2)
+    section: type[BaseModel] = Config
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part))
+        if field is None:
+            continue  # a name inside a mapping of sections (a judge, a pool)
+        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                section = kind
+    return difflib.get_close_matches(str(location[-1]), section.model_fields, n=2)
+
+
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    """Set ``a.b.c=value`` in place. A pool's name may hold a dot (``pools.judge.llm.members=2``)."""
+    key, equals, value = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(
+            f"--set {override!r} cannot be read", rule="--set section.key=value", remedy="e.g. --set weigh.beta=0.25"
+        )
+    if parts[:2] == ["pools", "judge"] and len(parts) >= 4:
+        parts[1:3] = [f"judge.{parts[2]}"]
+    node = content
+    for part in parts[:-1]:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise ConfigError(
+                f"--set {override!r}: {part!r} is not a section", rule="--set section.key=value", remedy="see configs/"
+            )
+    try:
+        node[parts[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        node[parts[-1]] = value

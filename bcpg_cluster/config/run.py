@@ -1,0 +1,198 @@
+"""The configuration of a run: one frozen section per stage, importable without torch.
+
+A config file is YAML with these sections; every field has a default except the models and prompts. Unknown keys are
+errors. ``embedded:NAME`` names something shipped inside the package. A file may lie over another one: ``extends: other.yaml``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from bcpg_cluster.config.judges import JudgeConfig
+from bcpg_cluster.config.pools import PoolConfig
+from bcpg_cluster.config.prompts import PromptsConfig
+from bcpg_cluster.config.section import Section, num_ranks
+from bcpg_cluster.config.stages import (
+    EvaluateConfig,
+    GenerateConfig,
+    PolicyConfig,
+    PushConfig,
+    SegmentConfig,
+    VerifyConfig,
+    WeighConfig,
+)
+from bcpg_cluster.config.tracking import StorageConfig, TrackingConfig
+from bcpg_cluster.config.training import SnapshotsConfig, TrainConfig
+from bcpg_cluster.stages.train.objective import Bcpg, Objective
+from bcpg_cluster.stages.weigh.consensus import ConsensusRule
+
+
+class Config(Section):
+    """A whole run.
+
+    Attributes:
+        name: of the run, and of its default directory.
+        seed: of all that is drawn at random.
+        placement: ``separate`` gives every pool resources of its own, and stages overlap; ``colocated`` lets pools take turns on
+            the same ones: rollouts, each judge, trainers. Results are the same.
+        autoscaling: whether nodes may still come to the cluster. ``auto`` finds out where it can: on the head of a cluster that
+            `ray up` started; elsewhere a cluster without room for the run is an error at once.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0)
+    placement: Literal["separate", "colocated"] = "separate"
+    autoscaling: Literal["auto"] | bool = "auto"
+    policy: PolicyConfig
+    prompts: PromptsConfig
+    generate: GenerateConfig
+    verify: VerifyConfig = Field(default_factory=VerifyConfig)
+    segment: SegmentConfig = Field(default_factory=SegmentConfig)
+    judges: dict[str, JudgeConfig]
+    weigh: WeighConfig = Field(default_factory=WeighConfig)
+    objective: Annotated[Objective, Field(discriminator="name")] = Field(default_factory=Bcpg)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    push: PushConfig = Field(default_factory=PushConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    pools: dict[str, PoolConfig] = Field(default_factory=dict)
+    snapshots: SnapshotsConfig = Field(default_factory=SnapshotsConfig)
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _bcpg_unless_named(cls, objective: Any) -> Any:
+        return {"name": "bcpg", **objective} if isinstance(objective, dict) else objective
+
+    @field_validator("judges")
+    @classmethod
+    def _judge_names(cls, judges: dict[str, JudgeConfig]) -> dict[str, JudgeConfig]:
+        for name in judges:
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(
+                    f"judge name {name!r} must be letters, digits, '_' or '-' (it names a pool and a table)"
+                )
+        if not any(judge.role == "vote" for judge in judges.values()):
+            raise ValueError("no judge has role 'vote'; without one no step can be mined")
+        return judges
+
+    @model_validator(mode="after")
+    def _rule_fits_the_voters(self) -> Config:
+        self.consensus_rule.check_judges(self.voters)
+        return self
+
+    @property
+    def consensus_rule(self) -> ConsensusRule:
+        """How the voters decide."""
+        section = self.weigh
+        return ConsensusRule(
+            section.rule, section.abstention, section.num_needed, dict(section.accuracies), section.prior
+        )
+
+    @model_validator(mode="after")
+    def _one_engine_a_pool(self) -> Config:
+        engines: dict[str, tuple[str, JudgeConfig]] = {}
+        for name, judge in self.judges.items():
+            if judge.kind not in ("llm", "prm"):
+                continue
+            pool = self.judge_pool(name)
+            first, other = engines.setdefault(pool, (name, judge))
+            engine, others = ((j.kind, j.model, j.engine_args, j.trust_remote_code) for j in (judge, other))
+            if engine != others or (judge.kind == "prm" and name != first):
+                raise ValueError(
+                    f"judges {first!r} and {name!r} are both in pool {pool!r}, whose members host one engine each: judges "
+                    "share it when they are of kind 'llm' with the same model and engine_args; give one of them another pool"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _pools_are_used(self) -> Config:
+        unknown = sorted(set(self.pools) - set(self.pool_names()))
+        if unknown:
+            raise ValueError(
+                f"pools {unknown} are used by nothing; this config has the pools {list(self.pool_names())}"
+            )
+        if self.pool("trainer").target_queue_per_actor is not None:
+            raise ValueError("pools.trainer.target_queue_per_actor: the trainer group cannot be resized in a run")
+        if self.train.kind in ("torch", "fake") and self.pool("trainer").members != 1:
+            raise ValueError(f"train.kind {self.train.kind!r} is one process; set pools.trainer.members to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _sleepers_can(self) -> Config:
+        for name in self.pool_names():
+            if self.pool(name).when_idle == "sleep" and not self.engine_args(name).get("enable_sleep_mode"):
+                raise ValueError(
+                    f"pools.{name}.when_idle is 'sleep', which needs vLLM engines with engine_args.enable_sleep_mode: true"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_fit_the_engine(self) -> Config:
+        for name in self.pool_names():
+            args, gpus = self.engine_args(name), self.pool(name).num_gpus
+            ranks = num_ranks(args)
+            if gpus and args and (gpus != ranks if ranks > 1 else gpus > 1):
+                raise ValueError(
+                    f"pools.{name}.num_gpus is {gpus:g}, but its engine_args make engines of {ranks} (tensor_parallel_size times "
+                    "pipeline_parallel_size): a member hosts one engine, and has a GPU for each of its parts"
+                )
+        return self
+
+    def engine_args(self, pool: str) -> dict[str, Any]:
+        """The options of the vLLM engines in a pool; empty for one without."""
+        if pool == "rollout":
+            return self.policy.engine_args if self.policy.kind == "vllm" else {}
+        of_pool = [judge for name, judge in self.judges.items() if self.judge_pool(name) == pool]
+        return next((judge.engine_args for judge in of_pool if judge.kind in ("llm", "prm")), {})
+
+    def judge_pool(self, judge: str) -> str:
+        """The pool a judge runs in."""
+        config = self.judges[judge]
+        if config.pool:
+            return config.pool
+        if config.kind in ("chain_truth", "fake"):
+            return "cpu"
+        return "prm" if judge == "prm" else f"judge.{judge}"
+
+    def pool_names(self) -> Iterator[str]:
+        """All pools of this run, in start order."""
+        yield "rollout"
+        for pool in dict.fromkeys(self.judge_pool(judge) for judge in self.judges):
+            if pool != "cpu":
+                yield pool
+        yield "cpu"
+        yield "trainer"
+
+    def pool(self, name: str) -> PoolConfig:
+        """A pool's settings; the defaults when the file says nothing of it."""
+        return self.pools.get(name, PoolConfig())
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """The judges whose consensus mines a step."""
+        return tuple(name for name, judge in self.judges.items() if judge.role == "vote")
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that decides the results. Pool sizes, time limits and what is kept may change in mid-run."""
+        not_results = {"pools", "snapshots", "tracking", "name", "placement", "autoscaling", "storage"}
+        content = self.model_dump(mode="json", exclude=not_results)
+        content["push"].pop("deadline_s")
+        content["train"].pop("checkpoint_every_steps")
+        content["train"].pop("group_timeout_s")
+        for section in (content["train"], content["policy"], *content["judges"].values()):
+            for option in ("lora", "revision", "trust_remote_code"):
+                if not section.get(option):  # as if it did not exist: runs from before it go on
+                    section.pop(option, None)
+        for judge in content["judges"].values():
+            judge.pop("cache")
+            if judge["endpoint"] is not None:
+                judge["endpoint"] = {key: judge["endpoint"][key] for key in ("base_url", "structured", "extra_body")}
+        content["trainer_ranks"] = self.pool("trainer").members
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

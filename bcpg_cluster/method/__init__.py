@@ -1,1 +1,0 @@
-"""The method itself, pure: segmentation, consensus, weights, losses, step plans, metrics."""

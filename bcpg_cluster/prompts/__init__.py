@@ -1,0 +1,1 @@
+"""Problems: files, data sets, ready-made tasks."""

@@ -1,0 +1,204 @@
+"""Solutions whose steps somebody labelled, read from files: ProcessBench's format, and one label a step.
+
+A file is a JSON array or JSON lines. An entry has a ``problem`` (or ``question``), its ``steps`` as a list of texts, and either
+
+* ``label``: the index of the first wrong step, -1 for none (ProcessBench, arXiv 2412.06559), or
+* ``labels``: a label a step, 1 (or true) for right, 0 (or false) for wrong, null where nobody knows;
+
+and perhaps an ``id`` and the gold ``answer``. Other fields are left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bcpg_cluster.errors import DataError
+
+_REMEDY = (
+    'an entry is {"id": "...", "problem": "...", "steps": ["...", ...], "label": 2}, or with "labels": [1, 1, 0, ...] '
+    "in the place of label"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSolution:
+    """A solution with the truth about its steps.
+
+    Attributes:
+        solution_id: unique in its file.
+        truth: by step 1 for right, 0 for wrong, ``None`` for not known (in ProcessBench all steps after the first wrong one).
+        first_wrong: the first wrong step, -1 for none; ``None`` where a step of unknown truth comes before it.
+        gold: the gold answer; ``None`` where the file has none.
+    """
+
+    solution_id: str
+    problem: str
+    steps: tuple[str, ...]
+    truth: tuple[int | None, ...]
+    first_wrong: int | None
+    gold: str | None = None
+
+
+def read_subsets(sources: Sequence[str], limit: int | None = None) -> dict[str, list[LabelledSolution]]:
+    """Several files, each as a subset: ``NAME=PATH``, or a path, whose file name without its ending is then the name.
+
+    ``limit`` keeps so many of every file, evenly spread over it: ProcessBench's files are sorted, all wrong solutions first.
+
+    Raises:
+        DataError: a name that is given twice, or what :func:`read_labelled_steps` refuses.
+    """
+    subsets: dict[str, list[LabelledSolution]] = {}
+    for source in sources:
+        name, named, path = source.partition("=")
+        if not named or Path(source).is_file():
+            name, path = Path(source).stem, source
+        if name in subsets:
+            raise DataError(
+                f"the subset {name!r} is given twice",
+                rule="every file of labelled steps has a name of its own",
+                remedy="name one of them: --data NAME=PATH",
+            )
+        solutions = read_labelled_steps(path)
+        kept = min(limit or len(solutions), len(solutions))
+        subsets[name] = [solutions[index * len(solutions) // kept] for index in range(kept)]
+    return subsets
+
+
+def read_labelled_steps(path: str) -> list[LabelledSolution]:
+    """The solutions of one file, in its order. An entry without an id is called by the file's name and its place from 0.
+
+    Raises:
+        DataError: the file is missing, empty or not JSON, an entry does not hold, or an id comes twice.
+    """
+    file = Path(path)
+    solutions = [
+        _solution(entry, f"{file.stem}-{index}", f"{path}, entry {index + 1}")
+        for index, entry in enumerate(_entries(file))
+    ]
+    if not solutions:
+        raise DataError(f"{path} holds no solution", rule="a file of labelled steps has an entry", remedy=_REMEDY)
+    seen: set[str] = set()
+    for solution in solutions:
+        if solution.solution_id in seen:
+            raise DataError(
+                f"{path}: id {solution.solution_id!r} comes twice",
+                rule="ids are unique in a file of labelled steps",
+                remedy="rename one of the two, or leave all ids out",
+            )
+        seen.add(solution.solution_id)
+    return solutions
+
+
+def _entries(file: Path) -> list[Any]:
+    """What the file holds, as JSON."""
+    if not file.is_file():
+        raise DataError(f"{file} does not exist", rule="labelled steps are read from a file", remedy=_REMEDY)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is not UTF-8 ({error})", rule="labelled steps are UTF-8 text", remedy=_REMEDY
+        ) from None
+    if text.lstrip().startswith("["):
+        return list(_parse(text, str(file)))
+    # not splitlines: JSON strings may hold U+2028 and the like
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return [_parse(line, f"{file}, line {number}") for number, line in lines]
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where}: not JSON ({error})",
+            rule="labelled steps are a JSON array, or one JSON object a line",
+            remedy=_REMEDY,
+        ) from None
+
+
+def _solution(entry: Any, default_id: str, where: str) -> LabelledSolution:
+    if not isinstance(entry, dict):
+        raise _refused(f"{where}: a {type(entry).__name__}", "an entry is a JSON object")
+    problem = entry.get("problem", entry.get("question"))
+    if not isinstance(problem, str) or not problem.strip():
+        raise _refused(f"{where}: problem is {problem!r}", "an entry has a problem (or question), a text")
+    steps = entry.get("steps")
+    if not isinstance(steps, list) or not steps or not all(isinstance(step, str) for step in steps):
+        raise _refused(f"{where}: steps is {str(steps)[:80]}", "steps is a list of texts, at least one")
+    truth = _truth(entry, len(steps), where)
+    gold = entry.get("answer")
+    return LabelledSolution(
+        str(entry.get("id", default_id)),
+        problem,
+        tuple(steps),
+        truth,
+        first_error(truth),
+        None if gold is None else str(gold),
+    )
+
+
+def _truth(entry: dict[str, Any], num_steps: int, where: str) -> tuple[int | None, ...]:
+    label, labels = entry.get("label"), entry.get("labels")
+    if label is None and labels is None:
+        raise _refused(f"{where}: neither label nor labels", "an entry says which steps are wrong")
+    from_first: tuple[int | None, ...] | None = None
+    if label is not None:
+        if type(label) is not int or not NO_ERROR <= label < num_steps:
+            raise _refused(
+                f"{where}: label is {label!r} for {num_steps} steps", "label is a step from 0, or -1 for no wrong step"
+            )
+        from_first = known_truth(label, num_steps)
+    if labels is None:
+        assert from_first is not None
+        return from_first
+    if not isinstance(labels, list) or any(value not in (0, 1, None) for value in labels):
+        raise _refused(f"{where}: labels is {str(labels)[:80]}", "labels is a list of 1, 0 or null")
+    if len(labels) != num_steps:
+        raise _refused(f"{where}: {len(labels)} labels for {num_steps} steps", "there is one label a step")
+    truth = tuple(None if value is None else int(value) for value in labels)
+    if from_first is not None and first_error(truth) != label:
+        raise _refused(f"{where}: label and labels differ", "label is the first step whose labels entry is 0")
+    return truth
+
+
+def _refused(problem: str, rule: str) -> DataError:
+    return DataError(problem, rule=rule, remedy=_REMEDY)
+
+
+NO_ERROR = -1
+
+
+def first_error(labels: Sequence[int | None]) -> int | None:
+    """The first step labelled wrong, or :data:`NO_ERROR`; of a judge that scores, the first not above its threshold (Eq. 4).
+
+    ``None`` when that cannot be said, because a step before it has no label. What follows the first 0 does not matter.
+
+    Raises:
+        ValueError: labels other than 0, 1 and ``None``.
+    """
+    for index, label in enumerate(labels):
+        if label is None:
+            return None
+        if label not in (0, 1):
+            raise ValueError(f"a label is 0, 1 or None, got {label}")
+        if label == 0:
+            return index
+    return NO_ERROR
+
+
+def known_truth(first_wrong: int, num_steps: int) -> tuple[int | None, ...]:
+    """What a first wrong step says of all steps: those before it are right, it is wrong, of later ones nothing is known.
+
+    Raises:
+        ValueError: it is neither a step nor :data:`NO_ERROR`.
+    """
+    if not NO_ERROR <= first_wrong < num_steps:
+        raise ValueError(f"the first wrong step of {num_steps} is 0..{num_steps - 1} or {NO_ERROR}, got {first_wrong}")
+    if first_wrong == NO_ERROR:
+        return (1,) * num_steps
+    return (*(1,) * first_wrong, 0, *(None,) * (num_steps - first_wrong - 1))

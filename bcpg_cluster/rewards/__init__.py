@@ -1,1 +1,0 @@
-"""Final-answer verifiers: text, numbers and mathematics, behind one protocol."""

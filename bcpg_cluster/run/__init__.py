@@ -1,0 +1,1 @@
+"""A run: the round loop and what it drives."""

@@ -1,0 +1,104 @@
+"""From a configuration's sections to engines, judges, verifiers and segmenters: the only place that names implementations.
+
+Called in the members' own processes. Heavy imports happen inside the functions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bcpg_cluster.config.embedded import resolve_asset
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.config.stages import PolicyConfig
+from bcpg_cluster.stages.generate.protocol import RolloutEngine
+from bcpg_cluster.stages.train.protocol import TrainerRank
+from bcpg_cluster.stages.verify.protocol import Verifier
+
+if TYPE_CHECKING:
+    pass
+
+
+def make_rollout_engine(config: Config, policy_version: int, snapshot: str | None, member: int) -> RolloutEngine:
+    """The policy's engine, with the weights of ``snapshot`` (``None``: the base model's)."""
+    if config.policy.kind == "fake":
+        from bcpg_cluster.stages.fakes.faults import slowed
+        from bcpg_cluster.stages.fakes.generator import FakeGenerator
+
+        model = config.policy.model
+        output: Any = model.partition(":")[2] or None
+        return FakeGenerator(model=model, policy_version=policy_version, snapshot=snapshot, faults=slowed(output))
+    from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
+
+    backend = None if config.push.backend == "disk" else config.push.backend
+    # members with one seed would draw the same responses to unseeded requests
+    engine_args = {"seed": config.seed * 1000 + member, **policy_engine_args(config.policy)}
+    return VllmGenerator(
+        resolve_asset(config.policy.model),
+        engine_args=engine_args,
+        weight_transfer_backend=backend,
+        policy_version=policy_version,
+        snapshot=snapshot,
+    )
+
+
+def policy_engine_args(section: PolicyConfig) -> dict[str, Any]:
+    """The policy's engines' options, by vLLM's names."""
+    revision = (
+        {} if section.revision is None else {"revision": section.revision, "tokenizer_revision": section.revision}
+    )
+    return {**revision, **section.engine_args, **trust_option(section.trust_remote_code)}
+
+
+def trust_option(trusted: bool) -> dict[str, Any]:
+    """What vLLM is told for running a model's own code; absent unless it is allowed."""
+    return {"trust_remote_code": True} if trusted else {}
+
+
+def make_verifier(config: Config) -> Verifier:
+    """What checks final answers.
+
+    Raises:
+        ConfigError: this machine cannot isolate programs (``code``), or the function's path is none.
+    """
+    section = config.verify
+    if section.kind == "math":
+        from bcpg_cluster.stages.verify.math_answer import MathVerifier
+
+        return MathVerifier(section.time_limit_s, prompt_opens_thinking=section.prompt_opens_thinking)
+    if section.kind == "code":
+        from bcpg_cluster.stages.verify.code import CodeVerifier
+        from bcpg_cluster.stages.verify.sandbox import Limits
+
+        return CodeVerifier(
+            Limits(cpu_s=section.cpu_limit_s, wall_s=section.wall_limit_s, memory_gib=section.memory_gib),
+            allow_unsandboxed=section.allow_unsandboxed,
+            prompt_opens_thinking=section.prompt_opens_thinking,
+        )
+    if section.kind == "function":
+        from bcpg_cluster.stages.verify.user_function import FunctionVerifier
+
+        return FunctionVerifier(
+            section.function or "",
+            threshold=section.threshold,
+            time_limit_s=section.time_limit_s,
+            prompt_opens_thinking=section.prompt_opens_thinking,
+        )
+    from bcpg_cluster.stages.verify.exact import ExactVerifier
+
+    return ExactVerifier(section.answer_pattern, section.numeric)
+
+
+def make_trainer_rank(kind: str, timeout_s: float, rank: int, world_size: int, host: str, port: int) -> TrainerRank:
+    """A rank of the trainer group that meets the others at ``host:port``."""
+    if kind == "fake":
+        from bcpg_cluster.stages.fakes.faults import slowed
+        from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
+
+        return FakeTrainerRank(faults=slowed())
+    if kind == "torch":
+        from bcpg_cluster.stages.train.torch_trainer import TorchTrainer
+
+        return TorchTrainer()
+    from bcpg_cluster.stages.train.deepspeed.trainer import DeepSpeedRank
+
+    return DeepSpeedRank(rank, world_size, host, port, timeout_s=timeout_s)

@@ -1,0 +1,182 @@
+"""From section ``judges`` to judges."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from bcpg_cluster.config.embedded import resolve_asset
+from bcpg_cluster.config.judges import JudgeConfig
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.run.build.engines import trust_option
+from bcpg_cluster.stages.generate.protocol import TextGenerator
+from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt, parse_judge_prompt
+from bcpg_cluster.stages.judge.protocol import Judge
+
+if TYPE_CHECKING:
+    from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
+    from bcpg_cluster.stages.judge.endpoint.settings import Endpoint
+
+
+_NUM_PIECES, _PIECE_BYTES = 4096, 4096  # of a large file; 16 MiB of it
+
+
+def judge_engine_args(section: JudgeConfig) -> dict[str, Any]:
+    """The options of a judge's engine (vLLM's names; the transformers engine takes the same)."""
+    return {**section.engine_args, **trust_option(section.trust_remote_code)}
+
+
+def make_judge(config: Config, name: str, generators: dict[str, TextGenerator] | None = None) -> Judge:
+    """A judge; LLM judges of one model share the engine that ``generators`` holds by model."""
+    section = config.judges[name]
+    if section.kind == "chain_truth":
+        from bcpg_cluster.stages.judge.chain_truth import ChainTruth
+
+        return ChainTruth()
+    if section.kind == "fake":
+        from bcpg_cluster.stages.fakes.faults import slowed
+        from bcpg_cluster.stages.fakes.judge import FakeJudge
+
+        return FakeJudge(name, precision=section.precision, recall=section.recall, faults=slowed())
+    if section.kind == "prm":
+        return _make_prm(name, section)
+    return _make_llm_judge(name, section, {} if generators is None else generators)
+
+
+def _make_prm(name: str, section: JudgeConfig) -> Judge:
+    from bcpg_cluster.stages.judge.prm.make_scorer import make_step_scorer
+
+    model = resolve_asset(section.model or "")
+    return make_step_scorer(
+        model,
+        name,
+        engine=section.engine,
+        engine_args=judge_engine_args(section),
+        model_version=model_digest(model),
+        separator=section.separator,
+        system=section.system,
+        convention=section.convention,
+        context_tokens=section.context_tokens,
+    )
+
+
+def _make_llm_judge(name: str, section: JudgeConfig, generators: dict[str, TextGenerator]) -> Judge:
+    from bcpg_cluster.stages.judge.cache import VerdictCache
+    from bcpg_cluster.stages.judge.llm_judge import LlmJudge, WindowLimits
+
+    prompt = load_judge_prompt(section.prompt)
+    windows = WindowLimits(section.window_steps, section.window_tokens, section.look_ahead)
+    cache = VerdictCache(Path(section.cache).expanduser()) if section.cache else None
+    if section.kind == "openai":
+        from bcpg_cluster.stages.judge.endpoint.openai_judge import OpenAiJudge, OpenAiTransport
+        from bcpg_cluster.stages.judge.endpoint.rate_limit import RateLimits
+
+        assert section.endpoint is not None  # the section's validator
+        limits = RateLimits(
+            requests_per_minute=section.endpoint.requests_per_minute,
+            tokens_per_minute=section.endpoint.tokens_per_minute,
+            concurrency=section.endpoint.concurrency,
+        )
+        return OpenAiJudge(
+            OpenAiTransport(judge_endpoint(section), limits),
+            name,
+            prompt,
+            section.view,
+            windows=windows,
+            answer_after=section.answer_after,
+            cache=cache,
+            sample=section.sample,
+            max_unanswered=section.endpoint.max_unanswered,
+        )
+    model = resolve_asset(section.model or "")
+    if model not in generators:
+        from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
+
+        generators[model] = VllmGenerator(model, engine_args=judge_engine_args(section), weight_transfer_backend=None)
+    generator = cast("VllmGenerator", generators[model])
+    return LlmJudge(
+        generator,
+        name,
+        prompt,
+        section.view,
+        model_version=model_digest(model),
+        max_tokens=section.max_tokens,
+        max_prompt_tokens=generator.max_model_len - section.max_tokens,
+        windows=windows,
+        temperature=section.temperature,
+        top_p=section.top_p,
+        answer_after=section.answer_after,
+        cache=cache,
+        sample=section.sample,
+        is_bound=section.structured == "schema",
+    )
+
+
+def judge_endpoint(section: JudgeConfig) -> Endpoint:
+    """The endpoint of a judge of kind ``openai``; its ``read_key`` says whether the key is there."""
+    from bcpg_cluster.stages.judge.endpoint.settings import Endpoint, Prices
+
+    config = section.endpoint
+    if config is None or section.model is None:
+        raise ValueError("only a judge of kind 'openai' has an endpoint")
+    prices = None
+    if config.price_prompt is not None and config.price_answer is not None:
+        prices = Prices(config.price_prompt, config.price_answer, config.price_cached_prompt)
+    return Endpoint(
+        config.base_url,
+        section.model,
+        api_key_env=config.api_key_env,
+        max_tokens=section.max_tokens,
+        temperature=section.temperature,
+        top_p=None if section.top_p == 1 else section.top_p,
+        token_limit_field=config.token_limit_field,
+        structured=config.structured,
+        extra_body=config.extra_body,
+        timeout_s=config.timeout_s,
+        max_retries=config.max_retries,
+        give_up_after=config.give_up_after,
+        prices=prices,
+    )
+
+
+def load_judge_prompt(source: str) -> JudgePrompt:
+    """A shipped prompt (``embedded:taxonomy``) or a user's TOML file.
+
+    Raises:
+        ConfigError: it does not exist or is not a judge prompt.
+    """
+    name = source.removeprefix("embedded:")
+    path = Path(resolve_asset(f"embedded:judge_prompts/{name}.toml")) if name != source else Path(source)
+    try:
+        return parse_judge_prompt(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"judge prompt {source!r}: {error}",
+            rule="a judge prompt is a TOML file with name, system, user and step",
+            remedy="see bcpg_cluster/assets/judge_prompts/",
+        ) from None
+
+
+def model_digest(model: str) -> str:
+    """Names a model in verdict records and in the keys of cached answers: a digest of a local directory, else the name itself.
+
+    Of large files the size and evenly spread pieces are read: another training of the same model changes nearly every piece,
+    and reading a hundred gigabytes would take minutes in every member.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)}:{size}\n".encode())
+        with path.open("rb") as file:
+            if size < 64 * 2**20:
+                digest.update(file.read())
+                continue
+            for piece in range(_NUM_PIECES):
+                file.seek((size - _PIECE_BYTES) * piece // (_NUM_PIECES - 1))
+                digest.update(file.read(_PIECE_BYTES))
+    return f"{folder.name}@{digest.hexdigest()[:12]}"

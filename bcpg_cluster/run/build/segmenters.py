@@ -1,0 +1,87 @@
+"""From section ``segment`` to a segmenter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bcpg_cluster.config.stages import SegmentConfig
+from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.stages.segment.merge import MergeRules
+from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, Segmenter, StructuralSegmenter
+from bcpg_cluster.stages.segment.structure import StepRules
+
+
+def make_segmenter(section: SegmentConfig) -> Segmenter:
+    """What cuts responses into steps.
+
+    Raises:
+        ConfigError: rules that contradict each other, or a Segment Any Text model or package that is not there.
+    """
+    merge = _checked_merge(section)
+    try:
+        if section.kind == "structural":
+            return StructuralSegmenter(step_rules(section), merge)
+        if section.kind == "delimiter":
+            return DelimiterSegmenter(section.cut_after, section.cut_before, merge)
+    except ValueError as error:
+        raise _segment_error(error) from None
+    from bcpg_cluster.stages.segment.sat import SatSegmenter, load_sat
+
+    splitter = load_sat(
+        section.model or "",
+        tokenizer=section.sat_tokenizer,
+        backend=section.backend,
+        providers=section.onnx_providers,
+        device=section.device,
+    )
+    return SatSegmenter(
+        splitter,
+        threshold=section.threshold,
+        merge=merge,
+        stride=section.stride,
+        block_size=section.block_size,
+        batch_size=section.batch_size,
+    )
+
+
+def check_segmenter(section: SegmentConfig) -> None:
+    """Raises :class:`ConfigError` for what :func:`make_segmenter` would; loads no model."""
+    if section.kind != "sat":
+        make_segmenter(section)
+        return
+    from bcpg_cluster.stages.segment.sat import check_sat_model, check_sat_numbers
+
+    _checked_merge(section)
+    check_sat_numbers(section.threshold, section.stride, section.block_size, section.batch_size)
+    check_sat_model(
+        section.model or "",
+        section.sat_tokenizer,
+        backend=section.backend,
+        needs_onnx=section.onnx_providers is not None,
+    )
+
+
+def step_rules(section: SegmentConfig) -> StepRules:
+    """The rules of the structural segmenter."""
+    rules = StepRules(
+        split_on=section.split_on,
+        cues_inside_lines=section.cues_inside_lines,
+        min_tokens=section.min_tokens,
+        max_tokens=section.max_tokens,
+    )
+    return rules if section.cues is None else replace(rules, cues=section.cues)
+
+
+def _checked_merge(section: SegmentConfig) -> MergeRules | None:
+    """How pieces are merged; ``None`` where they are not. Raises :class:`ConfigError` for sizes that contradict each other."""
+    if section.merge is False or (section.merge == "auto" and section.kind == "structural"):
+        return None
+    try:
+        rules = MergeRules(section.merge_min_tokens, section.merge_target_tokens, section.merge_max_tokens)
+        return rules if section.merge_cues is None else replace(rules, cues=section.merge_cues)
+    except ValueError as error:
+        raise _segment_error(error) from None
+
+
+def _segment_error(error: ValueError) -> ConfigError:
+    return ConfigError(f"segment: {error}", rule="the section's rules fit together", remedy="see docs/config.md")

@@ -1,0 +1,352 @@
+"""The round loop. Read this first.
+
+    evaluate v0 ─► round 1: prompts ─► generate ─► verify ─► segment ─► judge.* ─► weigh        (map stages, overlapping)
+                            train (gang) ─► snapshot v1 ─► push, proven by canaries ─► evaluate v1 ─► report
+                   round 2: the same, from v1 ...
+
+The coordinator holds no rows. It asks the manifest what is missing, has it done, and notes what came of it; so going on after
+a crash is the same as going on. ``Parts`` are made by ``run.build.assembly``; nothing here names an implementation.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.cluster.pool import Pool
+from bcpg_cluster.cluster.turns import TRAINER, Turns
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.config.section import num_ranks
+from bcpg_cluster.errors import Interrupted
+from bcpg_cluster.prompts.sets import PromptSets, round_prompts, split_shards
+from bcpg_cluster.records import Prompt, Receipt
+from bcpg_cluster.run.dataflow import Dataflow
+from bcpg_cluster.run.push import Pusher, PushSettings
+from bcpg_cluster.run.serving import Serving, weights_path
+from bcpg_cluster.run.snapshots import keep_snapshots
+from bcpg_cluster.run.training import check_rows, train_round
+from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, data_stages, evaluation_stages, turns
+from bcpg_cluster.stages.push.canaries import read_canaries
+from bcpg_cluster.stages.train.protocol import TrainSettings
+from bcpg_cluster.stages.weigh.stage import WeighSettings
+from bcpg_cluster.store.layout import new_attempt, report_path
+from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.rows import outcomes_from, prompt_row
+from bcpg_cluster.store.shards import read_table, write_shard
+from bcpg_cluster.store.whole_files import make_parents, write_whole
+from bcpg_cluster.watch.observer import Observer
+from bcpg_cluster.watch.report import round_report
+
+_PROMPT_WRITERS = 16  # files on their way to the disk at once
+_PROMPTS_AT_ONCE = 512  # shards a write to the manifest counts
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of."""
+
+    manifest: Manifest
+    pools: Mapping[str, Pool]
+    gang: Gang
+    turns: Turns
+    serving: Serving
+    prompts: PromptSets
+    base_model: str
+    train_settings: Callable[[int], TrainSettings]
+    weigh_settings: WeighSettings
+    observer: Observer
+    stop_asked: Callable[[], bool]
+    tend: Callable[[], None] = lambda: None
+
+
+class Coordinator:
+    """Drives a run. See the module's docstring."""
+
+    def __init__(self, config: Config, parts: Parts) -> None:
+        self._config, self._parts = config, parts
+        self._manifest, self._observer = parts.manifest, parts.observer
+        self._trainer_holds: int | None = None  # the version it trained last, in this process and for this run
+        self._pusher = Pusher(
+            parts.gang,
+            parts.pools["rollout"],
+            PushSettings(
+                config.push.backend,
+                config.push.deadline_s,
+                config.push.tolerance_nats,
+                num_ranks(config.engine_args(ROLLOUT_POOL)),
+            ),
+            serving=self._serve,
+            observer=parts.observer,
+            wait_ready=self._wait_rollouts,
+        )
+
+    def run(self, rounds: int) -> dict[int, dict[str, Any]]:
+        """Complete ``rounds`` rounds; reports by round, 0 being the base policy. What is done already is not done again.
+
+        Raises:
+            Interrupted: stop was asked for.
+            BcpgError: see ``errors``.
+        """
+        if not all(round_ in self._manifest.state.reports for round_ in range(rounds + 1)):
+            self._begin_trainers()
+            self._round(0, lambda: {})
+            self._parts.gang.raise_if_failed()
+            for round_ in range(1, rounds + 1):
+                self._round(round_, lambda: self._learn(round_))  # noqa: B023  (called before the loop goes on)
+        return {round_: self._manifest.state.reports[round_] for round_ in range(rounds + 1)}
+
+    def collect(self) -> None:
+        """Only what every method shares: the base policy's evaluation, and the first round's data up to the verdicts."""
+        self._round(0, lambda: {})
+        stages = self._data_stages()
+        self._collect(1, tuple(stage for stage in stages if stage.name != "weigh"))
+
+    def _begin_trainers(self) -> None:
+        """Start the trainer group early, so that options it cannot use are known before any data is made."""
+        if not self._parts.turns.is_colocated:
+            self._parts.gang.begin_start()
+        elif 0 not in self._manifest.state.reports:
+            self._parts.gang.try_start()
+
+    def _round(self, round_: int, learn: Callable[[], dict[str, Any]]) -> None:
+        if round_ in self._manifest.state.reports:
+            return
+        started = time.monotonic()
+        learned = learn()
+        evaluated = self._evaluate(round_)
+        report = {"round": round_, **evaluated, **learned}
+        report["seconds"] = {**learned.get("seconds", {}), **evaluated["seconds"], "round": time.monotonic() - started}
+        previous = self._manifest.state.reports.get(round_ - 1)
+        if previous is not None:
+            report["change"] = round_report.change(previous, report)
+            report["change_from_base"] = round_report.change(self._manifest.state.reports[0], report)
+        path = self._manifest.run_dir / report_path(round_)
+        make_parents(path)
+        write_whole(path, json.dumps(report, indent=2).encode())
+        reports = {**self._manifest.state.reports, round_: report}
+        scores = {r: done["accuracy"] for r, done in reports.items() if r and "accuracy" in done}
+        keep_snapshots(self._manifest, scores, self._config.snapshots.keep_last)  # before a kill could skip it for good
+        self._manifest.add_report(round_, report)
+        self._observer.report(round_, report)
+
+    # --- the learning half of a round
+
+    def _learn(self, round_: int) -> dict[str, Any]:
+        stages = self._data_stages()
+        started = time.monotonic()
+        seconds = self._collect(round_, stages)
+        totals = {stage.name: round_report.total(self._receipts(round_, stage.output)) for stage in stages}
+        samples = round_report.conservation(totals["weigh"])
+        seconds["data"] = time.monotonic() - started
+        snapshot = self._train(round_, totals["weigh"])
+        pushed = self._push(snapshot)
+        weighed = totals["weigh"]
+        wrong = weighed.get("tokens.wrong", 0.0)
+        measures = [name for name, judge in self._config.judges.items() if judge.role == "measure"]
+        rates = round_report.rates(totals, seconds)
+        if snapshot.metrics.get("train_s"):
+            rates["train"] = snapshot.metrics["tokens"] / snapshot.metrics["train_s"]
+        return {
+            "samples": samples,
+            "mined_share": weighed.get("tokens.mined", 0.0) / wrong if wrong else None,
+            "judges": round_report.judge_report(weighed, self._config.voters, measures),
+            "verdicts": {stage.name: totals[stage.name] for stage in stages if stage.name.startswith("judge.")},
+            "generate": totals["generate"],
+            "outcomes": totals["verify"],
+            "train": snapshot.metrics,
+            "push": pushed,
+            "tokens_per_s": rates,
+            "seconds": {**seconds, "train": snapshot.seconds, "push": pushed["seconds"], "proof": pushed["proof_s"]},
+        }
+
+    def _data_stages(self) -> tuple[StageSpec, ...]:
+        return data_stages({judge: self._config.judge_pool(judge) for judge in self._config.judges})
+
+    def _collect(self, round_: int, stages: tuple[StageSpec, ...]) -> dict[str, float]:
+        """Have data stages of a round done; wall seconds by stage."""
+        section = self._config.prompts
+        chosen = round_prompts(self._parts.prompts.train, round_, section.per_round, section.order, self._config.seed)
+        return self._map(round_, stages, "prompts", chosen, self._config.generate.prompts_per_shard, round_ - 1)
+
+    def _train(self, round_: int, weighed: dict[str, float]) -> SnapshotRecord:
+        """The snapshot of this round; trained now unless it is there."""
+        done = self._manifest.state.snapshots.get(round_)
+        if done is not None:
+            return done
+        if not weighed["groups_kept"]:
+            # Stated rule: a round in which every group is uniform teaches nothing; the weights stay and the run goes on.
+            self._observer.note(
+                f"round {round_}: no group had both right and wrong answers, the weights stay as they are"
+            )
+            before = self._manifest.state.snapshots.get(round_ - 1)
+            kept = SnapshotRecord(round_, before.path if before else "", before.digests if before else {}, 0.0, {})
+            self._manifest.add_snapshot(kept)
+            return kept
+        check_rows(weighed, self._config.objective)
+        self._parts.turns.take(TRAINER)
+        snapshot = train_round(
+            self._manifest,
+            self._parts.gang,
+            round_=round_,
+            model_path=self._model_path(round_ - 1),
+            settings=self._parts.train_settings(round_),
+            num_canaries=self._config.push.num_canaries,
+            observer=self._observer,
+            max_attempts=self._config.pool("trainer").max_attempts,
+        )
+        self._trainer_holds = snapshot.version
+        return snapshot
+
+    def _push(self, snapshot: SnapshotRecord) -> dict[str, Any]:
+        done = self._manifest.state.pushes.get(snapshot.version)
+        path = self._model_path(snapshot.version)
+        if done is not None and self._is_served(snapshot.version):
+            return done
+        self._open_rollouts(snapshot.version)
+        is_served = self._is_served(snapshot.version)
+        self._wait_rollouts()
+        canaries = read_canaries(self._manifest.run_dir / snapshot.path) if snapshot.metrics else []
+        if is_served:  # resumed, or opened for this turn: the members started from it
+            facts = self._pusher.confirm(snapshot.version, path, canaries)
+        else:
+            # The trainer group may have been made anew since, or have trained another run.
+            from_disk = self._trainer_holds != snapshot.version
+            facts = self._pusher.push(snapshot.version, path, snapshot.digests, canaries, from_disk=from_disk)
+        self._manifest.add_push(snapshot.version, facts)
+        self._observer.push(snapshot.version, facts)
+        self._observer.stage(snapshot.version, "push", 1, 1)
+        return facts
+
+    # --- the measuring half
+
+    def _evaluate(self, version: int) -> dict[str, Any]:
+        sets = self._parts.prompts.measured(self._config.evaluate.num_prompts)
+        prompts = [prompt for of_set in sets.values() for prompt in of_set]
+        stages = evaluation_stages()
+        seconds = self._map(version, stages, "eval_prompts", prompts, self._config.evaluate.prompts_per_shard, version)
+        receipts = self._receipts(version, "eval_outcomes")
+        outcomes = outcomes_from(read_table(self._manifest.run_dir, receipts))
+        reports = {
+            name: round_report.accuracy_report(outcomes, {prompt.prompt_id for prompt in of_set})
+            for name, of_set in sets.items()
+        }
+        report = reports.pop("test") | ({"more_tests": reports} if reports else {})
+        generated = round_report.total(self._receipts(version, "eval_rollouts"))
+        return {
+            **report,
+            "truncated_share": generated["stop.length"] / generated["samples"],
+            "mean_tokens": generated["tokens"] / generated["samples"],
+            "evaluation_tokens_per_s": round_report.rates({"evaluate": generated}, seconds).get("evaluate"),
+            "seconds": seconds,
+        }
+
+    # --- shared
+
+    def _map(
+        self,
+        round_: int,
+        stages: tuple[StageSpec, ...],
+        prompts_table: str,
+        prompts: list[Prompt],
+        per_shard: int,
+        policy_version: int,
+    ) -> dict[str, float]:
+        """Have the map stages of a round done; wall seconds by stage."""
+        shards = split_shards(prompts, per_shard)
+        given = self._manifest.state.sealed.get((round_, prompts_table))  # imported or adopted prompts are sealed
+        num_shards = len(shards) if given is None else given.num_shards
+        if given is None:
+            self._write_prompts(round_, prompts_table, shards)
+        unsealed = [stage for stage in stages if (round_, stage.output) not in self._manifest.state.sealed]
+        if not unsealed:
+            return {}
+        seconds: dict[str, float] = {}
+        for pool, of_turn in turns(unsealed) if self._parts.turns.is_colocated else [(None, stages)]:
+            if any(stage.pool == ROLLOUT_POOL for stage in of_turn if stage in unsealed):
+                self._have_served(policy_version)
+            self._parts.turns.take(pool)
+            seconds |= Dataflow(
+                self._manifest,
+                self._parts.pools,
+                of_turn,
+                round_,
+                num_shards,
+                {
+                    "policy_version": policy_version,
+                    "run_seed": self._config.seed,
+                    "weigh": self._parts.weigh_settings,
+                },
+                observer=self._observer,
+                stop_asked=self._parts.stop_asked,
+                tend=self._parts.tend,
+            ).run()
+        return seconds
+
+    def _write_prompts(self, round_: int, table: str, shards: list[list[Prompt]]) -> None:
+        """The shards of a prompt table that are not there yet; several at a time, since each waits for the disk."""
+
+        def write(shard: int) -> Receipt:
+            return write_shard(
+                self._manifest.run_dir,
+                table=table,
+                round_=round_,
+                shard=shard,
+                attempt=new_attempt(),
+                rows=[prompt_row(prompt) for prompt in shards[shard]],
+                seconds=0.0,
+                metrics={},
+            )
+
+        missing = self._manifest.state.missing(round_, table, len(shards))
+        with ThreadPoolExecutor(_PROMPT_WRITERS) as writers:
+            for start in range(0, len(missing), _PROMPTS_AT_ONCE):
+                receipts = list(writers.map(write, missing[start : start + _PROMPTS_AT_ONCE]))
+                self._manifest.accept_all(receipts)
+
+    def _receipts(self, round_: int, table: str) -> list[Any]:
+        return self._manifest.state.receipts(round_, table)
+
+    def _model_path(self, version: int) -> str | RunPath:
+        """Where the weights of a version lie."""
+        return weights_path(self._manifest, version, self._parts.base_model)
+
+    def _is_served(self, version: int) -> bool:
+        serving = self._parts.serving
+        return (serving.version, serving.path) == (version, self._model_path(version))
+
+    def _have_served(self, version: int) -> None:
+        """Have the rollout members hold a version of this run, from disk where they hold other weights."""
+        self._open_rollouts(version)
+        if not self._is_served(version):
+            self._wait_rollouts()
+            record = self._manifest.state.snapshots.get(version)
+            canaries = read_canaries(self._manifest.run_dir / record.path) if record and record.metrics else []
+            self._pusher.push(version, self._model_path(version), {}, canaries, from_disk=True)
+
+    def _open_rollouts(self, version: int) -> None:
+        """Have the rollout members on the machine; those that are started for it start with ``version``."""
+        if self._parts.turns.is_closed(ROLLOUT_POOL):
+            self._serve(version)
+        self._parts.turns.take(ROLLOUT_POOL)
+
+    def _serve(self, version: int) -> None:
+        self._parts.serving.version = version
+        self._parts.serving.path = self._model_path(version)
+
+    def _wait_rollouts(self) -> None:
+        """Until every rollout member that has a node is ready, so that all are proven. One that still waits for a node may do so
+        for long; it catches up before its first lease.
+        """
+        pool = self._parts.pools["rollout"]
+        while pool.num_starting or not pool.members():
+            pool.poll(assign=False)
+            self._parts.tend()
+            wait(list(pool.futures()), timeout=0.5, return_when=FIRST_COMPLETED)
+            if self._parts.stop_asked():
+                raise Interrupted("stopped while the rollout engines were starting")

@@ -1,0 +1,131 @@
+"""Making a run directory, or going on with one. Nothing in it is changed before it is known to be this run's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from bcpg_cluster import __version__
+from bcpg_cluster.config.load import parse_config
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.errors import RunDirectoryError
+from bcpg_cluster.store.journal import in_use_error, journal_place, lock_holder
+from bcpg_cluster.store.layout import CONFIG, LOCK, MANIFEST, SEGMENTS
+from bcpg_cluster.store.manifest import Manifest, read_manifest
+from bcpg_cluster.store.path import RunPath, StoredPath
+from bcpg_cluster.store.whole_files import write_whole
+
+_BEFORE_CREATION = {CONFIG, LOCK, MANIFEST, SEGMENTS}  # what a run may have left that was killed while it was made, and
+_PARTIAL = re.compile(rf"\.{re.escape(CONFIG)}\.\d+\.partial")
+_MAY_CHANGE = (
+    "name",
+    "placement",
+    "snapshots.",
+    "pools",
+    "storage.",
+    "tracking.",
+    "push.deadline_s",
+    "train.checkpoint_every",
+    "train.group_timeout",
+)
+
+
+def check_run_directory(run_dir: RunPath, config: Config) -> None:
+    """See that ``run_dir`` is free or a run of this very configuration, without writing anything.
+
+    Raises:
+        RunDirectoryError: it is a file, in use, holds something else, was made by another configuration or a newer version, or
+            lies in a store that cannot be reached.
+    """
+    if isinstance(run_dir, StoredPath):
+        run_dir.check_reachable()
+    if not run_dir.exists():
+        return
+    if run_dir.is_file():
+        raise RunDirectoryError(
+            f"{run_dir} is a file", rule="a run lives in a directory of its own", remedy="give another --run-dir"
+        )
+    holder = lock_holder(run_dir)
+    if holder is not None:
+        raise in_use_error(run_dir, holder)
+    state = read_manifest(run_dir)
+    if state.created is None:
+        names = sorted(path.name for path in run_dir.iterdir())
+        foreign = [name for name in names if name not in _BEFORE_CREATION and not _PARTIAL.fullmatch(name)]
+        if foreign or state.shards:
+            raise RunDirectoryError(
+                f"{run_dir} is not a run: it has no usable manifest and holds {foreign[:5] or 'shards'}",
+                rule="a run directory is new, empty, or was made by bcpg-cluster",
+                remedy="give another --run-dir, or move what is there",
+            )
+        return
+    if state.created["identity"] != config.identity:
+        changed = _differences(load_run_config(run_dir), config)
+        raise RunDirectoryError(
+            f"{run_dir} was made by another configuration; different: {', '.join(changed) or 'unknown keys'}",
+            rule="a run keeps the configuration it was made with (pool sizes, time limits and kept snapshots may change)",
+            remedy="give another --run-dir (or name), or use the run's own config.yaml",
+        )
+
+
+def open_run(run_dir: RunPath, config: Config) -> Manifest:
+    """Lock the directory, mark it as this run's if it is new, and give its manifest. See :func:`check_run_directory`."""
+    check_run_directory(run_dir, config)
+    manifest = Manifest(run_dir)
+    if manifest.state.created is None:
+        write_config(run_dir, config)
+        manifest.create(identity=config.identity, name=config.name, program_version=__version__)
+    return manifest
+
+
+def write_config(run_dir: RunPath, config: Config) -> None:
+    """Write ``config.yaml`` whole or not at all."""
+    write_whole(run_dir / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+
+
+def load_run_config(run_dir: RunPath) -> Config:
+    """The configuration a run was made with, or was changed to by ``bcpg-cluster stage --set``.
+
+    Raises:
+        RunDirectoryError: there is none, or it cannot be read.
+    """
+    path = run_dir / CONFIG
+    changed = read_manifest(run_dir).config
+    if changed is not None:
+        return parse_config(changed, str(journal_place(run_dir)))
+    if not path.is_file():
+        raise RunDirectoryError(
+            f"{run_dir} is not a run: it has no {CONFIG}",
+            rule="--run-dir names a directory made by `bcpg-cluster iterate`",
+            remedy="see runs/ for what is there",
+        )
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunDirectoryError(
+            f"{path} is not YAML: {error}",
+            rule=f"only bcpg-cluster writes a run's {CONFIG}",
+            remedy=f"put back a copy of {CONFIG}, or give another --run-dir",
+        ) from None
+    return parse_config(content, str(path))
+
+
+def _differences(old: Config, new: Config) -> list[str]:
+    before, after = dict(_flat(old.model_dump(mode="json"))), dict(_flat(new.model_dump(mode="json")))
+    before["trainer ranks"], after["trainer ranks"] = old.pool("trainer").members, new.pool("trainer").members
+    return [
+        f"{key} ({before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r})"
+        for key in sorted({*before, *after})
+        if before.get(key, "absent") != after.get(key, "absent") and not key.startswith(_MAY_CHANGE)
+    ]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,61 @@
+"""What can be known of judges and models before an engine starts: what is wrong, and what will probably disappoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bcpg_cluster.config.judges import JudgeConfig
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.run.build.judges import judge_endpoint, load_judge_prompt
+from bcpg_cluster.stages.judge.cache import VerdictCache
+
+# Of a judge's answer: measured on the shipped prompts' JSON with reasons; a line is "12 wrong calculation".
+_JSON_TOKENS_PER_STEP, _LINE_TOKENS_PER_STEP = 90, 8
+_STEPS_OF_LONG_RESPONSES = 32
+_REASONING_OPTIONS = (
+    "reasoning_parser",
+    "structured_outputs_config",
+)  # with these vLLM binds only what follows the thoughts
+
+
+def check_judge(name: str, judge: JudgeConfig) -> None:
+    """Raises :class:`ConfigError` for a judge prompt that is none, a key that is not set, a cache that cannot be written, or
+    an engine that would bind a judge's thoughts to the schema of its answer.
+    """
+    if judge.cache is not None:
+        VerdictCache(Path(judge.cache).expanduser())
+    if judge.kind not in ("llm", "openai"):
+        return
+    prompt = load_judge_prompt(judge.prompt)
+    if judge.kind == "openai":
+        judge_endpoint(judge).read_key()
+        return
+    is_bound = prompt.answer == "json" and judge.structured == "schema"
+    if is_bound and judge.answer_after and not any(option in judge.engine_args for option in _REASONING_OPTIONS):
+        raise ConfigError(
+            f"judges.{name}: its answer follows {judge.answer_after!r}, but vLLM would bind all it says to the JSON schema: "
+            "it could never say that",
+            rule="the answer of a judge that thinks aloud is asked for by the prompt alone, or by lines",
+            remedy="set structured: none, or use a prompt with answer = 'lines'",
+        )
+
+
+def judge_notes(config: Config) -> list[str]:
+    """For people: judges whose answers will probably be cut off, a line each."""
+    lines = []
+    for name, judge in config.judges.items():
+        if judge.kind not in ("llm", "openai") or judge.view == "causal":
+            continue
+        per_step = _JSON_TOKENS_PER_STEP if load_judge_prompt(judge.prompt).answer == "json" else _LINE_TOKENS_PER_STEP
+        room = judge.max_tokens // per_step
+        asked = judge.window_steps
+        if (asked or _STEPS_OF_LONG_RESPONSES) <= room:
+            continue
+        what = f"asks about {asked} steps at once" if asked else "has no window_steps and asks about all steps at once"
+        lines.append(
+            f"judges.{name} {what}, but max_tokens {judge.max_tokens} has room for verdicts on about {room} (some {per_step} "
+            f"tokens a step): longer answers are cut off and `unparsable`. Set window_steps to {max(room, 1)} or less, or "
+            "raise max_tokens"
+        )
+    return lines

@@ -1,0 +1,141 @@
+"""Checks models, tokenizers and vendors' options, before anything starts."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from bcpg_cluster.config.embedded import resolve_asset
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.errors import DataError
+from bcpg_cluster.prompts.hub import is_hub_id, near_paths, why_no_answer
+from bcpg_cluster.prompts.sets import PromptSets
+from bcpg_cluster.run.build.engines import policy_engine_args
+from bcpg_cluster.run.build.judges import judge_engine_args, load_judge_prompt
+from bcpg_cluster.run.build.segmenters import check_segmenter
+from bcpg_cluster.run.build.settings import lora_settings
+from bcpg_cluster.run.preflight.judges import check_judge
+from bcpg_cluster.stages.generate import tokenizer_check
+from bcpg_cluster.stages.generate.tokenizer_check import TokenizerCheck
+
+_NUM_PROBES = 64  # problems a tokenizer is tried on
+
+
+def check_models(config: Config) -> None:
+    """Look at every local model, judge prompt, endpoint and segmenter, before an engine does.
+
+    Raises:
+        DataError: a directory that is not a Hugging Face checkpoint with a tokenizer.
+        ConfigError: a judge prompt that is none, a key that is not set, a cache that cannot be written, a judge whose thoughts
+            a schema would bind, a segmenter that cannot be had, a layer that ``train.lora`` names and the model does not have.
+    """
+    check_segmenter(config.segment)
+    for name, judge in config.judges.items():
+        check_judge(name, judge)
+    models = {"policy.model": config.policy.model} if config.policy.kind != "fake" else {}
+    models |= {f"judges.{n}.model": j.model for n, j in config.judges.items() if j.kind in ("llm", "prm") and j.model}
+    for key, name in models.items():
+        path = Path(resolve_asset(name))
+        if not path.exists() and is_hub_id(name):
+            check_hub_model(key, name)
+            continue
+        needs = {"config.json": ("config.json",), "a tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json")}
+        missing = [what for what, files in needs.items() if not any((path / file).is_file() for file in files)]
+        if not path.is_dir() or missing:
+            raise DataError(
+                f"{key}: {path} " + (f"lacks {' and '.join(missing)}" if path.is_dir() else "is not a directory"),
+                rule="a local model is a Hugging Face checkpoint directory: config.json, weights, tokenizer files",
+                remedy=("" if path.is_dir() else near_paths(str(path))) or "give such a directory or a Hugging Face id",
+            )
+    if config.train.lora is not None and config.train.kind != "fake":
+        from bcpg_cluster.stages.train.lora import check_lora
+
+        lora = lora_settings(config.train.lora)
+        assert lora is not None
+        check_lora(resolve_asset(config.policy.model), lora, trust_remote_code=config.policy.trust_remote_code)
+
+
+def tokenizer_checks(config: Config, prompts: PromptSets) -> list[TokenizerCheck]:
+    """What is looked at of the policy's and the LLM judges' tokenizers; PRMs look at theirs when they load."""
+    everything = [*prompts.train, *(prompt for of_set in prompts.measured().values() for prompt in of_set)]
+    spread = max(len(everything) // _NUM_PROBES, 1)
+    texts = tuple(prompt.question for prompt in everything[::spread][:_NUM_PROBES])
+    checks = []
+    if config.policy.kind == "vllm":
+        # The exact verifier reads no thinking.
+        opens = None if config.verify.kind == "exact" else config.verify.prompt_opens_thinking
+        checks.append(
+            TokenizerCheck(
+                "policy.model",
+                "policy",
+                resolve_asset(config.policy.model),
+                texts,
+                config.policy.revision,
+                config.policy.trust_remote_code,
+                opens_thinking=opens,
+            )
+        )
+    checks += [
+        TokenizerCheck(
+            f"judges.{name}.model",
+            f"judges.{name}",
+            str(judge.engine_args.get("tokenizer") or resolve_asset(judge.model or "")),
+            texts,
+            judge.engine_args.get("tokenizer_revision") or judge.engine_args.get("revision"),
+            judge.trust_remote_code,
+            load_judge_prompt(judge.prompt).system,
+        )
+        for name, judge in config.judges.items()
+        if judge.kind == "llm"
+    ]
+    return checks
+
+
+def check_tokenizers(config: Config, prompts: PromptSets) -> None:
+    """Look at tokenizers and chat templates, in a process of its own: what transformers imports would stay in the driver.
+
+    Raises:
+        DataError, ConfigError: see ``stages.generate.tokenizer_check``.
+    """
+    checks = tokenizer_checks(config, prompts)
+    if checks:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+            child.submit(tokenizer_check.check_tokenizers, checks).result()
+
+
+def check_vendor_options(config: Config) -> None:
+    """Let vLLM's and DeepSpeed's own parsers look at what is passed through to them (imports both: some seconds).
+
+    Raises:
+        ConfigError: an option the vendor does not know or does not accept.
+    """
+    served = [(config.policy.model, policy_engine_args(config.policy))] if config.policy.kind == "vllm" else []
+    served += [(j.model or "", judge_engine_args(j)) for j in config.judges.values() if j.kind in ("llm", "prm")]
+    if served:
+        from bcpg_cluster.stages.generate.vllm_options import check_engine_args
+
+        for model, engine_args in served:
+            check_engine_args(resolve_asset(model), engine_args)
+    if config.train.kind == "deepspeed":
+        from bcpg_cluster.stages.train.deepspeed.config import check_deepspeed_config
+
+        check_deepspeed_config(config.train.deepspeed, config.train.zero_stage, config.train.dtype)
+
+
+def check_hub_model(key: str, name: str) -> None:
+    """Raises :class:`DataError` for a model of the hub that no engine of this machine could load: it is not in the cache, and
+    the hub does not answer. What the hub has against a name its own client says best, later.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    no_answer = why_no_answer(model=name)
+    if no_answer:
+        raise DataError(
+            f"{key}: no directory {name} is here, and the hub, which may have such a model, does not answer ({no_answer})",
+            rule="a model is a Hugging Face checkpoint directory, or a hub id that is in the cache or can be fetched",
+            remedy=near_paths(name)
+            or "correct the name, or fetch it first; where only the nodes of the cluster reach the hub, set HF_HUB_OFFLINE=1 here",
+        )

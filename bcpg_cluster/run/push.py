@@ -1,0 +1,239 @@
+"""New weights to the rollout engines, with one deadline on the whole and a proof at the end.
+
+The snapshot on disk is the durable reference: whatever goes wrong on the wire, an engine can always reload from it. Nothing in
+vLLM's transfer calls or in the collectives has a deadline of its own, so this one does; past it the stuck members and the
+trainer group are killed, and the replacements start from the snapshot.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.cluster.pool import Pool
+from bcpg_cluster.cluster.runtime import Member
+from bcpg_cluster.errors import BcpgError, EngineError, PushError
+from bcpg_cluster.stages.push.canaries import Canary, CanaryProof, choose_probe, judge_canaries
+from bcpg_cluster.stages.push.protocol import PushGroup
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.watch.observer import Observer
+
+_MAX_SETTLE = 3  # tries to get every member to hold and prove a version, when members are lost meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class PushSettings:
+    """See ``config.stages.PushConfig``. ``ranks_per_member``: parts of one rollout engine, each of which receives."""
+
+    backend: str
+    deadline_s: float
+    tolerance_nats: float
+    ranks_per_member: int = 1
+
+
+class Pusher:
+    """Keeps the push group while its membership stays the same; any change re-makes it.
+
+    Args:
+        serving: told the version that members started from now on must hold.
+    """
+
+    def __init__(
+        self,
+        gang: Gang,
+        pool: Pool,
+        settings: PushSettings,
+        *,
+        serving: Callable[[int], None],
+        observer: Observer,
+        wait_ready: Callable[[], None],
+    ) -> None:
+        self._gang, self._pool, self._settings = gang, pool, settings
+        self._serving, self._observer, self._wait_ready = serving, observer, wait_ready
+        self._met: tuple[str, ...] = ()
+
+    def push(
+        self,
+        version: int,
+        snapshot_path: str | RunPath,
+        digests: dict[str, str],
+        canaries: Sequence[Canary],
+        *,
+        from_disk: bool = False,
+    ) -> dict[str, Any]:
+        """Bring every rollout member to ``version``; returns the facts for the manifest.
+
+        ``from_disk`` leaves the wire alone: the trainer does not hold these weights.
+
+        Raises:
+            PushError: an engine holds something else than what was sent. The run must not go on.
+        """
+        started = time.monotonic()
+        over_wire = self._settings.backend != "disk" and not from_disk and self._gang.is_up
+        probe = choose_probe(canaries)
+        if probe is not None:  # fill the prefix cache under the old weights; a member lost here is replaced
+            with suppress(EngineError):
+                self._all(self._pool.members(), "score_next", probe.prefix, probe.token)
+            self._wait_ready()
+        members = self._pool.members()
+        self._serving(version)
+        self._pool.dismiss_draining()
+        method, why = (
+            "disk",
+            "configured" if self._settings.backend == "disk" else "the trainer does not hold these weights",
+        )
+        if over_wire:
+            try:
+                self._send(version, members, digests, started)
+                method, why = self._settings.backend, ""
+            except EngineError as error:
+                why = str(error)
+                self._observer.retry(f"push v{version}", why)
+                self._abandon(members, why)
+        # Members that serve several runs in turn may hold another run's weights of the same version.
+        proof = self._settle(version, snapshot_path, canaries, reload=not over_wire)
+        return self._facts(method, why, time.monotonic() - started, proof)
+
+    def confirm(self, version: int, snapshot_path: str | RunPath, canaries: Sequence[Canary]) -> dict[str, Any]:
+        """Prove that members which started from the snapshot hold it; the facts for the manifest. Raises like ``run.push``."""
+        started = time.monotonic()
+        proof = self._settle(version, snapshot_path, canaries)
+        return self._facts("disk", "members started from the snapshot", time.monotonic() - started, proof)
+
+    def _settle(
+        self, version: int, snapshot_path: str | RunPath, canaries: Sequence[Canary], *, reload: bool = False
+    ) -> CanaryProof:
+        """Have every member hold ``version`` and prove it; members lost meanwhile are replaced, and all is looked at anew.
+
+        ``reload`` has all of them load the snapshot, whatever version they say they hold.
+        """
+        for _ in range(_MAX_SETTLE - 1):
+            with suppress(EngineError):
+                self._catch_up(version, snapshot_path, reload=reload)
+                return self.prove(canaries)
+        self._catch_up(version, snapshot_path, reload=reload)
+        return self.prove(canaries)
+
+    def _facts(self, method: str, why: str, seconds: float, proof: CanaryProof) -> dict[str, Any]:
+        return {
+            "method": method,
+            "why": why,
+            "seconds": seconds,
+            "num_members": len(self._pool.members()),
+            "worst_nats": proof.worst_nats,
+            "separation_nats": proof.separation_nats,
+            "cached_prefix_nats": proof.cached_prefix_nats,
+            "canaries": proof.verdict,
+            "proof_s": proof.seconds,
+        }
+
+    def _catch_up(self, version: int, snapshot_path: str | RunPath, *, reload: bool) -> None:
+        """Members that hold another version load the snapshot: all of them when nothing was sent, late ones otherwise."""
+        self._wait_ready()
+        members = self._pool.members()
+        held = self._all(members, "policy_version")
+        behind = [m for m, version_held in zip(members, held, strict=True) if reload or version_held != version]
+        self._all(behind, "load_snapshot", snapshot_path, version)
+
+    def prove(self, canaries: Sequence[Canary]) -> CanaryProof:
+        """Compare every member's log-probs of the canaries with the trainer's.
+
+        Raises:
+            PushError: a member holds other weights.
+        """
+        started = time.monotonic()
+        members = self._pool.members()
+        pairs = [(canary.prompt_token_ids, canary.token_ids) for canary in canaries]
+        scored = self._all(members, "score_tokens", pairs) if pairs else []
+        probe = choose_probe(canaries)
+        decoded = self._all(members, "score_next", probe.prefix, probe.token) if probe is not None else []
+        return judge_canaries(
+            canaries,
+            scored,
+            None if probe is None else [abs(value - probe.after) for value in decoded],
+            self._settings.tolerance_nats,
+            seconds=time.monotonic() - started,
+        )
+
+    def _send(self, version: int, members: Sequence[Member], digests: dict[str, str], started: float) -> None:
+        """Over the wire, within the deadline. Raises EngineError when it has to be given up."""
+        group_of = tuple(member.name for member in [*self._gang.members, *members])  # a name is never used twice
+        if group_of != self._met:
+            self._leave(members)
+            address = self._gang.members[0].call("push_address")
+            self._wait([address], started)
+            host, port = address.result()
+            ranks = self._settings.ranks_per_member
+            group = PushGroup(host, port, 1 + ranks * len(members), self._settings.backend)
+            joins = self._gang.submit_all("join_push_group", group, label=f"join push group v{version}")
+            joins += [
+                member.call("engine_call", "join_push_group", group, rank, control=True)
+                for rank, member in zip(range(1, group.world_size, ranks), members, strict=True)
+            ]
+            self._wait(joins, started)
+            self._met = group_of
+        specs = self._gang.call_all("push_specs", timeout_s=self._left(started))[0]
+        sends = self._gang.submit_all("push_weights", label=f"push v{version}")
+        receives = [
+            member.call("engine_call", "receive_weights", specs, version, control=True, label=f"receive v{version}")
+            for member in members
+        ]
+        self._wait([*sends, *receives], started)
+        for member, receive in zip(members, receives, strict=True):
+            different = sorted(name for name, digest in receive.result().items() if digests.get(name) != digest)
+            absent = sorted(set(digests) - set(receive.result()))
+            if different or absent:
+                raise PushError(
+                    f"{member.name}: {len(different)} parameters arrived other than in the snapshot "
+                    f"({different[:3]}), {len(absent)} did not arrive ({absent[:3]})"
+                )
+
+    def _left(self, started: float) -> float:
+        return max(self._settings.deadline_s - (time.monotonic() - started), 0.1)
+
+    def _wait(self, futures: Sequence[Future[Any]], started: float) -> None:
+        done, pending = wait(futures, timeout=self._left(started), return_when=FIRST_EXCEPTION)
+        for future in done:
+            error = future.exception()
+            if isinstance(error, BcpgError) and not isinstance(error, PushError):
+                raise error
+            if error is not None:  # whatever broke on the wire, the snapshot mends it
+                raise EngineError(f"push: {type(error).__name__}: {error}") from error
+        if pending:
+            raise EngineError(f"the push did not finish within {self._settings.deadline_s:.0f} s")
+
+    def _abandon(self, members: Sequence[Member], why: str) -> None:
+        """Whoever may be stuck in a collective is killed: the trainer group (it starts again from the snapshot when it is
+        needed) and the receivers (their replacements start from the snapshot).
+        """
+        self._met = ()
+        self._gang.kill()
+        for member in members:
+            self._pool.lose(member, why)
+
+    def _leave(self, members: Sequence[Member]) -> None:
+        self._met = ()
+        leaves = self._gang.submit_all("leave_push_group")
+        leaves += [member.call("engine_call", "leave_push_group", control=True) for member in members]
+        wait(leaves, timeout=30.0)
+
+    def _all(self, members: Sequence[Member], method: str, *args: Any) -> list[Any]:
+        """Ask every member. One that is gone, fails or stays silent is replaced, and an EngineError says so."""
+        futures = [member.call("engine_call", method, *args, control=True) for member in members]
+        wait(futures, timeout=self._settings.deadline_s)
+        lost = []
+        for member, future in zip(members, futures, strict=True):
+            error = future.exception() if future.done() else EngineError(f"{method} got no answer")
+            if isinstance(error, EngineError):
+                lost.append(f"{member.name}: {error}")
+                self._pool.lose(member, str(error))
+            elif error is not None:
+                raise error
+        if lost:
+            raise EngineError("; ".join(lost))
+        return [future.result() for future in futures]

@@ -1,0 +1,234 @@
+"""One round's training by the trainer group: reference pass, step plan, canaries, snapshot. Restarts from checkpoints."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.errors import DataError, EngineError
+from bcpg_cluster.stages.push.canaries import Canary, write_canaries
+from bcpg_cluster.stages.train.objective import Objective
+from bcpg_cluster.stages.train.protocol import StepReport, TrainSettings
+from bcpg_cluster.stages.train.worker import TrainJob
+from bcpg_cluster.store.layout import checkpoint_path, new_attempt, snapshot_path
+from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.whole_files import make_parents, remove_tree, write_whole
+from bcpg_cluster.watch.observer import Observer
+
+_WHAT_A_ROW_IS = {
+    "all": "a response of a group with right and wrong ones",
+    "right": "a right response",
+    "wrong": "a wrong response",
+    "pairs": "a pair of a right and a wrong response to one prompt",
+    "mismatched": "a response of a group with right and wrong ones",
+}
+
+
+def steps_path(round_: int) -> str:
+    """The file of a round's step reports in the run directory: one JSON object a line, one line a step."""
+    return f"reports/training-{round_:04d}.jsonl"
+
+
+def check_rows(weighed: Mapping[str, float], objective: Objective) -> None:
+    """Look at what weigh counted before any engine starts.
+
+    Args:
+        weighed: the summed metrics of table ``weighted``: ``rows``, ``rows.right``, ``rows.wrong``.
+        objective: what the rows are to train.
+
+    Raises:
+        DataError: the round has no row that the objective could train on.
+    """
+    needs = {"right": "rows.right", "wrong": "rows.wrong"}.get(objective.rows, "rows")
+    if weighed.get(needs, 0.0) > 0:
+        return
+    counted = ", ".join(f"{name} = {weighed.get(name, 0.0):g}" for name in ("rows", "rows.right", "rows.wrong"))
+    raise DataError(
+        f"the objective {objective.name!r} has nothing to train on: table weighted has {counted}",
+        rule=f"each of its rows is {_WHAT_A_ROW_IS[objective.rows]}, and a round needs at least one",
+        remedy="raise prompts.per_round or generate.group_size, choose problems that the policy gets right now and then, "
+        "or train with another objective",
+    )
+
+
+def train_round(
+    manifest: Manifest,
+    gang: Gang,
+    *,
+    round_: int,
+    model_path: str | RunPath,
+    settings: TrainSettings,
+    num_canaries: int,
+    observer: Observer,
+    max_attempts: int = 3,
+) -> SnapshotRecord:
+    """Train version ``round_`` from the sealed table of its round and count its snapshot.
+
+    A group that is lost is started again and goes on from the last step checkpoint.
+
+    Raises:
+        DataError: the rows do not fit the objective.
+        EngineError: the group failed ``max_attempts`` times.
+        TrainingDivergedError: loss or gradient not finite; nothing was written.
+    """
+    job = TrainJob(
+        run_dir=manifest.run_dir.absolute(),
+        round=round_,
+        model_path=model_path,
+        # Every rank gets the job, and it needs the files' names alone: the metrics are most of a receipt.
+        weighted=tuple(replace(receipt, metrics={}) for receipt in manifest.state.receipts(round_, "weighted")),
+        settings=settings,
+        checkpoint_dir="",  # every try has one of its own
+    )
+    teller = _StepTeller(gang, round_, observer)
+    for attempt in range(1, max_attempts + 1):
+        job = replace(job, checkpoint_dir=take_checkpoints(manifest.run_dir, round_))
+        try:
+            return _train_once(manifest, gang, job, num_canaries, observer, teller)
+        except EngineError as error:
+            gang.kill()
+            if attempt == max_attempts:
+                raise
+            manifest.add_retry(f"train round {round_}", str(error))
+            observer.retry(f"train round {round_}", str(error))
+    raise AssertionError("unreachable")
+
+
+def take_checkpoints(run_dir: RunPath, round_: int) -> str:
+    """The directory for the step checkpoints of a group's next try, with what the last try left moved into it. (Where the run
+    lies in an object store they are on the members' machines, and these do the moving.)
+
+    A group that was given up may be at work still, on a host that lost its link. It goes on writing, and deleting, under the
+    name that it was told; the move takes what counts out of its reach.
+    """
+    if not isinstance(run_dir, Path):
+        return f"{checkpoint_path(round_)}/{new_attempt()}"
+    tries = run_dir / checkpoint_path(round_)
+    numbers = sorted(int(path.name) for path in tries.glob("[0-9]*"))
+    last = numbers[-1] if numbers else 0
+    taken = f"{checkpoint_path(round_)}/{last + 1:04d}"
+    if numbers:
+        (tries / f"{last:04d}").rename(run_dir / taken)
+    return taken
+
+
+class _StepTeller:
+    """Tells the observer of every step once, while the training goes on; a group that starts again repeats some."""
+
+    def __init__(self, gang: Gang, round_: int, observer: Observer) -> None:
+        self._gang, self._round, self._observer = gang, round_, observer
+        self._num_told = 0
+        self._asked: Future[Any] | None = None
+
+    def look(self) -> None:
+        """Tell what rank 0 answered, and ask it again; never waits."""
+        if self._asked is None or self._asked.done():
+            if self._asked is not None and self._asked.exception() is None:  # a rank that is lost shows elsewhere
+                self._tell(self._asked.result())
+            self._asked = self._gang.members[0].call("steps", self._num_told, control=True)
+
+    def finish(self, reports: Sequence[StepReport]) -> None:
+        """Tell the steps nobody was told yet."""
+        self._asked = None
+        self._tell(reports[self._num_told :])
+
+    def _tell(self, reports: Sequence[StepReport]) -> None:
+        for report in reports:
+            self._observer.train_step(self._round, asdict(report))
+        self._num_told += len(reports)
+
+
+def _train_once(
+    manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int, observer: Observer, teller: _StepTeller
+) -> SnapshotRecord:
+    started = time.monotonic()
+    observer.stage(job.round, "train", 0, 4)
+    gang.ensure_up()
+    gang.call_all("begin", job, label=f"begin round {job.round}")
+    opened = time.monotonic()
+    observer.stage(job.round, "train", 1, 4)
+    if (job.round, "reference") not in manifest.state.sealed:
+        for receipt in gang.call_all("reference", job, new_attempt(), label=f"reference round {job.round}"):
+            manifest.accept(receipt)
+            observer.receipt(job.round, "reference", receipt)
+        manifest.seal(job.round, "reference", gang.size)
+    referenced = time.monotonic()
+    observer.stage(job.round, "train", 2, 4)
+    sequences = gang.call_all("canary_sequences", num_canaries)[0]
+    before = gang.call_all("score", sequences)[0]
+    reference = tuple(manifest.state.receipts(job.round, "reference"))
+    label = f"train round {job.round}"
+    reports: list[StepReport] = gang.call_all("train", job, reference, label=label, meanwhile=teller.look)[0]
+    teller.finish(reports)
+    trained = time.monotonic()
+    steps = manifest.run_dir / steps_path(job.round)
+    make_parents(steps)
+    write_whole(steps, "".join(json.dumps(asdict(report)) + "\n" for report in reports).encode())
+    observer.stage(job.round, "train", 3, 4)
+    after = gang.call_all("score", sequences)[0]
+    path = snapshot_path(job.round, new_attempt())
+    absolute = manifest.run_dir.absolute() / path
+    digests = gang.call_all("save_snapshot", absolute, label=f"snapshot v{job.round}")[0]
+    canaries = [
+        Canary(prompt, response, tuple(old), tuple(new))
+        for (prompt, response), old, new in zip(sequences, before, after, strict=True)
+    ]
+    write_canaries(manifest.run_dir / path, canaries)
+    record = SnapshotRecord(
+        version=job.round,
+        path=path,
+        digests=digests,
+        seconds=time.monotonic() - started,
+        metrics=_metrics(reports)
+        | {
+            "open_s": opened - started,
+            "reference_s": referenced - opened,
+            "train_s": trained - referenced,
+            "snapshot_s": time.monotonic() - trained,
+        },
+    )
+    manifest.add_snapshot(record)
+    if isinstance(manifest.run_dir, Path):
+        remove_tree(manifest.run_dir / checkpoint_path(job.round))
+    else:
+        with suppress(EngineError):  # they are but files: whether the group still lives is for the push to see
+            gang.call_all("drop_checkpoints", job)
+    observer.stage(job.round, "train", 4, 4)
+    return record
+
+
+def _metrics(reports: Sequence[StepReport]) -> dict[str, float]:
+    """What a round's report says of its training; a mean over nothing is left out."""
+    if not reports:
+        return {"steps": 0.0}
+    first, last = reports[0], reports[-1]
+    found = {
+        "steps": float(len(reports)),
+        "steps_planned": float(last.num_steps),
+        "stopped_early": float(len(reports) < last.num_steps),
+        "tokens": float(sum(report.num_tokens for report in reports)),
+        "sequences": float(sum(report.num_sequences for report in reports)),
+        "loss_first": first.loss,
+        "loss_last": last.loss,
+        "grad_norm_first": first.grad_norm,
+        "grad_norm_last": last.grad_norm,
+        "grad_norm_max": max(report.grad_norm for report in reports),
+        "delta_per_token_right_last": last.delta_per_token_right,
+        "delta_per_token_wrong_last": last.delta_per_token_wrong,
+        "delta_per_token_mined_last": last.delta_per_token_mined,
+        "delta_per_token_unmined_last": last.delta_per_token_unmined,
+        "entropy_first": first.entropy,
+        "entropy_last": last.entropy,
+        "clipped_up_last": last.clipped_up,
+        "clipped_down_last": last.clipped_down,
+        "positive_mass_last": last.positive_mass,
+    }
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,1 @@
+"""Engines without models, shipped for users' tests."""

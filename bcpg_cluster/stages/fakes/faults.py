@@ -1,0 +1,88 @@
+"""Faults that fakes make on purpose: latency, crashes and hangs, at the calls a test names."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from bcpg_cluster.errors import EngineError
+
+LATENCY = "BCPG_FAKE_LATENCY_S"
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What goes wrong, on purpose.
+
+    Attributes:
+        latency_s: every call takes at least this long.
+        fail_on_call: the n-th call (from 1) raises EngineError, and only that one.
+        output: every generation is ``garbage`` (characters of no format), ``empty`` (the end token alone), ``endless``
+            (no end token before the limit) or ``aborted``.
+    """
+
+    latency_s: float = 0.0
+    fail_on_call: int | None = None
+    output: Literal["garbage", "empty", "endless", "aborted"] | None = None
+
+
+def slowed(output: Literal["garbage", "empty", "endless", "aborted"] | None = None) -> Faults:
+    """Faults with the latency that ``BCPG_FAKE_LATENCY_S`` says, so that a pool's ``env`` can make its fakes take time."""
+    return Faults(latency_s=float(os.environ.get(LATENCY, "0")), output=output)
+
+
+class _CallCounter:
+    """Applies :class:`Faults` to calls, and counts the work for ``health``."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._lock = threading.Lock()
+        self._num_calls = 0
+        self._num_running = 0
+        self._num_tokens = 0
+        self._busy_s = 0.0
+        self._is_closed = False
+
+    @contextmanager
+    def call(self, num_requests: int) -> Iterator[None]:
+        begin = time.perf_counter()
+        with self._lock:
+            if self._is_closed:
+                raise EngineError("the engine is closed")
+            self._num_calls += 1
+            self._num_running += num_requests
+            is_failing = self._num_calls == self._faults.fail_on_call
+        try:
+            time.sleep(self._faults.latency_s)
+            if is_failing:
+                raise EngineError(f"call {self._faults.fail_on_call} fails, as it was told to")
+            yield
+        finally:
+            with self._lock:
+                self._num_running -= num_requests
+                self._busy_s += time.perf_counter() - begin
+
+    def count_tokens(self, num_tokens: int) -> None:
+        with self._lock:
+            self._num_tokens += num_tokens
+
+    @property
+    def num_running(self) -> int:
+        return self._num_running
+
+    def health(self) -> dict[str, float]:
+        return {
+            "alive": float(not self._is_closed),
+            "requests_running": float(self._num_running),
+            "requests_waiting": 0.0,
+            "tokens_generated": float(self._num_tokens),
+            "busy_s": self._busy_s,
+        }
+
+    def close(self) -> None:
+        self._is_closed = True

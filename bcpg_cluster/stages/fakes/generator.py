@@ -1,0 +1,165 @@
+"""A rollout engine that answers from a skill instead of a model."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+
+from bcpg_cluster.assets.chain import parse_question
+from bcpg_cluster.errors import PushError
+from bcpg_cluster.records import StopReason
+from bcpg_cluster.stages.fakes.faults import Faults, _CallCounter
+from bcpg_cluster.stages.fakes.skill import (
+    END_ID,
+    SKILL_SPEC,
+    SNAPSHOT_FILE,
+    decode,
+    decode_token,
+    draw_solution,
+    encode,
+    fake_logprobs,
+    hash_unit,
+    read_skill,
+    skill_digests,
+)
+from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation
+from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
+
+Answer = Callable[[str], str]
+
+
+class FakeGenerator:
+    """A :class:`~bcpg_cluster.stages.generate.protocol.RolloutEngine`: one token a character, no model.
+
+    Args:
+        skill: of the built-in chain solver.
+        model: the name that stands for the base model where a snapshot's path is asked for.
+        answer: prompt text to response text, instead of the solver: a scripted model. ``temperature`` and seeds
+            then change nothing.
+        snapshot: a :class:`FakeTrainerRank` snapshot to start from.
+    """
+
+    def __init__(
+        self,
+        *,
+        skill: float = 0.6,
+        model: str = "fake",
+        answer: Answer | None = None,
+        policy_version: int = 0,
+        snapshot: str | None = None,
+        seed: int = 0,
+        faults: Faults = Faults(),
+    ) -> None:
+        self.skill = self._base_skill = skill
+        self._model = model
+        self._answer = answer
+        self._version = policy_version
+        self._rng = random.Random(seed)  # for requests without a seed of their own
+        self._faults = faults
+        self._calls = _CallCounter(faults)
+        self._wire: socket.socket | None = None
+        if snapshot is not None:
+            self.load_snapshot(snapshot, policy_version)
+
+    @property
+    def policy_version(self) -> int:
+        """The version of the skill that answers now."""
+        return self._version
+
+    def render(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
+        """The messages' contents, one a line; a character is its code point."""
+        return encode("".join(f"{message['content']}\n" for message in messages))
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        """Answer all requests, in order."""
+        with self._calls.call(len(requests)):
+            generations = [self._generate(request) for request in requests]
+        self._calls.count_tokens(sum(len(generation.token_ids) for generation in generations))
+        return generations
+
+    def health(self) -> dict[str, float]:
+        """The same numbers as a real engine gives."""
+        return {**self._calls.health(), "policy_version": float(self._version)}
+
+    def close(self) -> None:
+        """Refuse further calls."""
+        self.leave_push_group()
+        self._calls.close()
+
+    def join_push_group(self, group: PushGroup, rank: int) -> None:
+        """Connect to the trainer's socket; blocks until it listens."""
+        self.leave_push_group()
+        while True:
+            try:
+                self._wire = socket.create_connection((group.host, group.port))
+                return
+            except ConnectionRefusedError:
+                time.sleep(0.01)
+
+    def receive_weights(self, specs: Sequence[TensorSpec], version: int) -> dict[str, str]:
+        """Take the skill from the socket."""
+        if self._wire is None:
+            raise PushError("no push group: join one before receiving weights")
+        if list(specs) != [SKILL_SPEC]:
+            raise PushError(f"a fake receives {SKILL_SPEC}, not {list(specs)}")
+        if self._calls.num_running:
+            raise PushError(f"{self._calls.num_running} requests are under way: weights change only between them")
+        data = self._wire.recv(8, socket.MSG_WAITALL)
+        if len(data) != 8:
+            raise PushError("the sender is gone")
+        (self.skill,) = struct.unpack("<d", data)
+        self._version = version
+        return skill_digests(self.skill)
+
+    def leave_push_group(self) -> None:
+        """Close the socket."""
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    def load_snapshot(self, path: str, version: int) -> None:
+        """Take over the skill of a :class:`FakeTrainerRank` snapshot, or of the base model."""
+        skill = self._base_skill if path == self._model else read_skill(path)
+        if skill is None:
+            raise PushError(f"no {SNAPSHOT_FILE} in {path}")
+        self.skill, self._version = skill, version
+
+    def score_tokens(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
+        """The same log-probs as :meth:`generate` reports and :class:`FakeTrainerRank` computes."""
+        return [fake_logprobs(self.skill, len(prompt), response) for prompt, response in sequences]
+
+    def score_next(self, prefix: tuple[int, ...], token: int) -> float:
+        """As :meth:`score_tokens`, of one token."""
+        return fake_logprobs(self.skill, len(prefix), (token,))[0]
+
+    def _generate(self, request: GenerateRequest) -> Generation:
+        rng = self._rng if request.seed is None else random.Random(request.seed)
+        prompt = decode(request.prompt_token_ids)
+        if request.sampling.temperature == 0.0:  # greedy depends on the prompt alone
+            rng = random.Random(hash_unit("greedy", prompt))
+        token_ids = (*encode(self._text(prompt, rng, request.sampling.max_tokens)), END_ID)
+        kept = token_ids[: request.sampling.max_tokens]
+        stop = StopReason.STOP if kept[-1:] == (END_ID,) else StopReason.LENGTH
+        if self._faults.output == "aborted":
+            kept, stop = kept[:1], StopReason.ABORTED
+        logprobs = fake_logprobs(self.skill, len(request.prompt_token_ids), kept)
+        return Generation(kept, logprobs, tuple(map(decode_token, kept)), stop, self._version)
+
+    def _text(self, prompt: str, rng: random.Random, max_tokens: int) -> str:
+        if self._faults.output == "garbage":
+            return "".join(rng.choice("#%&@!? ") for _ in range(20))
+        if self._faults.output == "empty":
+            return ""
+        if self._faults.output == "endless":
+            return "na " * max_tokens
+        if self._answer is not None:
+            return self._answer(prompt)
+        for line in prompt.splitlines():
+            try:
+                return draw_solution(parse_question(line), self.skill, rng)
+            except ValueError:
+                continue
+        return "?"

@@ -1,0 +1,85 @@
+"""A judge that knows the truth and errs at a stated rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bcpg_cluster.assets.chain import step_truths
+from bcpg_cluster.records import ErrorType, VerdictStatus
+from bcpg_cluster.stages.fakes.faults import Faults, _CallCounter
+from bcpg_cluster.stages.fakes.skill import hash_unit
+from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
+
+
+class FakeJudge:
+    """A :class:`~bcpg_cluster.stages.judge.protocol.Judge`: the truth with noise, the same noise for the same step.
+
+    Args:
+        recall: the chance that a right step is called right.
+        precision: the chance that a step called right is right, where ``base_rate`` of the steps are right.
+        truth: of every step of a case; the embedded task's by default.
+        scores: say it as a score (0.9 and 0.1) instead of a label.
+    """
+
+    def __init__(
+        self,
+        name: str = "fake-judge",
+        *,
+        recall: float = 0.9,
+        precision: float = 0.9,
+        base_rate: float = 0.5,
+        truth: Callable[[JudgeCase], Sequence[bool]] | None = None,
+        scores: bool = False,
+        faults: Faults = Faults(),
+    ) -> None:
+        self.name = name
+        self._recall = recall
+        # precision = recall b / (recall b + f (1 - b)), solved for f: the chance that a wrong step is called right.
+        self._false_accept = recall * base_rate * (1 - precision) / (precision * (1 - base_rate))
+        if self._false_accept > 1.0:
+            raise ValueError(f"recall {recall} and precision {precision} are impossible at base rate {base_rate}")
+        self._truth = truth or _chain_truth
+        self._scores = scores
+        self._faults = faults
+        self._calls = _CallCounter(faults)
+
+    @property
+    def version(self) -> str:
+        """Its name and noise."""
+        return f"{self.name}/{self._recall}/{self._false_accept:.6g}"
+
+    def judge(self, cases: Sequence[JudgeCase]) -> list[tuple[Judgement, ...]]:
+        """Noisy verdicts; with ``Faults.output`` set every step comes back without one."""
+        with self._calls.call(len(cases)):
+            return [self._judge_case(case) for case in cases]
+
+    def health(self) -> dict[str, float]:
+        """The same numbers as a real judge gives."""
+        return self._calls.health()
+
+    def close(self) -> None:
+        """Refuse further calls."""
+        self._calls.close()
+
+    def _judge_case(self, case: JudgeCase) -> tuple[Judgement, ...]:
+        if self._faults.output is not None:
+            is_lost = self._faults.output == "aborted"
+            status = VerdictStatus.ENGINE_LOST if is_lost else VerdictStatus.UNPARSABLE
+            return (Judgement(status),) * len(case.steps)
+        try:
+            truths = self._truth(case)
+        except ValueError:
+            return (Judgement(VerdictStatus.REFUSED),) * len(case.steps)
+        return tuple(self._judge_step(case, index, is_right) for index, is_right in enumerate(truths))
+
+    def _judge_step(self, case: JudgeCase, index: int, is_right: bool) -> Judgement:
+        chance = self._recall if is_right else self._false_accept
+        says_right = hash_unit(self.name, case.problem, *case.steps[: index + 1]) < chance
+        if self._scores:
+            return Judgement(VerdictStatus.JUDGED, score=0.9 if says_right else 0.1)
+        error_type = ErrorType.NONE if says_right else ErrorType.CALCULATION
+        return Judgement(VerdictStatus.JUDGED, label=int(says_right), error_type=error_type)
+
+
+def _chain_truth(case: JudgeCase) -> list[bool]:
+    return [truth.is_correct for truth in step_truths(case.problem, case.steps)]

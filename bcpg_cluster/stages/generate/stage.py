@@ -1,0 +1,93 @@
+"""generate: G responses to every prompt of a shard. evaluate: the same, with a greedy one beside the sampled ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from bcpg_cluster.errors import EngineError
+from bcpg_cluster.records import GREEDY_SAMPLE, Prompt, Rollout, SampleId, StopReason
+from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling, TextGenerator
+from bcpg_cluster.stages.job import StageJob, StageResult, Tables
+from bcpg_cluster.store.rows import prompts_from, rollout_row
+
+
+def request_seed(run_seed: int, purpose: str, id_: SampleId) -> int:
+    """A seed of its own for every sample, reproducible and independent of shards, members and order (31 bits)."""
+    text = f"{run_seed}/{purpose}/{id_.round}/{id_.prompt_id}/{id_.sample}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def generate(
+    tables: Tables,
+    job: StageJob,
+    *,
+    engine: TextGenerator,
+    group_size: int,
+    sampling: Sampling,
+    seed_per_request: bool,
+    prompts_table: str = "prompts",
+    greedy: bool = False,
+) -> StageResult:
+    """Draw ``group_size`` responses to every prompt of the shard, and one greedy one (sample -1) if asked.
+
+    The job's ``policy_version`` is what the coordinator believes the engine holds; any other is refused, so that no
+    rollout is ever written with weights that nobody knows. Its ``run_seed`` seeds the samples.
+
+    Raises:
+        EngineError: the engine holds other weights, or failed.
+    """
+    expected = int(job.parameters["policy_version"])
+    prompts = prompts_from(tables[prompts_table])
+    samples = [*([GREEDY_SAMPLE] if greedy else []), *range(group_size)]
+    ids = [SampleId(job.round, prompt.prompt_id, sample) for prompt in prompts for sample in samples]
+    run_seed = int(job.parameters["run_seed"]) if seed_per_request else None
+    requests = _requests(engine, prompts, ids, sampling, run_seed, job.output)
+    generations = engine.generate(requests)
+    wrong = {generation.policy_version for generation in generations} - {expected}
+    if wrong:
+        raise EngineError(f"the engine answered with policy version {sorted(wrong)}, expected {expected}")
+    rollouts = [
+        Rollout(
+            id_,
+            request.prompt_token_ids,
+            generation.token_ids,
+            generation.logprobs,
+            generation.token_texts,
+            generation.stop_reason,
+            generation.policy_version,
+            request.seed,
+        )
+        for id_, request, generation in zip(ids, requests, generations, strict=True)
+    ]
+    return StageResult([rollout_row(rollout) for rollout in rollouts], _metrics(generations))
+
+
+def _requests(
+    engine: TextGenerator,
+    prompts: Sequence[Prompt],
+    ids: Sequence[SampleId],
+    sampling: Sampling,
+    run_seed: int | None,
+    purpose: str,
+) -> list[GenerateRequest]:
+    rendered = {prompt.prompt_id: engine.render([{"role": "user", "content": prompt.question}]) for prompt in prompts}
+    greedy = Sampling(max_tokens=sampling.max_tokens, temperature=0.0)
+    return [
+        GenerateRequest(
+            rendered[id_.prompt_id],
+            greedy if id_.sample == GREEDY_SAMPLE else sampling,
+            None if run_seed is None or id_.sample == GREEDY_SAMPLE else request_seed(run_seed, purpose, id_),
+        )
+        for id_ in ids
+    ]
+
+
+def _metrics(generations: Sequence[Generation]) -> dict[str, float]:
+    metrics = {
+        "samples": float(len(generations)),
+        "tokens": float(sum(len(generation.token_ids) for generation in generations)),
+    }
+    for reason in StopReason:
+        metrics[f"stop.{reason}"] = float(sum(generation.stop_reason is reason for generation in generations))
+    return metrics

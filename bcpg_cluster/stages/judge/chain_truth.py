@@ -1,0 +1,38 @@
+"""The truth of the embedded task as a judge: for measuring other judges, and as the upper bound of an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bcpg_cluster.assets.chain import step_truths
+from bcpg_cluster.records import ErrorType, VerdictStatus
+from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
+
+
+class ChainTruth:
+    """A :class:`~bcpg_cluster.stages.judge.protocol.Judge` that knows; it refuses what is not a chain."""
+
+    name = "chain-truth"
+    version = "chain-truth/1"
+
+    def judge(self, cases: Sequence[JudgeCase]) -> list[tuple[Judgement, ...]]:
+        """The true label and error type of every step."""
+        return [_judge_case(case) for case in cases]
+
+    def health(self) -> dict[str, float]:
+        """Nothing waits here."""
+        return {"alive": 1.0, "requests_running": 0.0, "requests_waiting": 0.0, "tokens_generated": 0.0, "busy_s": 0.0}
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _judge_case(case: JudgeCase) -> tuple[Judgement, ...]:
+    try:
+        truths = step_truths(case.problem, case.steps)
+    except ValueError:
+        return (Judgement(VerdictStatus.REFUSED),) * len(case.steps)
+    return tuple(
+        Judgement(VerdictStatus.JUDGED, label=int(truth.is_correct), error_type=ErrorType(truth.error_type))
+        for truth in truths
+    )

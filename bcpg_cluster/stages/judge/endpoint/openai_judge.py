@@ -1,0 +1,359 @@
+"""An LLM judge behind an OpenAI-compatible endpoint: a vendor's, a vLLM server's, Ray Serve's.
+
+By the official ``openai`` client (https://github.com/openai/openai-python), with its retries off: limits, waiting and
+accounts are kept here. The key is read from the environment, stays in the client, and is cut out of every message.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from bcpg_cluster.errors import ConfigError, EngineError
+from bcpg_cluster.records import VerdictStatus
+from bcpg_cluster.stages.judge.cache import VerdictCache
+from bcpg_cluster.stages.judge.endpoint.rate_limit import Backoff, RateLimiter, RateLimits, retry_after_s
+from bcpg_cluster.stages.judge.endpoint.settings import Endpoint
+from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt
+from bcpg_cluster.stages.judge.llm_judge import TransportJudge, View, WindowLimits
+from bcpg_cluster.stages.judge.protocol import Judgement
+from bcpg_cluster.stages.judge.transport import Ask, CachedTransport, Reply, Transport
+
+MAX_MESSAGE_CHARS = 500
+UNANSWERED = (VerdictStatus.TIMEOUT, VerdictStatus.ENGINE_LOST)
+MIN_UNANSWERED_CASES = 3
+OPENAI_HOST = "api.openai.com"
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """One try that gave no answer.
+
+    Attributes:
+        is_final: another try would end the same.
+        told_s: the wait the endpoint asked for.
+        http_status: ``None`` when no answer came at all.
+    """
+
+    status: VerdictStatus
+    message: str
+    is_final: bool = False
+    told_s: float | None = None
+    http_status: int | None = None
+
+
+class OpenAiTransport:
+    """A :class:`~bcpg_cluster.stages.judge.transport.Transport` to one endpoint.
+
+    Args:
+        clock, wall_clock, sleep, jitter: time and chance; for tests.
+
+    Raises:
+        ConfigError: no key, or a base URL that is none.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        limits: RateLimits = RateLimits(),
+        backoff: Backoff = Backoff(),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], object] | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._key = endpoint.read_key()
+        self._endpoint, self._backoff = endpoint, backoff
+        self._wall_clock, self._jitter = wall_clock, jitter
+        self._closed = threading.Event()
+        self._sleep = self._wait if sleep is None else sleep
+        self._limiter = RateLimiter(limits, clock=clock, sleep=self._sleep)
+        self._threads = ThreadPoolExecutor(limits.concurrency, thread_name_prefix="judge-endpoint")
+        self._client = _client(endpoint, self._key)
+        self._lock = threading.Lock()
+        self._totals = dict.fromkeys(
+            ("tokens_generated", "prompt_tokens_cached", "prompt_tokens", "retries", "cost"), 0.0
+        )
+        self._num_waiting = self._num_running = self._num_unanswered = 0
+        self._was_accepted = False
+
+    @property
+    def model(self) -> str:
+        """Endpoint and model name: what is behind them is the vendor's word."""
+        return f"{self._endpoint.base_url.rstrip('/')}#{self._endpoint.model}"
+
+    @property
+    def decoding(self) -> Mapping[str, Any]:
+        """All settings of the request."""
+        return self._endpoint.decoding()
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the endpoint is asked to enforce a schema."""
+        return self._endpoint.structured != "none"
+
+    @property
+    def address(self) -> str:
+        """For messages: where the judge is, and its model's name there."""
+        return f"{self._endpoint.base_url} (model {self._endpoint.model!r})"
+
+    def count_tokens(self, text: str) -> int:
+        """One token for three bytes: above the truth for English and mathematics (about four), and no tokenizer."""
+        return -(-len(text.encode(errors="replace")) // 3)
+
+    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
+        """The replies as they come, ``concurrency`` calls at once over all callers.
+
+        Raises:
+            EngineError: closed, or the endpoint left :attr:`Endpoint.give_up_after` calls in a row without an answer.
+        """
+        if self._closed.is_set():
+            raise EngineError("the judge's endpoint is closed")
+        futures: dict[Future[Reply], int] = {}
+        try:
+            for index, ask in enumerate(asks):
+                with self._lock:
+                    self._num_waiting += 1
+                futures[self._threads.submit(self._call, ask)] = index
+            for future in as_completed(futures):
+                reply = future.result()
+                yield futures[future], reply
+                self._check_answering(reply)
+        except (CancelledError, RuntimeError) as error:  # RuntimeError: submitted after shutdown
+            raise EngineError(f"the judge's endpoint was closed while calls were under way ({error!r})") from None
+        finally:
+            cancelled = sum(future.cancel() for future in futures)
+            with self._lock:
+                self._num_waiting -= cancelled
+
+    def health(self) -> dict[str, float]:
+        """Calls running and waiting, tokens and money so far, seconds spent waiting for limits."""
+        with self._lock:
+            return {
+                "alive": float(not self._closed.is_set()),
+                "requests_running": float(self._num_running),
+                "requests_waiting": float(self._num_waiting),
+                "limited_s": self._limiter.waited_s,
+                **self._totals,
+            }
+
+    def close(self) -> None:
+        """Drop what is under way. Safe to call twice."""
+        self._closed.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def _wait(self, seconds: float) -> None:
+        """Sleep; closing ends it, and with it the call that waits (it would find its time not come, and wait again)."""
+        if self._closed.wait(seconds):
+            raise EngineError("the judge's endpoint is closed")
+
+    def _check_answering(self, reply: Reply) -> None:
+        """A round of thousands of calls to an endpoint that is gone would take days to find out, call by call."""
+        with self._lock:
+            is_lost = reply.failure in UNANSWERED
+            self._num_unanswered = self._num_unanswered + 1 if is_lost else 0
+            in_a_row = self._num_unanswered
+        if in_a_row >= self._endpoint.give_up_after:
+            raise EngineError(
+                f"{self.address} left {in_a_row} calls in a row without an answer, each tried "
+                f"{self._endpoint.max_retries + 1} times; the last: {reply.text}"
+            )
+
+    # --- one call ----------------------------------------------------------------------------------------------------
+
+    def _call(self, ask: Ask) -> Reply:
+        with self._lock:
+            self._num_waiting -= 1
+            self._num_running += 1
+        try:
+            reply = self._until_answered(ask)
+        finally:
+            with self._lock:
+                self._num_running -= 1
+        with self._lock:
+            self._totals["tokens_generated"] += reply.answer_tokens or 0
+            self._totals["prompt_tokens"] += reply.prompt_tokens or 0
+            self._totals["prompt_tokens_cached"] += reply.cached_tokens
+            self._totals["retries"] += reply.num_retries
+            self._totals["cost"] += reply.cost or 0.0
+        return reply
+
+    def _until_answered(self, ask: Ask) -> Reply:
+        expected = sum(self.count_tokens(message["content"]) for message in ask.messages) + self._endpoint.max_tokens
+        for num_failed in range(1, self._endpoint.max_retries + 2):
+            if self._closed.is_set():
+                raise EngineError("the judge's endpoint is closed")
+            self._limiter.acquire(expected)
+            outcome = self._try(ask, num_failed - 1)
+            if isinstance(outcome, Reply):
+                self._was_accepted = True
+                if outcome.prompt_tokens is not None and outcome.answer_tokens is not None:
+                    self._limiter.settle(expected, outcome.prompt_tokens + outcome.answer_tokens)
+                return outcome
+            self._limiter.settle(expected, 0)
+            self._check_configured(outcome)
+            wait = self._backoff.delay(num_failed, outcome.told_s, self._jitter())
+            if outcome.is_final or wait is None or num_failed > self._endpoint.max_retries:
+                return Reply(outcome.message, outcome.status, num_retries=num_failed - 1)
+            if outcome.http_status == 429 or outcome.told_s is not None:
+                self._limiter.pause(wait)  # it means all callers
+            else:
+                self._sleep(wait)
+        raise AssertionError("the last try returns")
+
+    def _check_configured(self, failure: _Failure) -> None:
+        """Stop the run where every call would be refused. Once a call was accepted, a refusal is about that request."""
+        if failure.http_status not in (401, 403, 404) or (self._was_accepted and failure.http_status != 401):
+            return
+        if failure.http_status == 404:
+            raise ConfigError(
+                f"{self.address} is not there: {failure.message}",
+                rule="base_url ends where /chat/completions begins (often with /v1), and serves the model",
+                remedy="correct base_url or model",
+            )
+        key = f"the key in ${self._endpoint.api_key_env}" if self._endpoint.api_key_env else "calls without a key"
+        raise ConfigError(
+            f"{self.address} refuses {key}: {failure.message}",
+            rule="api_key_env names an environment variable with a key that is valid for this endpoint and model",
+            remedy="set a valid key where the judge's pool runs",
+        )
+
+    def _try(self, ask: Ask, num_retries: int) -> Reply | _Failure:
+        """One try. Errors become values here: an exception of the client holds the request, and that the key."""
+        import openai
+
+        try:
+            completion = self._client.chat.completions.create(**self._endpoint.request(ask.messages, ask.schema))
+        except openai.APITimeoutError:
+            return _Failure(VerdictStatus.TIMEOUT, f"no answer within {self._endpoint.timeout_s:g} s")
+        except openai.APIStatusError as error:
+            return self._status_failure(error.status_code, error.response.headers, self._redacted(str(error)))
+        except (openai.OpenAIError, ValueError) as error:  # no connection; a body that is not JSON is a ValueError
+            cause = f": {error.__cause__}" if error.__cause__ else ""
+            return _Failure(VerdictStatus.ENGINE_LOST, self._redacted(f"{type(error).__name__}: {error}{cause}"))
+        return self._read(completion, num_retries)
+
+    def _status_failure(self, http_status: int, headers: Mapping[str, str], message: str) -> _Failure:
+        told_s = retry_after_s({name.lower(): value for name, value in headers.items()}, self._wall_clock())
+        if http_status in (408, 504):
+            return _Failure(VerdictStatus.TIMEOUT, message, told_s=told_s, http_status=http_status)
+        if http_status in (409, 429) or http_status >= 500:
+            return _Failure(VerdictStatus.ENGINE_LOST, message, told_s=told_s, http_status=http_status)
+        # The rest is about this request: too long for the model, or against the vendor's rules.
+        return _Failure(VerdictStatus.REFUSED, message, is_final=True, http_status=http_status)
+
+    def _read(self, completion: Any, num_retries: int) -> Reply | _Failure:
+        """The answer of a completion. The client does not check what an endpoint sends: any field may be missing."""
+        choices = getattr(completion, "choices", None)
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message = getattr(choice, "message", None)
+        if message is None:
+            shown = self._redacted(str(completion))
+            return _Failure(VerdictStatus.ENGINE_LOST, f"the endpoint answers, but not with a completion: {shown}")
+        usage = getattr(completion, "usage", None)
+        prompt_tokens, answer_tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+        cached = _count(getattr(usage, "prompt_tokens_details", None), "cached_tokens") or 0
+        prices = self._endpoint.prices
+        is_counted = prompt_tokens is not None and answer_tokens is not None
+        cost = prices.cost(prompt_tokens or 0, cached, answer_tokens or 0) if prices and is_counted else None
+        refusal = getattr(message, "refusal", None)
+        is_refused = bool(refusal) or getattr(choice, "finish_reason", None) == "content_filter"
+        content = getattr(message, "content", None)
+        return Reply(
+            self._redacted(str(refusal or content)) if is_refused else content if isinstance(content, str) else "",
+            VerdictStatus.REFUSED if is_refused else None,
+            prompt_tokens=prompt_tokens,
+            answer_tokens=answer_tokens,
+            cached_tokens=cached,
+            cost=cost,
+            num_retries=num_retries,
+        )
+
+    def _redacted(self, message: str) -> str:
+        """Some endpoints repeat the key in what they answer."""
+        hidden = message.replace(self._key, "***") if self._endpoint.api_key_env else message
+        return hidden[:MAX_MESSAGE_CHARS]
+
+
+class OpenAiJudge(TransportJudge):
+    """A judge behind an OpenAI-compatible endpoint.
+
+    Args:
+        cache: answers of earlier runs; ``None`` asks always.
+        sample: which of several draws of the same request this judge is.
+        max_unanswered: of the steps of one piece of work, the largest share that may stay without an answer.
+    """
+
+    def __init__(
+        self,
+        transport: OpenAiTransport,
+        name: str,
+        prompt: JudgePrompt,
+        view: View,
+        *,
+        windows: WindowLimits = WindowLimits(),
+        answer_after: str | None = None,
+        cache: VerdictCache | None = None,
+        sample: int = 0,
+        max_unanswered: float = 0.5,
+    ) -> None:
+        self._endpoint_address, self._max_unanswered = transport.address, max_unanswered
+        drawn = json.dumps(dict(transport.decoding), sort_keys=True, separators=(",", ":"))
+        whole: Transport = transport if cache is None else CachedTransport(transport, cache, sample=sample)
+        settings = drawn + (f":s{sample}" if sample else "")
+        super().__init__(
+            whole,
+            name,
+            prompt,
+            view,
+            settings=settings,
+            windows=windows,
+            answer_after=answer_after,
+            is_bound=transport.is_bound,
+        )
+
+    def _check_answered(self, rows: Sequence[Sequence[Judgement]]) -> None:
+        """Work that an endpoint mostly left unanswered is to be done again, not recorded: it is the endpoint's trouble.
+
+        A few cases alone may be too slow for it, so fewer than three of them without an answer are recorded, unless nothing
+        at all came and the connection was lost.
+
+        Raises:
+            EngineError: more than ``max_unanswered`` of the steps have no answer.
+        """
+        said = [judgement for row in rows for judgement in row]
+        lost = [judgement for judgement in said if judgement.status in UNANSWERED]
+        num_cases = sum(any(judgement.status in UNANSWERED for judgement in row) for row in rows)
+        is_gone = bool(said) and all(judgement.status is VerdictStatus.ENGINE_LOST for judgement in said)
+        if is_gone or (num_cases >= MIN_UNANSWERED_CASES and len(lost) > self._max_unanswered * len(said)):
+            raise EngineError(
+                f"judge {self.name!r}: {self._endpoint_address} answered on {len(said) - len(lost)} of {len(said)} steps of "
+                f"{len(rows)} cases (at least {1 - self._max_unanswered:.0%} are wanted); the last: {lost[-1].raw}"
+            )
+
+
+def _client(endpoint: Endpoint, key: str) -> Any:
+    """The official client. It reads more of its environment than it is given here: an organisation, a project, an admin key
+    and whole headers. They were set for OpenAI, so no other host gets them.
+    """
+    import openai
+
+    client = openai.OpenAI(api_key=key, base_url=endpoint.base_url, timeout=endpoint.timeout_s, max_retries=0)
+    if urlsplit(endpoint.base_url).hostname != OPENAI_HOST:
+        client.organization = client.project = client.admin_api_key = client.webhook_secret = None
+        client._custom_headers = {}  # from OPENAI_CUSTOM_HEADERS; the client has no public way to be without
+    return client
+
+
+def _count(holder: Any, name: str) -> int | None:
+    value = getattr(holder, name, None)
+    return value if type(value) is int and value >= 0 else None

@@ -1,0 +1,121 @@
+"""Which convention a process reward model follows, and whether it really does. No vendor imports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.stages.judge.prm.conventions import CONVENTIONS, Convention
+
+_ARCHITECTURES: Final[Mapping[str, str]] = {"Qwen2ForProcessRewardModel": "qwen", "Qwen2ForPrmModel": "skywork"}
+# Causal models of these families look like any other one from their files alone: only a name tells.
+_NAMES: Final[Mapping[str, str]] = {"shepherd": "math_shepherd", "rlhflow": "rlhflow", "llama3.1-8b-prm": "rlhflow"}
+
+
+def detect_convention(model: str, config: Mapping[str, Any]) -> str:
+    """The convention of a model, by its ``config.json`` and its name.
+
+    Raises:
+        ConfigError: neither tells.
+    """
+    for architecture in config.get("architectures") or ():
+        if architecture in _ARCHITECTURES:
+            return _ARCHITECTURES[architecture]
+    names = (model, str(config.get("_name_or_path") or ""))
+    found = {convention for part, convention in _NAMES.items() if any(part in name.lower() for name in names)}
+    if len(found) == 1:
+        return found.pop()
+    raise ConfigError(
+        f"{model} ({', '.join(config.get('architectures') or ['no architecture stated'])}) does not say which kind of "
+        "process reward model it is",
+        rule=f"the convention is told by the architecture ({', '.join(_ARCHITECTURES)}) or by the model's name",
+        remedy=f"set the convention: {', '.join(CONVENTIONS)}",
+    )
+
+
+def make_convention(
+    name: str,
+    tokenizer: Any,
+    model: str,
+    config: Mapping[str, Any],
+    *,
+    separator: str | None = None,
+    system: str | None = None,
+) -> Convention:
+    """A convention (see :data:`~bcpg_cluster.stages.judge.prm.conventions.CONVENTIONS`) on a model's tokenizer, tried on a case.
+
+    Args:
+        name: a key of :data:`CONVENTIONS`, or ``auto`` to detect it.
+        config: the model's ``config.json``.
+        separator, system: ``None`` for what the family was trained with.
+
+    Raises:
+        ConfigError: an unknown name, one that is not the model's, or a tokenizer that does not fit it.
+    """
+    detected = {_ARCHITECTURES.get(kind, "causal") for kind in config.get("architectures") or ()}
+    name = detect_convention(model, config) if name == "auto" else name
+    if name not in CONVENTIONS:
+        raise ConfigError(
+            f"there is no convention {name!r}", rule=f"auto, {', '.join(CONVENTIONS)}", remedy="correct the name"
+        )
+    wanted = name if name in _ARCHITECTURES.values() else "causal"
+    if detected and wanted not in detected:
+        raise ConfigError(
+            f"{model} is a {', '.join(config['architectures'])}, which is not scored by the convention {name!r}",
+            rule="qwen and skywork read a head of their own, math_shepherd and rlhflow the output of a causal language model",
+            remedy="set the convention that is the model's, or leave it to be detected",
+        )
+    try:
+        convention = CONVENTIONS[name](tokenizer, model, separator, system)
+        tried = convention.render("What is 1+1?", ("First, 1+1=2.", "So it is 2."))
+    except ConfigError:
+        raise
+    except Exception as error:  # a chat template raises what its author likes
+        raise _unfit(model, name, f"its chat template fails: {error}") from error
+    if tried is None:
+        raise _unfit(model, name, "the steps of a plain example cannot be told apart in its input")
+    return convention
+
+
+def _unfit(model: str, name: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"the tokenizer of {model} does not fit the convention {name!r}: {why}",
+        rule="every step has one position in the model's input where it is scored",
+        remedy="set the convention, separator and chat template that are the model's",
+    )
+
+
+CONTEXT_TOKENS = 512
+
+
+def load_convention(
+    model: str, engine_args: Mapping[str, Any], name: str, separator: str | None, system: str | None
+) -> tuple[Convention, Any, dict[str, Any]]:
+    """The convention on the model's own tokenizer; also the tokenizer and the model's ``config.json``.
+
+    Raises:
+        ConfigError: see :func:`~bcpg_cluster.stages.judge.prm.detection.make_convention`.
+    """
+    from transformers import AutoTokenizer
+
+    config = model_config_of(model, engine_args)
+    tokenizer = AutoTokenizer.from_pretrained(
+        engine_args.get("tokenizer") or model, trust_remote_code=engine_args.get("trust_remote_code", False)
+    )
+    return make_convention(name, tokenizer, model, config, separator=separator, system=system), tokenizer, config
+
+
+def model_config_of(model: str, engine_args: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's ``config.json`` as it is: a class for its architecture need not exist."""
+    from transformers import PreTrainedConfig
+
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(model, revision=engine_args.get("revision"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the config.json of {model} cannot be read: {error}",
+            rule="a process reward model is a Hugging Face model directory or id",
+            remedy="correct the model, or download it to this machine",
+        ) from None
+    return dict(config)

@@ -1,0 +1,1 @@
+"""New weights to the rollout engines, proven."""

@@ -1,0 +1,70 @@
+"""What a push asks of its two sides: who meets where, what is sent, who receives it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class PushGroup:
+    """Where a weight-transfer group meets. Rank 0 is the trainer's; receivers have ranks 1..world_size-1.
+
+    Attributes:
+        host, port: of the rendezvous, on rank 0's machine.
+        backend: a name known to vLLM's weight-transfer factory (``gloo`` is ours; ``nccl`` is vLLM's).
+    """
+
+    host: str
+    port: int
+    world_size: int
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One parameter on the wire: its name in the Hugging Face checkpoint, its dtype (``float32``) and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class WeightReceiver(Protocol):
+    """A generator whose weights can be replaced while it lives. Calls come in this order, with no work in flight:
+    ``join_push_group`` once per group, then for each push ``receive_weights``; or ``load_snapshot`` alone.
+    """
+
+    def join_push_group(self, group: PushGroup, rank: int) -> None:
+        """Meet the sender; blocks until all ranks are there (the caller holds the deadline). An engine of several parts takes as
+        many ranks, from ``rank`` on.
+        """
+        ...
+
+    def receive_weights(self, specs: Sequence[TensorSpec], version: int) -> dict[str, str]:
+        """Take all parameters of one push, put them in force, reset the prefix cache, set ``policy_version``.
+
+        Returns:
+            sha256 hex digest of every parameter as it arrived, by name.
+
+        Raises:
+            PushError: the prefix cache could not be reset, or a parameter does not fit.
+        """
+        ...
+
+    def leave_push_group(self) -> None:
+        """Drop the group (it will be re-made). Safe to call when there is none."""
+        ...
+
+    def load_snapshot(self, path: str, version: int) -> None:
+        """Put the weights of a checkpoint directory in force: how a restarted engine catches up."""
+        ...
+
+    def score_tokens(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
+        """Log-probs in nats of given responses, one per response token, for (prompt ids, response ids) pairs."""
+        ...
+
+    def score_next(self, prefix: tuple[int, ...], token: int) -> float:
+        """Log-prob in nats of one given token after ``prefix``, computed through the prefix cache as decoding does."""
+        ...

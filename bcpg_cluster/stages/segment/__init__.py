@@ -1,0 +1,1 @@
+"""Wrong responses to steps."""

@@ -1,0 +1,1 @@
+"""Weighted rows to new weights."""

@@ -1,0 +1,345 @@
+"""The data-parallel trainer: one rank of a DeepSpeed ZeRO group.
+
+Every rank makes the same calls in the same order. What one rank alone decides (rank 0's disk, rank 0's push group) it
+finishes or fails *after* the others had their part of the collectives, so that a failure is an error, not a hang.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bcpg_cluster.errors import EngineError, PushError
+from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
+from bcpg_cluster.stages.push.snapshot import write_snapshot
+from bcpg_cluster.stages.train.batching import split_rows
+from bcpg_cluster.stages.train.checkpoint_source import Float32Weights, local_checkpoint
+from bcpg_cluster.stages.train.deepspeed.config import (
+    check_deepspeed_config,
+    deepspeed_config,
+    has_gpu,
+)
+from bcpg_cluster.stages.train.deepspeed.group import TrainerGroup
+from bcpg_cluster.stages.train.forward import (
+    check_finite,
+    drift_sums,
+    dropout_seed,
+    load_policy,
+    loss_part_names,
+    mean_drift,
+    micro_batch_loss,
+    needs_drift,
+    parameter_specs,
+    policy_dtype,
+    reference_of_rows,
+    score_sequences,
+)
+from bcpg_cluster.stages.train.lora import merged
+from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, StepReport, TrainRow, TrainSettings
+from bcpg_cluster.stages.train.step_plan import TrainingPlan, lay_out_training, row_size, should_stop
+from bcpg_cluster.stages.train.telemetry import StepSums
+from bcpg_cluster.store.whole_files import write_whole
+
+_PROGRESS = "progress.json"
+_LOGGER = logging.getLogger(__name__)
+
+
+class DeepSpeedRank:
+    """One rank of a trainer group; a :class:`~bcpg_cluster.stages.train.protocol.TrainerRank`.
+
+    The first :meth:`open` meets the other ranks at ``master_addr:master_port`` (rank 0's machine), :meth:`close` leaves
+    them; after it the object may be opened again, and another group may be made in the same process.
+
+    Args:
+        local_rank: which of this machine's *visible* GPUs is this rank's; 0 where a launcher shows each rank its own.
+        timeout_s: how long one collective may take before a missing peer is an error.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        master_addr: str,
+        master_port: int,
+        local_rank: int = 0,
+        timeout_s: float = 600.0,
+    ) -> None:
+        self._group = TrainerGroup(rank, world_size, master_addr, master_port, local_rank, timeout_s)
+        self._rank, self._world_size = rank, world_size
+        self._engine: Any = None
+        self._sender: Any = None
+        self.reports: list[StepReport] = []
+
+    # --- a round -------------------------------------------------------------------------------------------------
+
+    def open(self, model_path: str, settings: TrainSettings) -> None:
+        """Load the round's start weights into a new engine with a fresh optimiser; the old engine is freed first."""
+        check_deepspeed_config(settings.deepspeed, settings.zero_stage, settings.dtype)
+        self._group.join()
+        self._free()
+        import deepspeed
+
+        model_path = local_checkpoint(model_path, settings.revision)
+        policy = load_policy(model_path, settings, policy_dtype(settings))
+        with self._group.collective("building the engine"):
+            self._engine, *_ = deepspeed.initialize(
+                model=policy,
+                model_parameters=policy.trained_parameters(),
+                config=deepspeed_config(settings),
+                dist_init_required=False,
+            )
+            self._policy, self._settings, self._model_path = policy, settings, model_path
+            self._precise = None if policy_dtype(settings) is torch.float32 else Float32Weights(model_path)
+            self._set_master_weights()
+
+    def _set_master_weights(self) -> None:
+        """DeepSpeed makes fp32 master weights of the bf16 ones: give them back what loading in bf16 cut off."""
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        for name, parameter in self._policy.checkpoint_parameters() if self._precise else ():
+            # ZeRO-3 cuts the given value into equal parts and fails on one that cannot be.
+            num_values = int(getattr(parameter, "ds_numel", 0))
+            precise = self._precise.get(name) if parameter.requires_grad and self._precise else None
+            if precise is not None and num_values % self._world_size == 0:
+                safe_set_full_fp32_param(parameter, precise.to(self._group.device))
+
+    def _free(self) -> None:
+        if self._engine is None:
+            return
+        self._engine.destroy()
+        self._engine = None
+        del self._policy
+        gc.collect()  # hooks tie engine and parameters into cycles
+        if has_gpu():
+            torch.cuda.empty_cache()
+
+    def reference_logprobs(self, rows: Sequence[TrainRow]) -> dict[int, ReferenceLogprobs]:
+        """lp_ref of this rank's share of the rows, by row index."""
+        engine, settings = self._opened(), self._settings
+        sizes = [row_size(row) for row in rows]
+        shares = split_rows(sizes, range(len(rows)), settings.micro_batch_tokens, self._world_size, settings.packing)
+        with self._group.collective("computing reference log-probs"):
+            return reference_of_rows(engine, rows, shares[self._rank], settings, self._group.device)
+
+    def train(self, rows: Sequence[TrainRow], checkpoint_dir: str | None) -> list[StepReport]:
+        """Run the step plan over ``rows``, resuming from ``checkpoint_dir``; see ``TrainSettings`` for its early stop."""
+        settings = self._settings
+        plan = lay_out_training(rows, settings, self._world_size, self._model_path)
+        part_names = loss_part_names(settings.objective)
+        with self._group.collective("training"):
+            self.reports = reports = self._resume(plan, checkpoint_dir)
+            # The reports are the same on all ranks, so all of them stop or none.
+            while len(reports) < len(plan.steps) and not should_stop(reports, settings):
+                reports.append(self._train_step(len(reports), plan, rows, part_names))
+                every = settings.checkpoint_every_steps
+                if checkpoint_dir and every and len(reports) % every == 0:
+                    self._write_checkpoint(plan, reports, checkpoint_dir)
+        return reports
+
+    def _train_step(
+        self, step: int, plan: TrainingPlan, rows: Sequence[TrainRow], part_names: Sequence[str]
+    ) -> StepReport:
+        engine, settings = self._opened(), self._settings
+        step_plan, rate = plan.steps[step], plan.rates[step]
+        micro_batches = step_plan.ranks[self._rank]
+        sums = StepSums(part_names, self._group.device)
+        drift = self._step_drift(rows, micro_batches)
+        with self._policy.dropout(dropout_seed(settings, step, self._rank)):
+            for number, micro_batch in enumerate(micro_batches):
+                # Before the forward: ZeRO's hooks read it during the backward.
+                engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
+                chosen = [rows[row] for row in micro_batch]
+                loss = micro_batch_loss(engine, chosen, settings, sums, self._group.device, drift)
+                # DeepSpeed averages gradients over ranks; times world_size makes that the sum over all ranks' rows.
+                loss = loss * (self._world_size / step_plan.divisor)
+                engine.backward(loss, scale_wrt_gas=False)
+        torch.distributed.all_reduce(sums.values)
+        # All ranks look at the same sums and norm, so all of them stop or none.
+        check_finite(step, sums.loss)
+        grad_norm = self._plain_grad_norm() if settings.zero_stage == 0 else None
+        check_finite(step, 0.0, grad_norm)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = rate
+        engine.step()
+        if grad_norm is None:
+            # ZeRO looks at the norm before it touches a parameter, and skips the step when it is not finite.
+            grad_norm = float(engine.get_global_grad_norm())
+            check_finite(step, 0.0, grad_norm if engine.was_step_applied() else float("nan"))
+        return sums.report(
+            step=step,
+            num_steps=len(plan.steps),
+            num_sequences=step_plan.num_rows * settings.objective.sequences_per_row,
+            divisor=step_plan.divisor,
+            grad_norm=grad_norm,
+            rate=rate,
+        )
+
+    def _step_drift(self, rows: Sequence[TrainRow], micro_batches: Sequence[Sequence[int]]) -> float:
+        """Mean Delta of the step's mismatched responses over all ranks; 0 where the objective has no use for it."""
+        if not needs_drift(self._settings.objective):
+            return 0.0
+        sums = drift_sums(self._opened(), rows, micro_batches, self._settings, self._group.device)
+        torch.distributed.all_reduce(sums)
+        return mean_drift(sums)
+
+    def _plain_grad_norm(self) -> float:
+        """The norm under ZeRO 0, where gradients are whole on every rank and DeepSpeed reports none."""
+        gradients = [parameter.grad for parameter in self._policy.parameters() if parameter.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    # --- step checkpoints ----------------------------------------------------------------------------------------
+
+    def _write_checkpoint(self, plan: TrainingPlan, reports: Sequence[StepReport], checkpoint_dir: str) -> None:
+        """Every rank writes its shard; the progress record, renamed into place last, makes the checkpoint count."""
+        directory = Path(checkpoint_dir)
+        tag = f"step-{len(reports):06d}"
+        # Frozen weights are on disk already, as the start weights.
+        self._opened().save_checkpoint(str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=True)
+        self._group.barrier()  # all shards are written
+        if self._rank == 0:
+            record = {
+                "fingerprint": plan.fingerprint,
+                "tag": tag,
+                "reports": [asdict(report) for report in reports],
+            }
+            write_whole(directory / _PROGRESS, json.dumps(record).encode())
+            for old in directory.glob("step-*"):
+                if old.name != tag:
+                    shutil.rmtree(old, ignore_errors=True)
+        self._group.barrier()  # the record stands before any rank goes on
+
+    def _resume(self, plan: TrainingPlan, checkpoint_dir: str | None) -> list[StepReport]:
+        """Load the newest complete checkpoint of this very training; the reports of the steps that are done."""
+        record = None
+        if checkpoint_dir and self._rank == 0:
+            try:
+                record = json.loads(Path(checkpoint_dir, _PROGRESS).read_text())
+            except FileNotFoundError:
+                pass
+            except ValueError:
+                _LOGGER.warning("%s/%s cannot be read; training starts from step 0", checkpoint_dir, _PROGRESS)
+        # One rank reads and all obey: a shared file system may show a new file to some machines later than to others.
+        record = self._group.agree(record)
+        if record is None:
+            return []
+        if record["fingerprint"] != plan.fingerprint:
+            _LOGGER.warning("%s holds another training's checkpoint; starting from step 0", checkpoint_dir)
+            return []
+        is_whole = not self._policy.adapters
+        loaded, _ = self._opened().load_checkpoint(checkpoint_dir, tag=record["tag"], load_module_strict=is_whole)
+        if loaded is None:
+            raise EngineError(f"step checkpoint {record['tag']} in {checkpoint_dir} could not be loaded")
+        return [StepReport(**report) for report in record["reports"]]
+
+    # --- weights out ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _whole(self, parameter: torch.nn.Parameter) -> Iterator[torch.Tensor]:
+        """A parameter in fp32 on every rank, every rank in lockstep; valid inside only."""
+        from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        if parameter.dtype is not torch.float32 and parameter.requires_grad:
+            # The master weights: small updates are not visible in bf16 (docs/method.md).
+            yield safe_get_full_fp32_param(parameter)
+        elif self._settings.zero_stage == 3:
+            with GatheredParameters([parameter]):
+                yield parameter.data.float()  # not the Parameter: it is emptied when the gather ends
+        else:
+            yield parameter.data.float()
+
+    def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whole parameters in fp32, adapters merged in, one at a time, in lockstep; valid until the next is asked for."""
+        for name, parameter in self._policy.checkpoint_parameters():
+            adapter = self._policy.adapters.get(name)
+            with self._whole(parameter) as weight:
+                if adapter is None and parameter.requires_grad:
+                    yield name, weight
+                    continue
+                # Frozen: what it was when the round began, at the precision it had then.
+                precise = self._precise.get(name) if self._precise and self._rank == 0 else None
+                if precise is not None:
+                    weight = precise.to(self._group.device)
+                if adapter is None:
+                    yield name, weight
+                    continue
+                with self._whole(adapter.down) as down, self._whole(adapter.up) as up:
+                    yield name, merged(weight, down, up, adapter.scaling)
+
+    @contextmanager
+    def _lockstep_parameters(self) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
+        """Parameters that are gathered to the end even if the consumer on this rank fails in the middle."""
+        parameters = self._parameters()
+        try:
+            yield parameters
+        finally:
+            for _ in parameters:
+                pass
+
+    def save_snapshot(self, path: str) -> dict[str, str] | None:
+        """Write a Hugging Face checkpoint directory on rank 0; its digests there, ``None`` elsewhere."""
+        self._opened()
+        digests = None
+        with self._group.collective("gathering a snapshot"), self._lockstep_parameters() as parameters:
+            if self._rank == 0:
+                digests = write_snapshot(path, self._model_path, parameters)
+        return digests
+
+    def join_push_group(self, group: PushGroup) -> None:
+        """Meet the receivers as rank 0 of the push group; other trainer ranks return at once."""
+        self.leave_push_group()
+        if self._rank == 0:
+            # Vendor code, wanted only where pushes happen.
+            from bcpg_cluster.stages.push.vllm_sender import WeightSender
+
+            sender = WeightSender()
+            sender.join(group)
+            self._sender = sender
+
+    def push_weights(self) -> list[TensorSpec]:
+        """Send all parameters in the order of :meth:`push_specs`; every rank takes part in gathering."""
+        specs = self.push_specs()
+        with self._group.collective("gathering a push"), self._lockstep_parameters() as parameters:
+            if self._rank == 0:
+                if self._sender is None:
+                    raise PushError("no push group has been joined")
+                self._sender.send((spec, tensor) for spec, (_, tensor) in zip(specs, parameters, strict=True))
+        return specs
+
+    def push_specs(self) -> list[TensorSpec]:
+        """What :meth:`push_weights` will send, in order; nothing is gathered."""
+        self._opened()
+        # ZeRO-3 keeps the whole shape beside a parameter that is empty for now.
+        return parameter_specs(self._policy, lambda parameter: tuple(getattr(parameter, "ds_shape", parameter.shape)))
+
+    def leave_push_group(self) -> None:
+        """Drop the push group; nothing happens when there is none."""
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.leave()
+
+    def score_tokens(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
+        """Log-probs in nats of given responses under the present weights; every rank computes all of them."""
+        engine = self._opened()
+        with self._group.collective("scoring"):
+            return score_sequences(engine, sequences, self._settings, self._group.device)
+
+    def close(self) -> None:
+        """Free everything and leave the training group."""
+        self.leave_push_group()
+        self._free()
+        self._group.leave()
+
+    def _opened(self) -> Any:
+        if self._engine is None:
+            raise RuntimeError("open() comes first")
+        return self._engine

@@ -1,0 +1,220 @@
+"""The reference trainer: one process, plain torch, readable from top to bottom. Other trainers must agree with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bcpg_cluster.errors import ConfigError, PushError
+from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
+from bcpg_cluster.stages.push.snapshot import write_snapshot
+from bcpg_cluster.stages.train.batching import split_rows
+from bcpg_cluster.stages.train.checkpoint_source import local_checkpoint
+from bcpg_cluster.stages.train.forward import (
+    Policy,
+    check_finite,
+    drift_sums,
+    dropout_seed,
+    load_policy,
+    loss_part_names,
+    mean_drift,
+    micro_batch_loss,
+    needs_drift,
+    parameter_specs,
+    policy_dtype,
+    reference_of_rows,
+    score_sequences,
+)
+from bcpg_cluster.stages.train.lora import merged
+from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, StepReport, TrainRow, TrainSettings
+from bcpg_cluster.stages.train.step_plan import TrainingPlan, lay_out_training, row_size, should_stop
+from bcpg_cluster.stages.train.telemetry import StepSums
+
+_CHECKPOINT = "step.pt"
+
+
+class TorchTrainer:
+    """A :class:`~bcpg_cluster.stages.train.protocol.TrainerRank` of world size 1.
+
+    Parameters stay in float32; with ``dtype="bfloat16"`` the forward runs under autocast.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._policy: Policy | None = None
+        self._sender: Any = None
+        self.reports: list[StepReport] = []
+
+    def open(self, model_path: str, settings: TrainSettings) -> None:
+        """Load the round's start weights and make a fresh optimiser."""
+        if settings.deepspeed:
+            raise ConfigError(
+                "train.deepspeed is set",
+                rule="the one-process trainer has no DeepSpeed",
+                remedy="use the deepspeed trainer, or leave train.deepspeed out",
+            )
+        self._policy = None  # freed before the next one is loaded
+        self._autocast = policy_dtype(settings) is torch.bfloat16
+        model_path = local_checkpoint(model_path, settings.revision)
+        self._policy = load_policy(model_path, settings, torch.float32).to(self._device)
+        self._optimizer = torch.optim.AdamW(
+            self._policy.trained_parameters(),
+            lr=settings.learning_rate,
+            betas=settings.adam_betas,
+            weight_decay=settings.weight_decay,
+        )
+        self._settings = settings
+        self._model_path = model_path
+
+    def reference_logprobs(self, rows: Sequence[TrainRow]) -> dict[int, ReferenceLogprobs]:
+        """lp_ref of all rows, by row index."""
+        settings = self._settings
+        sizes = [row_size(row) for row in rows]
+        (micro_batches,) = split_rows(sizes, range(len(rows)), settings.micro_batch_tokens, 1, settings.packing)
+        with self._forward_dtype():
+            return reference_of_rows(self._opened(), rows, micro_batches, settings, self._device)
+
+    def train(self, rows: Sequence[TrainRow], checkpoint_dir: str | None) -> list[StepReport]:
+        """Run the step plan over ``rows``, resuming from ``checkpoint_dir``; see ``TrainSettings`` for its early stop."""
+        settings = self._settings
+        plan = lay_out_training(rows, settings, 1, self._model_path)
+        part_names = loss_part_names(settings.objective)
+        self.reports = reports = self._resume(plan, checkpoint_dir)
+        while len(reports) < len(plan.steps) and not should_stop(reports, settings):
+            reports.append(self._train_step(len(reports), plan, rows, part_names))
+            every = settings.checkpoint_every_steps
+            if checkpoint_dir and every and len(reports) % every == 0:
+                self._write_checkpoint(plan, reports, checkpoint_dir)
+        return reports
+
+    def _train_step(
+        self, step: int, plan: TrainingPlan, rows: Sequence[TrainRow], part_names: Sequence[str]
+    ) -> StepReport:
+        policy, settings = self._opened(), self._settings
+        step_plan, rate = plan.steps[step], plan.rates[step]
+        (micro_batches,) = step_plan.ranks
+        sums = StepSums(part_names, self._device)
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._forward_dtype():
+            drift = 0.0
+            if needs_drift(settings.objective):
+                drift = mean_drift(drift_sums(policy, rows, micro_batches, settings, self._device))
+        with policy.dropout(dropout_seed(settings, step, rank=0)):
+            for micro_batch in micro_batches:
+                with self._forward_dtype():
+                    chosen = [rows[row] for row in micro_batch]
+                    loss = micro_batch_loss(policy, chosen, settings, sums, self._device, drift)
+                (loss / step_plan.divisor).backward()  # type: ignore[no-untyped-call]
+        grad_norm = self._clip_gradients()
+        check_finite(step, sums.loss, grad_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        return sums.report(
+            step=step,
+            num_steps=len(plan.steps),
+            num_sequences=step_plan.num_rows * settings.objective.sequences_per_row,
+            divisor=step_plan.divisor,
+            grad_norm=grad_norm,
+            rate=rate,
+        )
+
+    def save_snapshot(self, path: str) -> dict[str, str] | None:
+        """Write a Hugging Face checkpoint directory; returns its digests."""
+        return write_snapshot(path, self._model_path, self._parameters())
+
+    def join_push_group(self, group: PushGroup) -> None:
+        """Meet the receivers as rank 0 of the push group."""
+        from bcpg_cluster.stages.push.vllm_sender import WeightSender  # vendor code, wanted only where pushes happen
+
+        self.leave_push_group()
+        sender = WeightSender()
+        sender.join(group)
+        self._sender = sender
+
+    def push_weights(self) -> list[TensorSpec]:
+        """Send all parameters in the order of :meth:`push_specs`."""
+        if self._sender is None:
+            raise PushError("no push group has been joined")
+        specs = self.push_specs()
+        self._sender.send((spec, tensor) for spec, (_, tensor) in zip(specs, self._parameters(), strict=True))
+        return specs
+
+    def push_specs(self) -> list[TensorSpec]:
+        """What :meth:`push_weights` will send."""
+        return parameter_specs(self._opened(), lambda parameter: tuple(parameter.shape))
+
+    def leave_push_group(self) -> None:
+        """Drop the push group; nothing happens when there is none."""
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.leave()
+
+    def score_tokens(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
+        """Log-probs in nats of given responses under the present weights."""
+        with self._forward_dtype():
+            return score_sequences(self._opened(), sequences, self._settings, self._device)
+
+    def close(self) -> None:
+        """Free everything."""
+        self.leave_push_group()
+        self._policy = None
+        self._optimizer = None  # type: ignore[assignment]
+
+    def _opened(self) -> Policy:
+        if self._policy is None:
+            raise RuntimeError("open() comes first")
+        return self._policy
+
+    def _forward_dtype(self) -> AbstractContextManager[object]:
+        return torch.autocast(self._device.type, dtype=torch.bfloat16) if self._autocast else nullcontext()
+
+    def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All weights as they leave the trainer, adapters merged in."""
+        adapters = self._opened().adapters
+        for name, parameter in self._opened().checkpoint_parameters():
+            adapter = adapters.get(name)
+            if adapter is None:
+                yield name, parameter.data
+            else:
+                yield name, merged(parameter.data, adapter.down.data, adapter.up.data, adapter.scaling)
+
+    def _clip_gradients(self) -> float:
+        """Scale the gradient down to the clip norm (0 clips nothing); returns the norm before."""
+        clip = self._settings.grad_clip or float("inf")
+        return float(torch.nn.utils.clip_grad_norm_(self._opened().trained_parameters(), clip))
+
+    def _write_checkpoint(self, plan: TrainingPlan, reports: Sequence[StepReport], checkpoint_dir: str) -> None:
+        """Replace the step checkpoint in one rename, so that there always is a complete one."""
+        target = Path(checkpoint_dir, _CHECKPOINT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = target.with_suffix(".tmp")
+        content = {
+            "fingerprint": plan.fingerprint,
+            "reports": [asdict(report) for report in reports],
+            "policy": self._opened().state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+        with staging.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.rename(target)
+
+    def _resume(self, plan: TrainingPlan, checkpoint_dir: str | None) -> list[StepReport]:
+        """Load the step checkpoint of this very training; the reports of the steps that are done."""
+        source = Path(checkpoint_dir, _CHECKPOINT) if checkpoint_dir else None
+        if source is None or not source.is_file():
+            return []
+        content = torch.load(source, map_location=self._device, weights_only=True)
+        if content["fingerprint"] != plan.fingerprint:
+            return []  # of another training: worth nothing here, and soon overwritten
+        self._opened().load_state_dict(content["policy"])
+        self._optimizer.load_state_dict(content["optimizer"])
+        return [StepReport(**report) for report in content["reports"]]

@@ -1,0 +1,201 @@
+"""train: what a member of the trainer group hosts. It reads and writes the store; the maths is the engine's."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bcpg_cluster.cluster.node_address import own_address
+from bcpg_cluster.errors import StoreError
+from bcpg_cluster.records import Receipt
+from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
+from bcpg_cluster.stages.train.protocol import (
+    ReferenceLogprobs,
+    StepReport,
+    TrainerRank,
+    TrainRow,
+    TrainSettings,
+)
+from bcpg_cluster.store.fetched import local_copy, local_staging, put_directory, run_cache, take_newest
+from bcpg_cluster.store.path import RunPath, StoredPath
+from bcpg_cluster.store.rows import ReferenceRow, WeightedRow, reference_from, reference_row, weighted_from
+from bcpg_cluster.store.shards import read_table, write_shard
+from bcpg_cluster.store.whole_files import remove_tree
+
+Sequences = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob:
+    """One round's training.
+
+    Attributes:
+        run_dir: the absolute run directory that is read from and written to; one group may serve several runs in turn.
+        model_path: the start weights.
+        weighted: the sealed table's shards.
+        checkpoint_dir: of the step checkpoints, relative to ``run_dir``; where that is in an object store, to this machine's cache.
+    """
+
+    run_dir: RunPath
+    round: int
+    model_path: str | RunPath
+    weighted: tuple[Receipt, ...]
+    settings: TrainSettings
+    checkpoint_dir: str
+
+
+class TrainWorker:
+    """One rank. ``make_engine(rank, world_size, host, port)`` builds its :class:`TrainerRank` when the group meets."""
+
+    def __init__(self, rank: int, world_size: int, make_engine: Callable[[int, int, str, int], TrainerRank]) -> None:
+        self._rank, self._world_size = rank, world_size
+        self._make_engine = make_engine
+        self._engine: TrainerRank | None = None
+        self._rows: list[WeightedRow] = []
+
+    @property
+    def _trainer(self) -> TrainerRank:
+        if self._engine is None:
+            raise StoreError("the trainer group has not met yet")
+        return self._engine
+
+    def ping(self) -> str:
+        """Answered as soon as the member is ready."""
+        return "ready"
+
+    def rendezvous(self) -> tuple[str, int]:
+        """This machine's address and a free port, for the group to meet at."""
+        return own_address(), _free_port()
+
+    def meet(self, host: str, port: int) -> None:
+        """Build the engine; returns when all ranks have met."""
+        self._engine = self._make_engine(self._rank, self._world_size, host, port)
+
+    def begin(self, job: TrainJob) -> int:
+        """Read the round's rows, load the start weights, make a fresh optimiser; the number of rows."""
+        self._rows = weighted_from(read_table(job.run_dir, job.weighted))
+        self._trainer.reports = []  # nobody must take the last round's steps for this one's
+        self._trainer.open(local_copy(job.model_path), job.settings)
+        return len(self._rows)
+
+    def reference(self, job: TrainJob, attempt: str) -> Receipt:
+        """lp_ref of this rank's share, as shard ``rank`` of the ``reference`` table."""
+        started = time.monotonic()
+        logprobs = self._trainer.reference_logprobs([_train_row(row) for row in self._rows])
+        rows = [
+            ReferenceRow(self._rows[index].key, found.response, found.rival)
+            for index, found in sorted(logprobs.items())
+        ]
+        return write_shard(
+            job.run_dir,
+            table="reference",
+            round_=job.round,
+            shard=self._rank,
+            attempt=attempt,
+            rows=[reference_row(row) for row in rows],
+            seconds=time.monotonic() - started,
+            metrics={"tokens": float(sum(len(row.logprobs) + len(row.rival_logprobs) for row in rows))},
+        )
+
+    def train(self, job: TrainJob, reference: Sequence[Receipt]) -> list[StepReport]:
+        """The round's optimiser steps, going on from the last step checkpoint if there is one.
+
+        Raises:
+            StoreError: a training row has no row in the ``reference`` table.
+        """
+        logprobs = reference_from(read_table(job.run_dir, reference))
+        missing = [row.key for row in self._rows if row.key not in logprobs]
+        if missing:
+            raise StoreError(f"{len(missing)} rows have no reference log-probs, e.g. {missing[0]}")
+        rows = [_train_row(row, logprobs[row.key]) for row in self._rows]
+        checkpoints = str(_checkpoints(job)) if job.settings.checkpoint_every_steps else None
+        return self._trainer.train(rows, checkpoints)
+
+    def drop_checkpoints(self, job: TrainJob) -> None:
+        """The round is trained: its step checkpoints are worth nothing now."""
+        remove_tree(_checkpoints(job).parent)
+
+    def steps(self, since: int) -> list[StepReport]:
+        """What :meth:`train` has done so far, from step ``since`` on. A control call: answered while it works."""
+        return [] if self._engine is None else list(self._engine.reports[since:])
+
+    def canary_sequences(self, number: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Some rows spread over the table, right and wrong ones, to prove pushes with."""
+        spread = max(len(self._rows) // max(number, 1), 1)
+        return [(row.prompt_token_ids, row.token_ids) for row in self._rows[::spread][:number]]
+
+    def score(self, sequences: Sequences) -> list[tuple[float, ...]]:
+        """The trainer's log-probs of given responses under the present weights."""
+        return self._trainer.score_tokens(sequences)
+
+    def save_snapshot(self, path: RunPath) -> dict[str, str] | None:
+        """Write the present weights to the directory ``path`` (absolute); digests by parameter from rank 0."""
+        if not isinstance(path, StoredPath):
+            return self._trainer.save_snapshot(str(path))
+        with local_staging() as staging:
+            digests = self._trainer.save_snapshot(str(staging / path.name))
+            if digests is not None:  # rank 0
+                put_directory(staging / path.name, path)
+        return digests
+
+    def push_address(self) -> tuple[str, int]:
+        """Where a new push group can meet."""
+        return own_address(), _free_port()
+
+    def join_push_group(self, group: PushGroup) -> None:
+        """See :class:`TrainerRank`."""
+        self._trainer.join_push_group(group)
+
+    def push_specs(self) -> list[TensorSpec]:
+        """See :class:`TrainerRank`."""
+        return self._trainer.push_specs()
+
+    def push_weights(self) -> list[TensorSpec]:
+        """See :class:`TrainerRank`."""
+        return self._trainer.push_weights()
+
+    def leave_push_group(self) -> None:
+        """See :class:`TrainerRank`."""
+        self._trainer.leave_push_group()
+
+    def close(self) -> None:
+        """Free the engine."""
+        if self._engine is not None:
+            self._engine.close()
+
+
+def _checkpoints(job: TrainJob) -> Path:
+    """Engines write step checkpoints to a directory. In the cache every machine has its own, so only the same machines go on
+    from them; on others the round's training starts at step 0.
+    """
+    if not isinstance(job.run_dir, StoredPath):
+        return job.run_dir / job.checkpoint_dir
+    taken = run_cache(job.run_dir) / job.checkpoint_dir
+    take_newest(
+        taken
+    )  # what the try before left on this machine (``run.training.take_checkpoints`` does it in a directory)
+    return taken
+
+
+def _train_row(row: WeightedRow, reference: ReferenceRow | None = None) -> TrainRow:
+    return TrainRow(
+        row.prompt_token_ids,
+        row.token_ids,
+        row.token_weights,
+        row.advantage,
+        row.reward,
+        row.group_mean,
+        row.group_size,
+        row.mined,
+        () if row.rival is None else row.rival.token_ids,
+        None if reference is None else ReferenceLogprobs(reference.logprobs, reference.rival_logprobs),
+    )
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

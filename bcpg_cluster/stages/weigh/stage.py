@@ -1,0 +1,228 @@
+"""weigh: outcomes and verdicts become advantages, token weights and the rows an objective trains on.
+
+Cheap, so another beta, lambda or objective calls no judge.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, combinations
+
+from bcpg_cluster.errors import StoreError
+from bcpg_cluster.records import DropReason, Rollout, SampleId, Step, StopReason, Verdict
+from bcpg_cluster.stages.job import StageJob, StageResult, Tables
+from bcpg_cluster.stages.train.objective import Dpo, Objective
+from bcpg_cluster.stages.weigh.consensus import ConsensusRule, consensus
+from bcpg_cluster.stages.weigh.groups import shard_groups
+from bcpg_cluster.stages.weigh.pairing import PAIRINGS, mismatches
+from bcpg_cluster.stages.weigh.weights import Truncated, flip_labels, mined_tokens, token_weights
+from bcpg_cluster.store.rows import (
+    Rival,
+    WeightedRow,
+    outcomes_from,
+    rollouts_from,
+    steps_from,
+    verdicts_from,
+    weighted_row,
+)
+
+CONSENSUS = "consensus"
+
+
+@dataclass(frozen=True, slots=True)
+class WeighSettings:
+    """How a run weighs. It travels with every job, since runs that share workers may differ in it.
+
+    Attributes:
+        voters: the judges whose consensus mines a step.
+        measures: judges whose labels are taken as the truth, only to count how right the others were.
+        thresholds: lambda by judge, for those that score.
+        rule: of the consensus (``stages.weigh.consensus``).
+        beta: weight of mined tokens, in [-1, 1].
+        min_verified_share: a group with a smaller share of verified samples is dropped whole.
+        truncated: what becomes of responses that the token limit cut off.
+        flip_rate: share of the step labels turned over at random.
+        seed: the run's; of the flips and the pairs.
+        objective: says what a row is (its ``rows``), and how pairs are made.
+    """
+
+    voters: Sequence[str]
+    measures: Sequence[str]
+    thresholds: Mapping[str, float]
+    rule: str | ConsensusRule
+    beta: float
+    min_verified_share: float
+    truncated: Truncated
+    flip_rate: float
+    seed: int
+    objective: Objective
+
+
+def weigh(tables: Tables, job: StageJob) -> StageResult:
+    """The rows the objective trains on, and the account of all samples that were asked for.
+
+    The job's ``weigh`` parameter holds the :class:`WeighSettings`. A sample is kept when some row holds it, as its own
+    response or as the rival. What is counted of judges and mined tokens covers every wrong sample whose group can be trained
+    on, whatever the objective takes of them. The last step, which states the wrong answer, is never mined and is left
+    out of the judges' counts.
+    """
+    settings: WeighSettings = job.parameters["weigh"]
+    outcomes = outcomes_from(tables["outcomes"])
+    steps = steps_from(tables["steps"])
+    verdicts = {name: verdicts_from(tables[f"verdicts.{name}"]) for name in (*settings.voters, *settings.measures)}
+    rollouts = rollouts_from(tables["rollouts"])
+    counts: Counter[str] = Counter({f"dropped.{reason}": 0 for reason in DropReason})
+    counts.update(asked=len(rollouts), kept=0)
+    groups: list[list[WeightedRow]] = []
+    for group, result in shard_groups(rollouts, outcomes, settings.min_verified_share, settings.truncated):
+        kept = []
+        for rollout, member in zip(group, result.members, strict=True):
+            if member.drop_reason is not None or member.advantage is None or result.mean is None:
+                counts[f"dropped.{member.drop_reason}"] += 1
+                continue
+            reward = outcomes[rollout.id].reward
+            if reward is None:
+                raise StoreError(f"{rollout.id} was kept without a reward")
+            cut: Sequence[Step] = steps.get(rollout.id, ())
+            labels: Sequence[int] = ()
+            if reward == 0.0:
+                labels = _decide(rollout, cut, verdicts, settings, counts)
+            weights, mined = _token_columns(rollout, cut, labels, settings.beta)
+            if reward == 0.0:
+                counts["samples.wrong"] += 1
+                counts["tokens.wrong"] += len(mined)
+                counts["tokens.mined"] += sum(mined)
+            kept.append(
+                WeightedRow(
+                    rollout.id,
+                    rollout.prompt_token_ids,
+                    rollout.token_ids,
+                    weights,
+                    mined,
+                    member.advantage,
+                    reward,
+                    result.mean,
+                    result.num_verified,
+                )
+            )
+        counts["groups"] += 1
+        counts["groups_kept"] += len(kept) > 0
+        groups.append(kept)
+    rows = _lay_out(groups, settings)
+    _account(groups, rows, settings.objective, counts)
+    return StageResult([weighted_row(row) for row in rows], {key: float(value) for key, value in counts.items()})
+
+
+def _token_columns(
+    rollout: Rollout, cut: Sequence[Step], labels: Sequence[int], beta: float
+) -> tuple[tuple[float, ...], tuple[bool, ...]]:
+    """A sample's token weights, and which of its tokens are mined (none of a right one, which has no steps)."""
+    ended, length = rollout.stop_reason is StopReason.STOP, len(rollout.token_ids)
+    weights = token_weights(length, cut, labels, beta, eos_is_last=ended)
+    return weights, mined_tokens(length, cut, labels, eos_is_last=ended)
+
+
+# --- what a row is
+
+
+def _lay_out(groups: Sequence[Sequence[WeightedRow]], settings: WeighSettings) -> list[WeightedRow]:
+    """From a row for each sample of each group to those the objective trains on, with their rivals."""
+    samples = [row for group in groups for row in group]
+    match settings.objective.rows:
+        case "all":
+            return samples
+        case "right":
+            return [row for row in samples if row.reward == 1.0]
+        case "wrong":
+            return [row for row in samples if row.reward == 0.0]
+        case "pairs":
+            return [row for group in groups for row in _pairs(group, settings)]
+        case "mismatched":
+            others = mismatches([len(group) for group in groups])
+            if not others:  # a single group: nothing to estimate a drift from
+                return samples
+            return [_with_rival(row, samples[other]) for row, other in zip(samples, others, strict=True)]
+
+
+def _pairs(group: Sequence[WeightedRow], settings: WeighSettings) -> list[WeightedRow]:
+    """The pairs of one prompt: rows of right responses, each with a wrong one as its rival."""
+    objective = settings.objective
+    if not isinstance(objective, Dpo):
+        raise ValueError(f"objective {objective.name!r} takes pairs but does not say how they are made")
+    if not group:
+        return []
+    right = [row for row in group if row.reward == 1.0]
+    wrong = [row for row in group if row.reward == 0.0]
+    seed = f"{settings.seed}/pairs/{group[0].id.round}/{group[0].id.prompt_id}"
+    pairs = PAIRINGS[objective.pairing](len(right), len(wrong), objective.max_pairs, seed)
+    return [_with_rival(right[i], wrong[j]) for i, j in pairs]
+
+
+def _with_rival(row: WeightedRow, other: WeightedRow) -> WeightedRow:
+    return replace(row, rival=Rival(other.id, other.token_ids))
+
+
+def _account(
+    groups: Sequence[Sequence[WeightedRow]], rows: Sequence[WeightedRow], objective: Objective, counts: Counter[str]
+) -> None:
+    """Count the rows, and which samples are in one: the others of the kept groups are dropped, by the objective."""
+    used: set[SampleId | None] = set(chain.from_iterable(row.key for row in rows))
+    reason = DropReason.UNPAIRED if objective.rows == "pairs" else DropReason.NOT_TRAINED_ON
+    for sample in chain.from_iterable(groups):
+        counts["kept" if sample.id in used else f"dropped.{reason}"] += 1
+    counts["rows"] += len(rows)
+    counts["rows.right"] += sum(row.reward == 1.0 for row in rows)
+    counts["rows.wrong"] += sum(row.reward == 0.0 for row in rows)
+
+
+# --- which steps are mined
+
+
+def _decide(
+    rollout: Rollout,
+    cut: Sequence[Step],
+    verdicts: Mapping[str, Mapping[SampleId, Sequence[Verdict]]],
+    settings: WeighSettings,
+    counts: Counter[str],
+) -> list[int]:
+    """The labels a wrong response is mined by; everything worth knowing about them is added to ``counts``."""
+
+    def votes(names: Sequence[str]) -> dict[str, Sequence[Verdict]]:
+        return {name: _of(verdicts[name], rollout.id, cut) for name in names}
+
+    decided = consensus(votes(settings.voters), settings.thresholds, settings.rule)
+    flips = f"{settings.seed}/flips/{rollout.id.round}/{rollout.id.prompt_id}/{rollout.id.sample}"
+    mined = flip_labels(decided.labels, settings.flip_rate, flips)
+    labels: dict[str, list[int | None]] = {**decided.judge_labels, CONSENSUS: [*mined]}
+    truths: Mapping[str, Sequence[int | None]] = {}
+    if settings.measures:
+        truths = consensus(votes(settings.measures), settings.thresholds).judge_labels
+    for name, by_status in decided.abstained.items():
+        for status, number in by_status.items():
+            counts[f"abstained.{name}.{status}"] += number
+    counts["steps.undecided"] += decided.num_undecided
+    counts["steps.wrong"] += len(cut)
+    counts["steps.mined"] += sum(mined[:-1])
+    for index, step in enumerate(cut[:-1]):
+        tokens = step.end - step.start
+        for first, second in combinations(settings.voters, 2):
+            counts[f"pair.{first}+{second}.{_word(labels[first][index])}.{_word(labels[second][index])}"] += 1
+        for measure, truth in truths.items():
+            for name, of_judge in labels.items():
+                cell = f"quality.{name}.{measure}.{_word(truth[index])}.{_word(of_judge[index])}"
+                counts[f"{cell}.steps"] += 1
+                counts[f"{cell}.tokens"] += tokens
+    return mined
+
+
+def _of(verdicts: Mapping[SampleId, Sequence[Verdict]], id_: SampleId, cut: Sequence[Step]) -> Sequence[Verdict]:
+    said = verdicts.get(id_, ())
+    if len(said) != len(cut):
+        raise StoreError(f"{id_} has {len(cut)} steps and {len(said)} verdicts")
+    return said
+
+
+def _word(label: int | None) -> str:
+    return "none" if label is None else "right" if label else "wrong"

@@ -1,0 +1,98 @@
+"""Files and directories that appear under their name whole or not at all: a temporary name, fsync, rename.
+
+In an object store a put is whole by itself (``store.path``); these functions take both kinds of place where a run needs both.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bcpg_cluster.store.path import RunPath, StoredPath
+
+
+def write_whole(path: RunPath, content: bytes) -> None:
+    """Write a file, in the place of one that is there. What a killed process leaves is called ``.<name>.<pid>.partial``."""
+    if isinstance(path, StoredPath):
+        path.write(content)
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def make_parents(path: RunPath) -> None:
+    """Have the directories that ``path`` lies in; an object store needs none."""
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def take_away(path: RunPath) -> bool:
+    """Delete a file; False when somebody else has. Of two who try at once one is told True (in an object store perhaps both)."""
+    if isinstance(path, StoredPath):
+        was_there = path.exists()
+        path.remove_tree()
+        return was_there
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove_tree(path: RunPath) -> None:
+    """Delete a directory with all that is in it, as far as it is there."""
+    if isinstance(path, StoredPath):
+        path.remove_tree()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def whole_directory(target: Path) -> Iterator[Path]:
+    """A directory to fill; it gets ``target``'s name when the block ends well, and is removed when it does not.
+
+    A directory that has the name already is replaced.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, since a rename is atomic only within one file system.
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        staging.chmod(0o755)  # mkdtemp's 0700 would hide the result from other users
+        yield staging
+        _sync(staging)
+        _replace(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _sync(directory: Path) -> None:
+    """Bring all to disk before it is named: a power cut must not leave a named, empty directory."""
+    for path in [*directory.rglob("*"), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _replace(staging: Path, target: Path) -> None:
+    """Put ``staging`` under ``target``'s name; a directory cannot be renamed over a full one, so that steps aside."""
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+        target.rename(old / "replaced")
+        staging.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        staging.rename(target)

@@ -1,0 +1,1 @@
+"""What people see of a run, and how they steer it."""

@@ -1,0 +1,275 @@
+"""What a run does now, as a file that others read: ``live.json`` in the run directory. For ``status`` and ``scale``.
+
+The run's thread notes what it hears; a thread of its own writes the file, whole, at most once a second and at least every other
+one, so that the file's age says whether the process is alive even while the run's thread waits for a long push.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bcpg_cluster.cluster.state import MemberState, PoolState
+from bcpg_cluster.errors import Interrupted, UnreachableError
+from bcpg_cluster.records import Receipt
+from bcpg_cluster.store.journal import lock_holder
+from bcpg_cluster.store.layout import LIVE
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.whole_files import write_whole
+from bcpg_cluster.watch.observer import SilentObserver
+
+_EVERY_S = 1.0
+HEARTBEAT_S = 2.0  # the file is never older while the process lives
+_NUM_EVENTS = 50
+
+
+@dataclass
+class _Progress:
+    """``first`` and ``began``: pieces that were there when the stage was first heard of, and when that was."""
+
+    done: int
+    total: int
+    first: int
+    began: float
+    updated: float
+
+
+def seconds_left(done: int, total: int, first: int, passed_s: float) -> float | None:
+    """How long a stage still takes at the pace it had so far; ``None`` until a piece was done.
+
+    Args:
+        first: pieces that were there at the start (a run that goes on), which took none of ``passed_s``.
+    """
+    if done >= total:
+        return 0.0
+    return None if done <= first else (total - done) * passed_s / (done - first)
+
+
+class LiveStatus(SilentObserver):
+    """An observer that keeps ``live.json``. A context manager: at its end the file says how the run ended."""
+
+    def __init__(self, run_dir: RunPath, *, clock: Callable[[], float] = time.time) -> None:
+        self._path, self._clock = run_dir / LIVE, clock
+        self._guard = threading.Lock()
+        self._over = threading.Event()
+        self._facts: dict[str, Any] = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "boot": _boot_id(),
+            "started": clock(),
+            "ended": None,
+            "round": None,
+            "versions": {"served": None, "trained": None},
+            "last_push": None,
+            "training": None,
+            "num_retries": 0,
+        }
+        self._stages: dict[tuple[int, str], _Progress] = {}
+        self._pools: list[dict[str, Any]] = []
+        self._times: dict[str, tuple[float, float]] = {}
+        self._events: deque[dict[str, Any]] = deque(maxlen=_NUM_EVENTS)
+        self._thread = threading.Thread(target=self._keep_writing, name="live-status", daemon=True)
+
+    def __enter__(self) -> LiveStatus:
+        self._write()  # at once, and here: a directory that cannot be written to is an error of the run
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        how = "done" if error is None else "stopped" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        why = "" if error is None else f"{type(error).__name__}: {error}".splitlines()[0]
+        with self._guard:
+            self._facts["ended"] = {"how": how, "why": why, "time": self._clock()}
+            self._pools = []
+        with suppress(OSError, UnreachableError):  # the run's own error is the one to see
+            self._write()
+
+    # --- what is heard
+
+    def stage(self, round_: int, name: str, done: int, total: int) -> None:
+        """A stage's count; a new round takes the place of the one before."""
+        now = self._clock()
+        with self._guard:
+            self._facts["round"] = round_
+            for key in [key for key in self._stages if key[0] != round_]:
+                del self._stages[key]
+            known = self._stages.setdefault((round_, name), _Progress(done, total, done, now, now))
+            known.done, known.total, known.updated = done, total, now
+
+    def receipt(self, round_: int, stage: str, receipt: Receipt) -> None:
+        """Counted by :meth:`stage`."""
+
+    def pools(self, states: Sequence[PoolState]) -> None:
+        """The pools as they are, and how busy they were since the last look."""
+        shown = []
+        for state in states:
+            busy_s, ready_s = (now - before for now, before in zip(
+                (state.busy_s, state.ready_s), self._times.get(state.name, (0.0, 0.0)), strict=True
+            ))  # fmt: skip
+            self._times[state.name] = state.busy_s, state.ready_s
+            shown.append({**asdict(state), "busy_share": busy_s / ready_s if ready_s > 0 else None})
+        served = {m.policy_version for state in states for m in state.members if m.policy_version is not None}
+        with self._guard:
+            self._pools = shown
+            if served:
+                self._facts["versions"]["served"] = max(served)
+
+    def train_step(self, round_: int, step: Mapping[str, Any]) -> None:
+        """How far the training is."""
+        with self._guard:
+            self._facts["training"] = {
+                "round": round_,
+                "steps": step["step"] + 1,
+                "num_steps": step["num_steps"],
+                "loss": step["loss"],
+            }
+
+    def push(self, version: int, facts: Mapping[str, Any]) -> None:
+        """The last push."""
+        kept = ("method", "seconds", "worst_nats", "canaries", "num_members")
+        with self._guard:
+            self._facts["last_push"] = {"version": version, "time": self._clock()} | {
+                key: facts[key] for key in kept if key in facts
+            }
+            self._facts["versions"] = {"served": version, "trained": version}
+
+    def note(self, text: str) -> None:
+        """An event."""
+        self._event("note", text)
+
+    def retry(self, what: str, why: str) -> None:
+        """An event, and counted."""
+        self._event("retry", f"{what}: {why}"[:500])
+        with self._guard:
+            self._facts["num_retries"] += 1
+
+    def report(self, round_: int, report: dict[str, Any]) -> None:
+        """An event."""
+        self._event("report", f"round {round_} is done")
+
+    def _event(self, kind: str, text: str) -> None:
+        with self._guard:
+            self._events.append({"time": self._clock(), "kind": kind, "text": text})
+
+    # --- what is written
+
+    def content(self) -> dict[str, Any]:
+        """All of it, as plain data."""
+        now = self._clock()
+        with self._guard:
+            stages = [
+                {
+                    "round": round_,
+                    "name": name,
+                    "done": progress.done,
+                    "total": progress.total,
+                    "seconds_left": seconds_left(
+                        progress.done, progress.total, progress.first, progress.updated - progress.began
+                    ),
+                }
+                for (round_, name), progress in self._stages.items()
+            ]
+            return {
+                **self._facts,
+                "versions": dict(self._facts["versions"]),
+                "heartbeat": now,
+                "stages": stages,
+                "pools": list(self._pools),
+                "events": list(self._events),
+            }
+
+    def _keep_writing(self) -> None:
+        written, at = "", 0.0
+        while not self._over.wait(_EVERY_S):
+            content = self.content()
+            plain = json.dumps({key: value for key, value in content.items() if key != "heartbeat"})
+            if plain != written or self._clock() - at >= HEARTBEAT_S - _EVERY_S:
+                with suppress(
+                    OSError, UnreachableError
+                ):  # a full or absent disk is met, and told of, by the run itself
+                    self._write()
+                    written, at = plain, self._clock()
+
+    def _write(self) -> None:
+        write_whole(self._path, json.dumps(self.content()).encode())
+
+
+# --- reading it ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What was read. ``content`` is that of ``live.json``."""
+
+    content: dict[str, Any]
+
+    @property
+    def ended(self) -> dict[str, Any] | None:
+        """How, why and when the run ended; ``None`` when it did not say."""
+        return self.content["ended"]
+
+    def age_s(self, now: float) -> float:
+        """Seconds since its last heartbeat, if both clocks agree."""
+        return now - self.content["heartbeat"]
+
+    def pools(self) -> list[PoolState]:
+        """The pools as they were last seen."""
+        return [
+            PoolState(
+                **{key: value for key, value in pool.items() if key not in ("members", "busy_share")},
+                members=tuple(MemberState(**member) for member in pool["members"]),
+            )
+            for pool in self.content["pools"]
+        ]
+
+
+def read_live(run_dir: RunPath) -> Live | None:
+    """The live status; ``None`` when there is none (the run was never started by a command that keeps one)."""
+    try:
+        return Live(json.loads((run_dir / LIVE).read_bytes()))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def is_alive(
+    run_dir: RunPath, *, now: Callable[[], float] = time.time, wait: Callable[[float], None] = time.sleep
+) -> bool:
+    """Whether a process that can be spoken to works on the run. Plain answers take no time, the others some seconds.
+
+    On the machine of the run its lock tells, which the kernel frees with the process. Elsewhere the heartbeat has to move: one
+    that looks old may come from a clock that is slow, so it is looked at twice.
+    """
+    first = read_live(run_dir)
+    if first is None or first.ended is not None:
+        return False
+    if lock_holder(run_dir) is not None:
+        return True
+    if first.content["boot"] == _boot_id():
+        return False
+    if abs(first.age_s(now())) < 3 * HEARTBEAT_S:
+        return True
+    wait(2 * HEARTBEAT_S)
+    second = read_live(run_dir)
+    return second is not None and second.ended is None and second.content["heartbeat"] != first.content["heartbeat"]
+
+
+def _boot_id() -> str:
+    """Names the running kernel, whatever host name a container or network gives it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return socket.gethostname()

@@ -1,0 +1,212 @@
+"""Where a run's judges disagree: which steps of which samples, how strongly, and what each judge said.
+
+Read from a round's tables, without asking anybody. The page made from it is ``watch/report/disagreement_page.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from bcpg_cluster.errors import RunDirectoryError, StoreError
+from bcpg_cluster.records import SampleId, Step, Verdict
+from bcpg_cluster.stages.weigh.consensus import vote_label
+from bcpg_cluster.store.manifest import ManifestState
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.rows import outcomes_from, prompts_from, rollouts_from, steps_from, verdicts_from
+from bcpg_cluster.store.shards import read_table
+from bcpg_cluster.watch.report.judge_quality import pair_quality, truth_quality
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one judge said of one step.
+
+    Attributes:
+        label: 1 right, 0 wrong, ``None`` when it abstained.
+        certainty: P(step is right) as the judge has it: its score, or its label; ``None`` when it abstained.
+        words: how it is shown: ``right``, ``wrong (error type)``, a score, or the status of an abstention.
+    """
+
+    label: int | None
+    certainty: float | None
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedStep:
+    """A step with everybody's opinion, by judge.
+
+    Attributes:
+        opinions: of the judges that are compared.
+        truths: of those that know (role ``measure``).
+        is_last: the last step is never mined, so nothing of it is counted.
+    """
+
+    index: int
+    text: str
+    opinions: dict[str, Opinion]
+    truths: dict[str, Opinion]
+    is_last: bool
+
+    @property
+    def dispute(self) -> float:
+        """How far the judges are apart, 0 to 1; see :func:`dispute`. 0 for the last step."""
+        return 0.0 if self.is_last else dispute(list(self.opinions.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSample:
+    """A wrong response with its steps, and the raw answers by judge (each once)."""
+
+    id: SampleId
+    question: str
+    gold: str
+    found: str | None
+    policy_version: int
+    steps: tuple[JudgedStep, ...]
+    raw: dict[str, tuple[str, ...]]
+
+    @property
+    def dispute(self) -> float:
+        """The sum over its steps: long quarrels before loud ones."""
+        return math.fsum(step.dispute for step in self.steps)
+
+    @property
+    def num_disputed(self) -> int:
+        """Steps that some judge calls right and another wrong."""
+        return sum(step.dispute > 0.0 for step in self.steps)
+
+
+def dispute(opinions: Sequence[Opinion]) -> float:
+    """Mean over all pairs of judges that answered of the distance of their certainties, 0 for a pair of equal labels.
+
+    So two judges with labels are at 0 or 1; a score of 0.51 against "wrong" is a smaller quarrel than one of 0.99. 0 where
+    fewer than two judges answered.
+    """
+    pairs = [
+        abs(a.certainty - b.certainty) if a.label != b.label else 0.0
+        for a, b in combinations(opinions, 2)
+        if a.certainty is not None and b.certainty is not None
+    ]
+    return math.fsum(pairs) / len(pairs) if pairs else 0.0
+
+
+def opinion(verdict: Verdict | None, threshold: float | None) -> Opinion:
+    """A verdict as it is compared and shown; ``None`` (this judge has not come to the sample) is shown as such."""
+    if verdict is None:
+        return Opinion(None, None, "not judged")
+    label = vote_label(verdict, threshold)
+    if label is None:
+        return Opinion(None, None, str(verdict.status))
+    if verdict.score is not None:
+        return Opinion(label, verdict.score, f"{verdict.score:.2f} {'right' if label else 'wrong'}")
+    has_kind = not label and verdict.error_type is not None
+    return Opinion(label, float(label), f"wrong ({verdict.error_type})" if has_kind else "right" if label else "wrong")
+
+
+def read_judged(
+    run_dir: RunPath,
+    state: ManifestState,
+    round_: int,
+    judges: Sequence[str],
+    measures: Sequence[str],
+    thresholds: Mapping[str, float],
+) -> list[JudgedSample]:
+    """The judged samples of a round, the most disputed first.
+
+    Args:
+        state: the run's manifest.
+        judges: those to compare; the ones that have judged nothing of the round are left out.
+        measures: those whose labels are shown as the truth.
+        thresholds: lambda by judge, for those that score.
+
+    Raises:
+        RunDirectoryError: fewer than two of the judges have judged something.
+        StoreError: a table that does not fit the others.
+    """
+    present = [name for name in judges if state.receipts(round_, f"verdicts.{name}")]
+    if len(present) < 2:
+        raise RunDirectoryError(
+            f"round {round_} of {run_dir} has verdicts of {len(present)} judges ({', '.join(present) or 'none'})",
+            rule="a disagreement takes two judges",
+            remedy="wait for the round, choose another --round, or add a judge (role: spare) and run its stage",
+        )
+
+    def table(name: str) -> list[dict[str, Any]]:
+        return read_table(run_dir, state.receipts(round_, name))
+
+    prompts = {prompt.prompt_id: prompt for prompt in prompts_from(table("prompts"))}
+    versions = {rollout.id: rollout.policy_version for rollout in rollouts_from(table("rollouts"))}
+    outcomes = outcomes_from(table("outcomes"))
+    verdicts = {name: verdicts_from(table(f"verdicts.{name}")) for name in (*present, *measures)}
+    samples = []
+    for id_, steps in steps_from(table("steps")).items():
+        said = {name: of_judge.get(id_) for name, of_judge in verdicts.items()}
+        by_judge = {name: _opinions(id_, name, steps, of, thresholds.get(name)) for name, of in said.items()}
+        judged = tuple(
+            JudgedStep(
+                index,
+                step.text,
+                {name: by_judge[name][index] for name in present},
+                {name: by_judge[name][index] for name in measures},
+                index == len(steps) - 1,
+            )
+            for index, step in enumerate(steps)
+        )
+        raw = {name: tuple(dict.fromkeys(v.raw for v in said[name] or () if v.raw)) for name in present}
+        prompt = prompts[id_.prompt_id]
+        samples.append(
+            JudgedSample(id_, prompt.question, prompt.answer, outcomes[id_].extracted, versions[id_], judged, raw)
+        )
+    return sorted(samples, key=lambda sample: (-sample.dispute, sample.id))
+
+
+def _opinions(
+    id_: SampleId, judge: str, steps: Sequence[Step], said: Sequence[Verdict] | None, threshold: float | None
+) -> list[Opinion]:
+    """One judge on all steps of a sample; ``said`` is ``None`` where it has not come to it."""
+    if said is None:
+        return [opinion(None, threshold)] * len(steps)
+    if len(said) != len(steps):
+        raise StoreError(f"{id_} has {len(steps)} steps and {len(said)} verdicts of {judge!r}")
+    return [opinion(verdict, threshold) for verdict in said]
+
+
+def truth_title(name: str) -> str:
+    """Heads the column of a judge that knows the truth."""
+    return name if name == "truth" else f"{name} (truth)"
+
+
+def most_disputed(samples: Sequence[JudgedSample], number: int) -> list[tuple[JudgedSample, JudgedStep]]:
+    """The most disputed steps of all samples, the fiercest first; none that is undisputed."""
+    disputed = [(sample, step) for sample in samples for step in sample.steps if step.dispute > 0.0]
+    return sorted(disputed, key=lambda pair: (-pair[1].dispute, pair[0].id, pair[1].index))[:number]
+
+
+def summary(samples: Sequence[JudgedSample]) -> dict[str, Any]:
+    """How much the judges of a round disagree, last steps left out.
+
+    Returns:
+        ``num_samples``, ``num_steps``, ``num_disputed``, ``num_disputed_samples``; ``pairs`` by two judges
+        (``judge_quality.pair_quality``); ``truth`` by measure and judge (``judge_quality.truth_quality``).
+    """
+    steps = [step for sample in samples for step in sample.steps if not step.is_last]
+    judges = list(samples[0].steps[0].opinions) if samples else []
+    measures = list(samples[0].steps[0].truths) if samples else []
+    labels = {name: [step.opinions[name].label for step in steps] for name in judges}
+    truths = {name: [step.truths[name].label for step in steps] for name in measures}
+    return {
+        "num_samples": len(samples),
+        "num_steps": len(steps),
+        "num_disputed": sum(step.dispute > 0.0 for step in steps),
+        "num_disputed_samples": sum(sample.num_disputed > 0 for sample in samples),
+        "pairs": pair_quality(labels),
+        "truth": {
+            measure: {judge: truth_quality(said, truth) for judge, said in labels.items()}
+            for measure, truth in truths.items()
+        },
+    }

@@ -1,0 +1,147 @@
+"""An observer that tells trackers of a run: a step of axis ``train`` for each optimiser step, one of ``round`` for each report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bcpg_cluster.cluster.state import PoolState
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.config.tracking import TrackingConfig
+from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.records import Receipt
+from bcpg_cluster.store.manifest import ManifestState
+from bcpg_cluster.store.mark import leave_mark
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.watch.tracking.feed import Feed
+from bcpg_cluster.watch.tracking.scalars import RoundTally, round_scalars, step_scalars
+from bcpg_cluster.watch.tracking.tracker import TrackedRun
+
+CLOSE_DEADLINE_S = 120.0
+_NEEDS = {
+    "tensorboard": ("tensorboard",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow", "sqlalchemy"),
+}
+
+
+class TrackingObserver(SilentObserver):
+    """Tells every feed the same. A feed that failed is reported once, by ``note``, and left alone.
+
+    Args:
+        steps: optimiser steps of rounds that were trained before this process, so that steps count over the whole run.
+        note: called from the thread that calls the observer.
+    """
+
+    def __init__(self, feeds: Sequence[Feed], steps: Mapping[int, int], note: Callable[[str], None]) -> None:
+        self._feeds, self._note = list(feeds), note
+        self._shown: set[str] = set()
+        self._steps = dict(steps)
+        self._tally = RoundTally()
+
+    def _look(self) -> None:
+        for feed in list(self._feeds):
+            if feed.failure is not None:
+                self._note(f"{feed.kind} is gone, the run goes on without it: {feed.failure} (see {feed.log_path})")
+                self._feeds.remove(feed)
+            elif feed.where is not None and feed.kind not in self._shown:
+                self._note(f"{feed.kind}: {feed.where}")
+                self._shown.add(feed.kind)
+
+    def train_step(self, round_: int, step: Mapping[str, Any]) -> None:
+        """A step of axis ``train``; steps count from 1 over all rounds."""
+        self._steps[round_] = step["step"] + 1
+        number = sum(done for of_round, done in self._steps.items() if of_round <= round_)
+        for feed in self._feeds:
+            feed.log("train", number, step_scalars(step))
+        self._look()
+
+    def report(self, round_: int, report: dict[str, Any]) -> None:
+        """A step of axis ``round``."""
+        values = round_scalars(report) | self._tally.take()
+        for feed in self._feeds:
+            feed.log("round", round_, values)
+        self._look()
+
+    def receipt(self, round_: int, stage: str, receipt: Receipt) -> None:
+        """Counted for the round."""
+        self._tally.receipt(receipt)
+        self._look()
+
+    def pools(self, states: Sequence[PoolState]) -> None:
+        """Noted for the round's busy shares."""
+        for pool in states:
+            self._tally.pool(pool.name, pool.busy_s, pool.ready_s)
+        self._look()
+
+    def retry(self, what: str, why: str) -> None:
+        """Counted for the round."""
+        self._tally.retry()
+
+    def close(self, deadline_s: float = CLOSE_DEADLINE_S) -> None:
+        """Let the trackers finish, all at once; what one of them did not manage is said."""
+        until = time.monotonic() + deadline_s
+        for feed in self._feeds:
+            feed.finish()
+        for feed in self._feeds:
+            feed.close(max(until - time.monotonic(), 1.0))
+        self._look()
+
+
+def check_trackers(tracking: TrackingConfig) -> None:
+    """See that the packages of the chosen trackers are there, without importing them.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for kind in tracking.chosen:
+        missing = [package for package in _NEEDS[kind] if find_spec(package) is None]
+        if missing:
+            raise ConfigError(
+                f"tracking.{kind}: the package {' and '.join(missing)} is not installed",
+                rule="each tracker is an extra of this project",
+                remedy=f"pip install 'bcpg-cluster[{kind}]', or leave the tracker out",
+            )
+
+
+@contextmanager
+def tracking(
+    config: Config, run_dir: RunPath, state: ManifestState, note: Callable[[str], None]
+) -> Iterator[TrackingObserver | None]:
+    """The observer for a run, its trackers started; ``None`` when the configuration chooses none."""
+    kinds = config.tracking.chosen
+    if not kinds:
+        yield None
+        return
+    observer = TrackingObserver(
+        [Feed(kind, tracked_run(config, kind, run_dir)) for kind in kinds],
+        {version: int(record.metrics.get("steps", 0)) for version, record in state.snapshots.items()},
+        note,
+    )
+    try:
+        yield observer
+    finally:
+        observer.close()
+
+
+def tracked_run(config: Config, kind: str, run_dir: RunPath) -> TrackedRun:
+    """The run as the tracker ``kind`` is told of it; its mark tells it from another run in a directory of the same name."""
+    beside = (
+        run_dir.absolute().parent if isinstance(run_dir, Path) else Path()
+    )  # a tracker writes to this machine's disk
+    folder = Path(config.tracking.folder) if config.tracking.folder else beside / "tracking"
+    options = getattr(config.tracking, kind).model_dump(mode="json")
+    return TrackedRun(
+        id=leave_mark(run_dir).text.strip()[:16],
+        name=run_dir.name,
+        project=config.name,
+        folder=str(folder.absolute()),
+        config=config.model_dump(mode="json", exclude={"tracking"}),
+        options=options,
+    )

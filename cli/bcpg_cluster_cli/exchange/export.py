@@ -1,0 +1,129 @@
+"""``bcpg-cluster export``: a run's policy or data, in the layouts that other tools load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.errors import UserError
+from bcpg_cluster.exchange.dataset_directory import Written
+from bcpg_cluster.exchange.export_policy import export_policy
+from bcpg_cluster.exchange.export_preferences import PairSettings, export_preferences
+from bcpg_cluster.exchange.export_steps import JudgeSet, export_steps
+from bcpg_cluster.exchange.export_verl import export_verl
+from bcpg_cluster.run.directory import load_run_config
+from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.stages.train.objective import Dpo
+from bcpg_cluster.stages.weigh.consensus import consensus
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster_cli.session import find_run
+
+WHATS = ("policy", "steps", "preferences", "verl")
+STYLES = ("conversational", "standard")
+
+
+def run_export(
+    what: str,
+    out: Path,
+    run_dir: str | RunPath | None,
+    rounds: Sequence[int] = (),
+    *,
+    style: str = "conversational",
+    data_source: str | None = None,
+    ability: str = "math",
+    as_json: bool = False,
+) -> None:
+    """Write one thing of a run to a new directory.
+
+    Args:
+        what: ``policy``, ``steps``, ``preferences`` or ``verl``.
+        rounds: the rounds to take data of (all by default); for the policy the one round whose weights to take (the newest).
+        style: of preferences.
+        data_source, ability: of verl's rows; the run's name by default.
+
+    Raises:
+        UserError: there is no such export, the run is not that far, or ``out`` holds something.
+    """
+    if what not in WHATS or style not in STYLES:
+        raise UserError(
+            f"there is no export {what!r}" if what not in WHATS else f"there is no style {style!r}",
+            rule=f"exports are {', '.join(WHATS)}; styles of preferences are {', '.join(STYLES)}",
+            remedy="give one of these",
+        )
+    directory = find_run(run_dir)
+    config = load_run_config(directory)
+    console = Console(stderr=as_json)
+    if what == "policy":
+        facts = _policy(directory, out, config, rounds)
+    elif what == "steps":
+        facts = _dataset(export_steps(directory, out, run_name=config.name, judges=judge_set(config), rounds=rounds))
+    elif what == "preferences":
+        settings = pair_settings(config, style)
+        facts = _dataset(export_preferences(directory, out, run_name=config.name, settings=settings, rounds=rounds))
+    else:
+        sets = read_all_prompts(config)
+        splits = {"train": sets.train, "test": sets.test, **sets.more_tests}
+        source = data_source or config.name
+        facts = _dataset(export_verl(out, run_name=config.name, splits=splits, data_source=source, ability=ability))
+    console.print(
+        f"{what}: {out}   " + "   ".join(f"{key} {value}" for key, value in facts.items()),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    if as_json:
+        typer.echo(json.dumps({"what": what, "directory": str(out), **facts}))
+
+
+def judge_set(config: Config) -> JudgeSet:
+    """The run's judges, with its consensus."""
+    thresholds = {name: judge.threshold for name, judge in config.judges.items()}
+    return JudgeSet(
+        names=tuple(config.judges),
+        voters=config.voters,
+        thresholds=thresholds,
+        decide=partial(consensus, thresholds=thresholds, rule=config.consensus_rule),
+        facts={
+            "rule of the consensus": config.weigh.rule,
+            "thresholds": ", ".join(f"{name} {value:g}" for name, value in thresholds.items()),
+        },
+    )
+
+
+def pair_settings(config: Config, style: str) -> PairSettings:
+    """The run's own pairing where its objective pairs, else that objective's defaults."""
+    dpo = config.objective if isinstance(config.objective, Dpo) else Dpo()
+    return PairSettings(
+        style="standard" if style == "standard" else "conversational",
+        pairing=dpo.pairing,
+        max_pairs=dpo.max_pairs,
+        seed=config.seed,
+        min_verified_share=config.weigh.min_verified_share,
+        truncated=config.weigh.truncated,
+    )
+
+
+def _policy(directory: RunPath, out: Path, config: Config, rounds: Sequence[int]) -> dict[str, Any]:
+    if len(rounds) > 1:
+        raise UserError(
+            f"--round was given {len(rounds)} times", rule="a policy is that of one round", remedy="give one --round"
+        )
+    version = rounds[0] if rounds else None
+    done = export_policy(directory, out, run_name=config.name, base_model=config.policy.model, version=version)
+    return {
+        "version": done.version,
+        "parameters": done.num_parameters,
+        "dtypes": ", ".join(done.dtypes),
+        "chat_template": "yes" if done.has_chat_template else "none",
+    }
+
+
+def _dataset(written: Written) -> dict[str, Any]:
+    return {f"rows_{split}": number for split, number in written.rows.items()}

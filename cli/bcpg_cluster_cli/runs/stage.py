@@ -1,0 +1,127 @@
+"""``bcpg-cluster stage``: run one stage of a round again, on the sealed tables it reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from bcpg_cluster.config.load import change_config
+from bcpg_cluster.errors import UserError
+from bcpg_cluster.run.build.assembly import build_coordinator
+from bcpg_cluster.run.directory import load_run_config, open_run, write_config
+from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
+from bcpg_cluster.store.manifest import Manifest, ManifestState
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.watch.tracking.observer import check_trackers
+from bcpg_cluster_cli.console import ConsoleObserver
+from bcpg_cluster_cli.listeners import listeners
+from bcpg_cluster_cli.session import find_run, start_runtime
+from bcpg_cluster_cli.signals import stop_on_signals
+
+# What a stage reads and nothing before it does: this may change without voiding what the stage reads.
+CHANGEABLE = {
+    "weigh": re.compile(
+        r"weigh\.(beta|rule|abstention|num_needed|accuracies|prior|truncated|flip_rate)|judges\.[^.]+\.(threshold|role)|objective(\..+)?|train\..+"
+    ),
+    "train": re.compile(r"train\..+"),
+}
+
+
+def run_stage(
+    name: str,
+    round_: int,
+    run_dir: str | RunPath | None,
+    overrides: Sequence[str] = (),
+    *,
+    discard_later: bool,
+    address: str | None,
+    inline: bool,
+) -> None:
+    """Let go of what the stage made (and, if asked, of what was made from it), then do it again.
+
+    ``overrides`` change the run's configuration from here on: another beta or lambda needs no judge again.
+
+    Raises:
+        UserError: no such stage, the round is not that far, or later results depend on it and may not be discarded.
+    """
+    console = Console()
+    directory = find_run(run_dir).absolute()
+    before = load_run_config(directory)
+    config = change_config(before.model_dump(mode="json"), overrides, str(directory))
+    check_changes(name, overrides)
+    check_trackers(config.tracking)
+    data = data_stages({judge: config.judge_pool(judge) for judge in config.judges})
+    measuring = evaluation_stages()
+    outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": "reference"}
+    if name not in outputs:
+        raise UserError(
+            f"there is no stage {name!r}", rule=f"stages are {', '.join(outputs)}", remedy="give one of these"
+        )
+    is_measuring = name in {stage.name for stage in measuring}
+    tables = downstream(measuring if is_measuring else data, outputs[name])
+    if not is_measuring:
+        tables += ["reference", *(stage.output for stage in measuring)]
+    with open_run(directory, before) as manifest, stop_on_signals(console) as stop_asked:
+        later = later_results(manifest.state, round_, is_measuring=is_measuring)
+        if (round_, "weighted" if name == "train" else outputs[name]) not in manifest.state.shards:
+            raise UserError(
+                f"round {round_} has no results of {name!r}",
+                rule="stage runs again what was run before",
+                remedy="use `bcpg-cluster iterate` to get that far",
+            )
+        if later and not discard_later:
+            raise UserError(
+                f"{', '.join(later)} were made from what {name!r} of round {round_} gave",
+                rule="results never rest on others than those they were made from",
+                remedy="add --discard-later to give them up (files stay on disk until then)",
+            )
+        check_weights_are_there(manifest, round_ if is_measuring else round_ - 1)
+        prompts = read_all_prompts(config)
+        # Measuring again changes no weights; anything else makes this round's snapshot and all after it void.
+        versions = round_ + 1 if is_measuring else max(round_, 1)
+        changed = {"identity": config.identity, "config": config.model_dump(mode="json")} if overrides else None
+        manifest.reopen(round_, tables, versions, changed)
+        if overrides:
+            write_config(directory, config)  # for people to read; the manifest's word counts
+        runtime = start_runtime(config, directory, address, inline=inline, console=console)
+        try:
+            with ConsoleObserver(console) as display, listeners(display, config, manifest, runtime) as observer:
+                build_coordinator(config, manifest, runtime, observer, stop_asked, prompts).run(round_)
+        finally:
+            runtime.shutdown()
+
+
+def check_changes(name: str, overrides: Sequence[str]) -> None:
+    """Raises :class:`UserError` for a change that something before the stage depends on."""
+    allowed = CHANGEABLE.get(name)
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if allowed is None or not allowed.fullmatch(key):
+            raise UserError(
+                f"--set {key} cannot be changed when {name!r} is run again",
+                rule="weigh takes weigh.* but min_verified_share, judges.<name>.threshold and .role, objective and train.*; "
+                "train takes train.*",
+                remedy="start another run for other changes (another --run-dir)",
+            )
+
+
+def check_weights_are_there(manifest: Manifest, version: int) -> None:
+    """Raises :class:`UserError` when the snapshot that has to answer was deleted by the rule for kept snapshots."""
+    record = manifest.state.snapshots.get(version)
+    if record is not None and record.path and not (manifest.run_dir / record.path).is_dir():
+        raise UserError(
+            f"snapshot v{version} is no longer there",
+            rule="a stage is run again with the weights it had; of these the base, the best and the newest are kept",
+            remedy="choose a later round, or raise snapshots.keep_last before the next run",
+        )
+
+
+def later_results(state: ManifestState, round_: int, *, is_measuring: bool) -> list[str]:
+    """What would be given up: later rounds, and this round's snapshot unless only the measuring is repeated."""
+    later = [f"round {later}" for later in sorted(state.reports) if later > round_]
+    if not is_measuring and round_ in state.snapshots:
+        later.insert(0, f"snapshot v{round_}")
+    return later

@@ -1,0 +1,111 @@
+"""``bcpg-cluster status``: what a run has done, from its manifest, and what it does now, from its live status."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from bcpg_cluster.store.journal import lock_holder
+from bcpg_cluster.store.layout import ray_namespace
+from bcpg_cluster.store.manifest import ManifestState, read_manifest
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.watch.live_status import is_alive, read_live
+from bcpg_cluster_cli.console import import_text, percent, points
+from bcpg_cluster_cli.session import find_run
+from bcpg_cluster_cli.watching.live_view import live_view
+
+
+def run_status(run_dir: str | RunPath | None, *, watch: bool, as_json: bool) -> None:
+    """Print a run's state, once or every second until it ends; works while the run goes on."""
+    directory = find_run(run_dir)
+    if watch:
+        _watch(directory, as_json=as_json)
+        return
+    facts = run_facts(directory, read_manifest(directory))
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    console = Console()
+    console.print(str(directory), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"ray namespace {facts['ray_namespace']}", highlight=False)
+    console.print(live_view(facts["live"], facts["is_running"]))
+    for facts_of in facts["imports"]:
+        console.print(f"round 1: {import_text(facts_of)}", highlight=False, markup=False, soft_wrap=True)
+    table = Table(
+        "round", "sampled", "greedy", "change sampled", "change greedy", "kept / asked", "mined", "push", "seconds"
+    )
+    for row in facts["rounds"]:
+        samples, push = row.get("samples"), row.get("push")
+        table.add_row(
+            str(row["round"]),
+            percent(row.get("accuracy"), row.get("stderr")),
+            percent(row.get("accuracy_greedy"), row.get("stderr_greedy")),
+            points(row.get("change", {}).get("accuracy")),
+            points(row.get("change", {}).get("accuracy_greedy")),
+            f"{samples['kept']} / {samples['asked']}" if samples else "-",
+            percent(row.get("mined_share")),
+            f"{push['method']}, {push['canaries']}" if push else "-",
+            f"{row['seconds']['round']:.0f}",
+        )
+    console.print(table)
+    for row in facts["in_progress"]:
+        console.print(
+            f"round {row['round']}  {row['table']}: {row['shards']} shards delivered, {row['state']}", highlight=False
+        )
+    if facts["num_retries"]:
+        console.print(f"{facts['num_retries']} pieces of work were done again (see manifest.jsonl)", highlight=False)
+
+
+def _watch(directory: RunPath, *, as_json: bool) -> None:
+    """Until the run ends, its process is gone, or Ctrl-C. As JSON: a line a second."""
+    with suppress(KeyboardInterrupt), Live(console=Console(), auto_refresh=False, transient=False) as screen:
+        while True:
+            is_running = is_alive(directory)
+            found = read_live(directory)
+            live = None if found is None else found.content
+            if as_json:
+                typer.echo(json.dumps({"is_running": is_running, "live": live}))
+            else:
+                screen.update(live_view(live, is_running), refresh=True)
+            if not is_running:
+                return
+            time.sleep(1.0)
+
+
+def run_facts(directory: RunPath, state: ManifestState) -> dict[str, Any]:
+    """The state as plain data: ``rounds`` (0 is the base policy) and what of an unfinished round is there."""
+    unfinished = sorted(key for key in state.shards if key[0] not in state.reports)
+    created = state.created or {}
+    live = read_live(directory)
+    return {
+        "run_dir": str(directory),
+        "name": created.get("name"),
+        "ray_namespace": ray_namespace(directory),
+        "is_running": lock_holder(directory) is not None or is_alive(directory),
+        "live": None if live is None else live.content,
+        "policy_version": max(state.snapshots, default=0),
+        "rounds": [
+            {key: value for key, value in report.items() if key != "per_problem"}
+            for _, report in sorted(state.reports.items())
+        ],
+        "in_progress": [
+            {
+                "round": round_,
+                "table": table,
+                "shards": len(state.shards[round_, table]),
+                "state": "sealed" if (round_, table) in state.sealed else "open",
+            }
+            for round_, table in unfinished
+        ],
+        "num_retries": len(state.retries),
+        "imports": [
+            {key: value for key, value in event.items() if key not in ("event", "time")} for event in state.imports
+        ],
+    }

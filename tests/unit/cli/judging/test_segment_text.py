@@ -1,0 +1,76 @@
+"""cli segment-text: a text is shown cut as the stage would cut it."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from bcpg_cluster.errors import DataError
+from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, StructuralSegmenter
+from bcpg_cluster_cli.judging.segment_text import run_segment_text, word_pieces
+
+TEXT = "We have 2\x1b[31m apples.\n\nWait, 3.\n\nSo $x=3$"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "text.txt"
+    path.write_bytes(TEXT.encode())
+    return str(path)
+
+
+def test_steps_sizes_and_cues_are_printed(file: str, capsys: pytest.CaptureFixture[str]):
+    run_segment_text(file, DelimiterSegmenter())
+    shown = capsys.readouterr().out
+    assert "step 1   words 10-15 (6)   cue: Wait\nWait, 3.\n" in shown
+    assert "\x1b" not in shown  # the text's own control characters do not reach the terminal
+    assert "2\u241b[31m apples." in shown
+    assert "3 steps, 23 words: 6 / 7 / 10 a step (least / median / most); 2 begin with a cue; --tokenizer" in shown
+
+
+def test_json_holds_every_step_whole(file: str, capsys: pytest.CaptureFixture[str]):
+    run_segment_text(file, DelimiterSegmenter(), cues=("we",), as_json=True)
+    content = json.loads(capsys.readouterr().out)
+    assert content["tokenizer"] is None
+    assert "".join(step["text"] for step in content["steps"]) == TEXT
+    assert [step["cue"] for step in content["steps"]] == ["We", None, None]
+    assert sum(step["num_tokens"] for step in content["steps"]) == content["num_tokens"] == 23
+
+
+def test_a_model_counts_its_own_tokens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"17+25=43\nwait\n17+25=42")))
+    run_segment_text("-", StructuralSegmenter(), tokenizer="embedded:policy")
+    shown = capsys.readouterr().out
+    assert "step 0   tokens 0-8 (9)\n17+25=43\n" in shown
+    assert "cue: wait\nwait\n17+25=42\n2 steps, " in shown
+
+
+def test_a_tokenizer_that_cannot_give_the_text_back_is_refused(tmp_path: Path):
+    (tmp_path / "x").write_text("\u00e9t\u00e9 \U0001f389")
+    with pytest.raises(DataError, match="gives back"):
+        run_segment_text(str(tmp_path / "x"), StructuralSegmenter(), tokenizer="embedded:policy")
+
+
+def test_texts_and_tokenizers_that_cannot_be_read(tmp_path: Path, file: str):
+    with pytest.raises(DataError, match="cannot be read"):
+        run_segment_text(str(tmp_path / "nothing"), StructuralSegmenter())
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match="cannot be read"):
+        run_segment_text(str(tmp_path / "latin"), StructuralSegmenter())
+    with pytest.raises(DataError, match="gives no tokenizer"):
+        run_segment_text(file, StructuralSegmenter(), tokenizer=str(tmp_path))
+
+
+def test_an_empty_text_has_no_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "empty").touch()
+    run_segment_text(str(tmp_path / "empty"), StructuralSegmenter())
+    assert capsys.readouterr().out.startswith("0 steps, 0 words; 0 begin")
+
+
+def test_words_join_to_the_text():
+    text = " a  b_c\u00e9,\r\n\u4e2d\u6587 \U0001f389x"
+    assert "".join(word_pieces(text)) == text
+    assert word_pieces("So 42.") == ["So", " 42", "."]

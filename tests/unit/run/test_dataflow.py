@@ -1,0 +1,207 @@
+"""dataflow.py: stages overlap on accepted shards, nothing is done twice, stopping keeps what is there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bcpg_cluster.cluster.leases import PoolLimits
+from bcpg_cluster.cluster.pool import Pool
+from bcpg_cluster.cluster.runtime import MemberSpec
+from bcpg_cluster.errors import EngineError, Interrupted
+from bcpg_cluster.records import Receipt
+from bcpg_cluster.run.dataflow import Dataflow
+from bcpg_cluster.stages.graph import data_stages
+from bcpg_cluster.stages.job import StageJob
+from bcpg_cluster.store.layout import shard_path
+from bcpg_cluster.store.manifest import Manifest
+from bcpg_cluster.watch.observer import SilentObserver
+
+STAGES = data_stages({"llm": "judge.llm", "truth": "cpu"})
+TABLES = ("rollouts", "outcomes", "steps", "verdicts.llm", "verdicts.truth", "weighted")
+
+
+def receipt_of(job: StageJob) -> Receipt:
+    path = shard_path(job.round, job.output, job.shard, job.attempt)
+    return Receipt(job.output, job.round, job.shard, job.attempt, path, 3, 10, "c", 0.0, {"samples": 3.0})
+
+
+class Listener(SilentObserver):
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int, int]] = []
+
+    def stage(self, round_: int, name: str, done: int, total: int) -> None:
+        self.stages.append((name, done, total))
+
+
+class Bench:
+    """A dataflow over a scripted runtime. ``hold`` keeps (stage, shard) open; ``log`` is the order in which work began."""
+
+    def __init__(self, run_dir: Path, scripted: Any, num_shards: int) -> None:
+        self.scripted, self.num_shards = scripted, num_shards
+        self.manifest = Manifest(run_dir)
+        self.hold: dict[tuple[str, int], Callable[[], bool]] = {}
+        self.held: list[Any] = []
+        self.log: list[tuple[str, int]] = []
+        self.jobs: list[StageJob] = []
+        self.stop = False
+        self.observer = Listener()
+        scripted.on_call = self._on_call
+        self.pools = {
+            name: Pool(name, scripted, lambda n, name=name: MemberSpec(f"{name}/{n}", dict, {}), PoolLimits())
+            for name in ("rollout", "judge.llm", "cpu")
+        }
+        for pool in self.pools.values():
+            pool.resize(1)
+
+    def prompts(self) -> None:
+        for shard in range(self.num_shards):
+            self.manifest.accept(receipt_of(StageJob("", "prompts", "prompts", 1, shard, f"p{shard}", {})))
+
+    def _on_call(self, call: Any) -> None:
+        if call.method == "ping":
+            call.answer.set_result("ready")
+            return
+        (job,) = call.args
+        self.log.append((job.stage, job.shard))
+        self.jobs.append(job)
+        if (job.stage, job.shard) in self.hold:
+            self.held.append(call)
+        else:
+            call.answer.set_result(receipt_of(job))
+
+    def flow(self, **options: Any) -> Dataflow:
+        def stop_asked() -> bool:  # polled in every turn of the loop: also the place to let held work go
+            for call in list(self.held):
+                (job,) = call.args
+                if not call.answer.done() and self.hold[job.stage, job.shard]():
+                    call.answer.set_result(receipt_of(job))
+            return self.stop
+
+        parameters = {"policy_version": 0}
+        return Dataflow(
+            self.manifest, self.pools, STAGES, 1, self.num_shards, parameters,
+            observer=self.observer, stop_asked=stop_asked, poll_s=0.01, **options,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path, scripted: Any) -> Iterator[Callable[[int], Bench]]:
+    made: list[Bench] = []
+
+    def make(num_shards: int) -> Bench:
+        made.append(Bench(tmp_path, scripted, num_shards))
+        made[-1].prompts()
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.manifest.close()
+
+
+def within(seconds: float, bench: Bench) -> threading.Timer:
+    """So that a deadlock fails instead of hanging."""
+    timer = threading.Timer(seconds, lambda: setattr(bench, "stop", True))
+    timer.start()
+    return timer
+
+
+def test_everything_is_done_once_and_sealed(make_bench: Callable[[int], Bench]):
+    bench = make_bench(3)
+    seconds = bench.flow().run()
+    assert sorted(bench.log) == sorted((stage.name, shard) for stage in STAGES for shard in range(3))
+    assert {(1, table) for table in TABLES} <= set(bench.manifest.state.sealed)
+    assert set(seconds) == {stage.name for stage in STAGES}
+    assert bench.observer.stages.count(("weigh", 3, 3)) == 1
+    assert all(job.parameters == {"policy_version": 0} for job in bench.jobs)
+
+
+def test_judging_of_shard_0_does_not_wait_for_generating_shard_1(make_bench: Callable[[int], Bench]):
+    bench = make_bench(2)
+    bench.hold[("generate", 1)] = lambda: ("weigh", 0) in bench.log  # shard 0 must get to the end first
+    timer = within(20, bench)
+    bench.flow(grace_s=0.1).run()
+    timer.cancel()
+    assert bench.log.index(("judge.llm", 0)) < bench.log.index(("verify", 1))
+    assert bench.log.index(("weigh", 0)) < bench.log.index(("verify", 1))
+
+
+def test_weighing_waits_for_every_judge_of_its_shard(make_bench: Callable[[int], Bench]):
+    bench = make_bench(2)
+    bench.hold[("judge.llm", 0)] = lambda: ("weigh", 1) in bench.log
+    timer = within(20, bench)
+    bench.flow(grace_s=0.1).run()
+    timer.cancel()
+    assert bench.log.index(("weigh", 1)) < bench.log.index(("weigh", 0))
+    weigh = next(job for job in bench.jobs if (job.stage, job.shard) == ("weigh", 0))
+    assert set(weigh.inputs) == {"rollouts", "outcomes", "steps", "verdicts.llm", "verdicts.truth"}
+    assert all(receipt.shard == 0 for receipt in weigh.inputs.values())
+
+
+def test_resuming_does_only_what_is_missing(make_bench: Callable[[int], Bench], scripted: Any):
+    bench = make_bench(3)
+    bench.hold[("judge.llm", 1)] = lambda: False
+    timer = within(0.5, bench)
+    with pytest.raises(Interrupted, match="what was finished is kept"):
+        bench.flow(grace_s=0.1).run()
+    timer.cancel()
+    assert (1, "verdicts.llm") not in bench.manifest.state.sealed
+    done = {key: dict(shards) for key, shards in bench.manifest.state.shards.items()}
+    bench.stop = False
+    bench.hold.clear()
+    bench.log.clear()
+    bench.pools["judge.llm"].lose(bench.pools["judge.llm"].members()[0], "a new process has no such lease")
+    bench.pools["judge.llm"].drop_queue()
+    bench.flow().run()
+    assert sorted(bench.log) == [("judge.llm", 1), ("weigh", 1)]
+    for key, shards in done.items():
+        for shard, receipt in shards.items():
+            assert bench.manifest.state.shards[key][shard] is receipt
+    bench.log.clear()
+    before = len(bench.manifest.state.sealed)
+    assert bench.flow().run() == {}
+    assert bench.log == []
+    assert len(bench.manifest.state.sealed) == before
+
+
+def test_stopping_finishes_leases_and_hands_out_none(make_bench: Callable[[int], Bench]):
+    bench = make_bench(6)
+    bench.hold[("generate", 0)] = lambda: bench.stop
+    bench.hold[("generate", 1)] = lambda: bench.stop
+    timer = within(0.2, bench)
+    flow = bench.flow(grace_s=5.0)
+    with pytest.raises(Interrupted):
+        flow.run()
+    timer.cancel()
+    assert bench.log == [("generate", 0), ("generate", 1)]  # two leases a member, and no other after the stop
+    assert set(bench.manifest.state.shards[1, "rollouts"]) == {0, 1}
+    assert (1, "outcomes") not in bench.manifest.state.shards
+
+
+def test_a_retry_is_a_new_attempt(make_bench: Callable[[int], Bench], scripted: Any):
+    bench = make_bench(1)
+    failed: list[StageJob] = []
+    settle = scripted.on_call
+
+    def fail_once(call: Any) -> None:
+        if call.method == "run" and call.args[0].stage == "verify" and not failed:
+            failed.append(call.args[0])
+            call.answer.set_exception(EngineError("once"))
+        else:
+            settle(call)
+
+    scripted.on_call = fail_once
+    bench.flow().run()
+    accepted = bench.manifest.state.receipts(1, "outcomes")[0]
+    assert accepted.attempt != failed[0].attempt
+
+
+def test_attempt_ids_differ(make_bench: Callable[[int], Bench]):
+    bench = make_bench(4)
+    bench.flow().run()
+    attempts = [job.attempt for job in bench.jobs]
+    assert len(set(attempts)) == len(attempts)

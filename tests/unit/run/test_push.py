@@ -1,0 +1,307 @@
+"""push.py: what counts as proof, and what happens when a push does not get through."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.cluster.inline_runtime import InlineRuntime
+from bcpg_cluster.cluster.leases import PoolLimits
+from bcpg_cluster.cluster.pool import Pool
+from bcpg_cluster.cluster.runtime import MemberSpec
+from bcpg_cluster.errors import EngineError, MemberLostError, PushError
+from bcpg_cluster.run.push import Pusher, PushSettings
+from bcpg_cluster.stages.fakes.generator import FakeGenerator
+from bcpg_cluster.stages.fakes.skill import encode, fake_logprobs
+from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
+from bcpg_cluster.stages.job import StageWorker
+from bcpg_cluster.stages.push.canaries import Canary, choose_probe, judge_canaries
+from bcpg_cluster.stages.train.worker import TrainWorker
+from bcpg_cluster.watch.observer import SilentObserver
+
+TOLERANCE = 1e-3
+
+
+def canary(before: tuple[float, ...], after: tuple[float, ...], prompt: int = 4) -> Canary:
+    return Canary(tuple(range(prompt)), tuple(range(100, 100 + len(after))), before, after)
+
+
+# --- judging
+
+
+def test_passed_by_hand():
+    canaries = [canary((-1.0, -2.0), (-1.5, -2.0)), canary((-3.0,), (-3.002,))]
+    scored = [[(-1.5004, -2.0), (-3.002,)], [(-1.5, -2.0), (-3.0027,)]]
+    proof = judge_canaries(canaries, scored, [2e-4, 5e-4], TOLERANCE)
+    assert proof.verdict == "passed"
+    assert proof.worst_nats == pytest.approx(7e-4)
+    assert proof.separation_nats == pytest.approx(0.5)
+    assert proof.cached_prefix_nats == pytest.approx(5e-4)
+
+
+def test_weights_that_cannot_be_told_apart_prove_nothing():
+    old = (-1.0, -2.0)
+    proof = judge_canaries([canary(old, (-1.0009, -2.0))], [[(-1.0009, -2.0)]], None, TOLERANCE)
+    assert proof.verdict == "not discriminating"
+    assert judge_canaries([], [], None, TOLERANCE).verdict == "not discriminating"
+
+
+@pytest.mark.parametrize(
+    ("scored", "cached"),
+    [
+        ([[(-1.0, -2.0)]], [0.0]),  # the old weights
+        ([[(-1.5, -2.0)], [(-1.0, -2.0)]], [0.0, 0.0]),  # one of two members
+        ([[(-1.5, -2.0)]], [2e-3]),  # right without the cache, wrong through it
+        ([[(math.nan, -2.0)]], [0.0]),
+        ([[(-1.5, math.nan)]], [0.0]),
+        ([[(-1.5, -2.0)], [(-1.5, math.nan)]], [0.0, 0.0]),
+        ([[(-1.5, -2.0)]], [math.nan]),
+        ([[(-1.5, -2.0)], [(-1.5, -2.0)]], [0.0, math.nan]),
+        ([[(-math.inf, -2.0)]], [0.0]),
+    ],
+)
+def test_other_weights_and_nan_stop_the_run(scored: Any, cached: list[float]):
+    with pytest.raises(PushError, match="do not hold the weights that were sent"):
+        judge_canaries([canary((-1.0, -2.0), (-1.5, -2.0))], scored, cached, TOLERANCE)
+
+
+def test_a_nan_on_the_trainers_side_stops_the_run():
+    with pytest.raises(PushError):
+        judge_canaries([canary((-1.0, -1.0), (-1.0, math.nan))], [[(-1.0, -1.0)]], None, TOLERANCE)
+
+
+def test_the_probe_is_the_most_changed_token_behind_a_whole_cache_block():
+    early = canary((0.0,) * 40, (-9.0,) + (0.0,) * 39, prompt=4)  # changed most, but after 4 tokens only
+    late = canary((0.0,) * 40, (0.0,) * 35 + (-0.5,) + (0.0,) * 4, prompt=4)
+    probe = choose_probe([early, late])
+    assert probe is not None
+    assert len(probe.prefix) == 39
+    assert probe.prefix == late.prompt_token_ids + late.token_ids[:35]
+    assert (probe.token, probe.after) == (late.token_ids[35], -0.5)
+    assert choose_probe([canary((0.0,) * 5, (1.0,) * 5)]) is None
+    assert choose_probe([]) is None
+    assert choose_probe([canary((0.0,) * 5, (1.0,) * 5)], min_prefix_tokens=8).prefix[-1] == 103  # type: ignore[union-attr]
+
+
+# --- pushing, between real fakes on threads
+
+
+class Receiver(FakeGenerator):
+    """A fake engine with faults of receiving. ``gate`` holds a stuck one until the test ends."""
+
+    gate: ClassVar[threading.Event] = threading.Event()
+    fault_of: ClassVar[dict[int, str]] = {}  # by member number
+
+    def __init__(self, number: int, **settings: Any) -> None:
+        self.number = number
+        self.loaded: list[int] = []
+        super().__init__(**settings)
+
+    def receive_weights(self, specs: Any, version: int) -> dict[str, str]:
+        fault = self.fault_of.get(self.number)
+        if fault == "stuck":
+            self.gate.wait(30)
+        if fault == "lost":
+            raise MemberLostError("gone in the middle")
+        if fault == "broken wire":
+            raise PushError("gloo: connection closed by peer")
+        digests = super().receive_weights(specs, version)
+        if fault == "altered":
+            return dict.fromkeys(digests, "0" * 64)
+        if fault == "partial":
+            return {}
+        if fault == "unapplied":  # the digests are right, but the old weights answer
+            self.skill = 0.6
+        return digests
+
+    def load_snapshot(self, path: str, version: int) -> None:
+        self.loaded.append(version)
+        super().load_snapshot(path, version)
+
+    def score_next(self, prefix: tuple[int, ...], token: int) -> float:
+        if self.fault_of.get(self.number) == "dies when asked":
+            raise MemberLostError("died between two calls")
+        return super().score_next(prefix, token)
+
+
+class Bench:
+    """A trainer of one rank and a pool of receivers."""
+
+    def __init__(self, run_dir: Path, members: int, *, deadline_s: float = 10.0, backend: str = "gloo") -> None:
+        self.run_dir, self.runtime = run_dir, InlineRuntime()
+        self.version, self.path = 0, ""
+        self.retries: list[str] = []
+        self.receivers: dict[int, Receiver] = {}
+        self.trainer = FakeTrainerRank(skill=0.9)
+        self.gang = Gang("trainer", self.runtime, self._trainer_spec, 1)
+        self.pool = Pool("rollout", self.runtime, self._spec, PoolLimits())
+        self.pool.resize(members)
+        self.gang.ensure_up()
+        observer = SilentObserver()
+        observer.retry = lambda what, why: self.retries.append(f"{what}: {why}")  # type: ignore[method-assign]
+        self.pusher = Pusher(
+            self.gang, self.pool, PushSettings(backend, deadline_s, TOLERANCE),
+            serving=self._serve, observer=observer, wait_ready=self.wait_ready,
+        )  # fmt: skip
+        self.wait_ready()
+
+    def _trainer_spec(self, group: int, rank: int) -> MemberSpec:
+        arguments = {
+            "rank": 0, "world_size": 1, "make_engine": lambda *meeting: self.trainer,
+        }  # fmt: skip
+        return MemberSpec(f"trainer/{rank}.{group}", TrainWorker, arguments)
+
+    def _spec(self, number: int) -> MemberSpec:
+        version, path = self.version, self.path or None
+
+        def host() -> StageWorker:
+            self.receivers[number] = Receiver(number, policy_version=version, snapshot=path)
+            return StageWorker({}, self.receivers[number])
+
+        return MemberSpec(f"rollout/{number}", host, {})
+
+    def _serve(self, version: int) -> None:
+        self.version, self.path = version, str(self.run_dir / f"v{version}")
+
+    def wait_ready(self) -> None:
+        while len(self.pool.members()) < self.pool.size:
+            self.pool.poll()
+
+    def snapshot(self, version: int, skill: float) -> tuple[int, str, dict[str, str], list[Canary]]:
+        """The arguments of a push of ``skill``, which the trainer holds from now on."""
+        before = self.trainer.skill if version > 1 else 0.6
+        self.trainer.skill = skill
+        path = str(self.run_dir / f"v{version}")
+        digests = self.trainer.save_snapshot(path) or {}
+        prompt, response = encode("12 +3 *4 -5 " * 3), encode("15\n60\n55\nanswer 55")
+        old, new = (fake_logprobs(value, len(prompt), response) for value in (before, skill))
+        return version, path, digests, [Canary(prompt, response, old, new)]
+
+    def held(self) -> list[tuple[int, float]]:
+        """(version, skill) of every member."""
+        asked = [
+            m.call("engine_call", name, control=True)
+            for m in self.pool.members()
+            for name in ("policy_version", "skill")
+        ]
+        values = [future.result(10) for future in asked]
+        return list(zip(values[::2], values[1::2], strict=True))
+
+    def close(self) -> None:
+        self.runtime.shutdown()
+        for receiver in self.receivers.values():
+            receiver.close()
+        self.trainer.close()
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(members: int = 2, **settings: Any) -> Bench:
+        made.append(Bench(tmp_path, members, **settings))
+        return made[-1]
+
+    Receiver.fault_of, Receiver.gate = {}, threading.Event()
+    yield make
+    Receiver.gate.set()
+    for bench in made:
+        bench.close()
+
+
+def test_two_pushes_through_one_group(make_bench: Callable[..., Bench]):
+    bench = make_bench()
+    for version, skill in ((1, 0.7), (2, 0.8)):
+        facts = bench.pusher.push(*bench.snapshot(version, skill))
+        assert bench.held() == [(version, skill)] * 2
+        assert (facts["method"], facts["why"], facts["canaries"], facts["num_members"]) == ("gloo", "", "passed", 2)
+        assert facts["worst_nats"] == facts["cached_prefix_nats"] == 0.0
+        assert facts["separation_nats"] > 0.01
+    assert all(receiver.loaded == [] for receiver in bench.receivers.values())  # nothing came from disk
+    assert bench.retries == []
+
+
+@pytest.mark.parametrize("fault", ["stuck", "lost", "broken wire"])
+def test_a_push_that_does_not_get_through_is_mended_from_the_snapshot(make_bench: Callable[..., Bench], fault: str):
+    bench = make_bench(deadline_s=1.0)
+    Receiver.fault_of = {1: fault}
+    facts = bench.pusher.push(*bench.snapshot(1, 0.7))
+    assert bench.held() == [(1, 0.7)] * 2
+    assert [member.name for member in bench.pool.members()] == ["rollout/2", "rollout/3"]  # both may have been stuck
+    assert not bench.gang.is_up
+    assert (facts["method"], facts["canaries"]) == ("disk", "passed")
+    assert facts["why"]
+    assert len(bench.retries) == 1
+    if fault == "stuck":
+        assert "did not finish within 1 s" in facts["why"]
+    bench.gang.ensure_up()  # the next round: a new group is made and the wire works again
+    facts = bench.pusher.push(*bench.snapshot(2, 0.8))
+    assert (facts["method"], bench.held()) == ("gloo", [(2, 0.8)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("altered", "1 parameters arrived other than"), ("partial", "1 did not arrive")]
+)
+def test_a_digest_that_differs_stops_the_run(make_bench: Callable[..., Bench], fault: str, words: str):
+    bench = make_bench()
+    Receiver.fault_of = {1: fault}
+    with pytest.raises(PushError, match=words) as caught:
+        bench.pusher.push(*bench.snapshot(1, 0.7))
+    assert "rollout/1" in str(caught.value)
+
+
+def test_right_digests_and_old_answers_stop_the_run(make_bench: Callable[..., Bench]):
+    bench = make_bench()
+    Receiver.fault_of = {0: "unapplied"}
+    with pytest.raises(PushError, match="do not hold the weights"):
+        bench.pusher.push(*bench.snapshot(1, 0.7))
+
+
+def test_a_member_that_joins_late_or_behind_catches_up(make_bench: Callable[..., Bench]):
+    bench = make_bench(1)
+    bench.pusher.push(*bench.snapshot(1, 0.7))
+    arguments = bench.snapshot(2, 0.8)
+    bench.pool.resize(2)  # starts with version 1, which is what was served when it was made
+    bench.wait_ready()
+    facts = bench.pusher.confirm(2, arguments[1], arguments[3])
+    assert bench.held() == [(2, 0.8)] * 2
+    assert (facts["method"], facts["num_members"], facts["canaries"]) == ("disk", 2, "passed")
+    facts = bench.pusher.push(*bench.snapshot(3, 0.9))  # and the push group is re-made for two
+    assert (facts["method"], bench.held()) == ("gloo", [(3, 0.9)] * 2)
+
+
+@pytest.mark.parametrize("way", ["configured", "from_disk", "no trainer"])
+def test_from_disk(make_bench: Callable[..., Bench], way: str):
+    bench = make_bench(backend="disk" if way == "configured" else "gloo")
+    if way == "no trainer":
+        bench.gang.kill()
+    facts = bench.pusher.push(*bench.snapshot(1, 0.7), from_disk=way == "from_disk")
+    assert (facts["method"], bench.held()) == ("disk", [(1, 0.7)] * 2)
+    assert facts["why"] == ("configured" if way == "configured" else "the trainer does not hold these weights")
+
+
+@pytest.mark.parametrize("way", ["push", "confirm"])
+def test_a_member_that_dies_between_two_calls_is_replaced(make_bench: Callable[..., Bench], way: str):
+    bench = make_bench()
+    Receiver.fault_of = {0: "dies when asked"}
+    arguments = bench.snapshot(1, 0.7)
+    if way == "push":
+        assert bench.pusher.push(*arguments)["method"] == "gloo"
+    else:
+        bench.pusher.confirm(1, arguments[1], arguments[3])
+    assert bench.held() == [(1, 0.7)] * 2
+    assert {member.name for member in bench.pool.members()} == {"rollout/1", "rollout/2"}
+
+
+def test_members_that_keep_dying_stop_the_run(make_bench: Callable[..., Bench]):
+    bench = make_bench(1)
+    Receiver.fault_of = dict.fromkeys(range(99), "dies when asked")
+    with pytest.raises(EngineError, match="died between two calls"):
+        bench.pusher.push(*bench.snapshot(1, 0.7))
+    assert len(bench.receivers) < 10

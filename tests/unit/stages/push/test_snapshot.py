@@ -1,0 +1,147 @@
+"""Snapshots: whole or not there, and never silently altered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bcpg_cluster.errors import DataError, StoreError
+from bcpg_cluster.stages.push.digest import tensor_digest
+from bcpg_cluster.stages.push.snapshot import read_digests, read_parameters, verify_snapshot, write_snapshot
+
+PARAMETERS = {
+    "embed": torch.arange(12.0).reshape(3, 4),
+    "layer.bias": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+    "scale": torch.tensor(3.0),
+}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    base = tmp_path / "base"
+    (base / "additional_chat_templates").mkdir(parents=True)
+    (base / "additional_chat_templates" / "tool.jinja").write_text("t")
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"):
+        (base / name).write_text(f'"{name}"')
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "digests.json", "old.bin"):
+        (base / name).write_text("weights of the base")
+    return base
+
+
+def write(base: Path, path: Path, **options: int) -> dict[str, str]:
+    return write_snapshot(str(path), str(base), PARAMETERS.items(), **options)
+
+
+def test_holds_weights_digests_and_companions(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "snapshot"
+    digests = write(base, path)
+    assert digests == {name: tensor_digest(tensor) for name, tensor in PARAMETERS.items()}
+    assert digests == read_digests(str(path)) == verify_snapshot(str(path))
+    assert sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()) == [
+        "additional_chat_templates/tool.jinja",
+        "chat_template.jinja",
+        "config.json",
+        "digests.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    for name, tensor in read_parameters(str(path)):
+        assert torch.equal(tensor, PARAMETERS[name])
+        assert tensor.dtype is PARAMETERS[name].dtype
+
+
+def test_is_cut_into_files_with_an_index(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "snapshot"
+    whole = write(base, tmp_path / "whole")
+    assert write(base, path, max_shard_bytes=50) == whole == verify_snapshot(str(path))
+    index = json.loads((path / "model.safetensors.index.json").read_text())
+    assert index == {
+        "metadata": {"total_size": 48 + 4 + 4},
+        "weight_map": {
+            "embed": "model-00001-of-00002.safetensors",
+            "layer.bias": "model-00002-of-00002.safetensors",
+            "scale": "model-00002-of-00002.safetensors",
+        },
+    }
+
+
+def test_a_failed_write_leaves_what_was_there(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "snapshots" / "3"
+    before = write(base, path)
+
+    def breaks() -> Iterator[tuple[str, torch.Tensor]]:
+        yield "embed", torch.zeros(2)
+        raise RuntimeError("a rank is gone")
+
+    with pytest.raises(RuntimeError, match="a rank is gone"):
+        write_snapshot(str(path), str(base), breaks())
+    assert verify_snapshot(str(path)) == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["3"]
+
+
+def test_replaces_an_older_one(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "snapshots" / "3"
+    write(base, path)
+    digests = write_snapshot(str(path), str(base), [("other", torch.ones(2))])
+    assert verify_snapshot(str(path)) == digests
+    assert [entry.name for entry in path.parent.iterdir()] == ["3"]
+
+
+def test_reused_memory_does_not_reach_the_file(base: Path, tmp_path: Path) -> None:
+    """A gathered parameter is emptied when the next one is asked for."""
+    buffer = torch.empty(3)
+
+    def gathered() -> Iterator[tuple[str, torch.Tensor]]:
+        for value in range(3):
+            yield str(value), buffer.fill_(value)
+
+    write_snapshot(str(tmp_path / "snapshot"), str(base), gathered())
+    assert [float(tensor[0]) for _, tensor in read_parameters(str(tmp_path / "snapshot"))] == [0, 1, 2]
+
+
+def damage_byte(path: Path) -> None:
+    content = bytearray((path / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (path / "model.safetensors").write_bytes(content)
+
+
+def tear(path: Path) -> None:
+    content = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(content[:-5])
+
+
+def drop_parameter(path: Path) -> None:
+    tensors = load_file(path / "model.safetensors")
+    del tensors["scale"]
+    save_file(tensors, path / "model.safetensors")
+
+
+def add_parameter(path: Path) -> None:
+    save_file({"surprise": torch.ones(1)}, path / "more.safetensors")
+
+
+def drop_digests(path: Path) -> None:
+    (path / "digests.json").unlink()
+
+
+def tear_digests(path: Path) -> None:
+    (path / "digests.json").write_text('{"format": 1')
+
+
+@pytest.mark.parametrize("harm", [damage_byte, tear, drop_parameter, add_parameter, drop_digests, tear_digests])
+def test_harm_is_found(harm, base: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    write(base, tmp_path / "snapshot")
+    harm(tmp_path / "snapshot")
+    with pytest.raises(StoreError):
+        verify_snapshot(str(tmp_path / "snapshot"))
+
+
+def test_wants_a_checkpoint_to_start_from(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"config\.json"):
+        write_snapshot(str(tmp_path / "snapshot"), str(tmp_path), PARAMETERS.items())

@@ -1,0 +1,742 @@
+"""stages/*: each stage on hand-made rows. What goes in comes out, or is accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bcpg_cluster.errors import EngineError, StoreError
+from bcpg_cluster.records import (
+    GREEDY_SAMPLE,
+    ErrorType,
+    Outcome,
+    OutcomeStatus,
+    Prompt,
+    Rollout,
+    SampleId,
+    Step,
+    StopReason,
+    Verdict,
+    VerdictStatus,
+)
+from bcpg_cluster.stages.fakes.faults import Faults
+from bcpg_cluster.stages.fakes.generator import FakeGenerator
+from bcpg_cluster.stages.fakes.judge import FakeJudge
+from bcpg_cluster.stages.fakes.skill import encode
+from bcpg_cluster.stages.generate.protocol import Sampling
+from bcpg_cluster.stages.generate.stage import generate, request_seed
+from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
+from bcpg_cluster.stages.job import StageJob, StageResult, StageWorker
+from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
+from bcpg_cluster.stages.judge.stage import judge
+from bcpg_cluster.stages.segment.segmenters import StructuralSegmenter
+from bcpg_cluster.stages.segment.stage import segment
+from bcpg_cluster.stages.train.objective import OBJECTIVES, Bcpg, Dpo, Grpo, Kto, Objective, Rft
+from bcpg_cluster.stages.verify.exact import ExactVerifier
+from bcpg_cluster.stages.verify.protocol import Verification
+from bcpg_cluster.stages.verify.stage import verify
+from bcpg_cluster.stages.weigh.stage import WeighSettings, weigh
+from bcpg_cluster.store.rows import (
+    Row,
+    outcome_row,
+    outcomes_from,
+    prompt_row,
+    rollout_row,
+    rollouts_from,
+    step_rows,
+    steps_from,
+    verdict_row,
+    verdicts_from,
+    weighted_from,
+)
+from bcpg_cluster.store.shards import read_shard, write_shard
+
+SHARE = 0.5
+
+
+def job(stage: str = "x", output: str = "x", **parameters: Any) -> StageJob:
+    return StageJob(Path("/nowhere"), stage, output, 1, 0, "att", {}, parameters)
+
+
+def rollout(prompt: str, sample: int, text: str, stop: StopReason = StopReason.STOP) -> Rollout:
+    ids = (*encode(text), *((0,) if stop is StopReason.STOP else ()))
+    texts = (*text, *(("",) if stop is StopReason.STOP else ()))
+    return Rollout(SampleId(1, prompt, sample), (1, 2), ids, (-0.5,) * len(ids), texts, stop, 0, 7)
+
+
+def rollout_rows(*rollouts: Rollout) -> list[Row]:
+    return [rollout_row(one) for one in rollouts]
+
+
+# --- generate
+
+
+PROMPTS = [Prompt("a", "1 +1 +1", "3"), Prompt("b", "2 *2 +5", "9")]
+
+
+def run_generate(engine: FakeGenerator, **changed: Any) -> StageResult:
+    options = {
+        "engine": engine, "group_size": 3, "sampling": Sampling(50), "seed_per_request": True, **changed,
+    }  # fmt: skip
+    parameters = {"policy_version": options.pop("policy_version", 0), "run_seed": options.pop("run_seed", 5)}
+    table = options.get("prompts_table", "prompts")
+    output = options.pop("output", "rollouts")
+    return generate({table: list(map(prompt_row, PROMPTS))}, job(output=output, **parameters), **options)
+
+
+def test_generate_draws_whole_groups_with_everything_recorded():
+    result = run_generate(FakeGenerator())
+    drawn = rollouts_from(result.rows)
+    assert [(r.id.prompt_id, r.id.sample) for r in drawn] == [(p, s) for p in "ab" for s in range(3)]
+    for one in drawn:
+        assert one.id.round == 1
+        assert one.prompt_token_ids == encode(PROMPTS["ab".index(one.id.prompt_id)].question + "\n")
+        assert one.seed == request_seed(5, "rollouts", one.id)
+        assert one.policy_version == 0
+        assert len(one.token_ids) == len(one.sampler_logprobs) == len(one.token_texts)
+        assert all(value <= 0 for value in one.sampler_logprobs)
+    assert result.metrics["samples"] == 6
+    assert result.metrics["tokens"] == sum(len(one.token_ids) for one in drawn)
+    assert sum(value for key, value in result.metrics.items() if key.startswith("stop.")) == 6
+
+
+def test_generate_is_the_same_again_and_differs_by_run_round_and_purpose():
+    assert run_generate(FakeGenerator()).rows == run_generate(FakeGenerator(seed=9)).rows
+    other_run = rollouts_from(run_generate(FakeGenerator(), run_seed=6).rows)
+    assert other_run[0].seed == request_seed(6, "rollouts", other_run[0].id)
+    id_ = SampleId(1, "a", 0)
+    seeds = {
+        request_seed(5, "rollouts", id_),
+        request_seed(6, "rollouts", id_),
+        request_seed(5, "eval_rollouts", id_),
+        request_seed(5, "rollouts", SampleId(2, "a", 0)),
+        request_seed(5, "rollouts", SampleId(1, "a", 1)),
+        request_seed(5, "rollouts", SampleId(1, "b", 0)),
+    }
+    assert len(seeds) == 6
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_generate_without_seeds_per_request():
+    assert {one.seed for one in rollouts_from(run_generate(FakeGenerator(), seed_per_request=False).rows)} == {None}
+
+
+def test_evaluation_adds_one_greedy_sample():
+    result = run_generate(FakeGenerator(), prompts_table="eval_prompts", output="eval_rollouts", greedy=True)
+    drawn = rollouts_from(result.rows)
+    assert [r.id.sample for r in drawn] == [GREEDY_SAMPLE, 0, 1, 2] * 2
+    assert all((r.seed is None) == (r.id.sample == GREEDY_SAMPLE) for r in drawn)
+
+
+def test_generate_refuses_weights_that_nobody_asked_for():
+    with pytest.raises(EngineError, match=r"policy version \[3\], expected 2"):
+        run_generate(FakeGenerator(policy_version=3), policy_version=2)
+
+
+def test_an_aborted_generation_is_recorded_as_such():
+    result = run_generate(FakeGenerator(faults=Faults(output="aborted")))
+    assert result.metrics["stop.aborted"] == 6
+    assert {one.stop_reason for one in rollouts_from(result.rows)} == {StopReason.ABORTED}
+
+
+# --- verify
+
+
+def run_verify(*rollouts: Rollout) -> tuple[dict[SampleId, Outcome], dict[str, float]]:
+    tables = {"prompts": list(map(prompt_row, PROMPTS)), "rollouts": rollout_rows(*rollouts)}
+    verifier = ExactVerifier(r"answer (\S+)", True)
+    result = verify(tables, job(), verifier=verifier, prompts_table="prompts", rollouts_table="rollouts")
+    return outcomes_from(result.rows), result.metrics
+
+
+def test_verify_by_hand():
+    outcomes, metrics = run_verify(
+        rollout("a", 0, "1+1=2\nanswer 3"),
+        rollout("a", 1, "answer 4"),
+        rollout("a", 2, "I do not know"),
+        rollout("a", 3, "1+1=2\n1+1=2\n", StopReason.LENGTH),
+        rollout("a", 4, "answer 3", StopReason.ABORTED),
+        rollout("b", 0, "answer 9.0"),
+        rollout("b", 1, ""),
+    )
+    assert [(o.status, o.reward) for o in outcomes.values()] == [
+        (OutcomeStatus.VERIFIED, 1.0),
+        (OutcomeStatus.VERIFIED, 0.0),
+        (OutcomeStatus.NO_ANSWER, 0.0),
+        (OutcomeStatus.TRUNCATED, 0.0),
+        (OutcomeStatus.ENGINE_LOST, None),  # even a right answer of an aborted sample carries no reward
+        (OutcomeStatus.VERIFIED, 1.0),
+        (OutcomeStatus.NO_ANSWER, 0.0),
+    ]
+    assert metrics == {
+        "status.verified": 3.0, "status.no_answer": 2.0, "status.truncated": 1.0, "status.engine_lost": 1.0,
+        "samples": 7.0, "rewards": 2.0, "unparsed": 0.0, "tokens": 70.0,  # 65 characters and five end tokens
+    }  # fmt: skip
+
+
+class Reads:
+    """A verifier that says of each response what the test says."""
+
+    def __init__(self, *said: Verification) -> None:
+        self.said = list(said)
+
+    def verify(self, response: str, gold: str, stop_reason: StopReason) -> Verification:
+        return self.said.pop(0)
+
+    def check_gold(self, gold: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_verify_counts_what_could_not_be_parsed_and_keeps_failures_apart():
+    verifier = Reads(
+        Verification(OutcomeStatus.VERIFIED, 0.0, "???", is_unparsed=True),
+        Verification(OutcomeStatus.VERIFIED, 1.0, "3"),
+        Verification(OutcomeStatus.VERIFIER_ERROR, None),
+    )
+    tables = {
+        "prompts": list(map(prompt_row, PROMPTS)),
+        "rollouts": rollout_rows(*(rollout("a", n, "x") for n in range(3))),
+    }
+    result = verify(tables, job(), verifier=verifier, prompts_table="prompts", rollouts_table="rollouts")
+    assert [outcome.reward for outcome in outcomes_from(result.rows).values()] == [0.0, 1.0, None]
+    assert result.metrics == {
+        "status.verified": 2.0, "status.verifier_error": 1.0, "samples": 3.0, "unparsed": 1.0, "rewards": 1.0, "tokens": 6.0,
+    }  # fmt: skip
+
+
+# --- segment, judge, weigh on one shard of hand-made rows
+
+WRONG = "1+1=2\n2+1=4\nanswer 4"  # 6 + 6 + 8 tokens, and the end token
+RIGHT = "1+1=2\n2+1=3\nanswer 3"
+
+
+def outcome_rows(rewards: dict[tuple[str, int], float | None]) -> list[Row]:
+    return [
+        outcome_row(
+            Outcome(
+                SampleId(1, prompt, sample),
+                OutcomeStatus.ENGINE_LOST if reward is None else OutcomeStatus.VERIFIED,
+                reward,
+                None,
+            )
+        )
+        for (prompt, sample), reward in rewards.items()
+    ]
+
+
+def test_segment_cuts_wrong_responses_of_kept_groups_only():
+    rollouts = [
+        rollout("a", 0, RIGHT),
+        rollout("a", 1, WRONG),
+        rollout("a", 2, ""),  # wrong, but with its end token alone: still a response of one token
+        rollout("b", 0, WRONG),
+        rollout("b", 1, WRONG),
+        rollout("c", 0, RIGHT),
+        rollout("c", 1, WRONG, StopReason.ABORTED),
+    ]
+    rewards = {
+        ("a", 0): 1.0, ("a", 1): 0.0, ("a", 2): 0.0, ("b", 0): 0.0, ("b", 1): 0.0, ("c", 0): 1.0, ("c", 1): None,
+    }  # fmt: skip
+    tables = {"rollouts": rollout_rows(*rollouts), "outcomes": outcome_rows(rewards)}
+    result = segment(tables, job(), cut=StructuralSegmenter(), min_verified_share=SHARE)
+    steps = steps_from(result.rows)
+    assert set(steps) == {SampleId(1, "a", 1), SampleId(1, "a", 2)}
+    of_wrong = steps[SampleId(1, "a", 1)]
+    assert [(s.start, s.end, s.text) for s in of_wrong] == [(0, 6, "1+1=2\n"), (6, 12, "2+1=4\n"), (12, 21, "answer 4")]
+    assert result.metrics == {"samples": 2, "steps": 4, "tokens": 22}
+
+
+class Scripted:
+    """A judge that answers what it is told, and notes what it was asked."""
+
+    version = "scripted/1"
+
+    def __init__(self, answers: Sequence[tuple[Judgement, ...]]) -> None:
+        self.answers, self.asked = list(answers), list[JudgeCase]()
+
+    def judge(self, cases: Sequence[JudgeCase]) -> list[tuple[Judgement, ...]]:
+        self.asked = list(cases)
+        return self.answers
+
+    def health(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def judging(**steps: int) -> dict[str, list[Row]]:
+    rows = [
+        row for name, number in steps.items() for row in step_rows(
+            SampleId(1, "a", int(name[1:])), [Step(k, k + 1, f"{name}.{k}") for k in range(number)]
+        )
+    ]  # fmt: skip
+    return {"prompts": list(map(prompt_row, PROMPTS)), "steps": rows}
+
+
+RIGHT_STEP = Judgement(VerdictStatus.JUDGED, label=1, error_type=ErrorType.NONE, raw="fine")
+WRONG_STEP = Judgement(VerdictStatus.JUDGED, label=0, error_type=ErrorType.LOGIC)
+SCORED = Judgement(VerdictStatus.JUDGED, score=0.25)
+NONSENSE = Judgement(VerdictStatus.UNPARSABLE, raw="banana")
+
+
+def test_judge_writes_one_verdict_for_every_step():
+    engine = Scripted([(RIGHT_STEP, NONSENSE), (SCORED,)])
+    result = judge(judging(s0=2, s1=1), job(), engine=engine, name="llm", show_gold=False)
+    verdicts = verdicts_from(result.rows)
+    assert verdicts[SampleId(1, "a", 0)] == [
+        Verdict(SampleId(1, "a", 0), 0, "llm", "scripted/1", VerdictStatus.JUDGED, 1, None, ErrorType.NONE, "fine"),
+        Verdict(SampleId(1, "a", 0), 1, "llm", "scripted/1", VerdictStatus.UNPARSABLE, raw="banana"),
+    ]
+    assert verdicts[SampleId(1, "a", 1)][0].score == 0.25
+    assert engine.asked[0] == JudgeCase("1 +1 +1", ("s0.0", "s0.1"), None)
+    assert result.metrics == {"status.judged": 2.0, "status.unparsable": 1.0, "steps": 3, "samples": 2, "tokens": 3}
+
+
+def test_judge_shows_the_gold_answer_only_where_it_may():
+    engine = Scripted([(RIGHT_STEP,)])
+    judge(judging(s0=1), job(), engine=engine, name="llm", show_gold=True)
+    assert engine.asked[0].gold == "3"
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ([(RIGHT_STEP,)], "gave 1 verdicts on 2 steps"),
+        ([(RIGHT_STEP,) * 3], "gave 3 verdicts on 2 steps"),
+        ([()], "gave 0 verdicts on 2 steps"),
+        ([], "answered 0 of 1 cases"),
+        ([(RIGHT_STEP,) * 2] * 2, "answered 2 of 1 cases"),
+    ],
+)
+def test_a_judge_with_a_wrong_number_of_verdicts_fails(answers: list[tuple[Judgement, ...]], words: str):
+    with pytest.raises(EngineError, match=words):
+        judge(judging(s0=2), job(), engine=Scripted(answers), name="llm", show_gold=False)
+
+
+class Counting(Scripted):
+    """A judge that keeps an account."""
+
+    def judge_counted(self, cases: Sequence[JudgeCase]) -> tuple[list[tuple[Judgement, ...]], dict[str, float]]:
+        return self.judge(cases), {"calls": 2.0, "cost": 0.5}
+
+
+def test_what_a_judge_cost_is_in_the_receipt():
+    engine = Counting([(RIGHT_STEP, NONSENSE)])
+    result = judge(judging(s0=2), job(), engine=engine, name="llm", show_gold=False)
+    assert result.metrics == {
+        "status.judged": 1.0, "status.unparsable": 1.0, "judge.calls": 2.0, "judge.cost": 0.5, "steps": 2, "samples": 1,
+        "tokens": 2,
+    }  # fmt: skip
+    with pytest.raises(EngineError, match="gave 1 verdicts on 2 steps"):
+        judge(judging(s0=2), job(), engine=Counting([(RIGHT_STEP,)]), name="llm", show_gold=False)
+    idle = Counting([])
+    assert "judge.calls" not in judge(judging(), job(), engine=idle, name="llm", show_gold=False).metrics
+
+
+def test_a_judge_is_not_asked_about_nothing():
+    engine = Scripted([(RIGHT_STEP,)])
+    assert judge(judging(), job(), engine=engine, name="llm", show_gold=False).rows == []
+    assert engine.asked == []
+
+
+def weighing(said: dict[str, list[Judgement]], stop: StopReason = StopReason.STOP) -> dict[str, list[Row]]:
+    """A group of one right, one wrong and one aborted sample, with verdicts on the wrong one's three steps."""
+    wrong = rollout("a", 1, WRONG, stop)
+    rollouts = [rollout("a", 0, RIGHT), wrong, rollout("a", 2, "1+", StopReason.ABORTED), rollout("b", 0, RIGHT)]
+    rewards = {("a", 0): 1.0, ("a", 1): 0.0, ("a", 2): None, ("b", 0): 1.0}
+    end = len(wrong.token_ids)
+    steps = [Step(0, 6, "1+1=2\n"), Step(6, 12, "2+1=4\n"), Step(12, end, "answer 4")]
+    tables = {
+        "rollouts": rollout_rows(*rollouts),
+        "outcomes": outcome_rows(rewards),
+        "steps": step_rows(wrong.id, steps),
+    }
+    for name, judgements in said.items():
+        tables[f"verdicts.{name}"] = [
+            verdict_row(Verdict(wrong.id, k, name, "v", j.status, j.label, j.score, j.error_type, j.raw))
+            for k, j in enumerate(judgements)
+        ]
+    return tables
+
+
+def weigh_settings(**changed: Any) -> WeighSettings:
+    options: dict[str, Any] = {
+        "voters": ["llm"], "measures": [], "thresholds": {"llm": 0.5, "prm": 0.2}, "rule": "all", "beta": 0.25,
+        "min_verified_share": SHARE, "truncated": "negative", "flip_rate": 0.0, "seed": 3, "objective": Bcpg(), **changed,
+    }  # fmt: skip
+    return WeighSettings(**options)
+
+
+def run_weigh(tables: dict[str, list[Row]], **changed: Any) -> StageResult:
+    return weigh(tables, job(weigh=weigh_settings(**changed)))
+
+
+def dropped(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {
+        key.removeprefix("dropped."): number for key, number in metrics.items() if key.startswith("dropped.") and number
+    }
+
+
+def test_weigh_by_hand():
+    said = {"llm": [RIGHT_STEP, WRONG_STEP, RIGHT_STEP], "prm": [SCORED, SCORED, SCORED]}
+    result = run_weigh(weighing(said), voters=["llm", "prm"])
+    right, wrong = weighted_from(result.rows)
+    assert right.token_weights == (1.0,) * len(right.token_ids)
+    assert wrong.token_weights == (0.25,) * 6 + (1.0,) * 15  # the mined step; the last step never is
+    assert wrong.mined == (True,) * 6 + (False,) * 15
+    assert right.mined == (False,) * len(right.token_ids)
+    assert (right.rival, wrong.rival) == (None, None)
+    assert (right.advantage, wrong.advantage) == (0.5, -0.5)
+    assert (right.group_mean, right.group_size) == (0.5, 2)  # over the verified samples
+    assert (right.reward, wrong.reward) == (1.0, 0.0)
+    metrics = result.metrics
+    assert (metrics["asked"], metrics["kept"], metrics["groups"], metrics["groups_kept"]) == (4, 2, 2, 1)
+    assert (metrics["dropped.unverified"], metrics["dropped.all_correct"]) == (1, 1)
+    assert metrics["asked"] == metrics["kept"] + sum(v for k, v in metrics.items() if k.startswith("dropped."))
+    assert (metrics["tokens.wrong"], metrics["tokens.mined"]) == (21, 6)
+    assert (metrics["steps.wrong"], metrics["steps.mined"], metrics["steps.undecided"]) == (3, 1, 0)
+    assert (metrics["rows"], metrics["rows.right"], metrics["rows.wrong"]) == (2, 1, 1)
+    assert metrics["pair.llm+prm.right.right"] == 1  # of the two steps before the last
+    assert metrics["pair.llm+prm.wrong.right"] == 1
+
+
+def test_thresholds_belong_to_weigh():
+    tables = weighing({"llm": [RIGHT_STEP] * 3, "prm": [SCORED] * 3})
+    mined = [
+        run_weigh(tables, voters=["llm", "prm"], thresholds={"prm": threshold}).metrics["tokens.mined"]
+        for threshold in (0.2, 0.25, 0.3)
+    ]
+    assert mined == [12, 0, 0]  # a score must exceed lambda
+
+
+@pytest.mark.parametrize("status", [s for s in VerdictStatus if s is not VerdictStatus.JUDGED])
+def test_whoever_abstains_mines_nothing_and_is_counted(status: VerdictStatus):
+    said = {"llm": [Judgement(status), RIGHT_STEP, RIGHT_STEP], "prm": [SCORED] * 3}
+    result = run_weigh(weighing(said), voters=["llm", "prm"])
+    assert weighted_from(result.rows)[1].token_weights == (1.0,) * 6 + (0.25,) * 6 + (1.0,) * 9
+    assert result.metrics["steps.undecided"] == 1
+    assert result.metrics[f"abstained.llm.{status}"] == 1
+    assert result.metrics["pair.llm+prm.none.right"] == 1
+
+
+def test_a_measure_is_compared_with_and_never_votes():
+    said = {"llm": [RIGHT_STEP, RIGHT_STEP, RIGHT_STEP], "truth": [RIGHT_STEP, WRONG_STEP, WRONG_STEP]}
+    metrics = run_weigh(weighing(said), measures=["truth"]).metrics
+    assert metrics["tokens.mined"] == 12
+    for name in ("llm", "consensus"):
+        assert metrics[f"quality.{name}.truth.right.right.tokens"] == 6
+        assert metrics[f"quality.{name}.truth.wrong.right.tokens"] == 6
+        assert metrics[f"quality.{name}.truth.wrong.right.steps"] == 1
+
+
+def test_a_response_that_was_cut_off_has_no_end_token_to_spare():
+    said = {"llm": [RIGHT_STEP, RIGHT_STEP, RIGHT_STEP]}
+    tables = weighing(said, StopReason.LENGTH)
+    assert weighted_from(run_weigh(tables).rows)[1].token_weights == (0.25,) * 12 + (1.0,) * 8
+
+
+@pytest.mark.parametrize("number", [0, 2, 4])
+def test_verdicts_that_do_not_fit_the_steps_are_an_error(number: int):
+    with pytest.raises(StoreError, match=f"has 3 steps and {number} verdicts"):
+        run_weigh(weighing({"llm": [RIGHT_STEP] * number}))
+
+
+def test_beta_one_is_plain_bcpg():
+    result = run_weigh(weighing({"llm": [RIGHT_STEP] * 3}), beta=1.0)
+    assert {w for row in weighted_from(result.rows) for w in row.token_weights} == {1.0}
+    assert result.metrics["tokens.mined"] == 12  # still counted, and marked
+    assert sum(weighted_from(result.rows)[1].mined) == 12
+
+
+def test_a_majority_of_three_outvotes_one():
+    said = {
+        "llm": [RIGHT_STEP, RIGHT_STEP, RIGHT_STEP], "prm": [SCORED] * 3, "third": [WRONG_STEP, NONSENSE, RIGHT_STEP],
+    }  # fmt: skip
+    voters = ["llm", "prm", "third"]
+    assert run_weigh(weighing(said), voters=voters).metrics["tokens.mined"] == 0
+    assert run_weigh(weighing(said), voters=voters, rule="majority").metrics["tokens.mined"] == 12
+
+
+def test_flips_turn_what_is_mined_and_not_what_judges_said():
+    said = {"llm": [RIGHT_STEP, RIGHT_STEP, RIGHT_STEP], "truth": [RIGHT_STEP, WRONG_STEP, WRONG_STEP]}
+    plain = run_weigh(weighing(said), measures=["truth"])
+    turned = run_weigh(weighing(said), measures=["truth"], flip_rate=1.0)
+    assert weighted_from(plain.rows)[1].mined == (True,) * 12 + (False,) * 9
+    assert not any(weighted_from(turned.rows)[1].mined)  # the last step is not turned into a mined one either
+    for result, consensus in ((plain, "right"), (turned, "wrong")):
+        for truth in ("right", "wrong"):
+            assert result.metrics[f"quality.llm.truth.{truth}.right.tokens"] == 6
+            assert result.metrics[f"quality.consensus.truth.{truth}.{consensus}.tokens"] == 6
+    assert [result.metrics["steps.mined"] for result in (plain, turned)] == [2, 0]
+    assert plain.metrics == run_weigh(weighing(said), measures=["truth"], flip_rate=0.0, seed=99).metrics
+
+
+def test_flips_differ_by_sample_round_and_seed():
+    def mined(seed: int, round_: int = 1) -> list[tuple[bool, ...]]:
+        rows = weighted_from(run_weigh(in_round(many_groups(), round_), flip_rate=0.5, seed=seed).rows)
+        return [row.mined for row in rows if row.reward == 0.0]
+
+    assert mined(1) == mined(1) != mined(2)
+    assert mined(1, round_=2) != mined(1)
+    assert len(set(mined(1))) == 4  # two steps each: all four ways come up
+    by_prompt = [set(mined(1)[start : start + 3]) for start in range(0, 36, 3)]
+    assert max(map(len, by_prompt)) > 1 and len(set(map(frozenset, by_prompt))) > 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "advantages", "group", "account"),
+    [
+        ("negative", [1 / 3, 1 / 3, -2 / 3], (2 / 3, 3), {}),
+        ("mask", [1 / 3, 1 / 3], (2 / 3, 3), {"truncated": 1}),
+        ("drop", [], None, {"truncated": 1, "all_correct": 2}),
+    ],
+)
+def test_truncated_responses(policy: str, advantages: list[float], group: Any, account: dict[str, int]):
+    tables = shard({"a": "rrw"}, cut_off={("a", 2)})
+    result = run_weigh(tables, truncated=policy)
+    rows = weighted_from(result.rows)
+    assert [row.advantage for row in rows] == [pytest.approx(advantage) for advantage in advantages]
+    assert {(row.group_mean, row.group_size) for row in rows} == ({group} if group else set())
+    assert dropped(result.metrics) == account
+    assert result.metrics["kept"] == len(advantages)
+    assert result.metrics.get("tokens.wrong", 0) == (0 if account else 20)
+
+
+# --- the rows of each objective
+
+
+def shard(groups: dict[str, str], cut_off: Collection[tuple[str, int]] = ()) -> dict[str, list[Row]]:
+    """A shard of groups spelt out: r a right, w a wrong, n a response without reward. The judge calls all steps right."""
+    rollouts, rewards, steps, verdicts = [], {}, [], []
+    for prompt, kinds in groups.items():
+        for sample, kind in enumerate(kinds):
+            stop = StopReason.LENGTH if (prompt, sample) in cut_off else StopReason.STOP
+            one = rollout(prompt, sample, RIGHT if kind == "r" else WRONG, stop)
+            rollouts.append(one)
+            rewards[prompt, sample] = {"r": 1.0, "w": 0.0, "n": None}[kind]
+            if kind == "w":
+                steps += step_rows(one.id, [Step(0, 6, ""), Step(6, 12, ""), Step(12, len(one.token_ids), "")])
+                verdicts += [verdict_row(Verdict(one.id, k, "llm", "v", VerdictStatus.JUDGED, 1)) for k in range(3)]
+    return {
+        "rollouts": rollout_rows(*rollouts), "outcomes": outcome_rows(rewards), "steps": steps, "verdicts.llm": verdicts,
+    }  # fmt: skip
+
+
+def many_groups() -> dict[str, list[Row]]:
+    return shard({f"p{n}": "rwww" for n in range(12)})
+
+
+def in_round(tables: dict[str, list[Row]], round_: int) -> dict[str, list[Row]]:
+    return {name: [{**row, "round": round_} for row in rows] for name, rows in tables.items()}
+
+
+def layout(result: StageResult) -> list[tuple[str, str | None]]:
+    """Each row's own sample and its rival's, as ``a0``."""
+    return [
+        (
+            f"{row.id.prompt_id}{row.id.sample}",
+            None if row.rival is None else f"{row.rival.id.prompt_id}{row.rival.id.sample}",
+        )
+        for row in weighted_from(result.rows)
+    ]
+
+
+KINDS = {"a": "rwwn", "b": "rr", "c": "rrw"}  # b is all right; a3 has no reward
+
+
+@pytest.mark.parametrize(
+    ("objective", "rows", "kept", "account"),
+    [
+        (Bcpg(), ["a0", "a1", "a2", "c0", "c1", "c2"], 6, {}),
+        (Grpo(), ["a0", "a1", "a2", "c0", "c1", "c2"], 6, {}),
+        (Rft(), ["a0", "c0", "c1"], 3, {"not_trained_on": 3}),
+        (Rft(on="wrong"), ["a1", "a2", "c2"], 3, {"not_trained_on": 3}),
+    ],
+)
+def test_rows_without_rivals_by_hand(objective: Objective, rows: list[str], kept: int, account: dict[str, int]):
+    result = run_weigh(shard(KINDS), objective=objective)
+    assert layout(result) == [(row, None) for row in rows]
+    assert dropped(result.metrics) == {"unverified": 1, "all_correct": 2, **account}
+    assert (result.metrics["kept"], result.metrics["rows"]) == (kept, kept)
+    rewards = [row.reward for row in weighted_from(result.rows)]
+    assert (result.metrics["rows.right"], result.metrics["rows.wrong"]) == (rewards.count(1.0), rewards.count(0.0))
+
+
+def test_rows_that_are_pairs_by_hand():
+    result = run_weigh(shard(KINDS), objective=Dpo(pairing="all_sampled", max_pairs=4))
+    assert layout(result) == [("a0", "a1"), ("a0", "a2"), ("c0", "c2"), ("c1", "c2")]
+    assert dropped(result.metrics) == {"unverified": 1, "all_correct": 2}
+    assert [result.metrics[key] for key in ("kept", "rows", "rows.right", "rows.wrong")] == [6, 4, 4, 0]
+    for row in weighted_from(result.rows):
+        assert row.rival is not None
+        wrong = rollout(row.rival.id.prompt_id, row.rival.id.sample, WRONG)
+        assert row.rival.token_ids == wrong.token_ids
+        assert (row.reward, set(row.token_weights), any(row.mined)) == (1.0, {1.0}, False)
+
+
+def test_pairs_one_to_one_leave_the_rest_unpaired():
+    result = run_weigh(shard(KINDS), objective=Dpo())
+    (first, rival), (second, other) = layout(result)
+    assert (first, other) == ("a0", "c2")
+    assert rival in ("a1", "a2") and second in ("c0", "c1")
+    assert dropped(result.metrics) == {"unverified": 1, "all_correct": 2, "unpaired": 2}
+    assert [result.metrics[key] for key in ("kept", "rows", "rows.right", "rows.wrong")] == [4, 2, 2, 0]
+
+
+def test_pairs_differ_by_prompt_round_and_seed_and_are_the_same_again():
+    def pairs(seed: int, round_: int = 1) -> list[tuple[str, str | None]]:
+        return layout(run_weigh(in_round(many_groups(), round_), objective=Dpo(), seed=seed))
+
+    assert pairs(1) == pairs(1) != pairs(2)
+    assert pairs(1, round_=2) != pairs(1)
+    assert {rival[-1] for _, rival in pairs(1) if rival} == {"1", "2", "3"}
+
+
+@pytest.mark.parametrize("pairing", ["one_to_one", "all_sampled"])
+def test_a_prompt_has_no_more_pairs_than_allowed(pairing: Any):
+    result = run_weigh(shard({"a": "rrrwww", "c": "rw"}), objective=Dpo(pairing=pairing, max_pairs=2))
+    assert [own[0] for own, _ in layout(result)] == ["a", "a", "c"]
+
+
+def test_masked_responses_are_in_no_pair():
+    result = run_weigh(shard({"a": "rw", "c": "rw"}, cut_off={("a", 1)}), truncated="mask", objective=Dpo())
+    assert layout(result) == [("c0", "c1")]
+    assert dropped(result.metrics) == {"truncated": 1, "unpaired": 1}
+
+
+def test_mismatched_rows_by_hand():
+    result = run_weigh(shard(KINDS), objective=Kto())
+    assert layout(result) == [("a0", "c0"), ("a1", "c1"), ("a2", "c2"), ("c0", "a0"), ("c1", "a1"), ("c2", "a2")]
+    assert dropped(result.metrics) == {"unverified": 1, "all_correct": 2}
+    assert [result.metrics[key] for key in ("kept", "rows", "rows.right", "rows.wrong")] == [6, 6, 3, 3]
+    alone = run_weigh(shard({"a": "rw", "b": "rr"}), objective=Kto())
+    assert layout(alone) == [("a0", None), ("a1", None)]
+
+
+OBJECTIVE = st.sampled_from(
+    [*(kind() for kind in OBJECTIVES.values()), Rft(on="wrong"), Dpo(pairing="all_sampled"), Dpo(max_pairs=1)]
+)
+OF_ROWS = ("asked", "kept", "rows", "rows.right", "rows.wrong", "dropped.not_trained_on", "dropped.unpaired")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.text("rwn", max_size=6), max_size=4), st.data(), OBJECTIVE, st.sampled_from(["negative", "mask", "drop"]),
+    st.sampled_from([0.0, 0.4]),
+)  # fmt: skip
+def test_every_sample_is_accounted_for_whatever_the_objective(
+    kinds: list[str], data: st.DataObject, objective: Objective, policy: str, flip_rate: float
+):
+    ids = [(f"p{n}", sample) for n, group in enumerate(kinds) for sample in range(len(group))]
+    cut_off = data.draw(st.sets(st.sampled_from(ids))) if ids else set()
+    tables = shard({f"p{n}": group for n, group in enumerate(kinds)}, cut_off)
+    result = run_weigh(tables, objective=objective, truncated=policy, flip_rate=flip_rate)
+    metrics, rows = result.metrics, weighted_from(result.rows)
+    assert metrics["asked"] == len(ids) == metrics["kept"] + sum(dropped(metrics).values())
+    assert metrics["kept"] == len({id_ for row in rows for id_ in row.key if id_ is not None})
+    assert (
+        metrics["rows"] == len(rows) == len({row.key for row in rows}) == metrics["rows.right"] + metrics["rows.wrong"]
+    )
+    assert metrics["rows.right"] == sum(row.reward == 1.0 for row in rows)
+    for row in rows:
+        assert len(row.mined) == len(row.token_weights) == len(row.token_ids)
+        assert row.token_weights == tuple(0.25 if mined else 1.0 for mined in row.mined)
+        assert row.reward == 0.0 or not any(row.mined)
+        assert policy == "negative" or not {(i.prompt_id, i.sample) for i in row.key if i} & cut_off
+        if objective.rows == "pairs":
+            assert row.reward == 1.0 and row.rival and row.rival.id.prompt_id == row.id.prompt_id
+        elif objective.rows == "mismatched":
+            assert (row.rival is None) == (len({r.id.prompt_id for r in rows}) == 1)
+            assert row.rival is None or row.rival.id.prompt_id != row.id.prompt_id
+        else:
+            assert row.rival is None
+    # what is counted of judges and mined tokens does not depend on the objective
+    plain = run_weigh(tables, objective=Bcpg(), truncated=policy, flip_rate=flip_rate).metrics
+    assert {k: v for k, v in metrics.items() if k not in OF_ROWS} == {
+        k: v for k, v in plain.items() if k not in OF_ROWS
+    }
+
+
+def test_the_stages_fit_together_on_fakes():
+    """generate → verify → segment → judge → weigh: every sample asked for is accounted for."""
+    prompts = [Prompt(f"p{n}", f"{n} +17 *3 -25", str((((n + 17) % 100) * 3 - 25) % 100)) for n in range(12)]
+    tables: dict[str, list[Row]] = {"prompts": list(map(prompt_row, prompts))}
+    engine = FakeGenerator(skill=0.6)
+    sampling = Sampling(100)
+    tables["rollouts"] = generate(
+        tables, job(output="rollouts", policy_version=0, run_seed=0), engine=engine, group_size=8, sampling=sampling,
+        seed_per_request=True,
+    ).rows  # fmt: skip
+    verifier = ExactVerifier(r"answer (\S+)", True)
+    tables["outcomes"] = verify(
+        tables, job(), verifier=verifier, prompts_table="prompts", rollouts_table="rollouts"
+    ).rows
+    tables["steps"] = segment(tables, job(), cut=StructuralSegmenter(), min_verified_share=SHARE).rows
+    tables["verdicts.llm"] = judge(tables, job(), engine=FakeJudge(), name="llm", show_gold=False).rows
+    assert len(tables["verdicts.llm"]) == len(tables["steps"]) > 0
+    result = run_weigh(tables)
+    metrics = result.metrics
+    assert metrics["asked"] == 96
+    assert metrics["asked"] == metrics["kept"] + sum(v for k, v in metrics.items() if k.startswith("dropped."))
+    assert 0 < metrics["kept"] == len(result.rows)
+    assert 0 < metrics["tokens.mined"] < metrics["tokens.wrong"]
+    by_group: dict[str, float] = {}
+    for row in weighted_from(result.rows):
+        by_group[row.id.prompt_id] = by_group.get(row.id.prompt_id, 0.0) + row.advantage
+        assert len(row.token_weights) == len(row.token_ids)
+        assert row.reward == 0.0 or set(row.token_weights) == {1.0}
+    assert all(total == pytest.approx(0.0, abs=1e-9) for total in by_group.values())
+
+
+# --- worker and graph
+
+
+def test_a_worker_reads_runs_and_receipts(tmp_path: Path):
+    source = write_shard(
+        tmp_path,
+        table="prompts",
+        round_=1,
+        shard=4,
+        attempt="p",
+        rows=list(map(prompt_row, PROMPTS)),
+        seconds=0,
+        metrics={},
+    )
+
+    def stage(tables: Any, job: StageJob) -> StageResult:
+        return StageResult(tables["prompts"][:1], {"n": float(len(tables["prompts"]))})
+
+    worker = StageWorker({"copy": stage}, engine=FakeGenerator(policy_version=3))
+    receipt = worker.run(StageJob(tmp_path, "copy", "eval_prompts", 2, 4, "att", {"prompts": source}))
+    assert receipt.path == "rounds/0002/eval_prompts/00004-att.parquet"
+    assert (receipt.num_rows, receipt.metrics) == (1, {"n": 2.0})
+    assert receipt.seconds > 0
+    assert read_shard(tmp_path, receipt) == [prompt_row(PROMPTS[0])]
+    assert worker.ping() == "ready"
+    assert worker.engine_call("policy_version") == 3
+    assert worker.engine_call("score_next", (1, 2), 3) < 0
+    worker.close()
+    with pytest.raises(EngineError, match="closed"):
+        worker.engine_call("generate", [])
+
+
+def test_the_graph():
+    data = data_stages({"llm": "judge.llm", "prm": "prm"})
+    produced = ["prompts"]
+    for stage in data:  # in an order in which it can be run
+        assert set(stage.inputs) <= set(produced)
+        produced.append(stage.output)
+    assert downstream(data, "verdicts.llm") == ["verdicts.llm", "weighted"]
+    assert downstream(data, "steps") == ["steps", "verdicts.llm", "verdicts.prm", "weighted"]
+    assert downstream(data, "rollouts")[0] == "rollouts"
+    assert set(downstream(data, "rollouts")) == {stage.output for stage in data}
+    assert downstream(evaluation_stages(), "eval_outcomes") == ["eval_outcomes"]
