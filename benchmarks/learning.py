@@ -17,9 +17,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.reports import JudgeQuality, RoundReport
 
 ARMS = {
     "default": [],
@@ -28,7 +28,7 @@ ARMS = {
 }
 
 
-def run_seed(seed: int, rounds: int, arm: str, run_dir: Path) -> dict[int, dict[str, Any]]:
+def run_seed(seed: int, rounds: int, arm: str, run_dir: Path) -> dict[int, RoundReport]:
     """Reports by round of one seed's run, run now unless it is there."""
     reports = read_manifest(run_dir).reports if run_dir.exists() else {}
     if not all(round_ in reports for round_ in range(rounds + 1)):
@@ -60,7 +60,7 @@ def shown(values: list[float]) -> str:
     return f"{100 * mean:+.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
 
 
-def table(runs: dict[int, dict[int, dict[str, Any]]], rounds: int) -> list[str]:
+def table(runs: dict[int, dict[int, RoundReport]], rounds: int) -> list[str]:
     """The runs as Markdown: one row a seed, then the mean changes."""
     head = [
         "seed",
@@ -71,21 +71,21 @@ def table(runs: dict[int, dict[int, dict[str, Any]]], rounds: int) -> list[str]:
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for seed, reports in runs.items():
-        cells = [f"{100 * r['accuracy']:.1f} / {100 * r['accuracy_greedy']:.1f}" for r in reports.values()]
-        change = reports[rounds]["change_from_base"]
+        cells = [f"{100 * (r.accuracy or 0.0):.1f} / {100 * (r.accuracy_greedy or 0.0):.1f}" for r in reports.values()]
+        change = reports[rounds].change_from_base
         moved = [
-            f"{100 * change[key]['mean']:+.1f} ± {100 * change[key]['stderr']:.1f}"
+            f"{100 * change[key].mean:+.1f} ± {100 * (change[key].stderr or 0.0):.1f}"
             for key in ("accuracy", "accuracy_greedy")
         ]
-        minutes = sum(report["seconds"]["round"] for report in reports.values()) / 60
+        minutes = sum(report.round_seconds for report in reports.values()) / 60
         lines.append("| " + " | ".join([str(seed), *cells, *moved, f"{minutes:.1f}"]) + " |")
     lines.append("")
     for key, name in (("accuracy", "sampled"), ("accuracy_greedy", "greedy")):
         steps = [
-            f"round {r}: {shown([reports[r]['change'][key]['mean'] for reports in runs.values()])}"
+            f"round {r}: {shown([reports[r].change[key].mean for reports in runs.values()])}"
             for r in range(1, rounds + 1)
         ]
-        whole = shown([reports[rounds]["change_from_base"][key]["mean"] for reports in runs.values()])
+        whole = shown([reports[rounds].change_from_base[key].mean for reports in runs.values()])
         lines.append(
             f"- {name}: {whole} points over the base after round {rounds} (mean over seeds ± its standard "
             f"error); by round (paired over problems): {', '.join(steps)}"
@@ -93,16 +93,21 @@ def table(runs: dict[int, dict[int, dict[str, Any]]], rounds: int) -> list[str]:
     return lines
 
 
-def judges(runs: dict[int, dict[int, dict[str, Any]]], rounds: int) -> list[str]:
+def quality_of(report: RoundReport) -> dict[str, dict[str, JudgeQuality]]:
+    """By judge and measure; a round that learned has it."""
+    return {} if report.judges is None else report.judges.quality
+
+
+def judges(runs: dict[int, dict[int, RoundReport]], rounds: int) -> list[str]:
     """Judge quality by round, averaged over seeds, by tokens."""
     lines = ["| round | judge | precision | recall | mined share |", "|---|---|---|---|---|"]
     for round_ in range(1, rounds + 1):
-        names = list(runs[min(runs)][round_]["judges"]["quality"])
+        names = list(quality_of(runs[min(runs)][round_]))
         for name in names:
-            facts = [reports[round_]["judges"]["quality"][name]["truth"]["tokens"] for reports in runs.values()]
-            precision = [f["precision"] for f in facts if f["precision"] is not None]
-            recall = [f["recall"] for f in facts if f["recall"] is not None]
-            mined = [reports[round_]["mined_share"] for reports in runs.values()]
+            facts = [quality_of(reports[round_])[name]["truth"].tokens for reports in runs.values()]
+            precision = [f.precision for f in facts if f.precision is not None]
+            recall = [f.recall for f in facts if f.recall is not None]
+            mined = [reports[round_].mined_share or 0.0 for reports in runs.values()]
             lines.append(
                 f"| {round_} | {name} | {sum(precision) / len(precision):.3f} | {sum(recall) / len(recall):.3f} | "
                 + (f"{sum(mined) / len(mined):.3f} |" if name == "consensus" else " |")
@@ -124,11 +129,11 @@ def main() -> None:
         for seed in range(arguments.seeds)
     }
     lines = [*table(runs, arguments.rounds), ""]
-    if any("truth" in facts for facts in runs[0][1]["judges"]["quality"].values()):
+    if any("truth" in facts for facts in quality_of(runs[0][1]).values()):
         lines += judges(runs, arguments.rounds)
     print("\n".join(lines))
     (arguments.out / f"{arguments.arm}.json").write_text(
-        json.dumps({str(seed): reports for seed, reports in runs.items()})
+        json.dumps({str(seed): {r: report.plain() for r, report in reports.items()} for seed, reports in runs.items()})
     )
 
 

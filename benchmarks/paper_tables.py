@@ -16,7 +16,7 @@ import argparse
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,8 @@ def noise(config: Config, at: Points) -> list[tuple[Arm, str]]:
 
 def interval(results: Iterable[ArmResult], arm: str, round_: int = 1, key: str = "accuracy") -> Interval | None:
     """Over seeds, of one arm at one round."""
-    values = [r.report[key] for r in results if r.arm == arm and r.round == round_ and r.report is not None]
+    reports = [r.report for r in results if r.arm == arm and r.round == round_ and r.report is not None]
+    values = [getattr(report, key) for report in reports]
     return mean_interval(values) if values else None
 
 
@@ -247,13 +248,12 @@ def mined(results: list[ArmResult]) -> list[str]:
     lines = ["| labels | tokens mined | precision | recall |", "|---|---|---|---|"]
     for arm in dict.fromkeys(r.arm for r in results if r.arm not in (START, "beta-1")):
         reports = [r.report for r in results if r.arm == arm and r.report is not None]
-        quality = [
-            q["truth"]["tokens"] for r in reports if (q := r["judges"]["quality"].get("consensus", {})).get("truth")
-        ]
-        share = sum(report["mined_share"] for report in reports) / len(reports)
+        of_consensus = [r.judges.quality.get("consensus", {}) for r in reports if r.judges is not None]
+        quality = [measures["truth"].tokens for measures in of_consensus if "truth" in measures]
+        share = sum(report.mined_share or 0.0 for report in reports) / len(reports)
         cells = [
-            f"{sum(q[k] or 0.0 for q in quality) / len(quality):.3f}" if quality else "–"
-            for k in ("precision", "recall")
+            f"{sum(values) / len(values):.3f}" if values else "–"
+            for values in ([q.precision or 0.0 for q in quality], [q.recall or 0.0 for q in quality])
         ]
         lines.append(f"| {arm} | {100 * share:.1f} % | {cells[0]} | {cells[1]} |")
     return lines
@@ -341,9 +341,10 @@ def write_page(name: str, results: list[ArmResult], titles: dict[str, str], at: 
 
 def short(result: ArmResult) -> dict[str, Any]:
     """A run without its answers problem by problem."""
-    content = asdict(result)
-    for report in (content["report"], *((content["report"] or {}).get("more_tests", {}).values())):
-        if report is not None:
+    content = {field.name: getattr(result, field.name) for field in fields(result)}
+    if result.report is not None:
+        content["report"] = result.report.plain()
+        for report in (content["report"], *content["report"].get("more_tests", {}).values()):
             report.pop("per_problem", None)
     return content
 

@@ -44,11 +44,11 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     options = parser.parse_args()
     reports = read_manifest(options.run_dir).reports
-    complete = {r: report for r, report in sorted(reports.items()) if "generate" in report.get("seconds", {})}
+    complete = {r: report for r, report in sorted(reports.items()) if "generate" in report.seconds}
     left_out = sorted(r for r in reports if r and r not in complete)
     if not complete:
         sys.exit(f"{options.run_dir}: no round whose report has the seconds of all its stages")
-    rounds = {round_: round_figures(report["seconds"]) for round_, report in complete.items()}
+    rounds = {round_: round_figures(report.seconds) for round_, report in complete.items()}
 
     def over_rounds(key: str) -> dict[str, Any]:
         return summarise([figures[key] for figures in rounds.values()])

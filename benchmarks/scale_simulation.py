@@ -57,7 +57,7 @@ from bcpg_cluster.stages.graph import data_stages
 from bcpg_cluster.stages.job import StageJob
 from bcpg_cluster.store.layout import MANIFEST
 from bcpg_cluster.store.manifest import Manifest, read_manifest
-from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.watch.observer import Event, RoundFinished, SilentObserver
 
 Summary = dict[str, Any]
 PARTS = ("driver", "turns", "judges", "inline", "ray")
@@ -125,15 +125,16 @@ def staff(scale: int) -> dict[str, int]:
     return {"rollout": max(scale - sum(sizes.values()), 1), **sizes}
 
 
-class MemoryByRound(SilentObserver):
+class MemoryByRound:
     """Looks at the driver's memory when a round is reported."""
 
     def __init__(self) -> None:
         self.mib: list[float] = []
 
-    def report(self, round_: int, report: dict[str, Any]) -> None:
+    def hear(self, event: Event) -> None:
         """Another round."""
-        self.mib.append(resident_mib())
+        if isinstance(event, RoundFinished):
+            self.mib.append(resident_mib())
 
 
 # --- the parts: each gives what it measured, one number a name --------------------------------------------------------
@@ -151,14 +152,14 @@ def driver(num_shards: int, num_members: int, rounds: int) -> dict[str, float]:
             wall, cpu = time.perf_counter(), time.process_time()
             reports = coordinator.run(rounds)
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            flow = sum(report["seconds"].get("data", 0.0) for report in reports.values())
+            flow = sum(report.seconds.get("data", 0.0) for report in reports.values())
         size = (run_dir / MANIFEST).stat().st_size
         resumed, resumed_cpu = time.perf_counter(), time.process_time()
         state = read_manifest(run_dir)
         resumed, resumed_cpu = time.perf_counter() - resumed, time.process_time() - resumed_cpu
         receipts = sum(len(shards) for shards in state.shards.values())
         assert receipts > per_round * rounds * (len(STAGES) + 1)
-        assert all(reports[r]["samples"]["asked"] == per_round * SAMPLES for r in range(1, rounds + 1))
+        assert all(reports[r].samples.asked == per_round * SAMPLES for r in range(1, rounds + 1))
     return {
         "million samples": per_round * rounds * SAMPLES / 1e6,
         "receipts": receipts,

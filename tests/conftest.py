@@ -84,7 +84,7 @@ def config_file(fakes_content: Callable[[], dict[str, Any]], tmp_path_factory: p
 
 @dataclass
 class Run:
-    """A run that was driven in this process."""
+    """A run that was driven in this process; its reports as JSON has them."""
 
     directory: Path
     config: Config
@@ -102,7 +102,8 @@ def run_rounds() -> Callable[..., Run]:
                 coordinator = build_coordinator(
                     config, manifest, runtime, observer or SilentObserver(), lambda: False, read_all_prompts(config)
                 )
-                return Run(directory, config, coordinator.run(rounds))
+                done = coordinator.run(rounds)
+                return Run(directory, config, {round_: report.plain() for round_, report in done.items()})
             finally:
                 runtime.shutdown()
 

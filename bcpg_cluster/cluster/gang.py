@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from typing import Any
 
+from bcpg_cluster.cluster.lifecycle import meet, ping, rendezvous
 from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.errors import EngineError, MemberLostError, UserError
 
@@ -66,7 +67,7 @@ class Gang:
         if self._members:
             return
         self._members = [self._runtime.start(self._spec(self._generation, rank)) for rank in range(self.size)]
-        self._starts = [member.call("ping", control=True, label="start") for member in self._members]
+        self._starts = [ping(member) for member in self._members]
         self._generation += 1
         self._has_met = False
 
@@ -93,8 +94,8 @@ class Gang:
         if self._has_met:
             return
         self._await_nodes()
-        host, port = self._collect([self._members[0].call("rendezvous", label="rendezvous")], self._start_timeout_s)[0]
-        self.call_all("meet", host, port, timeout_s=self._start_timeout_s)
+        host, port = self._collect([rendezvous(self._members[0])], self._start_timeout_s)[0]
+        self._collect([meet(member, host, port) for member in self._members], self._start_timeout_s)
         self._has_met = True
 
     def _await_nodes(self) -> None:

@@ -23,11 +23,10 @@ class PoolLimits:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A piece of work: ``arguments(attempt number)`` gives the call's arguments, fresh for every attempt."""
+    """A piece of work: ``start`` begins it on a member, anew for every attempt."""
 
     key: tuple[Any, ...]
-    method: str
-    arguments: Callable[[int], tuple[Any, ...]]
+    start: Callable[[Member], Future[Any]]
     label: str = ""
 
 

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from bcpg_cluster.cluster.leases import Done, PoolLimits, Work, _Lease, _Slot
+from bcpg_cluster.cluster.lifecycle import ping
 from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.cluster.state import MemberState
 from bcpg_cluster.errors import EngineError, MemberLostError
@@ -97,7 +98,7 @@ class Pool:
         spec = self._spec(self._started)
         member = self._runtime.start(spec)
         self._started += 1
-        slot = _Slot(member, spec, member.call("ping", control=True, label="start"), self._clock())
+        slot = _Slot(member, spec, ping(member), self._clock())
         slot.ready.add_done_callback(lambda _: self.on_news())
         if not isinstance(member, Placed):
             slot.start_deadline = slot.asked + self._limits.start_timeout_s
@@ -351,7 +352,7 @@ class Pool:
 
     def _lease(self, slot: _Slot) -> None:
         work, attempt = self._queue.popleft()
-        answer = slot.member.call(work.method, *work.arguments(attempt), label=work.label)
+        answer = work.start(slot.member)
         now = self._clock()
         lease = _Lease(work, attempt, answer, now + self._limits.lease_timeout_s)
         slot.leases.append(lease)

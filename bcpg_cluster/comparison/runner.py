@@ -32,6 +32,7 @@ from bcpg_cluster.run.directory import load_run_config, open_run
 from bcpg_cluster.run.snapshots import drop_torn_snapshots
 from bcpg_cluster.stages.graph import data_stages, evaluation_stages
 from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.store.whole_files import write_whole
 from bcpg_cluster.watch.observer import Observer
 from bcpg_cluster.watch.report.comparison_report import START, ArmResult
@@ -209,7 +210,7 @@ class Comparison:
             measured = ["eval_prompts", *(stage.output for stage in evaluation_stages())]
             adopt_tables(data_dir, shared, manifest, 0, measured, len(shared.receipts(0, "eval_prompts")))
             if 0 not in manifest.state.reports:
-                manifest.add_report(0, shared.reports[0])
+                manifest.add_report(shared.reports[0])
             coordinator_over(self._workforce, config, manifest, self._observer, self._stop_asked, prompts).run(
                 arm.rounds
             )
@@ -234,7 +235,7 @@ class Comparison:
             directory = self._directory / "tuning" / arm.name / f"rate-{rate:g}"
             config = arm_config(self._tuning_base, arm, self._setup.tuning_seed, rate)
             last = self._run(arm, config, directory, data_dir, self._tuning)[-1]
-            found[rate] = None if last.report is None else last.report["accuracy"]
+            found[rate] = None if last.report is None else last.report.accuracy
         best = max(rates, key=lambda rate: (-1.0 if (score := found[rate]) is None else score, -rate))
         self._rates[arm.name] = best
         _write_json(
@@ -307,7 +308,7 @@ def _check_has_mixed_groups(directory: Path) -> None:
     """Raises :class:`DataError` for an offline set that no method can learn from."""
     state = read_manifest(directory)
     if not sum(receipt.num_rows for receipt in state.receipts(1, "steps")):
-        accuracy = state.reports[0].get("accuracy")
+        accuracy = state.reports[0].accuracy
         raise DataError(
             f"{directory}: no prompt has both right and wrong answers"
             + ("" if accuracy is None else f" (the start is right in {100 * accuracy:.1f} % of the test samples)"),
@@ -316,16 +317,16 @@ def _check_has_mixed_groups(directory: Path) -> None:
         )
 
 
-def _result(arm: Arm, config: Config, round_: int, report: dict[str, Any]) -> ArmResult:
-    stopped = bool(report.get("train", {}).get("stopped_early"))
+def _result(arm: Arm, config: Config, round_: int, report: RoundReport) -> ArmResult:
+    stopped = report.train is not None and bool(report.train.stopped_early)
     status: Literal["stopped_early", "finished"] = "stopped_early" if stopped else "finished"
     return ArmResult(arm.name, config.seed, round_, status, config.train.learning_rate, report)
 
 
-def _line(reports: dict[int, dict[str, Any]]) -> str:
+def _line(reports: dict[int, RoundReport]) -> str:
     return "; ".join(
-        f"v{round_} {100 * report['accuracy']:.1f} sampled"
-        + (f" / {100 * report['accuracy_greedy']:.1f} greedy" if "accuracy_greedy" in report else "")
+        f"v{round_} {'-' if report.accuracy is None else f'{100 * report.accuracy:.1f}'} sampled"
+        + ("" if report.accuracy_greedy is None else f" / {100 * report.accuracy_greedy:.1f} greedy")
         for round_, report in sorted(reports.items())
     )
 

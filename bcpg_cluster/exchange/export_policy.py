@@ -24,6 +24,7 @@ from bcpg_cluster.stages.push.canaries import CANARIES
 from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.manifest import ManifestState, SnapshotRecord, read_manifest
 from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.reports import RoundReport
 
 BASE_CARD = "README.base.md"  # the card that came with the base model
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -141,7 +142,7 @@ def _write_card(
     run_name: str,
     base_model: str,
     version: int,
-    reports: Mapping[int, Mapping[str, Any]],
+    reports: Mapping[int, RoundReport],
     dtypes: Mapping[str, int],
     has_template: bool,
 ) -> None:
@@ -178,13 +179,13 @@ def _write_card(
     (staging / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _accuracy_line(name: str, report: Mapping[str, Any] | None) -> str:
+def _accuracy_line(name: str, report: RoundReport | None) -> str:
     """A row of the card's table; ``not measured`` where the round's evaluation is not done (a run that was stopped)."""
     if report is None:
         return f"| {name} | not measured | | | |"
-    values = [report.get(key) for key in ("accuracy", "stderr", "accuracy_greedy")]
+    values = (report.accuracy, report.stderr, report.accuracy_greedy)
     shown = " | ".join("-" if value is None else f"{100 * value:.1f} %" for value in values)
-    return f"| {name} | {shown} | {report.get('num_problems', '-')} |"
+    return f"| {name} | {shown} | {report.num_problems} |"
 
 
 def read_front_matter(text: str) -> dict[str, Any]:

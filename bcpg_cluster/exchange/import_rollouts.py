@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from bcpg_cluster.exchange.new_directory import new_directory
 from bcpg_cluster.exchange.rollout_file import ImportedGroup, RolloutFile
 from bcpg_cluster.records import EXTERNAL_POLICY_VERSION, Prompt, Rollout, SampleId, StopReason
 from bcpg_cluster.run.directory import open_run
+from bcpg_cluster.stages.generate.counts import RolloutCounts
 from bcpg_cluster.store.layout import new_attempt
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.store.rows import Row, prompt_row, rollout_row
@@ -106,7 +106,7 @@ def _write_shards(
     """Write one shard of prompts and its rollouts; the number of response tokens."""
     started = time.monotonic()
     rollouts = [rollout for group in groups for rollout in _rollouts(file, group, tokenizer)]
-    metrics = _metrics(rollouts)
+    metrics = RolloutCounts.of((len(rollout.token_ids), rollout.stop_reason) for rollout in rollouts).metrics()
     tables: dict[str, list[Row]] = {
         "prompts": [prompt_row(group.prompt) for group in groups],
         "rollouts": [rollout_row(rollout) for rollout in rollouts],
@@ -170,13 +170,3 @@ def check_round_trip(response: str, ids: Sequence[int], texts: Sequence[str], wh
         remedy="use the tokenizer of the policy that is trained; write the text as it normalises it; leave special tokens "
         "such as the end token out (that one is added here)",
     )
-
-
-def _metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What the receipts of `generate` count, so that a report of this round reads the same."""
-    stops = Counter(rollout.stop_reason for rollout in rollouts)
-    return {
-        "samples": float(len(rollouts)),
-        "tokens": float(sum(len(rollout.token_ids) for rollout in rollouts)),
-        **{f"stop.{reason}": float(stops[reason]) for reason in StopReason},
-    }

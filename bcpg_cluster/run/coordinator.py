@@ -27,21 +27,25 @@ from bcpg_cluster.prompts.sets import PromptSets, round_prompts, split_shards
 from bcpg_cluster.records import Prompt, Receipt
 from bcpg_cluster.run.dataflow import Dataflow
 from bcpg_cluster.run.push import Pusher, PushSettings
-from bcpg_cluster.run.serving import Serving, weights_path
+from bcpg_cluster.run.serving import Serving, Weights, weights_path
 from bcpg_cluster.run.snapshots import keep_snapshots
 from bcpg_cluster.run.training import check_rows, train_round
+from bcpg_cluster.stages.generate.counts import RolloutCounts
 from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, data_stages, evaluation_stages, turns
 from bcpg_cluster.stages.push.canaries import read_canaries
 from bcpg_cluster.stages.train.protocol import TrainSettings
+from bcpg_cluster.stages.weigh.counts import WeighCounts
 from bcpg_cluster.stages.weigh.stage import WeighSettings
 from bcpg_cluster.store.layout import new_attempt, report_path
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.reports import PushFacts, RoundReport, TrainingSummary
 from bcpg_cluster.store.rows import outcomes_from, prompt_row
 from bcpg_cluster.store.shards import read_table, write_shard
 from bcpg_cluster.store.whole_files import make_parents, write_whole
-from bcpg_cluster.watch.observer import Observer
+from bcpg_cluster.watch.observer import Noted, Observer, RoundFinished, StageProgress, WeightsPushed
 from bcpg_cluster.watch.report import round_report
+from bcpg_cluster.watch.report.round_report import Evaluated, Learned
 
 _PROMPT_WRITERS = 16  # files on their way to the disk at once
 _PROMPTS_AT_ONCE = 512  # shards a write to the manifest counts
@@ -86,24 +90,27 @@ class Coordinator:
             wait_ready=self._wait_rollouts,
         )
 
-    def run(self, rounds: int) -> dict[int, dict[str, Any]]:
+    def run(self, rounds: int) -> dict[int, RoundReport]:
         """Complete ``rounds`` rounds; reports by round, 0 being the base policy. What is done already is not done again.
 
         Raises:
             Interrupted: stop was asked for.
             BcpgError: see ``errors``.
         """
-        if not all(round_ in self._manifest.state.reports for round_ in range(rounds + 1)):
+        todo = [round_ for round_ in range(rounds + 1) if round_ not in self._manifest.state.reports]
+        if any(round_ and round_ not in self._manifest.state.snapshots for round_ in todo):
             self._begin_trainers()
-            self._round(0, lambda: {})
+        for round_ in todo:
+            soon = [near for near in (round_, round_ + 1) if near in todo]
+            self._parts.turns.need({stage.pool for near in soon for stage in self._unsealed(near)})
+            self._round(round_)
             self._parts.gang.raise_if_failed()
-            for round_ in range(1, rounds + 1):
-                self._round(round_, lambda: self._learn(round_))  # noqa: B023  (called before the loop goes on)
         return {round_: self._manifest.state.reports[round_] for round_ in range(rounds + 1)}
 
     def collect(self) -> None:
         """Only what every method shares: the base policy's evaluation, and the first round's data up to the verdicts."""
-        self._round(0, lambda: {})
+        if 0 not in self._manifest.state.reports:
+            self._round(0)
         stages = self._data_stages()
         self._collect(1, tuple(stage for stage in stages if stage.name != "weigh"))
 
@@ -114,56 +121,57 @@ class Coordinator:
         elif 0 not in self._manifest.state.reports:
             self._parts.gang.try_start()
 
-    def _round(self, round_: int, learn: Callable[[], dict[str, Any]]) -> None:
-        if round_ in self._manifest.state.reports:
-            return
+    def _unsealed(self, round_: int) -> list[StageSpec]:
+        """The map stages of a round that still have something to do."""
+        stages = evaluation_stages() if round_ == 0 else (*self._data_stages(), *evaluation_stages())
+        return [stage for stage in stages if (round_, stage.output) not in self._manifest.state.sealed]
+
+    def _round(self, round_: int) -> None:
+        """Complete a round; round 0 only measures the base policy."""
         started = time.monotonic()
-        learned = learn()
+        learned = self._learn(round_) if round_ else None
         evaluated = self._evaluate(round_)
-        report = {"round": round_, **evaluated, **learned}
-        report["seconds"] = {**learned.get("seconds", {}), **evaluated["seconds"], "round": time.monotonic() - started}
-        previous = self._manifest.state.reports.get(round_ - 1)
-        if previous is not None:
-            report["change"] = round_report.change(previous, report)
-            report["change_from_base"] = round_report.change(self._manifest.state.reports[0], report)
+        done = self._manifest.state.reports
+        report = round_report.complete(
+            round_, evaluated, learned, time.monotonic() - started, done.get(round_ - 1), done.get(0)
+        )
         path = self._manifest.run_dir / report_path(round_)
         make_parents(path)
-        write_whole(path, json.dumps(report, indent=2).encode())
-        reports = {**self._manifest.state.reports, round_: report}
-        scores = {r: done["accuracy"] for r, done in reports.items() if r and "accuracy" in done}
+        write_whole(path, json.dumps(report.plain(), indent=2).encode())
+        scores = {r: of.accuracy for r, of in {**done, round_: report}.items() if r and of.accuracy is not None}
         keep_snapshots(self._manifest, scores, self._config.snapshots.keep_last)  # before a kill could skip it for good
-        self._manifest.add_report(round_, report)
-        self._observer.report(round_, report)
+        self._manifest.add_report(report)
+        self._observer.hear(RoundFinished(report))
 
     # --- the learning half of a round
 
-    def _learn(self, round_: int) -> dict[str, Any]:
+    def _learn(self, round_: int) -> Learned:
         stages = self._data_stages()
         started = time.monotonic()
         seconds = self._collect(round_, stages)
         totals = {stage.name: round_report.total(self._receipts(round_, stage.output)) for stage in stages}
-        samples = round_report.conservation(totals["weigh"])
+        weighed = WeighCounts.read(totals["weigh"])
+        samples = round_report.conservation(weighed)
         seconds["data"] = time.monotonic() - started
-        snapshot = self._train(round_, totals["weigh"])
+        snapshot = self._train(round_, weighed)
         pushed = self._push(snapshot)
-        weighed = totals["weigh"]
-        wrong = weighed.get("tokens.wrong", 0.0)
         measures = [name for name, judge in self._config.judges.items() if judge.role == "measure"]
+        training = snapshot.training or TrainingSummary()
         rates = round_report.rates(totals, seconds)
-        if snapshot.metrics.get("train_s"):
-            rates["train"] = snapshot.metrics["tokens"] / snapshot.metrics["train_s"]
-        return {
-            "samples": samples,
-            "mined_share": weighed.get("tokens.mined", 0.0) / wrong if wrong else None,
-            "judges": round_report.judge_report(weighed, self._config.voters, measures),
-            "verdicts": {stage.name: totals[stage.name] for stage in stages if stage.name.startswith("judge.")},
-            "generate": totals["generate"],
-            "outcomes": totals["verify"],
-            "train": snapshot.metrics,
-            "push": pushed,
-            "tokens_per_s": rates,
-            "seconds": {**seconds, "train": snapshot.seconds, "push": pushed["seconds"], "proof": pushed["proof_s"]},
-        }
+        if training.train_s and training.tokens is not None:
+            rates["train"] = training.tokens / training.train_s
+        return Learned(
+            samples=samples,
+            mined_share=weighed.mined_share,
+            judges=round_report.judge_report(weighed, self._config.voters, measures),
+            verdicts={stage.name: totals[stage.name] for stage in stages if stage.name.startswith("judge.")},
+            generate=totals["generate"],
+            outcomes=totals["verify"],
+            train=training,
+            push=pushed,
+            tokens_per_s=rates,
+            seconds={**seconds, "train": snapshot.seconds, "push": pushed.seconds, "proof": pushed.proof_s},
+        )
 
     def _data_stages(self) -> tuple[StageSpec, ...]:
         return data_stages({judge: self._config.judge_pool(judge) for judge in self._config.judges})
@@ -174,18 +182,17 @@ class Coordinator:
         chosen = round_prompts(self._parts.prompts.train, round_, section.per_round, section.order, self._config.seed)
         return self._map(round_, stages, "prompts", chosen, self._config.generate.prompts_per_shard, round_ - 1)
 
-    def _train(self, round_: int, weighed: dict[str, float]) -> SnapshotRecord:
+    def _train(self, round_: int, weighed: WeighCounts) -> SnapshotRecord:
         """The snapshot of this round; trained now unless it is there."""
         done = self._manifest.state.snapshots.get(round_)
         if done is not None:
             return done
-        if not weighed["groups_kept"]:
-            # Stated rule: a round in which every group is uniform teaches nothing; the weights stay and the run goes on.
-            self._observer.note(
-                f"round {round_}: no group had both right and wrong answers, the weights stay as they are"
-            )
+        if not weighed.groups_kept:
+            # Stated rule: a round in which every group is uniform teaches nothing; the weights stay and the run continues.
+            text = f"round {round_}: no group had both right and wrong answers, the weights stay as they are"
+            self._observer.hear(Noted(text))
             before = self._manifest.state.snapshots.get(round_ - 1)
-            kept = SnapshotRecord(round_, before.path if before else "", before.digests if before else {}, 0.0, {})
+            kept = SnapshotRecord(round_, before.path if before else "", before.digests if before else {}, 0.0)
             self._manifest.add_snapshot(kept)
             return kept
         check_rows(weighed, self._config.objective)
@@ -203,7 +210,7 @@ class Coordinator:
         self._trainer_holds = snapshot.version
         return snapshot
 
-    def _push(self, snapshot: SnapshotRecord) -> dict[str, Any]:
+    def _push(self, snapshot: SnapshotRecord) -> PushFacts:
         done = self._manifest.state.pushes.get(snapshot.version)
         path = self._model_path(snapshot.version)
         if done is not None and self._is_served(snapshot.version):
@@ -211,7 +218,7 @@ class Coordinator:
         self._open_rollouts(snapshot.version)
         is_served = self._is_served(snapshot.version)
         self._wait_rollouts()
-        canaries = read_canaries(self._manifest.run_dir / snapshot.path) if snapshot.metrics else []
+        canaries = read_canaries(self._manifest.run_dir / snapshot.path) if snapshot.training else []
         if is_served:  # resumed, or opened for this turn: the members started from it
             facts = self._pusher.confirm(snapshot.version, path, canaries)
         else:
@@ -219,13 +226,13 @@ class Coordinator:
             from_disk = self._trainer_holds != snapshot.version
             facts = self._pusher.push(snapshot.version, path, snapshot.digests, canaries, from_disk=from_disk)
         self._manifest.add_push(snapshot.version, facts)
-        self._observer.push(snapshot.version, facts)
-        self._observer.stage(snapshot.version, "push", 1, 1)
+        self._observer.hear(WeightsPushed(snapshot.version, facts))
+        self._observer.hear(StageProgress(snapshot.version, "push", 1, 1))
         return facts
 
     # --- the measuring half
 
-    def _evaluate(self, version: int) -> dict[str, Any]:
+    def _evaluate(self, version: int) -> Evaluated:
         sets = self._parts.prompts.measured(self._config.evaluate.num_prompts)
         prompts = [prompt for of_set in sets.values() for prompt in of_set]
         stages = evaluation_stages()
@@ -236,15 +243,14 @@ class Coordinator:
             name: round_report.accuracy_report(outcomes, {prompt.prompt_id for prompt in of_set})
             for name, of_set in sets.items()
         }
-        report = reports.pop("test") | ({"more_tests": reports} if reports else {})
-        generated = round_report.total(self._receipts(version, "eval_rollouts"))
-        return {
-            **report,
-            "truncated_share": generated["stop.length"] / generated["samples"],
-            "mean_tokens": generated["tokens"] / generated["samples"],
-            "evaluation_tokens_per_s": round_report.rates({"evaluate": generated}, seconds).get("evaluate"),
-            "seconds": seconds,
-        }
+        totals = round_report.total(self._receipts(version, "eval_rollouts"))
+        return Evaluated(
+            accuracy=reports.pop("test"),
+            more_tests=reports,
+            responses=RolloutCounts.read(totals),
+            tokens_per_s=round_report.rates({"evaluate": totals}, seconds).get("evaluate"),
+            seconds=seconds,
+        )
 
     # --- shared
 
@@ -266,6 +272,7 @@ class Coordinator:
         unsealed = [stage for stage in stages if (round_, stage.output) not in self._manifest.state.sealed]
         if not unsealed:
             return {}
+        self._parts.turns.need({stage.pool for stage in unsealed})
         seconds: dict[str, float] = {}
         for pool, of_turn in turns(unsealed) if self._parts.turns.is_colocated else [(None, stages)]:
             if any(stage.pool == ROLLOUT_POOL for stage in of_turn if stage in unsealed):
@@ -317,8 +324,7 @@ class Coordinator:
         return weights_path(self._manifest, version, self._parts.base_model)
 
     def _is_served(self, version: int) -> bool:
-        serving = self._parts.serving
-        return (serving.version, serving.path) == (version, self._model_path(version))
+        return self._parts.serving.weights == Weights(version, self._model_path(version))
 
     def _have_served(self, version: int) -> None:
         """Have the rollout members hold a version of this run, from disk where they hold other weights."""
@@ -326,18 +332,18 @@ class Coordinator:
         if not self._is_served(version):
             self._wait_rollouts()
             record = self._manifest.state.snapshots.get(version)
-            canaries = read_canaries(self._manifest.run_dir / record.path) if record and record.metrics else []
+            canaries = read_canaries(self._manifest.run_dir / record.path) if record and record.training else []
             self._pusher.push(version, self._model_path(version), {}, canaries, from_disk=True)
 
     def _open_rollouts(self, version: int) -> None:
         """Have the rollout members on the machine; those that are started for it start with ``version``."""
         if self._parts.turns.is_closed(ROLLOUT_POOL):
             self._serve(version)
+        self._parts.turns.need({ROLLOUT_POOL})
         self._parts.turns.take(ROLLOUT_POOL)
 
     def _serve(self, version: int) -> None:
-        self._parts.serving.version = version
-        self._parts.serving.path = self._model_path(version)
+        self._parts.serving.change(Weights(version, self._model_path(version)))
 
     def _wait_rollouts(self) -> None:
         """Until every rollout member that has a node is ready, so that all are proven. One that still waits for a node may do so

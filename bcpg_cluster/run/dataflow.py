@@ -9,18 +9,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol
 
 from bcpg_cluster.cluster.leases import Work
 from bcpg_cluster.cluster.pool import Pool
+from bcpg_cluster.cluster.runtime import Member
 from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.stages.frontier import Frontier
 from bcpg_cluster.stages.graph import StageSpec
-from bcpg_cluster.stages.job import StageJob
+from bcpg_cluster.stages.job import StageJob, run_job
 from bcpg_cluster.store.layout import new_attempt
 from bcpg_cluster.store.manifest import Manifest
-from bcpg_cluster.watch.observer import Observer
+from bcpg_cluster.watch.observer import Observer, ShardAccepted, StageProgress
 
 
 class Bell(Protocol):
@@ -89,7 +92,7 @@ class Dataflow:
             pool.on_news = self._bell.set
         if not self._frontier.is_complete:
             for stage in self._stages:  # what a run that goes on has already is not part of its pace
-                self._observer.stage(self._round, stage.name, len(self._accepted(stage.output)), self._num_shards)
+                self._tell_progress(stage.name, stage.output)
         self._submit(self._frontier.ready())
         while not self._frontier.is_complete:
             self._bell.clear()  # before the polls: what they miss rings again
@@ -109,25 +112,16 @@ class Dataflow:
     def _submit(self, ready: Sequence[tuple[StageSpec, int]]) -> None:
         for stage, shard in ready:
             self._first.setdefault(stage.name, self._clock())
-            self._pools[stage.pool].submit(
-                Work(
-                    (self._round, stage.name, stage.output, shard),
-                    "run",
-                    self._job_maker(stage, shard),
-                    label=f"{stage.name} round {self._round} shard {shard}",
-                )
-            )
+            label = f"{stage.name} round {self._round} shard {shard}"
+            start = partial(self._start, stage, shard, label)
+            self._pools[stage.pool].submit(Work((self._round, stage.name, stage.output, shard), start, label))
 
-    def _job_maker(self, stage: StageSpec, shard: int) -> Callable[[int], tuple[StageJob]]:
-        def make(attempt: int) -> tuple[StageJob]:
-            inputs = {table: self._accepted(table)[shard] for table in stage.inputs}
-            run_dir = self._manifest.run_dir.absolute()
-            job = StageJob(
-                run_dir, stage.name, stage.output, self._round, shard, new_attempt(), inputs, self._parameters
-            )
-            return (job,)
-
-        return make
+    def _start(self, stage: StageSpec, shard: int, label: str, member: Member) -> Future[Receipt]:
+        """One try at a shard, under an attempt id of its own."""
+        inputs = {table: self._accepted(table)[shard] for table in stage.inputs}
+        run_dir = self._manifest.run_dir.absolute()
+        job = StageJob(run_dir, stage.name, stage.output, self._round, shard, new_attempt(), inputs, self._parameters)
+        return run_job(member, job, label)
 
     def _absorb(self, used: Sequence[Pool], *, assign: bool = True) -> int:
         """Take in what all pools have finished, with one write to the manifest; how many pieces that were."""
@@ -136,11 +130,14 @@ class Dataflow:
         for done, counts in zip(finished, counted, strict=True):
             _, name, output, shard = done.key
             self._last[name] = self._clock()
-            self._observer.receipt(self._round, name, done.result)
-            self._observer.stage(self._round, name, len(self._accepted(output)), self._num_shards)
+            self._observer.hear(ShardAccepted(self._round, name, done.result))
+            self._tell_progress(name, output)
             if counts and assign:
                 self._submit(self._frontier.accept(output, shard))
         return len(finished)
+
+    def _tell_progress(self, name: str, output: str) -> None:
+        self._observer.hear(StageProgress(self._round, name, len(self._accepted(output)), self._num_shards))
 
     def _wind_down(self, used: Sequence[Pool]) -> None:
         for pool in used:

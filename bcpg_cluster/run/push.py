@@ -12,17 +12,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool
-from bcpg_cluster.cluster.runtime import Member
 from bcpg_cluster.errors import BcpgError, EngineError, PushError
+from bcpg_cluster.stages.generate.client import RolloutClient
 from bcpg_cluster.stages.push.canaries import Canary, CanaryProof, choose_probe, judge_canaries
 from bcpg_cluster.stages.push.protocol import PushGroup
+from bcpg_cluster.stages.train.client import TrainerClient
 from bcpg_cluster.store.path import RunPath
-from bcpg_cluster.watch.observer import Observer
+from bcpg_cluster.store.reports import PushFacts
+from bcpg_cluster.watch.observer import Observer, Retried
 
+T = TypeVar("T")
 _MAX_SETTLE = 3  # tries to get every member to hold and prove a version, when members are lost meanwhile
 
 
@@ -55,6 +58,7 @@ class Pusher:
     ) -> None:
         self._gang, self._pool, self._settings = gang, pool, settings
         self._serving, self._observer, self._wait_ready = serving, observer, wait_ready
+        self._trainers = TrainerClient(gang)
         self._met: tuple[str, ...] = ()
 
     def push(
@@ -65,7 +69,7 @@ class Pusher:
         canaries: Sequence[Canary],
         *,
         from_disk: bool = False,
-    ) -> dict[str, Any]:
+    ) -> PushFacts:
         """Bring every rollout member to ``version``; returns the facts for the manifest.
 
         ``from_disk`` leaves the wire alone: the trainer does not hold these weights.
@@ -78,9 +82,9 @@ class Pusher:
         probe = choose_probe(canaries)
         if probe is not None:  # fill the prefix cache under the old weights; a member lost here is replaced
             with suppress(EngineError):
-                self._all(self._pool.members(), "score_next", probe.prefix, probe.token)
+                self._all(self._members(), lambda member: member.score_next(probe.prefix, probe.token))
             self._wait_ready()
-        members = self._pool.members()
+        members = self._members()
         self._serving(version)
         self._pool.dismiss_draining()
         method, why = (
@@ -93,13 +97,13 @@ class Pusher:
                 method, why = self._settings.backend, ""
             except EngineError as error:
                 why = str(error)
-                self._observer.retry(f"push v{version}", why)
+                self._observer.hear(Retried(f"push v{version}", why))
                 self._abandon(members, why)
         # Members that serve several runs in turn may hold another run's weights of the same version.
         proof = self._settle(version, snapshot_path, canaries, reload=not over_wire)
         return self._facts(method, why, time.monotonic() - started, proof)
 
-    def confirm(self, version: int, snapshot_path: str | RunPath, canaries: Sequence[Canary]) -> dict[str, Any]:
+    def confirm(self, version: int, snapshot_path: str | RunPath, canaries: Sequence[Canary]) -> PushFacts:
         """Prove that members which started from the snapshot hold it; the facts for the manifest. Raises like ``run.push``."""
         started = time.monotonic()
         proof = self._settle(version, snapshot_path, canaries)
@@ -119,26 +123,29 @@ class Pusher:
         self._catch_up(version, snapshot_path, reload=reload)
         return self.prove(canaries)
 
-    def _facts(self, method: str, why: str, seconds: float, proof: CanaryProof) -> dict[str, Any]:
-        return {
-            "method": method,
-            "why": why,
-            "seconds": seconds,
-            "num_members": len(self._pool.members()),
-            "worst_nats": proof.worst_nats,
-            "separation_nats": proof.separation_nats,
-            "cached_prefix_nats": proof.cached_prefix_nats,
-            "canaries": proof.verdict,
-            "proof_s": proof.seconds,
-        }
+    def _members(self) -> list[RolloutClient]:
+        return [RolloutClient(member) for member in self._pool.members()]
+
+    def _facts(self, method: str, why: str, seconds: float, proof: CanaryProof) -> PushFacts:
+        return PushFacts(
+            method=method,
+            why=why,
+            seconds=seconds,
+            num_members=len(self._pool.members()),
+            worst_nats=proof.worst_nats,
+            separation_nats=proof.separation_nats,
+            cached_prefix_nats=proof.cached_prefix_nats,
+            canaries=proof.verdict,
+            proof_s=proof.seconds,
+        )
 
     def _catch_up(self, version: int, snapshot_path: str | RunPath, *, reload: bool) -> None:
         """Members that hold another version load the snapshot: all of them when nothing was sent, late ones otherwise."""
         self._wait_ready()
-        members = self._pool.members()
-        held = self._all(members, "policy_version")
+        members = self._members()
+        held = self._all(members, RolloutClient.policy_version)
         behind = [m for m, version_held in zip(members, held, strict=True) if reload or version_held != version]
-        self._all(behind, "load_snapshot", snapshot_path, version)
+        self._all(behind, lambda member: member.load_snapshot(snapshot_path, version))
 
     def prove(self, canaries: Sequence[Canary]) -> CanaryProof:
         """Compare every member's log-probs of the canaries with the trainer's.
@@ -147,11 +154,13 @@ class Pusher:
             PushError: a member holds other weights.
         """
         started = time.monotonic()
-        members = self._pool.members()
+        members = self._members()
         pairs = [(canary.prompt_token_ids, canary.token_ids) for canary in canaries]
-        scored = self._all(members, "score_tokens", pairs) if pairs else []
+        scored = self._all(members, lambda member: member.score_tokens(pairs)) if pairs else []
         probe = choose_probe(canaries)
-        decoded = self._all(members, "score_next", probe.prefix, probe.token) if probe is not None else []
+        decoded = (
+            [] if probe is None else self._all(members, lambda member: member.score_next(probe.prefix, probe.token))
+        )
         return judge_canaries(
             canaries,
             scored,
@@ -160,29 +169,27 @@ class Pusher:
             seconds=time.monotonic() - started,
         )
 
-    def _send(self, version: int, members: Sequence[Member], digests: dict[str, str], started: float) -> None:
+    def _send(self, version: int, members: Sequence[RolloutClient], digests: dict[str, str], started: float) -> None:
         """Over the wire, within the deadline. Raises EngineError when it has to be given up."""
-        group_of = tuple(member.name for member in [*self._gang.members, *members])  # a name is never used twice
+        trainers = (member.name for member in self._gang.members)
+        group_of = (*trainers, *(member.name for member in members))  # a name is never used twice
         if group_of != self._met:
             self._leave(members)
-            address = self._gang.members[0].call("push_address")
+            address = self._trainers.push_address()
             self._wait([address], started)
             host, port = address.result()
             ranks = self._settings.ranks_per_member
             group = PushGroup(host, port, 1 + ranks * len(members), self._settings.backend)
-            joins = self._gang.submit_all("join_push_group", group, label=f"join push group v{version}")
+            joins = self._trainers.join_push_group(group, version)
             joins += [
-                member.call("engine_call", "join_push_group", group, rank, control=True)
+                member.join_push_group(group, rank)
                 for rank, member in zip(range(1, group.world_size, ranks), members, strict=True)
             ]
             self._wait(joins, started)
             self._met = group_of
-        specs = self._gang.call_all("push_specs", timeout_s=self._left(started))[0]
-        sends = self._gang.submit_all("push_weights", label=f"push v{version}")
-        receives = [
-            member.call("engine_call", "receive_weights", specs, version, control=True, label=f"receive v{version}")
-            for member in members
-        ]
+        specs = self._trainers.push_specs(self._left(started))
+        sends = self._trainers.push_weights(version)
+        receives = [member.receive_weights(specs, version) for member in members]
         self._wait([*sends, *receives], started)
         for member, receive in zip(members, receives, strict=True):
             different = sorted(name for name, digest in receive.result().items() if digests.get(name) != digest)
@@ -207,31 +214,31 @@ class Pusher:
         if pending:
             raise EngineError(f"the push did not finish within {self._settings.deadline_s:.0f} s")
 
-    def _abandon(self, members: Sequence[Member], why: str) -> None:
+    def _abandon(self, members: Sequence[RolloutClient], why: str) -> None:
         """Whoever may be stuck in a collective is killed: the trainer group (it starts again from the snapshot when it is
         needed) and the receivers (their replacements start from the snapshot).
         """
         self._met = ()
         self._gang.kill()
         for member in members:
-            self._pool.lose(member, why)
+            self._pool.lose(member.member, why)
 
-    def _leave(self, members: Sequence[Member]) -> None:
+    def _leave(self, members: Sequence[RolloutClient]) -> None:
         self._met = ()
-        leaves = self._gang.submit_all("leave_push_group")
-        leaves += [member.call("engine_call", "leave_push_group", control=True) for member in members]
+        leaves = self._trainers.leave_push_group()
+        leaves += [member.leave_push_group() for member in members]
         wait(leaves, timeout=30.0)
 
-    def _all(self, members: Sequence[Member], method: str, *args: Any) -> list[Any]:
+    def _all(self, members: Sequence[RolloutClient], ask: Callable[[RolloutClient], Future[T]]) -> list[T]:
         """Ask every member. One that is gone, fails or stays silent is replaced, and an EngineError says so."""
-        futures = [member.call("engine_call", method, *args, control=True) for member in members]
+        futures = [ask(member) for member in members]
         wait(futures, timeout=self._settings.deadline_s)
         lost = []
         for member, future in zip(members, futures, strict=True):
-            error = future.exception() if future.done() else EngineError(f"{method} got no answer")
+            error = future.exception() if future.done() else EngineError("no answer")
             if isinstance(error, EngineError):
                 lost.append(f"{member.name}: {error}")
-                self._pool.lose(member, str(error))
+                self._pool.lose(member.member, str(error))
             elif error is not None:
                 raise error
         if lost:

@@ -15,7 +15,7 @@ from bcpg_cluster.cluster.scaling import ScalingRule, Wishes, decide, first_wish
 from bcpg_cluster.cluster.state import MemberState, PoolState
 from bcpg_cluster.errors import EngineError, UnreachableError, UserError
 from bcpg_cluster.watch.control import Answer, Control, ScaleRequest, check_sizes, refusal
-from bcpg_cluster.watch.observer import Observer
+from bcpg_cluster.watch.observer import Noted, Observer, PoolsSeen
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Scaler:
                 self._follow(name, rule, now)
         states = self.states()
         self._tell_who_waits(states)
-        self._observer.pools(states)
+        self._observer.hear(PoolsSeen(states))
 
     def states(self) -> list[PoolState]:
         """All pools, the trainer group last."""
@@ -131,18 +131,19 @@ class Scaler:
     def _resize(self, name: str, size: int, why: str) -> None:
         before = self._pools[name].size
         self._pools[name].resize(size)
-        self._observer.note(f"{name}: {before} -> {size} members ({why})")
+        self._observer.hear(Noted(f"{name}: {before} -> {size} members ({why})"))
 
     def _tell_who_waits(self, states: list[PoolState]) -> None:
         for state in states:
             waiting = state.count("placing")
             if waiting != self._waiting.get(state.name, 0):
                 needs = ", ".join(f"{resource}: {amount:g}" for resource, amount in state.needs.items())
-                self._observer.note(
+                text = (
                     f"{state.name}: {waiting} of {state.size} members wait for a node with {{{needs}}}"
                     if waiting
                     else f"{state.name}: no member waits for a node any more"
                 )
+                self._observer.hear(Noted(text))
                 self._waiting[state.name] = waiting
 
     def _sized_by(self, name: str) -> str:

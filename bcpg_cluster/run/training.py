@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.errors import DataError, EngineError
 from bcpg_cluster.stages.push.canaries import Canary, write_canaries
+from bcpg_cluster.stages.train.client import TrainerClient
 from bcpg_cluster.stages.train.objective import Objective
 from bcpg_cluster.stages.train.protocol import StepReport, TrainSettings
 from bcpg_cluster.stages.train.worker import TrainJob
+from bcpg_cluster.stages.weigh.counts import WeighCounts
 from bcpg_cluster.store.layout import checkpoint_path, new_attempt, snapshot_path
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.reports import TrainingSummary
 from bcpg_cluster.store.whole_files import make_parents, remove_tree, write_whole
-from bcpg_cluster.watch.observer import Observer
+from bcpg_cluster.watch.observer import Observer, Retried, ShardAccepted, StageProgress, StepTrained
 
 _WHAT_A_ROW_IS = {
     "all": "a response of a group with right and wrong ones",
@@ -37,22 +39,22 @@ def steps_path(round_: int) -> str:
     return f"reports/training-{round_:04d}.jsonl"
 
 
-def check_rows(weighed: Mapping[str, float], objective: Objective) -> None:
+def check_rows(weighed: WeighCounts, objective: Objective) -> None:
     """Look at what weigh counted before any engine starts.
 
     Args:
-        weighed: the summed metrics of table ``weighted``: ``rows``, ``rows.right``, ``rows.wrong``.
+        weighed: of the whole round.
         objective: what the rows are to train.
 
     Raises:
         DataError: the round has no row that the objective could train on.
     """
-    needs = {"right": "rows.right", "wrong": "rows.wrong"}.get(objective.rows, "rows")
-    if weighed.get(needs, 0.0) > 0:
+    usable = {"right": weighed.right_rows, "wrong": weighed.wrong_rows}.get(objective.rows, weighed.rows)
+    if usable > 0:
         return
-    counted = ", ".join(f"{name} = {weighed.get(name, 0.0):g}" for name in ("rows", "rows.right", "rows.wrong"))
     raise DataError(
-        f"the objective {objective.name!r} has nothing to train on: table weighted has {counted}",
+        f"the objective {objective.name!r} has nothing to train on: table weighted has rows = {weighed.rows}, "
+        f"rows.right = {weighed.right_rows}, rows.wrong = {weighed.wrong_rows}",
         rule=f"each of its rows is {_WHAT_A_ROW_IS[objective.rows]}, and a round needs at least one",
         remedy="raise prompts.per_round or generate.group_size, choose problems that the policy gets right now and then, "
         "or train with another objective",
@@ -88,7 +90,7 @@ def train_round(
         settings=settings,
         checkpoint_dir="",  # every try has one of its own
     )
-    teller = _StepTeller(gang, round_, observer)
+    teller = _StepTeller(TrainerClient(gang), round_, observer)
     for attempt in range(1, max_attempts + 1):
         job = replace(job, checkpoint_dir=take_checkpoints(manifest.run_dir, round_))
         try:
@@ -98,7 +100,7 @@ def train_round(
             if attempt == max_attempts:
                 raise
             manifest.add_retry(f"train round {round_}", str(error))
-            observer.retry(f"train round {round_}", str(error))
+            observer.hear(Retried(f"train round {round_}", str(error)))
     raise AssertionError("unreachable")
 
 
@@ -123,17 +125,17 @@ def take_checkpoints(run_dir: RunPath, round_: int) -> str:
 class _StepTeller:
     """Tells the observer of every step once, while the training goes on; a group that starts again repeats some."""
 
-    def __init__(self, gang: Gang, round_: int, observer: Observer) -> None:
-        self._gang, self._round, self._observer = gang, round_, observer
+    def __init__(self, trainers: TrainerClient, round_: int, observer: Observer) -> None:
+        self._trainers, self._round, self._observer = trainers, round_, observer
         self._num_told = 0
-        self._asked: Future[Any] | None = None
+        self._asked: Future[list[StepReport]] | None = None
 
     def look(self) -> None:
         """Tell what rank 0 answered, and ask it again; never waits."""
         if self._asked is None or self._asked.done():
             if self._asked is not None and self._asked.exception() is None:  # a rank that is lost shows elsewhere
                 self._tell(self._asked.result())
-            self._asked = self._gang.members[0].call("steps", self._num_told, control=True)
+            self._asked = self._trainers.steps(self._num_told)
 
     def finish(self, reports: Sequence[StepReport]) -> None:
         """Tell the steps nobody was told yet."""
@@ -142,7 +144,7 @@ class _StepTeller:
 
     def _tell(self, reports: Sequence[StepReport]) -> None:
         for report in reports:
-            self._observer.train_step(self._round, asdict(report))
+            self._observer.hear(StepTrained(self._round, report))
         self._num_told += len(reports)
 
 
@@ -150,33 +152,32 @@ def _train_once(
     manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int, observer: Observer, teller: _StepTeller
 ) -> SnapshotRecord:
     started = time.monotonic()
-    observer.stage(job.round, "train", 0, 4)
+    trainers = TrainerClient(gang)
+    observer.hear(StageProgress(job.round, "train", 0, 4))
     gang.ensure_up()
-    gang.call_all("begin", job, label=f"begin round {job.round}")
+    trainers.begin(job)
     opened = time.monotonic()
-    observer.stage(job.round, "train", 1, 4)
+    observer.hear(StageProgress(job.round, "train", 1, 4))
     if (job.round, "reference") not in manifest.state.sealed:
-        for receipt in gang.call_all("reference", job, new_attempt(), label=f"reference round {job.round}"):
+        for receipt in trainers.reference(job, new_attempt()):
             manifest.accept(receipt)
-            observer.receipt(job.round, "reference", receipt)
+            observer.hear(ShardAccepted(job.round, "reference", receipt))
         manifest.seal(job.round, "reference", gang.size)
     referenced = time.monotonic()
-    observer.stage(job.round, "train", 2, 4)
-    sequences = gang.call_all("canary_sequences", num_canaries)[0]
-    before = gang.call_all("score", sequences)[0]
-    reference = tuple(manifest.state.receipts(job.round, "reference"))
-    label = f"train round {job.round}"
-    reports: list[StepReport] = gang.call_all("train", job, reference, label=label, meanwhile=teller.look)[0]
+    observer.hear(StageProgress(job.round, "train", 2, 4))
+    sequences = trainers.canary_sequences(num_canaries)
+    before = trainers.score(sequences)
+    reports = trainers.train(job, tuple(manifest.state.receipts(job.round, "reference")), meanwhile=teller.look)
     teller.finish(reports)
     trained = time.monotonic()
     steps = manifest.run_dir / steps_path(job.round)
     make_parents(steps)
     write_whole(steps, "".join(json.dumps(asdict(report)) + "\n" for report in reports).encode())
-    observer.stage(job.round, "train", 3, 4)
-    after = gang.call_all("score", sequences)[0]
+    observer.hear(StageProgress(job.round, "train", 3, 4))
+    after = trainers.score(sequences)
     path = snapshot_path(job.round, new_attempt())
     absolute = manifest.run_dir.absolute() / path
-    digests = gang.call_all("save_snapshot", absolute, label=f"snapshot v{job.round}")[0]
+    digests = trainers.save_snapshot(absolute, job.round)
     canaries = [
         Canary(prompt, response, tuple(old), tuple(new))
         for (prompt, response), old, new in zip(sequences, before, after, strict=True)
@@ -187,28 +188,28 @@ def _train_once(
         path=path,
         digests=digests,
         seconds=time.monotonic() - started,
-        metrics=_metrics(reports)
-        | {
-            "open_s": opened - started,
-            "reference_s": referenced - opened,
-            "train_s": trained - referenced,
-            "snapshot_s": time.monotonic() - trained,
-        },
+        training=_summary(
+            reports,
+            open_s=opened - started,
+            reference_s=referenced - opened,
+            train_s=trained - referenced,
+            snapshot_s=time.monotonic() - trained,
+        ),
     )
     manifest.add_snapshot(record)
     if isinstance(manifest.run_dir, Path):
         remove_tree(manifest.run_dir / checkpoint_path(job.round))
     else:
         with suppress(EngineError):  # they are but files: whether the group still lives is for the push to see
-            gang.call_all("drop_checkpoints", job)
-    observer.stage(job.round, "train", 4, 4)
+            trainers.drop_checkpoints(job)
+    observer.hear(StageProgress(job.round, "train", 4, 4))
     return record
 
 
-def _metrics(reports: Sequence[StepReport]) -> dict[str, float]:
+def _summary(reports: Sequence[StepReport], **seconds: float) -> TrainingSummary:
     """What a round's report says of its training; a mean over nothing is left out."""
     if not reports:
-        return {"steps": 0.0}
+        return TrainingSummary(steps=0.0, **seconds)
     first, last = reports[0], reports[-1]
     found = {
         "steps": float(len(reports)),
@@ -231,4 +232,4 @@ def _metrics(reports: Sequence[StepReport]) -> dict[str, float]:
         "clipped_down_last": last.clipped_down,
         "positive_mass_last": last.positive_mass,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return TrainingSummary(**{name: value for name, value in found.items() if value is not None}, **seconds)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from bcpg_cluster.cluster.runtime import Member
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.path import RunPath, StoredPath
@@ -104,6 +106,11 @@ class StageWorker:
         for part in (self._engine, *self._others):
             if part is not None:
                 part.close()
+
+
+def run_job(member: Member, job: StageJob, label: str) -> Future[Receipt]:
+    """Have a member that hosts a :class:`StageWorker` do one job."""
+    return member.call("run", job, label=label)
 
 
 @runtime_checkable

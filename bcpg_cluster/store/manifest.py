@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
@@ -20,6 +20,7 @@ from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.journal import journal_lines, journal_place, open_journal
 from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.reports import PushFacts, RoundReport, TrainingSummary
 
 MANIFEST_VERSION = 1
 _RECEIPT_FIELDS = tuple(Receipt.__dataclass_fields__)
@@ -37,13 +38,17 @@ class SealedTable:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRecord:
-    """A durable set of weights. ``path`` is relative to the run directory; the base (version 0) has none of its own."""
+    """A durable set of weights. ``path`` is relative to the run directory; the base (version 0) has none of its own.
+
+    Attributes:
+        training: what made it; ``None`` where a round taught nothing and the weights before were kept.
+    """
 
     version: int
     path: str
     digests: dict[str, str]
     seconds: float
-    metrics: dict[str, float] = field(default_factory=dict)
+    training: TrainingSummary | None = None
 
 
 @dataclass
@@ -57,8 +62,8 @@ class ManifestState:
     )  # folded once a round has its report
     sealed: dict[tuple[int, str], SealedTable] = field(default_factory=dict)
     snapshots: dict[int, SnapshotRecord] = field(default_factory=dict)
-    pushes: dict[int, dict[str, Any]] = field(default_factory=dict)
-    reports: dict[int, dict[str, Any]] = field(default_factory=dict)
+    pushes: dict[int, PushFacts] = field(default_factory=dict)
+    reports: dict[int, RoundReport] = field(default_factory=dict)
     retries: list[dict[str, Any]] = field(default_factory=list)
     imports: list[dict[str, Any]] = field(default_factory=list)  # responses made elsewhere, and by whom
 
@@ -73,14 +78,14 @@ class ManifestState:
                 table = SealedTable(event["round"], event["table"], event["num_shards"], event["num_rows"])
                 self.sealed[table.round, table.table] = table
             case "snapshot":
-                record = SnapshotRecord(
-                    event["version"], event["path"], event["digests"], event["seconds"], event["metrics"]
-                )
+                training = TrainingSummary.read(event["metrics"]) if event["metrics"] else None
+                record = SnapshotRecord(event["version"], event["path"], event["digests"], event["seconds"], training)
                 self.snapshots.setdefault(record.version, record)
             case "push":
-                self.pushes[event["version"]] = event
+                facts = {key: value for key, value in event.items() if key not in ("event", "version", "time")}
+                self.pushes[event["version"]] = PushFacts.read(facts)
             case "report":
-                self.reports[event["round"]] = event["report"]
+                self.reports[event["round"]] = RoundReport.read(event["report"])
                 self._fold(event["round"])
             case "retry":
                 self.retries.append(event)
@@ -257,15 +262,17 @@ class Manifest:
 
     def add_snapshot(self, record: SnapshotRecord) -> None:
         """Count a snapshot that lies complete on disk."""
-        self._append({"event": "snapshot", **asdict(record)})
+        facts = {key: getattr(record, key) for key in ("version", "path", "digests", "seconds")}
+        metrics = {} if record.training is None else record.training.plain()
+        self._append({"event": "snapshot", **facts, "metrics": metrics})
 
-    def add_push(self, version: int, facts: dict[str, Any]) -> None:
+    def add_push(self, version: int, facts: PushFacts) -> None:
         """Note that all rollout engines answer with ``version``, and how that was proven."""
-        self._append({"event": "push", "version": version, **facts})
+        self._append({"event": "push", "version": version, **facts.plain()})
 
-    def add_report(self, round_: int, report: dict[str, Any]) -> None:
+    def add_report(self, report: RoundReport) -> None:
         """Close a round with its report."""
-        self._append({"event": "report", "round": round_, "report": report})
+        self._append({"event": "report", "round": report.round, "report": report.plain()})
 
     def add_retry(self, what: str, why: str) -> None:
         """Note a piece of work that had to be done again."""

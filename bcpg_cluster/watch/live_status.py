@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +21,20 @@ from typing import Any
 
 from bcpg_cluster.cluster.state import MemberState, PoolState
 from bcpg_cluster.errors import Interrupted, UnreachableError
-from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.journal import lock_holder
 from bcpg_cluster.store.layout import LIVE
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.whole_files import write_whole
-from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.watch.observer import (
+    Event,
+    Noted,
+    PoolsSeen,
+    Retried,
+    RoundFinished,
+    StageProgress,
+    StepTrained,
+    WeightsPushed,
+)
 
 _EVERY_S = 1.0
 HEARTBEAT_S = 2.0  # the file is never older while the process lives
@@ -55,7 +63,7 @@ def seconds_left(done: int, total: int, first: int, passed_s: float) -> float | 
     return None if done <= first else (total - done) * passed_s / (done - first)
 
 
-class LiveStatus(SilentObserver):
+class LiveStatus:
     """An observer that keeps ``live.json``. A context manager: at its end the file says how the run ended."""
 
     def __init__(self, run_dir: RunPath, *, clock: Callable[[], float] = time.time) -> None:
@@ -100,26 +108,43 @@ class LiveStatus(SilentObserver):
 
     # --- what is heard
 
-    def stage(self, round_: int, name: str, done: int, total: int) -> None:
+    def hear(self, event: Event) -> None:
+        """Take in what ``live.json`` shows."""
+        match event:
+            case StageProgress():
+                self._stage(event)
+            case PoolsSeen(states=states):
+                self._see_pools(states)
+            case StepTrained():
+                self._step(event)
+            case WeightsPushed():
+                self._push(event)
+            case Noted(text=text):
+                self._event("note", text)
+            case Retried(what=what, why=why):
+                self._event("retry", f"{what}: {why}"[:500])
+                with self._guard:
+                    self._facts["num_retries"] += 1
+            case RoundFinished(report=report):
+                self._event("report", f"round {report.round} is done")
+
+    def _stage(self, heard: StageProgress) -> None:
         """A stage's count; a new round takes the place of the one before."""
         now = self._clock()
         with self._guard:
-            self._facts["round"] = round_
-            for key in [key for key in self._stages if key[0] != round_]:
+            self._facts["round"] = heard.round
+            for key in [key for key in self._stages if key[0] != heard.round]:
                 del self._stages[key]
-            known = self._stages.setdefault((round_, name), _Progress(done, total, done, now, now))
-            known.done, known.total, known.updated = done, total, now
+            fresh = _Progress(heard.done, heard.total, heard.done, now, now)
+            known = self._stages.setdefault((heard.round, heard.stage), fresh)
+            known.done, known.total, known.updated = heard.done, heard.total, now
 
-    def receipt(self, round_: int, stage: str, receipt: Receipt) -> None:
-        """Counted by :meth:`stage`."""
-
-    def pools(self, states: Sequence[PoolState]) -> None:
+    def _see_pools(self, states: Sequence[PoolState]) -> None:
         """The pools as they are, and how busy they were since the last look."""
         shown = []
         for state in states:
-            busy_s, ready_s = (now - before for now, before in zip(
-                (state.busy_s, state.ready_s), self._times.get(state.name, (0.0, 0.0)), strict=True
-            ))  # fmt: skip
+            before_busy_s, before_ready_s = self._times.get(state.name, (0.0, 0.0))
+            busy_s, ready_s = state.busy_s - before_busy_s, state.ready_s - before_ready_s
             self._times[state.name] = state.busy_s, state.ready_s
             shown.append({**asdict(state), "busy_share": busy_s / ready_s if ready_s > 0 else None})
         served = {m.policy_version for state in states for m in state.members if m.policy_version is not None}
@@ -128,38 +153,31 @@ class LiveStatus(SilentObserver):
             if served:
                 self._facts["versions"]["served"] = max(served)
 
-    def train_step(self, round_: int, step: Mapping[str, Any]) -> None:
+    def _step(self, heard: StepTrained) -> None:
         """How far the training is."""
+        step = heard.step
         with self._guard:
             self._facts["training"] = {
-                "round": round_,
-                "steps": step["step"] + 1,
-                "num_steps": step["num_steps"],
-                "loss": step["loss"],
+                "round": heard.round,
+                "steps": step.step + 1,
+                "num_steps": step.num_steps,
+                "loss": step.loss,
             }
 
-    def push(self, version: int, facts: Mapping[str, Any]) -> None:
+    def _push(self, heard: WeightsPushed) -> None:
         """The last push."""
-        kept = ("method", "seconds", "worst_nats", "canaries", "num_members")
+        facts = heard.facts
         with self._guard:
-            self._facts["last_push"] = {"version": version, "time": self._clock()} | {
-                key: facts[key] for key in kept if key in facts
+            self._facts["last_push"] = {
+                "version": heard.version,
+                "time": self._clock(),
+                "method": facts.method,
+                "seconds": facts.seconds,
+                "worst_nats": facts.worst_nats,
+                "canaries": facts.canaries,
+                "num_members": facts.num_members,
             }
-            self._facts["versions"] = {"served": version, "trained": version}
-
-    def note(self, text: str) -> None:
-        """An event."""
-        self._event("note", text)
-
-    def retry(self, what: str, why: str) -> None:
-        """An event, and counted."""
-        self._event("retry", f"{what}: {why}"[:500])
-        with self._guard:
-            self._facts["num_retries"] += 1
-
-    def report(self, round_: int, report: dict[str, Any]) -> None:
-        """An event."""
-        self._event("report", f"round {round_} is done")
+            self._facts["versions"] = {"served": heard.version, "trained": heard.version}
 
     def _event(self, kind: str, text: str) -> None:
         with self._guard:

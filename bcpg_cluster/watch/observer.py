@@ -1,75 +1,96 @@
-"""What a run tells the outside while it goes on. The coordinator speaks; displays, loggers and trackers listen."""
+"""What a run tells the outside: a small family of events. The coordinator speaks; displays, loggers and trackers listen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from bcpg_cluster.cluster.state import PoolState
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.stages.train.protocol import StepReport
+from bcpg_cluster.store.reports import PushFacts, RoundReport
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """A stage of a round has ``done`` of ``total`` pieces."""
+
+    round: int
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardAccepted:
+    """A shard was accepted; also each rank's share of the reference log-probs, as stage ``reference``."""
+
+    round: int
+    stage: str
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class PoolsSeen:
+    """All pools as they are, about once a second."""
+
+    states: Sequence[PoolState]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTrained:
+    """An optimiser step is done. Each step of a round comes once, in order."""
+
+    round: int
+    step: StepReport
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsPushed:
+    """The rollout engines serve ``version``, proven."""
+
+    version: int
+    facts: PushFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something a person watching should read."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A piece of work or a member was lost and is tried again."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFinished:
+    """A round is complete."""
+
+    report: RoundReport
+
+
+Event = StageProgress | ShardAccepted | PoolsSeen | StepTrained | WeightsPushed | Noted | Retried | RoundFinished
 
 
 class Observer(Protocol):
-    """Listens. Must be quick and must not raise. All calls come from one thread."""
+    """Hears of a run. Must be quick, must not raise, and ignores events it does not know. All calls come from one thread."""
 
-    def stage(self, round_: int, name: str, done: int, total: int) -> None:
-        """A stage of a round has ``done`` of ``total`` pieces."""
-        ...
-
-    def receipt(self, round_: int, stage: str, receipt: Receipt) -> None:
-        """A shard was accepted; also each rank's share of the reference log-probs, as stage ``reference``."""
-        ...
-
-    def pools(self, states: Sequence[PoolState]) -> None:
-        """All pools, about once a second while the run goes on."""
-        ...
-
-    def train_step(self, round_: int, step: Mapping[str, Any]) -> None:
-        """An optimiser step is done: the fields of ``stages.train.protocol.StepReport``. Each step of a round once, in order."""
-        ...
-
-    def push(self, version: int, facts: Mapping[str, Any]) -> None:
-        """New weights are served and proven: the manifest's facts (``method``, ``seconds``, ``worst_nats``, ...)."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something a person watching should read."""
-        ...
-
-    def retry(self, what: str, why: str) -> None:
-        """A piece of work or a member was lost and is tried again."""
-        ...
-
-    def report(self, round_: int, report: dict[str, Any]) -> None:
-        """A round is complete."""
+    def hear(self, event: Event) -> None:
+        """Take one event in."""
         ...
 
 
 class SilentObserver:
-    """Listens to nothing. Observers that care for some of the calls are made from it."""
+    """Ignores everything."""
 
-    def stage(self, round_: int, name: str, done: int, total: int) -> None:
-        """Ignored."""
-
-    def receipt(self, round_: int, stage: str, receipt: Receipt) -> None:
-        """Ignored."""
-
-    def pools(self, states: Sequence[PoolState]) -> None:
-        """Ignored."""
-
-    def train_step(self, round_: int, step: Mapping[str, Any]) -> None:
-        """Ignored."""
-
-    def push(self, version: int, facts: Mapping[str, Any]) -> None:
-        """Ignored."""
-
-    def note(self, text: str) -> None:
-        """Ignored."""
-
-    def retry(self, what: str, why: str) -> None:
-        """Ignored."""
-
-    def report(self, round_: int, report: dict[str, Any]) -> None:
+    def hear(self, event: Event) -> None:
         """Ignored."""
 
 
@@ -79,42 +100,7 @@ class Observers:
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
 
-    def stage(self, round_: int, name: str, done: int, total: int) -> None:
-        """Passed on."""
+    def hear(self, event: Event) -> None:
+        """Pass the event on."""
         for observer in self._observers:
-            observer.stage(round_, name, done, total)
-
-    def receipt(self, round_: int, stage: str, receipt: Receipt) -> None:
-        """Passed on."""
-        for observer in self._observers:
-            observer.receipt(round_, stage, receipt)
-
-    def pools(self, states: Sequence[PoolState]) -> None:
-        """Passed on."""
-        for observer in self._observers:
-            observer.pools(states)
-
-    def train_step(self, round_: int, step: Mapping[str, Any]) -> None:
-        """Passed on."""
-        for observer in self._observers:
-            observer.train_step(round_, step)
-
-    def push(self, version: int, facts: Mapping[str, Any]) -> None:
-        """Passed on."""
-        for observer in self._observers:
-            observer.push(version, facts)
-
-    def note(self, text: str) -> None:
-        """Passed on."""
-        for observer in self._observers:
-            observer.note(text)
-
-    def retry(self, what: str, why: str) -> None:
-        """Passed on."""
-        for observer in self._observers:
-            observer.retry(what, why)
-
-    def report(self, round_: int, report: dict[str, Any]) -> None:
-        """Passed on."""
-        for observer in self._observers:
-            observer.report(round_, report)
+            observer.hear(event)

@@ -9,11 +9,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.stages.verify.counts import OutcomeCounts
+from bcpg_cluster.store.reports import Estimate, JudgesReport, PushFacts, RoundReport, TrainingSummary
+from bcpg_cluster.watch.observer import Event, Noted, Retried, RoundFinished, StageProgress
 from bcpg_cluster.watch.report.round_report import judge_account
 
 
-class ConsoleObserver(SilentObserver):
+class ConsoleObserver:
     """An observer that draws progress bars where there is a terminal, and prints each round's report."""
 
     def __init__(self, console: Console) -> None:
@@ -36,25 +38,30 @@ class ConsoleObserver(SilentObserver):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def stage(self, round_: int, name: str, done: int, total: int) -> None:
-        """Move a stage's bar."""
-        key = (round_, name)
+    def hear(self, event: Event) -> None:
+        """Move bars, print lines and reports."""
+        match event:
+            case StageProgress():
+                self._move(event)
+            case Noted(text=text):
+                self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            case Retried(what=what, why=why):
+                first = why.strip().splitlines()[0] if why.strip() else ""
+                self._console.print(f"[yellow]again: {escape(what)}[/] ({escape(first[:300])})", highlight=False)
+            case RoundFinished(report=report):
+                self.finish(report)
+
+    def _move(self, progress: StageProgress) -> None:
+        key = (progress.round, progress.stage)
         if key not in self._tasks:
-            self._tasks[key] = self._progress.add_task(f"round {round_}  {name}", total=total)
-        self._progress.update(self._tasks[key], completed=done, total=total)
+            self._tasks[key] = self._progress.add_task(
+                f"round {progress.round}  {progress.stage}", total=progress.total
+            )
+        self._progress.update(self._tasks[key], completed=progress.done, total=progress.total)
 
-    def note(self, text: str) -> None:
-        """Print a line."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def retry(self, what: str, why: str) -> None:
-        """Print what is tried again."""
-        first = why.strip().splitlines()[0] if why.strip() else ""
-        self._console.print(f"[yellow]again: {escape(what)}[/] ({escape(first[:300])})", highlight=False)
-
-    def report(self, round_: int, report: dict[str, Any]) -> None:
+    def finish(self, report: RoundReport) -> None:
         """Take the round's bars away and print its report."""
-        self.clear(round_)
+        self.clear(report.round)
         print_report(self._console, report)
 
     def clear(self, round_: int) -> None:
@@ -70,17 +77,17 @@ def percent(value: float | None, error: float | None = None) -> str:
     return f"{100 * value:.1f} %" + (f" ± {100 * error:.1f}" if error is not None else "")
 
 
-def points(change: dict[str, Any] | None) -> str:
+def points(change: Estimate | None) -> str:
     """A paired difference in percentage points with its standard error."""
-    if not change:
+    if change is None:
         return "-"
-    error = f" ± {100 * change['stderr']:.1f}" if change.get("stderr") is not None else ""
-    return f"{100 * change['mean']:+.1f}{error}"
+    error = f" ± {100 * change.stderr:.1f}" if change.stderr is not None else ""
+    return f"{100 * change.mean:+.1f}{error}"
 
 
-def print_report(console: Console, report: dict[str, Any]) -> None:
+def print_report(console: Console, report: RoundReport) -> None:
     """One round, as a person reads it."""
-    round_ = report["round"]
+    round_ = report.round
     table = Table(
         title=f"round {round_}" if round_ else "round 0 (base policy)", show_header=False, title_justify="left"
     )
@@ -91,64 +98,64 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
     console.print(table, highlight=False)
 
 
-def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
-    change = report.get("change", {})
-    samples_each = report.get("samples_per_problem")
+def _rows(report: RoundReport) -> list[tuple[str, str]]:
+    pass_at_k = "   ".join(f"@{k} {percent(estimate.mean)}" for k, estimate in report.pass_at_k.items())
     rows = [
         (
-            f"test accuracy, sampled (avg@{samples_each})",
-            percent(report.get("accuracy"), report.get("stderr"))
-            + (f"   {points(change.get('accuracy'))} points on the round before" if change else ""),
+            f"test accuracy, sampled (avg@{report.samples_per_problem})",
+            percent(report.accuracy, report.stderr) + _change_text(report, "accuracy"),
         ),
         (
             "test accuracy, greedy",
-            percent(report.get("accuracy_greedy"), report.get("stderr_greedy"))
-            + (f"   {points(change.get('accuracy_greedy'))} points on the round before" if change else ""),
+            percent(report.accuracy_greedy, report.stderr_greedy) + _change_text(report, "accuracy_greedy"),
         ),
-        ("pass@k", "   ".join(f"@{k} {percent(v['mean'])}" for k, v in report.get("pass_at_k", {}).items()) or "-"),
+        ("pass@k", pass_at_k or "-"),
     ]
-    if "samples" in report:
-        samples = report["samples"]
-        dropped = ", ".join(f"{reason} {number}" for reason, number in samples["dropped"].items()) or "none"
-        rows.append(("samples", f"asked {samples['asked']} = kept {samples['kept']} + dropped ({dropped})"))
-        rows.append(("mined share of tokens of wrong responses", percent(report["mined_share"])))
-        rows += _answer_rows(report.get("outcomes", {}))
-        rows += _judge_rows(report["judges"])
-        rows += _account_rows(report.get("verdicts", {}))
-        rows.append(("push", _push_text(report["push"])))
-        rows.append(("training", _train_text(report["train"])))
-        rows.append(("tokens/s", ", ".join(f"{name} {rate:,.0f}" for name, rate in report["tokens_per_s"].items())))
-    rows.append(("seconds", ", ".join(f"{name} {value:.1f}" for name, value in report["seconds"].items())))
+    if report.samples is not None:
+        samples = report.samples
+        dropped = ", ".join(f"{reason} {number}" for reason, number in samples.dropped.items()) or "none"
+        rows.append(("samples", f"asked {samples.asked} = kept {samples.kept} + dropped ({dropped})"))
+        rows.append(("mined share of tokens of wrong responses", percent(report.mined_share)))
+        rows += _answer_rows(OutcomeCounts.read(report.outcomes))
+        rows += [] if report.judges is None else _judge_rows(report.judges)
+        rows += _account_rows(report.verdicts)
+        rows += [] if report.push is None else [("push", _push_text(report.push))]
+        rows += [] if report.train is None else [("training", _train_text(report.train))]
+        rows.append(("tokens/s", ", ".join(f"{name} {rate:,.0f}" for name, rate in report.tokens_per_s.items())))
+    rows.append(("seconds", ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())))
     return rows
 
 
-def _judge_rows(judges: dict[str, Any]) -> list[tuple[str, str]]:
+def _change_text(report: RoundReport, measure: str) -> str:
+    return f"   {points(report.change.get(measure))} points on the round before" if report.change else ""
+
+
+def _judge_rows(judges: JudgesReport) -> list[tuple[str, str]]:
     rows = []
-    for name, measures in judges["quality"].items():
-        for measure, units in measures.items():
-            tokens = units["tokens"]
+    for name, measures in judges.quality.items():
+        for measure, quality in measures.items():
+            tokens = quality.tokens
             rows.append(
                 (
                     f"{name} against {measure}",
-                    f"precision {percent(tokens['precision'])}, recall {percent(tokens['recall'])} (by tokens; "
-                    f"{percent(tokens['true_share'])} are right)",
+                    f"precision {percent(tokens.precision)}, recall {percent(tokens.recall)} (by tokens; "
+                    f"{percent(tokens.true_share)} are right)",
                 )
             )
-    for pair, facts in judges["agreement"].items():
-        kappa = "-" if facts["kappa"] is None else f"{facts['kappa']:.2f}"
-        rows.append((f"agreement {pair}", f"{percent(facts['agreement'])} of steps, kappa {kappa}"))
-    lost = {key: number for key, number in judges["abstained"].items() if number}
+    for pair, facts in judges.agreement.items():
+        kappa = "-" if facts.kappa is None else f"{facts.kappa:.2f}"
+        rows.append((f"agreement {pair}", f"{percent(facts.agreement)} of steps, kappa {kappa}"))
+    lost = {key: number for key, number in judges.abstained.items() if number}
     if lost:
         rows.append(("steps without a verdict", ", ".join(f"{key} {number}" for key, number in lost.items())))
     return rows
 
 
-def _answer_rows(outcomes: dict[str, float]) -> list[tuple[str, str]]:
+def _answer_rows(outcomes: OutcomeCounts) -> list[tuple[str, str]]:
     """Answers that were compared as text, since the verifier could not parse them. Nothing where there were none."""
-    unparsed = outcomes.get("unparsed", 0.0)
-    if not unparsed:
+    if not outcomes.unparsed:
         return []
-    return [("answers that could not be parsed", f"{unparsed:.0f} of {outcomes['samples']:.0f}, compared as text")]
+    return [("answers that could not be parsed", f"{outcomes.unparsed} of {outcomes.samples}, compared as text")]
 
 
 def _account_rows(verdicts: dict[str, dict[str, float]]) -> list[tuple[str, str]]:
@@ -183,37 +190,42 @@ def import_text(facts: dict[str, Any]) -> str:
     )
 
 
-def _push_text(push: dict[str, Any]) -> str:
-    cached = push["cached_prefix_nats"]
+def _push_text(push: PushFacts) -> str:
+    cached = push.cached_prefix_nats
     return (
-        f"{push['method']} to {push['num_members']} engines in {push['seconds']:.2f} s; canaries {push['canaries']}: "
-        f"off by {push['worst_nats']:.1e} nats where old and new weights differ by {push['separation_nats']:.1e}"
+        f"{push.method} to {push.num_members} engines in {push.seconds:.2f} s; canaries {push.canaries}: "
+        f"off by {push.worst_nats:.1e} nats where old and new weights differ by {push.separation_nats:.1e}"
         + ("" if cached is None else f"; through a cached prefix {cached:.1e}")
-        + (f" ({push['why'].splitlines()[0]})" if push["why"] else "")
+        + (f" ({push.why.splitlines()[0]})" if push.why else "")
     )
 
 
-def _train_text(train: dict[str, float]) -> str:
-    if not train.get("steps"):
+def _train_text(train: TrainingSummary) -> str:
+    if not train.steps:
         return "no step (nothing to learn from)"
-    drifts = {what: train.get(f"delta_per_token_{what}_last") for what in ("right", "mined", "unmined", "wrong")}
+    drifts = {
+        "right": train.delta_per_token_right_last,
+        "mined": train.delta_per_token_mined_last,
+        "unmined": train.delta_per_token_unmined_last,
+        "wrong": train.delta_per_token_wrong_last,
+    }
     if drifts["mined"] is not None:
         drifts.pop("wrong")  # it is both of these
     shown = ", ".join(f"{value:+.4f} ({what})" for what, value in drifts.items() if value is not None)
-    stopped = f" of {train['steps_planned']:.0f}, stopped early" if train.get("stopped_early") else ""
+    stopped = f" of {train.steps_planned:.0f}, stopped early" if train.stopped_early else ""
     return (
-        f"{train['steps']:.0f} steps{stopped}, loss {train['loss_first']:.4f} -> {train['loss_last']:.4f}, gradient norm "
-        f"{train['grad_norm_first']:.3f} -> {train['grad_norm_last']:.3f}, drift per token {shown} nats, entropy "
-        f"{train['entropy_first']:.4f} -> {train['entropy_last']:.4f}"
+        f"{train.steps:.0f} steps{stopped}, loss {train.loss_first:.4f} -> {train.loss_last:.4f}, gradient norm "
+        f"{train.grad_norm_first:.3f} -> {train.grad_norm_last:.3f}, drift per token {shown} nats, entropy "
+        f"{train.entropy_first:.4f} -> {train.entropy_last:.4f}"
     )
 
 
-def closing_line(reports: dict[int, dict[str, Any]]) -> str:
+def closing_line(reports: dict[int, RoundReport]) -> str:
     """How accuracy moved from the base policy."""
     base, last = reports[0], reports[max(reports)]
-    change = last.get("change_from_base", {})
+    change = last.change_from_base
     return (
-        f"after round {last['round']}: sampled {percent(base.get('accuracy'))} -> {percent(last.get('accuracy'))} "
-        f"({points(change.get('accuracy'))} points), greedy {percent(base.get('accuracy_greedy'))} -> "
-        f"{percent(last.get('accuracy_greedy'))} ({points(change.get('accuracy_greedy'))} points)"
+        f"after round {last.round}: sampled {percent(base.accuracy)} -> {percent(last.accuracy)} "
+        f"({points(change.get('accuracy'))} points), greedy {percent(base.accuracy_greedy)} -> "
+        f"{percent(last.accuracy_greedy)} ({points(change.get('accuracy_greedy'))} points)"
     )

@@ -12,7 +12,7 @@ from bcpg_cluster.config.tracking import TRACKERS
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.watch.live_status import LiveStatus
-from bcpg_cluster.watch.observer import Observer, Observers
+from bcpg_cluster.watch.observer import Noted, Observer, Observers
 from bcpg_cluster.watch.prometheus.catalog import METRICS
 from bcpg_cluster.watch.prometheus.grafana import shipped_dashboard
 from bcpg_cluster.watch.prometheus.run_metrics import RunMetrics
@@ -25,7 +25,7 @@ def listeners(display: Observer, config: Config, manifest: Manifest, runtime: Ru
     with (
         ray_metrics(config, manifest) if isinstance(runtime, RayRuntime) else nullcontext() as metrics,
         LiveStatus(manifest.run_dir) as live,
-        tracking(config, manifest.run_dir, manifest.state, display.note) as trackers,
+        tracking(config, manifest.run_dir, manifest.state, lambda text: display.hear(Noted(text))) as trackers,
     ):
         others: tuple[Observer | None, ...] = (metrics, live, trackers)
         yield Observers([display, *(other for other in others if other is not None)])

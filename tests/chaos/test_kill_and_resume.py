@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import yaml
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.layout import MANIFEST
 from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.store.shards import read_shard
 
 COMMAND = str(Path(sys.executable).with_name("bcpg-cluster"))
@@ -82,10 +83,11 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 TIMES = {"seconds", "tokens_per_s", "evaluation_tokens_per_s", "push"}
 
 
-def what_counts(reports: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+def what_counts(reports: Mapping[int, dict[str, Any] | RoundReport]) -> dict[int, dict[str, Any]]:
     """Reports without what depends on the clock, or on how the weights travelled."""
     found = {}
-    for round_, report in reports.items():
+    for round_, given in reports.items():
+        report = given.plain() if isinstance(given, RoundReport) else given
         found[round_] = {key: value for key, value in report.items() if key not in TIMES}
         if "train" in report:
             found[round_]["train"] = {k: v for k, v in report["train"].items() if not k.endswith("_s")}

@@ -68,7 +68,7 @@ def test_killed_in_training_and_before_the_push(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     state = read_manifest(run_dir)
     assert set(state.reports) == {0, 1}
-    assert state.pushes[1]["canaries"] == "passed"
+    assert state.pushes[1].canaries == "passed"
     assert state.snapshots[1] == between.snapshots[1]
     assert {path: path.stat().st_mtime_ns for path in files} == files, "sealed shards were written again"
     assert state.receipts(1, "weighted") == sealed.receipts(1, "weighted")

@@ -72,7 +72,12 @@ def watched(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[...,
             with listeners(SilentObserver(), config, manifest, runtime) as observer:
                 reports = build_coordinator(config, manifest, runtime, observer, lambda: False, prompts).run(2)
                 assert runtime.dashboard_url is not None
-                yield Watched(folder / "ray", runtime.dashboard_url, reports, read_manifest(manifest.run_dir))
+                yield Watched(
+                    folder / "ray",
+                    runtime.dashboard_url,
+                    {r: report.plain() for r, report in reports.items()},
+                    read_manifest(manifest.run_dir),
+                )
     finally:
         if runtime is not None:
             runtime.shutdown()

@@ -25,7 +25,8 @@ from bcpg_cluster.run.directory import open_run
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.run.scaler import PoolBounds, Scaler
 from bcpg_cluster.watch.control import Control
-from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.watch.observer import Noted, PoolsSeen, SilentObserver
+from tests.told import Heard
 
 pytestmark = pytest.mark.engine
 
@@ -159,7 +160,7 @@ def test_a_pool_replaces_a_killed_process_and_loses_no_work(runtime: RayRuntime)
     )  # fmt: skip
     pool.resize(2)
     for number in range(12):
-        pool.submit(Work((number,), "square", lambda attempt, n=number: (n, 0.1), label=f"square {number}"))
+        pool.submit(Work((number,), lambda member, n=number: member.call("square", n, 0.1), label=f"square {number}"))
     done: dict[int, int] = {}
     victim: Member | None = None
     deadline = time.monotonic() + 90
@@ -208,11 +209,7 @@ def test_a_member_that_no_node_has_room_for_waits_and_is_seen_to(runtime: RayRun
 
 
 def test_a_pool_of_actors_grows_by_its_queue_and_drains_when_a_person_asks(runtime: RayRuntime, tmp_path: Path):
-    notes: list[str] = []
-    seen: list[Any] = []
-    observer = SilentObserver()
-    observer.note = notes.append  # type: ignore[method-assign]
-    observer.pools = lambda states: seen.append(states[0])  # type: ignore[method-assign]
+    observer = Heard()
     pool = Pool("grow", runtime, lambda n: spec(f"grow/{n}", work_threads=1), PoolLimits(leases_per_member=1))
     pool.resize(1)
     gang = Gang("trainer", runtime, lambda group, rank: spec(f"none/{rank}"), 1)
@@ -221,7 +218,7 @@ def test_a_pool_of_actors_grows_by_its_queue_and_drains_when_a_person_asks(runti
         observer=observer, control=Control(tmp_path), served_version=lambda: 0, every_s=0.0,
     )  # fmt: skip
     for number in range(6):
-        pool.submit(Work((number,), "wait", lambda attempt: (), label=f"piece {number}"))
+        pool.submit(Work((number,), lambda member: member.call("wait"), label=f"piece {number}"))
     done: list[tuple[Any, ...]] = []
 
     def turn() -> None:
@@ -229,7 +226,7 @@ def test_a_pool_of_actors_grows_by_its_queue_and_drains_when_a_person_asks(runti
         done.extend(finished.key for finished in pool.poll())
 
     turn_until(lambda: pool.num_leased == 3, turn, pool.status)
-    assert notes == ["grow: 1 -> 3 members (6 pieces of work for 2 a member)"]
+    assert [event.text for event in observer.of(Noted)] == ["grow: 1 -> 3 members (6 pieces of work for 2 a member)"]
     control = Control(tmp_path)
     request = control.ask({"grow": 1}, "somebody")
     turn()
@@ -251,7 +248,7 @@ def test_a_pool_of_actors_grows_by_its_queue_and_drains_when_a_person_asks(runti
     turn_until(lambda: len(done) == 6, open_all, lambda: (done, pool.status()))
     assert sorted(done) == [(number,) for number in range(6)]  # what the killed one had was done by another
     turn_until(lambda: len(pool.status()) == 1, turn, pool.status)
-    assert {state.sized_by for state in seen} == {"queue", "person"}
+    assert {event.states[0].sized_by for event in observer.of(PoolsSeen)} == {"queue", "person"}
     pool.close()
 
 
@@ -282,4 +279,4 @@ def test_a_round_of_fakes_in_processes_of_their_own(
         reports = build_coordinator(config, manifest, runtime, SilentObserver(), lambda: False, prompts).run(1)
     for key in ("accuracy", "accuracy_greedy", "samples", "mined_share", "per_problem"):
         assert reports[1][key] == finished_run.reports[1][key]
-    assert reports[1]["push"]["method"] == "gloo"
+    assert reports[1].push.method == "gloo"

@@ -18,6 +18,8 @@ from bcpg_cluster.config.tracking import TRACKERS
 from bcpg_cluster.run.directory import open_run
 from bcpg_cluster.run.training import steps_path
 from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.reports import RoundReport
+from bcpg_cluster.watch.observer import RoundFinished
 from bcpg_cluster.watch.tracking.feed import Feed
 from bcpg_cluster.watch.tracking.observer import TrackingObserver, tracking
 from bcpg_cluster.watch.tracking.scalars import round_scalars
@@ -172,11 +174,13 @@ def test_a_tracker_that_fails_is_said_once_and_stops_nothing(
     notes: list[str] = []
     feed = Feed(kind, run_at(tmp_path), command)
     observer = TrackingObserver([feed], {}, notes.append)
-    for round_, report in finished_run.reports.items():
-        observer.report(round_, report)
+    for report in finished_run.reports.values():
+        observer.hear(RoundFinished(RoundReport.read(report)))
     observer.close(1.0 if why.startswith("did not") else 120.0)
     assert [why in note and note.startswith(f"{kind} is gone, the run goes on without it") for note in notes] == [True]
-    observer.report(9, finished_run.reports[1])  # and it is left alone from then on
+    observer.hear(
+        RoundFinished(RoundReport.read({**finished_run.reports[1], "round": 9}))
+    )  # and it is left alone from then on
     assert len(notes) == 1
 
 

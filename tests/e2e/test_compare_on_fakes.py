@@ -103,9 +103,9 @@ def test_every_method_is_tuned_alike_and_apart(open_fakes: Callable[..., Any], t
         for value in tried:
             reports = read_manifest(tmp_path / f"c/tuning/{name}/rate-{value}").reports
             assert set(reports) == {0, 1}  # one round, however many are measured
-            assert set(reports[1]["per_problem"]) == held_out  # and not on the test set
+            assert set(reports[1].per_problem) == held_out  # and not on the test set
     assert result.learning_rate == chosen["rft"]
-    assert set(result.report["per_problem"]).isdisjoint(held_out)
+    assert set(result.report.per_problem).isdisjoint(held_out)
 
 
 def test_going_on_does_nothing_again_and_adds_what_is_new(open_fakes: Callable[..., Any], tmp_path: Path):
@@ -132,7 +132,7 @@ def test_weights_of_one_arm_do_not_answer_for_another(open_fakes: Callable[..., 
     with open_fakes(tmp_path / "alone", rates=(1e-4,)) as (comparison, setup):
         comparison.tune(arm_of("bcpg", setup))
         alone = comparison.run(arm_of("bcpg", setup, rounds=2), 0)
-    assert [r.report["per_problem"] for r in together] == [r.report["per_problem"] for r in alone]
+    assert [r.report.per_problem for r in together] == [r.report.per_problem for r in alone]
 
 
 def test_a_part_of_the_data_is_a_part_of_the_same_data(open_fakes: Callable[..., Any], tmp_path: Path):
@@ -145,7 +145,7 @@ def test_a_part_of_the_data_is_a_part_of_the_same_data(open_fakes: Callable[...,
     assert (
         some.receipts(1, "rollouts") == whole.receipts(1, "rollouts")[:1]
     )  # 3 shards of 4 prompts; 0.3 rounds up to 1
-    assert some.reports[1]["samples"]["asked"] * 3 == whole.reports[1]["samples"]["asked"]
+    assert some.reports[1].samples.asked * 3 == whole.reports[1].samples.asked
 
 
 def test_a_run_that_diverges_is_a_result(

@@ -176,8 +176,8 @@ def test_a_new_rollout_member_holds_the_newest_weights(gated: GatedRun, bcpg: Ca
     gated.gate.touch()
     assert process.wait(120) == 0, gated.log.read_text()[-3000:]
     state = read_manifest(gated.directory)
-    assert state.pushes[1]["num_members"] == 2
-    assert state.pushes[1]["canaries"] == "passed"
+    assert state.pushes[1].num_members == 2
+    assert state.pushes[1].canaries == "passed"
     versions = {row["policy_version"] for row in read_table(gated.directory, state.receipts(1, "eval_rollouts"))}
     assert versions == {1}
 

@@ -1,7 +1,4 @@
-"""The composition root: from a configuration to the objects of a run. Implementations are named in ``run.build.engines``.
-
-Heavy imports happen inside the member factories, which run in the members' own processes.
-"""
+"""The composition root: from a configuration to the objects of a run."""
 
 from __future__ import annotations
 
@@ -13,31 +10,20 @@ from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.run.build.settings import train_settings, weigh_settings
-from bcpg_cluster.run.build.workforce import Workforce, pool_bounds, start_workforce
+from bcpg_cluster.run.build.workforce import RunHooks, Workforce, pool_bounds, start_workforce
 from bcpg_cluster.run.coordinator import Coordinator, Parts
 from bcpg_cluster.run.scaler import Scaler
-from bcpg_cluster.run.serving import Serving, weights_path
+from bcpg_cluster.run.serving import Weights, weights_path
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.store.mark import leave_mark
 from bcpg_cluster.watch.control import Control
-from bcpg_cluster.watch.observer import Observer
-
-# --- what members host (called in the member's own process) ------------------------------------------------------
+from bcpg_cluster.watch.observer import Noted, Observer, Retried
 
 
-# --- small translations ------------------------------------------------------------------------------------------
-
-
-# --- before anything heavy starts --------------------------------------------------------------------------------
-
-
-# --- the run -----------------------------------------------------------------------------------------------------
-
-
-def newest_weights(config: Config, manifest: Manifest) -> Serving:
-    """The weights a run that goes on starts its rollout members with."""
+def newest_weights(config: Config, manifest: Manifest) -> Weights:
+    """The weights a resumed run starts its rollout members with."""
     newest = max(manifest.state.snapshots, default=0)
-    return Serving(newest, weights_path(manifest, newest, resolve_asset(config.policy.model)))
+    return Weights(newest, weights_path(manifest, newest, resolve_asset(config.policy.model)))
 
 
 def build_coordinator(
@@ -48,7 +34,7 @@ def build_coordinator(
     stop_asked: Callable[[], bool],
     prompts: PromptSets,
 ) -> Coordinator:
-    """All parts of a run, its pools started with its newest weights."""
+    """All parts of a run; its pools start with its newest weights, each when it is first needed."""
     runtime.members_must_see(leave_mark(manifest.run_dir))
     workforce = start_workforce(config, runtime, stop_asked, newest_weights(config, manifest))
     return coordinator_over(workforce, config, manifest, observer, stop_asked, prompts)
@@ -62,22 +48,22 @@ def coordinator_over(
     stop_asked: Callable[[], bool],
     prompts: PromptSets,
 ) -> Coordinator:
-    """A run on members that are started already, perhaps by another run."""
-
-    def on_retry(what: str, why: str) -> None:
-        manifest.add_retry(what, why)
-        observer.retry(what, why)
-
-    workforce.on_retry, workforce.on_wait = on_retry, observer.note
+    """A run on a workforce that is there already, perhaps from another run."""
     scaler = Scaler(
         workforce.pools,
         workforce.gang,
         {name: pool_bounds(config.pool(name)) for name in config.pool_names()},
         observer=observer,
         control=Control(manifest.run_dir),
-        served_version=lambda: workforce.serving.version,
+        served_version=lambda: workforce.serving.weights.version,
     )
-    workforce.tend = scaler.tend
+    workforce.serve(
+        RunHooks(
+            on_retry=partial(_note_retry, manifest, observer),
+            on_wait=lambda what: observer.hear(Noted(what)),
+            tend=scaler.tend,
+        )
+    )
     return Coordinator(
         config,
         Parts(
@@ -95,3 +81,8 @@ def coordinator_over(
             tend=scaler.tend,
         ),
     )
+
+
+def _note_retry(manifest: Manifest, observer: Observer, what: str, why: str) -> None:
+    manifest.add_retry(what, why)
+    observer.hear(Retried(what, why))

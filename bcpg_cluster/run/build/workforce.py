@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,90 +20,121 @@ from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.run.build.footprint import member_group
 from bcpg_cluster.run.build.members import host_cpu, host_judges, host_rollout, host_trainer
 from bcpg_cluster.run.scaler import PoolBounds
-from bcpg_cluster.run.serving import CatchUp, Serving
+from bcpg_cluster.run.serving import CatchUp, Serving, Weights
 from bcpg_cluster.stages.generate.vllm_options import ACTOR_ENVIRONMENT
-from bcpg_cluster.stages.graph import ROLLOUT_POOL
+from bcpg_cluster.stages.graph import CPU_POOL, ROLLOUT_POOL
+
+
+@dataclass(frozen=True, slots=True)
+class RunHooks:
+    """What a run wants to be told of its members while they serve it.
+
+    Attributes:
+        on_retry: of every lost lease or member: what, and why.
+        on_wait: that nodes are waited for.
+        tend: called about once a second while the run waits for members, the trainers among them.
+    """
+
+    on_retry: Callable[[str, str], None]
+    on_wait: Callable[[str], None]
+    tend: Callable[[], None]
+
+
+class ServedRun:
+    """The run that the members serve now. Pools and the gang speak to it; between two runs it is silent."""
+
+    def __init__(self, stop_asked: Callable[[], bool]) -> None:
+        self._stop_asked = stop_asked
+        self.hooks: RunHooks | None = None
+
+    def retry(self, what: str, why: str) -> None:
+        """Something was lost and is tried again."""
+        if self.hooks is not None:
+            self.hooks.on_retry(what, why)
+
+    def wait(self, what: str) -> None:
+        """Nodes are waited for."""
+        if self.hooks is not None:
+            self.hooks.on_wait(what)
+
+    def between_waits(self) -> None:
+        """Called while the trainers are waited for. Raises :class:`Interrupted` when a stop was asked for."""
+        if self._stop_asked():
+            raise Interrupted("stopped in training; it resumes from its last step checkpoint")
+        if self.hooks is not None:
+            self.hooks.tend()
 
 
 class Workforce:
     """The members that work: pools, the trainer group, and which weights are served. They may serve several runs in turn, of
     configurations that differ in nothing a member is made from: seed, prompts, objective, learning rates, judges' roles and
     thresholds, and how verdicts are weighed come with the jobs.
-
-    Attributes:
-        on_retry: told of every lost lease or member; the run that is served now.
-        on_wait: likewise, told when nodes are waited for.
-        tend: called while the run waits for its members, the trainers among them; likewise of the run that is served now.
     """
 
-    def __init__(self, pools: Mapping[str, Pool], gang: Gang, turns: Turns, serving: Serving) -> None:
+    def __init__(
+        self, pools: Mapping[str, Pool], gang: Gang, turns: Turns, serving: Serving, served_run: ServedRun
+    ) -> None:
         self.pools, self.gang, self.turns, self.serving = pools, gang, turns, serving
-        self.on_retry: Callable[[str, str], None] = lambda what, why: None
-        self.on_wait: Callable[[str], None] = lambda what: None
-        self.tend: Callable[[], None] = lambda: None
+        self._served_run = served_run
+
+    def serve(self, hooks: RunHooks) -> None:
+        """From now on tell this run of its members, and no other."""
+        self._served_run.hooks = hooks
 
 
 def start_workforce(
     config: Config,
     runtime: Runtime,
     stop_asked: Callable[[], bool],
-    serving: Serving | None = None,
+    weights: Weights | None = None,
 ) -> Workforce:
-    """Start all pools; the trainer group starts when it is first needed, and so do all pools that take turns.
+    """Make pools and trainer group. Each starts its members when it is first needed.
 
     Args:
-        serving: the weights rollout members start with; the base model by default.
+        weights: what rollout members start with; the base model by default.
     """
-    serving = serving or Serving(0, resolve_asset(config.policy.model))
-    content = config.model_dump(mode="json")
     base = resolve_asset(config.policy.model)
-
-    def rollout_arguments(member: int) -> dict[str, Any]:
-        snapshot = None if serving.path == base else serving.path
-        return {"config": content, "policy_version": serving.version, "snapshot": snapshot, "member": member}
-
-    trainer = config.pool("trainer")
-    pools: dict[str, Pool] = {}
-
-    def between_waits() -> None:
-        _raise_if_stopped(stop_asked)
-        workforce.tend()
-
+    serving = Serving(weights or Weights(0, base))
+    served_run = ServedRun(stop_asked)
+    content = config.model_dump(mode="json")
+    trainer = config.pool(TRAINER)
     gang = Gang(
-        "trainer",
+        TRAINER,
         runtime,
         partial(_trainer_spec, config, content),
         trainer.members,
         start_timeout_s=trainer.start_timeout_s,
         placement_timeout_s=trainer.placement_timeout_s,
-        on_wait=lambda what: workforce.on_wait(what),
-        check_stop=between_waits,
+        on_wait=served_run.wait,
+        check_stop=served_run.between_waits,
     )
-    for name in config.pool_names():
-        if name == "trainer":
-            continue
-        factory, arguments = _member(name, content, rollout_arguments)
-        settings = config.pool(name)
-        pools[name] = Pool(
+    pools = {
+        name: Pool(
             name,
             runtime,
-            partial(_spec, config, name, factory, arguments),
-            PoolLimits(
-                settings.leases_per_member,
-                settings.lease_timeout_s,
-                settings.start_timeout_s,
-                settings.max_attempts,
-                settings.placement_timeout_s,
-            ),
-            on_retry=lambda what, why: workforce.on_retry(what, why),
-            welcome=CatchUp(lambda: (serving.version, serving.path), base) if name == ROLLOUT_POOL else None,
+            partial(_spec, config, name, _host(name, content, serving, base)),
+            _limits(config.pool(name)),
+            on_retry=served_run.retry,
+            welcome=CatchUp(serving, base) if name == ROLLOUT_POOL else None,
         )
-    is_colocated = config.placement == "colocated"
+        for name in config.pool_names()
+        if name != TRAINER
+    }
     sleepers = [name for name in pools if config.pool(name).when_idle == "sleep"]
-    workforce = Workforce(pools, gang, Turns(pools, gang, is_colocated=is_colocated, sleepers=sleepers), serving)
+    turns = Turns(pools, gang, is_colocated=config.placement == "colocated", sleepers=sleepers)
     for name, pool in pools.items():
         pool.resize(config.pool(name).members)
-    return workforce
+    return Workforce(pools, gang, turns, serving, served_run)
+
+
+def _limits(settings: PoolConfig) -> PoolLimits:
+    return PoolLimits(
+        settings.leases_per_member,
+        settings.lease_timeout_s,
+        settings.start_timeout_s,
+        settings.max_attempts,
+        settings.placement_timeout_s,
+    )
 
 
 def pool_bounds(settings: PoolConfig) -> PoolBounds:
@@ -117,29 +149,36 @@ def pool_bounds(settings: PoolConfig) -> PoolBounds:
     )
 
 
-def _member(
-    pool: str, content: Mapping[str, Any], rollout_arguments: Callable[[int], dict[str, Any]]
-) -> tuple[Callable[..., Any], Callable[[int], dict[str, Any]]]:
-    if pool == "rollout":
-        return host_rollout, rollout_arguments
-    if pool == "cpu":
-        return host_cpu, lambda member: {"config": content}
-    return host_judges, lambda member: {"config": content, "pool": pool}
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What a pool's members host: a factory, and its arguments for the member with a number."""
+
+    factory: Callable[..., Any]
+    arguments: Callable[[int], dict[str, Any]]
 
 
-def _spec(
-    config: Config,
-    pool: str,
-    factory: Callable[..., Any],
-    arguments: Callable[[int], dict[str, Any]],
-    member: int,
-) -> MemberSpec:
+def _host(pool: str, content: Mapping[str, Any], serving: Serving, base: str) -> _Host:
+    if pool == ROLLOUT_POOL:
+        return _Host(host_rollout, partial(_rollout_arguments, content, serving, base))
+    if pool == CPU_POOL:
+        return _Host(host_cpu, lambda member: {"config": content})
+    return _Host(host_judges, lambda member: {"config": content, "pool": pool})
+
+
+def _rollout_arguments(content: Mapping[str, Any], serving: Serving, base: str, member: int) -> dict[str, Any]:
+    """A member starts with what is served when it is made; ``snapshot`` is ``None`` for the base model."""
+    weights = serving.weights
+    snapshot = None if weights.path == base else weights.path
+    return {"config": content, "policy_version": weights.version, "snapshot": snapshot, "member": member}
+
+
+def _spec(config: Config, pool: str, host: _Host, member: int) -> MemberSpec:
     settings, name = config.pool(pool), f"{pool}/{member}"
     has_ray_workers = config.engine_args(pool).get("distributed_executor_backend") == "ray"
     return MemberSpec(
         name=name,
-        factory=factory,
-        arguments=arguments(member),
+        factory=host.factory,
+        arguments=host.arguments(member),
         work_threads=settings.leases_per_member,
         num_cpus=settings.num_cpus,
         num_gpus=0.0 if has_ray_workers else settings.num_gpus,  # those take the GPUs of the member's group themselves
@@ -170,8 +209,3 @@ def _member_environment() -> dict[str, str]:
     """What every member needs before it imports anything heavy (measured reasons: docs/decisions.md)."""
     quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
     return {**ACTOR_ENVIRONMENT, **quiet, "PATH": os.environ.get("PATH", "")}
-
-
-def _raise_if_stopped(stop_asked: Callable[[], bool]) -> None:
-    if stop_asked():
-        raise Interrupted("stopped in training; it goes on from its last step checkpoint")

@@ -43,8 +43,14 @@ def read_all_prompts(config: Config) -> PromptSets:
     check_sets(sets)
     round_prompts(train, 1, config.prompts.per_round, config.prompts.order, config.seed)
     if config.verify.kind != "math":  # math-verify would take minutes here; `validate` asks it
-        check_answers(config, [*train, *test, *(prompt for prompts in more.values() for prompt in prompts)])
+        check_golds(config, sets)
     return sets
+
+
+def check_golds(config: Config, sets: PromptSets) -> None:
+    """:func:`check_answers` on all prompts of a run."""
+    further = (prompt for prompts in sets.more_tests.values() for prompt in prompts)
+    check_answers(config, [*sets.train, *sets.test, *further])
 
 
 def check_answers(config: Config, prompts: Iterable[Prompt]) -> None:

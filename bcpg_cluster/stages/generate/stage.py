@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Sequence
 
 from bcpg_cluster.errors import EngineError
-from bcpg_cluster.records import GREEDY_SAMPLE, Prompt, Rollout, SampleId, StopReason
-from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling, TextGenerator
+from bcpg_cluster.records import GREEDY_SAMPLE, Prompt, Rollout, SampleId
+from bcpg_cluster.stages.generate.counts import RolloutCounts
+from bcpg_cluster.stages.generate.protocol import GenerateRequest, Sampling, TextGenerator
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.store.rows import prompts_from, rollout_row
 
@@ -60,7 +61,8 @@ def generate(
         )
         for id_, request, generation in zip(ids, requests, generations, strict=True)
     ]
-    return StageResult([rollout_row(rollout) for rollout in rollouts], _metrics(generations))
+    counts = RolloutCounts.of((len(generation.token_ids), generation.stop_reason) for generation in generations)
+    return StageResult([rollout_row(rollout) for rollout in rollouts], counts.metrics())
 
 
 def _requests(
@@ -81,13 +83,3 @@ def _requests(
         )
         for id_ in ids
     ]
-
-
-def _metrics(generations: Sequence[Generation]) -> dict[str, float]:
-    metrics = {
-        "samples": float(len(generations)),
-        "tokens": float(sum(len(generation.token_ids) for generation in generations)),
-    }
-    for reason in StopReason:
-        metrics[f"stop.{reason}"] = float(sum(generation.stop_reason is reason for generation in generations))
-    return metrics

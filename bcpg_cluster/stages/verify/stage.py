@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from bcpg_cluster.records import Outcome
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
+from bcpg_cluster.stages.verify.counts import OutcomeCounts
 from bcpg_cluster.stages.verify.protocol import Verifier
 from bcpg_cluster.store.rows import outcome_row, prompts_from, rollouts_from
 
@@ -21,10 +20,6 @@ def verify(
         checked = verifier.verify(rollout.text, gold[rollout.id.prompt_id], rollout.stop_reason)
         unparsed += checked.is_unparsed
         outcomes.append(Outcome(rollout.id, checked.status, checked.reward, checked.extracted))
-    statuses = Counter(str(outcome.status) for outcome in outcomes)
-    metrics = {f"status.{status}": float(count) for status, count in statuses.items()}
-    metrics["samples"] = float(len(outcomes))
-    metrics["unparsed"] = float(unparsed)
-    metrics["tokens"] = float(sum(len(rollout.token_ids) for rollout in rollouts))
-    metrics["rewards"] = sum(outcome.reward for outcome in outcomes if outcome.reward is not None)
-    return StageResult([outcome_row(outcome) for outcome in outcomes], metrics)
+    tokens = sum(len(rollout.token_ids) for rollout in rollouts)
+    counts = OutcomeCounts.of(outcomes, unparsed=unparsed, tokens=tokens)
+    return StageResult([outcome_row(outcome) for outcome in outcomes], counts.metrics())

@@ -15,6 +15,7 @@ from bcpg_cluster.records import DropReason, Rollout, SampleId, Step, StopReason
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.stages.train.objective import Dpo, Objective
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule, consensus
+from bcpg_cluster.stages.weigh.counts import CONSENSUS, PairCell, QualityCell, Said, WeighCounts
 from bcpg_cluster.stages.weigh.groups import shard_groups
 from bcpg_cluster.stages.weigh.pairing import PAIRINGS, mismatches
 from bcpg_cluster.stages.weigh.weights import Truncated, flip_labels, mined_tokens, token_weights
@@ -27,8 +28,6 @@ from bcpg_cluster.store.rows import (
     verdicts_from,
     weighted_row,
 )
-
-CONSENSUS = "consensus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +72,13 @@ def weigh(tables: Tables, job: StageJob) -> StageResult:
     steps = steps_from(tables["steps"])
     verdicts = {name: verdicts_from(tables[f"verdicts.{name}"]) for name in (*settings.voters, *settings.measures)}
     rollouts = rollouts_from(tables["rollouts"])
-    counts: Counter[str] = Counter({f"dropped.{reason}": 0 for reason in DropReason})
-    counts.update(asked=len(rollouts), kept=0)
+    counts = WeighCounts(asked=len(rollouts), dropped=Counter({str(reason): 0 for reason in DropReason}))
     groups: list[list[WeightedRow]] = []
     for group, result in shard_groups(rollouts, outcomes, settings.min_verified_share, settings.truncated):
         kept = []
         for rollout, member in zip(group, result.members, strict=True):
             if member.drop_reason is not None or member.advantage is None or result.mean is None:
-                counts[f"dropped.{member.drop_reason}"] += 1
+                counts.dropped[str(member.drop_reason)] += 1
                 continue
             reward = outcomes[rollout.id].reward
             if reward is None:
@@ -91,9 +89,9 @@ def weigh(tables: Tables, job: StageJob) -> StageResult:
                 labels = _decide(rollout, cut, verdicts, settings, counts)
             weights, mined = _token_columns(rollout, cut, labels, settings.beta)
             if reward == 0.0:
-                counts["samples.wrong"] += 1
-                counts["tokens.wrong"] += len(mined)
-                counts["tokens.mined"] += sum(mined)
+                counts.wrong_samples += 1
+                counts.wrong_tokens += len(mined)
+                counts.mined_tokens += sum(mined)
             kept.append(
                 WeightedRow(
                     rollout.id,
@@ -107,12 +105,12 @@ def weigh(tables: Tables, job: StageJob) -> StageResult:
                     result.num_verified,
                 )
             )
-        counts["groups"] += 1
-        counts["groups_kept"] += len(kept) > 0
+        counts.groups += 1
+        counts.groups_kept += len(kept) > 0
         groups.append(kept)
     rows = _lay_out(groups, settings)
     _account(groups, rows, settings.objective, counts)
-    return StageResult([weighted_row(row) for row in rows], {key: float(value) for key, value in counts.items()})
+    return StageResult([weighted_row(row) for row in rows], counts.metrics())
 
 
 def _token_columns(
@@ -165,16 +163,19 @@ def _with_rival(row: WeightedRow, other: WeightedRow) -> WeightedRow:
 
 
 def _account(
-    groups: Sequence[Sequence[WeightedRow]], rows: Sequence[WeightedRow], objective: Objective, counts: Counter[str]
+    groups: Sequence[Sequence[WeightedRow]], rows: Sequence[WeightedRow], objective: Objective, counts: WeighCounts
 ) -> None:
     """Count the rows, and which samples are in one: the others of the kept groups are dropped, by the objective."""
     used: set[SampleId | None] = set(chain.from_iterable(row.key for row in rows))
     reason = DropReason.UNPAIRED if objective.rows == "pairs" else DropReason.NOT_TRAINED_ON
     for sample in chain.from_iterable(groups):
-        counts["kept" if sample.id in used else f"dropped.{reason}"] += 1
-    counts["rows"] += len(rows)
-    counts["rows.right"] += sum(row.reward == 1.0 for row in rows)
-    counts["rows.wrong"] += sum(row.reward == 0.0 for row in rows)
+        if sample.id in used:
+            counts.kept += 1
+        else:
+            counts.dropped[str(reason)] += 1
+    counts.rows += len(rows)
+    counts.right_rows += sum(row.reward == 1.0 for row in rows)
+    counts.wrong_rows += sum(row.reward == 0.0 for row in rows)
 
 
 # --- which steps are mined
@@ -185,7 +186,7 @@ def _decide(
     cut: Sequence[Step],
     verdicts: Mapping[str, Mapping[SampleId, Sequence[Verdict]]],
     settings: WeighSettings,
-    counts: Counter[str],
+    counts: WeighCounts,
 ) -> list[int]:
     """The labels a wrong response is mined by; everything worth knowing about them is added to ``counts``."""
 
@@ -201,19 +202,18 @@ def _decide(
         truths = consensus(votes(settings.measures), settings.thresholds).judge_labels
     for name, by_status in decided.abstained.items():
         for status, number in by_status.items():
-            counts[f"abstained.{name}.{status}"] += number
-    counts["steps.undecided"] += decided.num_undecided
-    counts["steps.wrong"] += len(cut)
-    counts["steps.mined"] += sum(mined[:-1])
+            counts.abstained[name, str(status)] += number
+    counts.undecided_steps += decided.num_undecided
+    counts.wrong_steps += len(cut)
+    counts.mined_steps += sum(mined[:-1])
     for index, step in enumerate(cut[:-1]):
-        tokens = step.end - step.start
         for first, second in combinations(settings.voters, 2):
-            counts[f"pair.{first}+{second}.{_word(labels[first][index])}.{_word(labels[second][index])}"] += 1
+            counts.pairs[PairCell(first, second, _said(labels[first][index]), _said(labels[second][index]))] += 1
         for measure, truth in truths.items():
             for name, of_judge in labels.items():
-                cell = f"quality.{name}.{measure}.{_word(truth[index])}.{_word(of_judge[index])}"
-                counts[f"{cell}.steps"] += 1
-                counts[f"{cell}.tokens"] += tokens
+                known, said = _said(truth[index]), _said(of_judge[index])
+                counts.quality[QualityCell(name, measure, known, said, "steps")] += 1
+                counts.quality[QualityCell(name, measure, known, said, "tokens")] += step.end - step.start
     return mined
 
 
@@ -224,5 +224,5 @@ def _of(verdicts: Mapping[SampleId, Sequence[Verdict]], id_: SampleId, cut: Sequ
     return said
 
 
-def _word(label: int | None) -> str:
+def _said(label: int | None) -> Said:
     return "none" if label is None else "right" if label else "wrong"

@@ -5,18 +5,30 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from bcpg_cluster.cluster.state import PoolState
-from bcpg_cluster.records import OutcomeStatus, Receipt, VerdictStatus
+from bcpg_cluster.records import Receipt, VerdictStatus
 from bcpg_cluster.stages.graph import ROLLOUT_POOL
-from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.stages.train.protocol import StepReport
+from bcpg_cluster.stages.verify.counts import OutcomeCounts
+from bcpg_cluster.stages.weigh.counts import WeighCounts
+from bcpg_cluster.store.reports import PushFacts, RoundReport
+from bcpg_cluster.watch.observer import (
+    Event,
+    PoolsSeen,
+    Retried,
+    RoundFinished,
+    ShardAccepted,
+    StageProgress,
+    StepTrained,
+    WeightsPushed,
+)
 from bcpg_cluster.watch.report.round_report import judge_report
 
 BUSY_WINDOW_S = 10.0
 MEMBER_STATES = ("placing", "starting", "ready", "draining")
-_REWARDED = (OutcomeStatus.VERIFIED, OutcomeStatus.NO_ANSWER, OutcomeStatus.TRUNCATED)
 
 
 class Sink(Protocol):
@@ -31,7 +43,7 @@ class Sink(Protocol):
         ...
 
 
-class RunMetrics(SilentObserver):
+class RunMetrics:
     """An observer that keeps a run's metrics up to date.
 
     Args:
@@ -64,13 +76,30 @@ class RunMetrics(SilentObserver):
         sums.update(receipt.metrics)
         return sums
 
-    def stage(self, round_: int, name: str, done: int, total: int) -> None:
-        """How far a stage is."""
-        self._sink.set("bcpg_round", round_)
-        self._sink.set("bcpg_stage_done", done, stage=name)
-        self._sink.set("bcpg_stage_pieces", total, stage=name)
+    def hear(self, event: Event) -> None:
+        """Bring what the event says into the metrics."""
+        match event:
+            case StageProgress():
+                self._stage(event)
+            case ShardAccepted(stage=stage, receipt=receipt):
+                self._receipt(stage, receipt)
+            case PoolsSeen(states=states):
+                self._pools(states)
+            case StepTrained(step=step):
+                self._step(step)
+            case WeightsPushed(version=version, facts=facts):
+                self._push(version, facts)
+            case Retried():
+                self._sink.add("bcpg_retries", 1)
+            case RoundFinished(report=report):
+                self._report(report)
 
-    def receipt(self, round_: int, stage: str, receipt: Receipt) -> None:
+    def _stage(self, progress: StageProgress) -> None:
+        self._sink.set("bcpg_round", progress.round)
+        self._sink.set("bcpg_stage_done", progress.done, stage=progress.stage)
+        self._sink.set("bcpg_stage_pieces", progress.total, stage=progress.stage)
+
+    def _receipt(self, stage: str, receipt: Receipt) -> None:
         """What a stage delivered, and what can be said of the round's rewards and judges by now."""
         sink, metrics = self._sink, receipt.metrics
         sums = self._sum_up(receipt)
@@ -82,11 +111,9 @@ class RunMetrics(SilentObserver):
                 sink.add(name, amount, stage=stage)
         sink.set("bcpg_store_bytes", self._store_bytes)
         if stage == "verify":
-            rewarded = sum(sums[f"status.{status}"] for status in _REWARDED)
-            if rewarded:
-                sink.set("bcpg_reward", sums["rewards"] / rewarded)
+            self._set_known("bcpg_reward", OutcomeCounts.read(sums).mean_reward)
         elif stage == "weigh":
-            self._judges(sums)
+            self._judges(WeighCounts.read(sums))
         elif stage.startswith("judge."):
             for status in VerdictStatus:
                 if status is not VerdictStatus.JUDGED and metrics.get(f"status.{status}"):
@@ -95,25 +122,23 @@ class RunMetrics(SilentObserver):
                         "bcpg_steps_without_verdict", lost, judge=stage.removeprefix("judge."), status=status.value
                     )
 
-    def _judges(self, weighed: Mapping[str, float]) -> None:
-        wrong = weighed.get("tokens.wrong")
-        if wrong:
-            self._sink.set("bcpg_mined_share", weighed.get("tokens.mined", 0.0) / wrong)
+    def _judges(self, weighed: WeighCounts) -> None:
+        self._set_known("bcpg_mined_share", weighed.mined_share)
         said = judge_report(weighed, self._voters, self._measures)
-        for pair, facts in said["agreement"].items():
-            self._set_known("bcpg_judge_agreement", facts["agreement"], judges=pair)
-            self._set_known("bcpg_judge_kappa", facts["kappa"], judges=pair)
-        for judge, by_measure in said["quality"].items():
-            for measure, units in by_measure.items():
-                for what in ("precision", "recall"):
-                    self._set_known(f"bcpg_judge_{what}", units["tokens"][what], judge=judge, measure=measure)
+        for pair, facts in said.agreement.items():
+            self._set_known("bcpg_judge_agreement", facts.agreement, judges=pair)
+            self._set_known("bcpg_judge_kappa", facts.kappa, judges=pair)
+        for judge, by_measure in said.quality.items():
+            for measure, quality in by_measure.items():
+                self._set_known("bcpg_judge_precision", quality.tokens.precision, judge=judge, measure=measure)
+                self._set_known("bcpg_judge_recall", quality.tokens.recall, judge=judge, measure=measure)
 
     def _set_known(self, name: str, value: float | None, **tags: str) -> None:
         """A gauge that nothing is known of keeps what it said before."""
         if value is not None and not math.isnan(value):
             self._sink.set(name, value, **tags)
 
-    def pools(self, states: Sequence[PoolState]) -> None:
+    def _pools(self, states: Sequence[PoolState]) -> None:
         """Sizes, queues, and how busy the pools are."""
         sink = self._sink
         for pool in states:
@@ -137,37 +162,39 @@ class RunMetrics(SilentObserver):
         busy, ready = pool.busy_s - looks[0][1], pool.ready_s - looks[0][2]
         return min(max(busy / ready, 0.0), 1.0) if ready > 0 else None
 
-    def train_step(self, round_: int, step: Mapping[str, Any]) -> None:
-        """The telemetry of an optimiser step (fields of ``stages.train.protocol.StepReport``)."""
+    def _step(self, step: StepReport) -> None:
+        """The telemetry of an optimiser step."""
         sink = self._sink
-        sink.add("bcpg_samples", step["num_sequences"], stage="train")
-        sink.add("bcpg_tokens", step["num_tokens"], stage="train")
-        sink.set("bcpg_train_step", step["step"] + 1)
-        sink.set("bcpg_train_steps", step["num_steps"])
-        for name in ("loss", "grad_norm", "learning_rate", "entropy", "positive_mass"):
-            self._set_known(f"bcpg_{name}", step[name])
-        for tokens in ("right", "wrong", "mined", "unmined"):
-            self._set_known("bcpg_delta_per_token", step[f"delta_per_token_{tokens}"], tokens=tokens)
-        for direction in ("up", "down"):
-            self._set_known("bcpg_clipped_share", step[f"clipped_{direction}"], direction=direction)
+        sink.add("bcpg_samples", step.num_sequences, stage="train")
+        sink.add("bcpg_tokens", step.num_tokens, stage="train")
+        sink.set("bcpg_train_step", step.step + 1)
+        sink.set("bcpg_train_steps", step.num_steps)
+        self._set_known("bcpg_loss", step.loss)
+        self._set_known("bcpg_grad_norm", step.grad_norm)
+        self._set_known("bcpg_learning_rate", step.learning_rate)
+        self._set_known("bcpg_entropy", step.entropy)
+        self._set_known("bcpg_positive_mass", step.positive_mass)
+        self._set_known("bcpg_delta_per_token", step.delta_per_token_right, tokens="right")
+        self._set_known("bcpg_delta_per_token", step.delta_per_token_wrong, tokens="wrong")
+        self._set_known("bcpg_delta_per_token", step.delta_per_token_mined, tokens="mined")
+        self._set_known("bcpg_delta_per_token", step.delta_per_token_unmined, tokens="unmined")
+        self._set_known("bcpg_clipped_share", step.clipped_up, direction="up")
+        self._set_known("bcpg_clipped_share", step.clipped_down, direction="down")
 
-    def push(self, version: int, facts: Mapping[str, Any]) -> None:
+    def _push(self, version: int, facts: PushFacts) -> None:
         """New weights, and how that was proven."""
         for weights in ("pushed", "served"):
             self._sink.set("bcpg_policy_version", version, weights=weights)
-        self._sink.set("bcpg_push_seconds", facts["seconds"])
-        for name in ("worst_nats", "separation_nats", "cached_prefix_nats"):
-            self._set_known(f"bcpg_push_{name}", facts[name])
+        self._sink.set("bcpg_push_seconds", facts.seconds)
+        self._set_known("bcpg_push_worst_nats", facts.worst_nats)
+        self._set_known("bcpg_push_separation_nats", facts.separation_nats)
+        self._set_known("bcpg_push_cached_prefix_nats", facts.cached_prefix_nats)
 
-    def retry(self, what: str, why: str) -> None:
-        """Something was lost."""
-        self._sink.add("bcpg_retries", 1)
-
-    def report(self, round_: int, report: dict[str, Any]) -> None:
+    def _report(self, report: RoundReport) -> None:
         """A finished round."""
-        self._sink.set("bcpg_round", round_)
-        self._sink.set("bcpg_round_seconds", report["seconds"]["round"])
-        self._set_known("bcpg_accuracy", report.get("accuracy"), decoding="sampled")
-        self._set_known("bcpg_accuracy", report.get("accuracy_greedy"), decoding="greedy")
-        for key in [key for key in self._sums if key[0] < round_]:
+        self._sink.set("bcpg_round", report.round)
+        self._sink.set("bcpg_round_seconds", report.round_seconds)
+        self._set_known("bcpg_accuracy", report.accuracy, decoding="sampled")
+        self._set_known("bcpg_accuracy", report.accuracy_greedy, decoding="greedy")
+        for key in [key for key in self._sums if key[0] < report.round]:
             del self._sums[key]

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bcpg_cluster.store.reports import AccuracyReport, RoundReport
 from bcpg_cluster.store.whole_files import write_whole
 from bcpg_cluster.watch.report.plots import comparison_png
 from bcpg_cluster.watch.report.statistics import LEVEL, mean_interval, paired_test
@@ -37,7 +38,7 @@ class ArmResult:
         arm: the method's name, or :data:`START`.
         status: ``stopped_early`` finished by the stated early stop, and counts like ``finished``.
         learning_rate: what was tuned; ``None`` where nothing was trained.
-        report: the round's report (``round_report.accuracy_report``, with ``more_tests``); ``None`` exactly when diverged.
+        report: the round's report; ``None`` exactly when diverged.
         note: anything a reader should know, printed under the table.
     """
 
@@ -46,7 +47,7 @@ class ArmResult:
     round: int
     status: Status
     learning_rate: float | None
-    report: Mapping[str, Any] | None
+    report: RoundReport | None
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -56,7 +57,8 @@ class ArmResult:
             raise ValueError(f"round 0 is the arm {START!r} and nothing else, got {self.arm!r} at round {self.round}")
 
 
-Measures = dict[str, Callable[[Mapping[str, Any]], float | None]]
+Measure = Callable[[RoundReport], float | None]
+Measures = dict[str, Measure]
 
 
 def compare(results: Sequence[ArmResult], reference_arm: str, titles: Mapping[str, str] | None = None) -> Comparison:
@@ -97,34 +99,26 @@ def _seeds(results: Iterable[ArmResult]) -> list[int]:
     return sorted({r.seed for r in everything if r.arm != START} or {r.seed for r in everything})
 
 
-def _measures(reports: Sequence[Mapping[str, Any]]) -> Measures:
+def _measures(reports: Sequence[RoundReport]) -> Measures:
     """What can be read from the reports, by name, in the table's order."""
-    found: Measures = {"sampled": _value("accuracy"), "greedy": _value("accuracy_greedy")}
-    common = [{int(k) for k in report["pass_at_k"]} for report in reports if report.get("pass_at_k")]
+    found: Measures = {"sampled": lambda report: report.accuracy, "greedy": lambda report: report.accuracy_greedy}
+    common = [{int(k) for k in report.pass_at_k} for report in reports if report.pass_at_k]
     largest = max(set.intersection(*common), default=1) if common else 1
     if largest > 1:  # pass@1 is the sampled accuracy
         found[f"pass@{largest}"] = _pass_at(str(largest))
-    for test in dict.fromkeys(name for report in reports for name in report.get("more_tests", {})):
-        found[f"{test} sampled"] = _value("accuracy", test)
-        found[f"{test} greedy"] = _value("accuracy_greedy", test)
+    for test in dict.fromkeys(name for report in reports for name in report.more_tests):
+        found[f"{test} sampled"] = _on_test(test, lambda of_test: of_test.accuracy)
+        found[f"{test} greedy"] = _on_test(test, lambda of_test: of_test.accuracy_greedy)
     return {name: read for name, read in found.items() if any(read(report) is not None for report in reports)}
 
 
-def _value(key: str, test: str | None = None) -> Callable[[Mapping[str, Any]], float | None]:
-    def read(report: Mapping[str, Any]) -> float | None:
-        source = report if test is None else report.get("more_tests", {}).get(test, {})
-        value = source.get(key)
-        return None if value is None else float(value)
-
-    return read
+def _on_test(test: str, read: Callable[[AccuracyReport], float | None]) -> Measure:
+    """The measure on a further test set; ``None`` for a report without it."""
+    return lambda report: read(report.more_tests[test]) if test in report.more_tests else None
 
 
-def _pass_at(k: str) -> Callable[[Mapping[str, Any]], float | None]:
-    def read(report: Mapping[str, Any]) -> float | None:
-        estimate = report.get("pass_at_k", {}).get(k)
-        return None if estimate is None else float(estimate["mean"])
-
-    return read
+def _pass_at(k: str) -> Measure:
+    return lambda report: report.pass_at_k[k].mean if k in report.pass_at_k else None
 
 
 def _round(
@@ -151,7 +145,10 @@ def _arm(results: Sequence[ArmResult], round_: int, arm: str, measures: Measures
     diverged = {r.seed for r in of_arm if r.status == "diverged" and r.round <= round_}
     expected = here.keys() if arm == START else _seeds(results)
     values = {
-        name: {str(s): read(here[s].report or {}) for s in sorted(here.keys() - diverged)}
+        name: {
+            str(seed): None if (report := here[seed].report) is None else read(report)
+            for seed in sorted(here.keys() - diverged)
+        }
         for name, read in measures.items()
     }
     return {
@@ -289,8 +286,8 @@ def _results_csv(results: Sequence[ArmResult]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["arm", "seed", "round", "status", "learning_rate", *measures, "mined_share", "note"])
     for result in results:
-        report = result.report or {}
-        values = [read(report) for read in measures.values()]
+        report = result.report
+        values = [None if report is None else read(report) for read in measures.values()]
         head = [result.arm, result.seed, result.round, result.status, result.learning_rate]
-        writer.writerow([*head, *values, report.get("mined_share"), result.note])
+        writer.writerow([*head, *values, None if report is None else report.mined_share, result.note])
     return file.getvalue()

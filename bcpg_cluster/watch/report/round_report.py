@@ -4,12 +4,94 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any
 
 from bcpg_cluster.errors import StoreError
-from bcpg_cluster.records import GREEDY_SAMPLE, Outcome, Receipt, SampleId
+from bcpg_cluster.records import GREEDY_SAMPLE, Outcome, Receipt, SampleId, StopReason
+from bcpg_cluster.stages.generate.counts import RolloutCounts
+from bcpg_cluster.stages.weigh.counts import CONSENSUS, PairCell, QualityCell, Said, Unit, WeighCounts
+from bcpg_cluster.store.reports import (
+    AccuracyReport,
+    Agreement,
+    Estimate,
+    JudgeQuality,
+    JudgesReport,
+    PushFacts,
+    RoundReport,
+    SampleAccount,
+    TrainingSummary,
+    UnitQuality,
+)
 from bcpg_cluster.watch.report.accuracy import avg_at_n, mean_pass_at_k, paired_difference
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A policy, measured.
+
+    Attributes:
+        accuracy, more_tests: on the test set, and on the further ones by name.
+        responses: all that were drawn.
+        tokens_per_s: ``None`` when nothing was drawn in this process.
+        seconds: by stage.
+    """
+
+    accuracy: AccuracyReport
+    more_tests: Mapping[str, AccuracyReport]
+    responses: RolloutCounts
+    tokens_per_s: float | None
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """The learning half of a round; the fields are those of :class:`bcpg_cluster.store.reports.RoundReport`."""
+
+    samples: SampleAccount
+    mined_share: float | None
+    judges: JudgesReport
+    verdicts: Mapping[str, dict[str, float]]
+    generate: dict[str, float]
+    outcomes: dict[str, float]
+    train: TrainingSummary
+    push: PushFacts
+    tokens_per_s: dict[str, float]
+    seconds: Mapping[str, float]
+
+
+def complete(
+    round_: int,
+    evaluated: Evaluated,
+    learned: Learned | None,
+    seconds: float,
+    previous: RoundReport | None,
+    base: RoundReport | None,
+) -> RoundReport:
+    """A round's report.
+
+    Args:
+        learned: ``None`` in round 0.
+        seconds: of the whole round.
+        previous, base: the reports of the round before and of round 0, where there are any.
+    """
+    accuracy, responses = evaluated.accuracy, evaluated.responses
+    found: dict[str, Any] = {name: getattr(accuracy, name) for name in accuracy.model_fields_set}
+    if evaluated.more_tests:
+        found["more_tests"] = dict(evaluated.more_tests)
+    found |= {
+        "truncated_share": responses.stopped[StopReason.LENGTH] / responses.samples,
+        "mean_tokens": responses.tokens / responses.samples,
+        "evaluation_tokens_per_s": evaluated.tokens_per_s,
+        "seconds": {**evaluated.seconds, "round": seconds},
+    }
+    if learned is not None:
+        found |= {field.name: getattr(learned, field.name) for field in fields(learned)}
+        found["seconds"] = {**learned.seconds, **evaluated.seconds, "round": seconds}
+    if previous is not None and base is not None:
+        found |= {"change": change(previous, accuracy), "change_from_base": change(base, accuracy)}
+    return RoundReport(round=round_, **found)
 
 
 def total(receipts: Sequence[Receipt]) -> dict[str, float]:
@@ -20,7 +102,7 @@ def total(receipts: Sequence[Receipt]) -> dict[str, float]:
     return {key: float(value) for key, value in sums.items()}
 
 
-def accuracy_report(outcomes: Mapping[SampleId, Outcome], prompt_ids: Set[str] | None = None) -> dict[str, Any]:
+def accuracy_report(outcomes: Mapping[SampleId, Outcome], prompt_ids: Set[str] | None = None) -> AccuracyReport:
     """avg@n, pass@k and greedy accuracy with standard errors, from the verified samples of an evaluation.
 
     A sample without a reward is left out and counted. ``per_problem`` keeps what paired differences need.
@@ -40,67 +122,69 @@ def accuracy_report(outcomes: Mapping[SampleId, Outcome], prompt_ids: Set[str] |
             greedy[id_.prompt_id] = outcome.reward
         else:
             rewards.setdefault(id_.prompt_id, []).append(outcome.reward)
-    report: dict[str, Any] = {"num_problems": len(rewards), "unverified": unverified}
+    found: dict[str, Any] = {"num_problems": len(rewards), "unverified": unverified}
     correct, sizes = [int(sum(r)) for r in rewards.values()], [len(r) for r in rewards.values()]
     sampled = avg_at_n(correct, sizes)
     if sampled is not None:
-        report |= {
+        found |= {
             "accuracy": sampled.mean,
             "stderr": sampled.problems_error,
             "sampling_stderr": sampled.sampling_error,
             "samples_per_problem": min(sizes),
             "pass_at_k": {
-                str(k): {"mean": estimate.mean, "stderr": estimate.standard_error}
+                str(k): Estimate(mean=estimate.mean, stderr=estimate.standard_error)
                 for k in (1, 2, 4, 8, 16, 32)
                 if k <= min(sizes) and (estimate := mean_pass_at_k(correct, sizes, k)) is not None
             },
         }
     best = avg_at_n([int(r) for r in greedy.values()], [1] * len(greedy))
     if best is not None:
-        report |= {"accuracy_greedy": best.mean, "stderr_greedy": best.problems_error}
-    report["per_problem"] = {prompt: [sum(r) / len(r), greedy.get(prompt)] for prompt, r in sorted(rewards.items())}
-    return report
+        found |= {"accuracy_greedy": best.mean, "stderr_greedy": best.problems_error}
+    per_problem = {prompt: (sum(r) / len(r), greedy.get(prompt)) for prompt, r in sorted(rewards.items())}
+    return AccuracyReport(**found, per_problem=per_problem)
 
 
-def change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Paired differences between two accuracy reports over the problems they share, with standard errors."""
-    result: dict[str, Any] = {}
+def change(before: AccuracyReport, after: AccuracyReport) -> dict[str, Estimate]:
+    """Paired differences of ``accuracy`` and ``accuracy_greedy`` over the problems both reports share."""
+    result = {}
     for index, name in enumerate(("accuracy", "accuracy_greedy")):
-        old = {p: v[index] for p, v in before["per_problem"].items() if v[index] is not None}
-        new = {p: v[index] for p, v in after["per_problem"].items() if v[index] is not None}
+        old = {p: value for p, values in before.per_problem.items() if (value := values[index]) is not None}
+        new = {p: value for p, values in after.per_problem.items() if (value := values[index]) is not None}
         shared = old.keys() & new.keys()
         difference = paired_difference({p: old[p] for p in shared}, {p: new[p] for p in shared})
         if difference is not None:
-            result[name] = {"mean": difference.mean, "stderr": difference.standard_error}
+            result[name] = Estimate(mean=difference.mean, stderr=difference.standard_error)
     return result
 
 
-def conservation(weigh: Mapping[str, float]) -> dict[str, Any]:
+def conservation(weighed: WeighCounts) -> SampleAccount:
     """Asked = kept + dropped, by reason.
 
     Raises:
-        StoreError: it does not hold.
+        StoreError: the samples do not add up.
     """
-    dropped = {key.removeprefix("dropped."): int(n) for key, n in weigh.items() if key.startswith("dropped.") and n}
-    asked, kept = int(weigh.get("asked", 0)), int(weigh.get("kept", 0))
-    if asked != kept + sum(dropped.values()):
-        raise StoreError(f"samples do not add up: asked {asked}, kept {kept}, dropped {dropped}")
-    return {"asked": asked, "kept": kept, "dropped": dropped}
+    dropped = {reason: number for reason, number in weighed.dropped.items() if number}
+    if weighed.asked != weighed.kept + sum(dropped.values()):
+        raise StoreError(f"samples do not add up: asked {weighed.asked}, kept {weighed.kept}, dropped {dropped}")
+    return SampleAccount(asked=weighed.asked, kept=weighed.kept, dropped=dropped)
 
 
-def judge_report(weigh: Mapping[str, float], voters: Sequence[str], measures: Sequence[str]) -> dict[str, Any]:
+def judge_report(weighed: WeighCounts, voters: Sequence[str], measures: Sequence[str]) -> JudgesReport:
     """Each judge's and the consensus' precision and recall against each measure, and how far the voters agree."""
-    quality: dict[str, Any] = {}
-    for measure in measures:
-        for name in (*voters, "consensus"):
-            quality.setdefault(name, {})[measure] = {
-                unit: _quality(weigh, f"quality.{name}.{measure}", unit) for unit in ("tokens", "steps")
+    return JudgesReport(
+        quality={
+            name: {
+                measure: JudgeQuality(
+                    tokens=_quality(weighed, name, measure, "tokens"), steps=_quality(weighed, name, measure, "steps")
+                )
+                for measure in measures
             }
-    agreement = {
-        f"{first}+{second}": _agreement(weigh, f"pair.{first}+{second}") for first, second in combinations(voters, 2)
-    }
-    abstained = {key.removeprefix("abstained."): int(n) for key, n in weigh.items() if key.startswith("abstained.")}
-    return {"quality": quality, "agreement": agreement, "abstained": abstained}
+            for name in (*voters, CONSENSUS)
+            if measures
+        },
+        agreement={f"{one}+{other}": _agreement(weighed, one, other) for one, other in combinations(voters, 2)},
+        abstained={f"{judge}.{status}": number for (judge, status), number in weighed.abstained.items()},
+    )
 
 
 def judge_account(verdicts: Mapping[str, float]) -> dict[str, float] | None:
@@ -124,33 +208,34 @@ def judge_account(verdicts: Mapping[str, float]) -> dict[str, float] | None:
     return account | ({"cost": verdicts["judge.cost"]} if "judge.cost" in verdicts else {})
 
 
-def _quality(counts: Mapping[str, float], prefix: str, unit: str) -> dict[str, float | None]:
-    def cell(truth: str, said: str) -> float:
-        return counts.get(f"{prefix}.{truth}.{said}.{unit}", 0.0)
+def _quality(weighed: WeighCounts, judge: str, measure: str, unit: Unit) -> UnitQuality:
+    def cell(truth: Said, said: Said) -> int:
+        return weighed.quality[QualityCell(judge, measure, truth, said, unit)]
 
     hit, false_alarm = cell("right", "right"), cell("wrong", "right")
     right = hit + cell("right", "wrong") + cell("right", "none")
     said_right = hit + false_alarm
     everything = right + false_alarm + cell("wrong", "wrong") + cell("wrong", "none")
-    return {
-        "precision": hit / said_right if said_right else None,
-        "recall": hit / right if right else None,
-        "true_share": right / everything if everything else None,
-        "count": everything,
-    }
+    return UnitQuality(
+        precision=hit / said_right if said_right else None,
+        recall=hit / right if right else None,
+        true_share=right / everything if everything else None,
+        count=everything,
+    )
 
 
-def _agreement(counts: Mapping[str, float], prefix: str) -> dict[str, float | None]:
+def _agreement(weighed: WeighCounts, first: str, second: str) -> Agreement:
     """Share of steps on which two judges say the same, and Cohen's kappa; abstentions are left out."""
-    cells = {(a, b): counts.get(f"{prefix}.{a}.{b}", 0.0) for a in ("right", "wrong") for b in ("right", "wrong")}
+    said: tuple[Said, Said] = ("right", "wrong")
+    cells = {(a, b): weighed.pairs[PairCell(first, second, a, b)] for a in said for b in said}
     number = sum(cells.values())
     if not number:
-        return {"agreement": None, "kappa": None, "steps": 0.0}
+        return Agreement(agreement=None, kappa=None, steps=0.0)
     same = (cells["right", "right"] + cells["wrong", "wrong"]) / number
-    first = (cells["right", "right"] + cells["right", "wrong"]) / number
-    second = (cells["right", "right"] + cells["wrong", "right"]) / number
-    chance = first * second + (1 - first) * (1 - second)
-    return {"agreement": same, "kappa": (same - chance) / (1 - chance) if chance < 1 else None, "steps": number}
+    one = (cells["right", "right"] + cells["right", "wrong"]) / number
+    other = (cells["right", "right"] + cells["wrong", "right"]) / number
+    chance = one * other + (1 - one) * (1 - other)
+    return Agreement(agreement=same, kappa=(same - chance) / (1 - chance) if chance < 1 else None, steps=number)
 
 
 def rates(totals: Mapping[str, Mapping[str, float]], seconds: Mapping[str, float]) -> dict[str, float]:

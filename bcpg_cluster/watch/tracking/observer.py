@@ -7,20 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from bcpg_cluster.cluster.state import PoolState
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.tracking import TrackingConfig
 from bcpg_cluster.errors import ConfigError
-from bcpg_cluster.records import Receipt
+from bcpg_cluster.stages.train.protocol import StepReport
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.mark import leave_mark
 from bcpg_cluster.store.path import RunPath
-from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.watch.observer import Event, PoolsSeen, Retried, RoundFinished, ShardAccepted, StepTrained
 from bcpg_cluster.watch.tracking.feed import Feed
 from bcpg_cluster.watch.tracking.scalars import RoundTally, round_scalars, step_scalars
-from bcpg_cluster.watch.tracking.tracker import TrackedRun
+from bcpg_cluster.watch.tracking.tracker import Axis, TrackedRun
 
 CLOSE_DEADLINE_S = 120.0
 _NEEDS = {
@@ -31,7 +29,7 @@ _NEEDS = {
 }
 
 
-class TrackingObserver(SilentObserver):
+class TrackingObserver:
     """Tells every feed the same. A feed that failed is reported once, by ``note``, and left alone.
 
     Args:
@@ -54,35 +52,34 @@ class TrackingObserver(SilentObserver):
                 self._note(f"{feed.kind}: {feed.where}")
                 self._shown.add(feed.kind)
 
-    def train_step(self, round_: int, step: Mapping[str, Any]) -> None:
+    def hear(self, event: Event) -> None:
+        """Log optimiser steps and rounds; count the rest for the round."""
+        match event:
+            case StepTrained(round=round_, step=step):
+                self._step(round_, step)
+            case RoundFinished(report=report):
+                self._log("round", report.round, round_scalars(report) | self._tally.take())
+            case ShardAccepted(receipt=receipt):
+                self._tally.receipt(receipt)
+            case PoolsSeen(states=states):
+                for pool in states:
+                    self._tally.pool(pool.name, pool.busy_s, pool.ready_s)
+            case Retried():
+                self._tally.retry()
+                return
+            case _:
+                return
+        self._look()
+
+    def _step(self, round_: int, step: StepReport) -> None:
         """A step of axis ``train``; steps count from 1 over all rounds."""
-        self._steps[round_] = step["step"] + 1
+        self._steps[round_] = step.step + 1
         number = sum(done for of_round, done in self._steps.items() if of_round <= round_)
+        self._log("train", number, step_scalars(step))
+
+    def _log(self, axis: Axis, step: int, values: dict[str, float]) -> None:
         for feed in self._feeds:
-            feed.log("train", number, step_scalars(step))
-        self._look()
-
-    def report(self, round_: int, report: dict[str, Any]) -> None:
-        """A step of axis ``round``."""
-        values = round_scalars(report) | self._tally.take()
-        for feed in self._feeds:
-            feed.log("round", round_, values)
-        self._look()
-
-    def receipt(self, round_: int, stage: str, receipt: Receipt) -> None:
-        """Counted for the round."""
-        self._tally.receipt(receipt)
-        self._look()
-
-    def pools(self, states: Sequence[PoolState]) -> None:
-        """Noted for the round's busy shares."""
-        for pool in states:
-            self._tally.pool(pool.name, pool.busy_s, pool.ready_s)
-        self._look()
-
-    def retry(self, what: str, why: str) -> None:
-        """Counted for the round."""
-        self._tally.retry()
+            feed.log(axis, step, values)
 
     def close(self, deadline_s: float = CLOSE_DEADLINE_S) -> None:
         """Let the trackers finish, all at once; what one of them did not manage is said."""
@@ -121,7 +118,11 @@ def tracking(
         return
     observer = TrackingObserver(
         [Feed(kind, tracked_run(config, kind, run_dir)) for kind in kinds],
-        {version: int(record.metrics.get("steps", 0)) for version, record in state.snapshots.items()},
+        {
+            version: int(record.training.steps)
+            for version, record in state.snapshots.items()
+            if record.training is not None
+        },
         note,
     )
     try:

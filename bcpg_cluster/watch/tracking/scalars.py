@@ -4,43 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.stages.train.protocol import StepReport
+from bcpg_cluster.store.reports import RoundReport
 
 
-def step_scalars(step: Mapping[str, Any]) -> dict[str, float]:
-    """An optimiser step (the fields of ``stages.train.protocol.StepReport``), as ``train/...``."""
-    plain = {name: value for name, value in step.items() if name not in ("step", "num_steps", "loss_parts")}
-    plain |= {f"loss_parts/{name}": value for name, value in step.get("loss_parts", {}).items()}
+def step_scalars(step: StepReport) -> dict[str, float]:
+    """An optimiser step, as ``train/...``."""
+    plain = asdict(step)
+    for left_out in ("step", "num_steps", "loss_parts"):
+        del plain[left_out]
+    plain |= {f"loss_parts/{name}": value for name, value in step.loss_parts.items()}
     return {f"train/{name}": value for name, value in _known(plain)}
 
 
-def round_scalars(report: Mapping[str, Any]) -> dict[str, float]:
+def round_scalars(report: RoundReport) -> dict[str, float]:
     """A round's report, as ``round/...``; round 0 is the base policy's evaluation.
 
     What a report says of single problems, and its lists of reasons, are left to the report.
     """
     kept = ("accuracy", "stderr", "accuracy_greedy", "stderr_greedy", "truncated_share", "mean_tokens", "mined_share")
-    found: dict[str, Any] = {name: report.get(name) for name in kept}
-    found |= {f"pass_at_{k}": estimate["mean"] for k, estimate in report.get("pass_at_k", {}).items()}
-    for name, of_set in report.get("more_tests", {}).items():
-        found[f"{name}/accuracy"] = of_set.get("accuracy")
-        found[f"{name}/accuracy_greedy"] = of_set.get("accuracy_greedy")
-    samples = report.get("samples", {})
-    found |= {"samples_asked": samples.get("asked"), "samples_kept": samples.get("kept")}
-    found |= {f"dropped/{reason}": number for reason, number in samples.get("dropped", {}).items()}
-    judges = report.get("judges", {})
-    for pair, facts in judges.get("agreement", {}).items():
-        found |= {f"agreement/{pair}": facts["agreement"], f"kappa/{pair}": facts["kappa"]}
-    for judge, by_measure in judges.get("quality", {}).items():
-        for measure, units in by_measure.items():
-            found |= {f"{what}/{judge}_vs_{measure}": units["tokens"][what] for what in ("precision", "recall")}
-    push = report.get("push", {})
-    names = ("seconds", "worst_nats", "separation_nats", "cached_prefix_nats")
-    found |= {f"push_{name}": push.get(name) for name in names}
-    found |= {f"tokens_per_s/{stage}": rate for stage, rate in report.get("tokens_per_s", {}).items()}
-    found |= {f"seconds/{stage}": value for stage, value in report.get("seconds", {}).items()}
+    found: dict[str, Any] = {name: getattr(report, name) for name in kept}
+    found |= {f"pass_at_{k}": estimate.mean for k, estimate in report.pass_at_k.items()}
+    for name, of_set in report.more_tests.items():
+        found |= {f"{name}/accuracy": of_set.accuracy, f"{name}/accuracy_greedy": of_set.accuracy_greedy}
+    if report.samples is not None:
+        found |= {"samples_asked": report.samples.asked, "samples_kept": report.samples.kept}
+        found |= {f"dropped/{reason}": number for reason, number in report.samples.dropped.items()}
+    if report.judges is not None:
+        for pair, facts in report.judges.agreement.items():
+            found |= {f"agreement/{pair}": facts.agreement, f"kappa/{pair}": facts.kappa}
+        for judge, by_measure in report.judges.quality.items():
+            for measure, quality in by_measure.items():
+                found[f"precision/{judge}_vs_{measure}"] = quality.tokens.precision
+                found[f"recall/{judge}_vs_{measure}"] = quality.tokens.recall
+    if report.push is not None:
+        for name in ("seconds", "worst_nats", "separation_nats", "cached_prefix_nats"):
+            found[f"push_{name}"] = getattr(report.push, name)
+    found |= {f"tokens_per_s/{stage}": rate for stage, rate in report.tokens_per_s.items()}
+    found |= {f"seconds/{stage}": value for stage, value in report.seconds.items()}
     return {f"round/{name}": value for name, value in _known(found)}
 
 

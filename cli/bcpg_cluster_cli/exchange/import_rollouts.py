@@ -18,8 +18,8 @@ from bcpg_cluster.exchange.import_tokenizer import ImportTokenizer, Transformers
 from bcpg_cluster.prompts.sets import check_disjoint
 from bcpg_cluster.records import Prompt
 from bcpg_cluster.run.build.default_config import read_config
-from bcpg_cluster.run.preflight.models import check_models
-from bcpg_cluster.run.preflight.prompts import check_answers, read_all_prompts
+from bcpg_cluster.run.preflight.preflight import preflight
+from bcpg_cluster.run.preflight.prompts import check_answers
 from bcpg_cluster.store.layout import CONFIG
 from bcpg_cluster.store.path import RunPath, local_only
 from bcpg_cluster_cli.session import new_run
@@ -45,8 +45,7 @@ def run_import(
     """
     config = read_config(config_source, overrides, seed)
     mapping = read_columns(columns)
-    sets = read_all_prompts(config)
-    check_models(config)
+    sets = preflight(config)
     held_out = [*sets.test, *(prompt for prompts in sets.more_tests.values() for prompt in prompts)]
 
     def check(prompts: Sequence[Prompt]) -> None:

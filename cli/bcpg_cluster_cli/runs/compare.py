@@ -18,9 +18,9 @@ from bcpg_cluster.errors import ConfigError, Interrupted
 from bcpg_cluster.prompts.sets import round_prompts
 from bcpg_cluster.run.build.default_config import choose_config, read_config
 from bcpg_cluster.run.build.workforce import start_workforce
-from bcpg_cluster.run.preflight.models import check_models, check_tokenizers
-from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.store.path import RunPath, local_only
+from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.watch.report.comparison_report import (
     COMPARED,
     START,
@@ -118,7 +118,7 @@ def make_setup(
             rule="learning rates are chosen on other data than is measured",
             remedy="leave it out",
         )
-    prompts = read_all_prompts(config)
+    prompts = preflight(config)
     train, _ = split_validation(prompts.train, validation_prompts)
     round_prompts(train, 1, config.prompts.per_round, config.prompts.order, config.seed)
     if len(rates) > 1 and validation_prompts < 1:
@@ -127,8 +127,6 @@ def make_setup(
             rule="learning rates are chosen on a validation split",
             remedy="hold some prompts out, or give a single --learning-rates",
         )
-    check_models(config)
-    check_tokenizers(config, prompts)
     return Setup(config, prompts, rates, validation_prompts, tuning)
 
 
@@ -179,6 +177,6 @@ def open_comparison(
 class QuietObserver(ConsoleObserver):
     """Progress bars, but no table for every round of every arm."""
 
-    def report(self, round_: int, report: dict[str, object]) -> None:
+    def finish(self, report: RoundReport) -> None:
         """Only take the round's bars away."""
-        self.clear(round_)
+        self.clear(report.round)

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import typer
 from rich.console import Console
@@ -15,12 +14,11 @@ from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.build.default_config import choose_config, read_config
 from bcpg_cluster.run.directory import check_run_directory, open_run
-from bcpg_cluster.run.preflight.models import check_models, check_tokenizers
-from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.run.snapshots import drop_torn_snapshots
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import RunPath
-from bcpg_cluster.watch.tracking.observer import check_trackers
+from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster_cli.console import ConsoleObserver, closing_line, print_report
 from bcpg_cluster_cli.listeners import listeners, track_overrides
 from bcpg_cluster_cli.session import new_run, start_runtime
@@ -45,9 +43,6 @@ def run_iterate(
     config = read_config(source, overrides, seed)
     if track:
         config = read_config(source, [*overrides, *track_overrides(track, config)], seed)
-    check_trackers(config.tracking)
-    prompts = read_all_prompts(config)
-    check_models(config)
     directory = new_run(run_dir, config, None if seed is None else f"{config.name}-seed{seed}")
     check_run_directory(directory, config)
     reports = read_manifest(directory).reports
@@ -57,7 +52,7 @@ def run_iterate(
         )
         _finish({round_: reports[round_] for round_ in range(rounds + 1)}, directory, console, as_json=as_json)
         return
-    check_tokenizers(config, prompts)
+    prompts = preflight(config)
     started = time.monotonic()
     with stop_on_signals(console) as stop_asked:
         # The cluster first: a run that may not start there leaves no directory behind.
@@ -81,8 +76,8 @@ def run_iterate(
     _finish(done, directory, console, as_json=as_json)
 
 
-def _finish(reports: dict[int, dict[str, Any]], directory: RunPath, console: Console, *, as_json: bool) -> None:
+def _finish(reports: dict[int, RoundReport], directory: RunPath, console: Console, *, as_json: bool) -> None:
     console.print(f"run: {directory}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps(list(reports.values())))
+        typer.echo(json.dumps([report.plain() for report in reports.values()]))
     console.print(closing_line(reports), highlight=False, style="bold", soft_wrap=True)

@@ -11,11 +11,10 @@ from bcpg_cluster.config.load import change_config
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.directory import load_run_config, open_run, write_config
-from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.path import RunPath
-from bcpg_cluster.watch.tracking.observer import check_trackers
 from bcpg_cluster_cli.console import ConsoleObserver
 from bcpg_cluster_cli.listeners import listeners
 from bcpg_cluster_cli.session import find_run, start_runtime
@@ -52,7 +51,6 @@ def run_stage(
     before = load_run_config(directory)
     config = change_config(before.model_dump(mode="json"), overrides, str(directory))
     check_changes(name, overrides)
-    check_trackers(config.tracking)
     data = data_stages({judge: config.judge_pool(judge) for judge in config.judges})
     measuring = evaluation_stages()
     outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": "reference"}
@@ -79,7 +77,7 @@ def run_stage(
                 remedy="add --discard-later to give them up (files stay on disk until then)",
             )
         check_weights_are_there(manifest, round_ if is_measuring else round_ - 1)
-        prompts = read_all_prompts(config)
+        prompts = preflight(config)
         # Measuring again changes no weights; anything else makes this round's snapshot and all after it void.
         versions = round_ + 1 if is_measuring else max(round_, 1)
         changed = {"identity": config.identity, "config": config.model_dump(mode="json")} if overrides else None

@@ -8,13 +8,10 @@ from rich.console import Console
 
 from bcpg_cluster.config.task_defaults import task_notes
 from bcpg_cluster.run.build.default_config import DEFAULT_CONFIG, read_config
-from bcpg_cluster.run.build.footprint import check_memory, free_memory_gib
 from bcpg_cluster.run.directory import check_run_directory
 from bcpg_cluster.run.preflight.judges import judge_notes
-from bcpg_cluster.run.preflight.models import check_models, check_tokenizers, check_vendor_options
-from bcpg_cluster.run.preflight.prompts import check_answers, read_all_prompts
+from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.store.path import RunPath
-from bcpg_cluster.watch.tracking.observer import check_trackers
 from bcpg_cluster_cli.session import new_run
 
 
@@ -22,17 +19,7 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: str | Ru
     """Check and say so; raises what ``iterate`` would raise."""
     console = Console()
     config = read_config(source, overrides, None)
-    prompts = read_all_prompts(config)
-    if config.verify.kind == "math":
-        check_answers(
-            config, [*prompts.train, *(prompt for of_set in prompts.measured().values() for prompt in of_set)]
-        )
-    check_models(config)
-    check_tokenizers(config, prompts)
-    check_trackers(config.tracking)
-    check_vendor_options(config)
-    if all(config.pool(name).num_gpus == 0 for name in config.pool_names()):
-        check_memory(config, free_memory_gib())
+    prompts = preflight(config, is_thorough=True)
     if run_dir is not None:
         check_run_directory(new_run(run_dir, config), config)
     for line in [*task_notes(config), *judge_notes(config)]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +17,7 @@ from bcpg_cluster.store.journal import lock_holder
 from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.watch.live_status import is_alive, read_live
 from bcpg_cluster_cli.console import import_text, percent, points
 from bcpg_cluster_cli.session import find_run
@@ -28,7 +30,8 @@ def run_status(run_dir: str | RunPath | None, *, watch: bool, as_json: bool) -> 
     if watch:
         _watch(directory, as_json=as_json)
         return
-    facts = run_facts(directory, read_manifest(directory))
+    state = read_manifest(directory)
+    facts = run_facts(directory, state)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -38,29 +41,33 @@ def run_status(run_dir: str | RunPath | None, *, watch: bool, as_json: bool) -> 
     console.print(live_view(facts["live"], facts["is_running"]))
     for facts_of in facts["imports"]:
         console.print(f"round 1: {import_text(facts_of)}", highlight=False, markup=False, soft_wrap=True)
-    table = Table(
-        "round", "sampled", "greedy", "change sampled", "change greedy", "kept / asked", "mined", "push", "seconds"
-    )
-    for row in facts["rounds"]:
-        samples, push = row.get("samples"), row.get("push")
-        table.add_row(
-            str(row["round"]),
-            percent(row.get("accuracy"), row.get("stderr")),
-            percent(row.get("accuracy_greedy"), row.get("stderr_greedy")),
-            points(row.get("change", {}).get("accuracy")),
-            points(row.get("change", {}).get("accuracy_greedy")),
-            f"{samples['kept']} / {samples['asked']}" if samples else "-",
-            percent(row.get("mined_share")),
-            f"{push['method']}, {push['canaries']}" if push else "-",
-            f"{row['seconds']['round']:.0f}",
-        )
-    console.print(table)
+    console.print(_rounds([report for _, report in sorted(state.reports.items())]))
     for row in facts["in_progress"]:
         console.print(
             f"round {row['round']}  {row['table']}: {row['shards']} shards delivered, {row['state']}", highlight=False
         )
     if facts["num_retries"]:
         console.print(f"{facts['num_retries']} pieces of work were done again (see manifest.jsonl)", highlight=False)
+
+
+def _rounds(reports: Sequence[RoundReport]) -> Table:
+    table = Table(
+        "round", "sampled", "greedy", "change sampled", "change greedy", "kept / asked", "mined", "push", "seconds"
+    )
+    for report in reports:
+        samples, push = report.samples, report.push
+        table.add_row(
+            str(report.round),
+            percent(report.accuracy, report.stderr),
+            percent(report.accuracy_greedy, report.stderr_greedy),
+            points(report.change.get("accuracy")),
+            points(report.change.get("accuracy_greedy")),
+            f"{samples.kept} / {samples.asked}" if samples else "-",
+            percent(report.mined_share),
+            f"{push.method}, {push.canaries}" if push else "-",
+            f"{report.round_seconds:.0f}",
+        )
+    return table
 
 
 def _watch(directory: RunPath, *, as_json: bool) -> None:
@@ -92,7 +99,7 @@ def run_facts(directory: RunPath, state: ManifestState) -> dict[str, Any]:
         "live": None if live is None else live.content,
         "policy_version": max(state.snapshots, default=0),
         "rounds": [
-            {key: value for key, value in report.items() if key != "per_problem"}
+            {key: value for key, value in report.plain().items() if key != "per_problem"}
             for _, report in sorted(state.reports.items())
         ],
         "in_progress": [

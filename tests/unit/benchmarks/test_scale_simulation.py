@@ -13,12 +13,11 @@ import pytest
 from bcpg_cluster.cluster.leases import PoolLimits
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import MemberSpec
-from bcpg_cluster.records import Receipt
 from bcpg_cluster.run.dataflow import Dataflow
 from bcpg_cluster.stages.graph import data_stages
 from bcpg_cluster.stages.job import StageJob
 from bcpg_cluster.store.manifest import Manifest, read_manifest
-from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.watch.observer import Event, ShardAccepted
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 STAGES = data_stages({"llm": "judge.llm", "prm": "judge.prm"})
@@ -32,16 +31,18 @@ def members(monkeypatch: pytest.MonkeyPatch) -> Any:
     return simulated_members
 
 
-class Times(SilentObserver):
+class Times:
     """When each shard of each table was accepted, in simulated seconds."""
 
     def __init__(self, clock: Any) -> None:
         self.clock = clock
         self.accepted: dict[tuple[str, int], float] = {}
 
-    def receipt(self, round_: int, stage: str, receipt: Receipt) -> None:
-        assert (receipt.table, receipt.shard) not in self.accepted
-        self.accepted[receipt.table, receipt.shard] = self.clock()
+    def hear(self, event: Event) -> None:
+        if isinstance(event, ShardAccepted):
+            key = event.receipt.table, event.receipt.shard
+            assert key not in self.accepted
+            self.accepted[key] = self.clock()
 
 
 def simulate(members: Any, run_dir: Path, num_shards: int, sizes: dict[str, int], seed: int) -> Times:

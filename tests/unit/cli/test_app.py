@@ -23,8 +23,10 @@ from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.reports import Estimate, RoundReport
 from bcpg_cluster.store.rows import weighted_from
 from bcpg_cluster.store.shards import read_table
+from bcpg_cluster.watch.observer import Noted, Retried
 from bcpg_cluster_cli.console import ConsoleObserver, account_text, closing_line, percent, points, print_report
 from bcpg_cluster_cli.session import find_run
 
@@ -195,7 +197,7 @@ def test_stage_weigh_again(bcpg: Bcpg, run_dir: Path):
         attempts = [{r.attempt for r in state.receipts(3, table)} for state in (old, new)]
         assert not attempts[0] & attempts[1]
     assert new.snapshots[3].path != old.snapshots[3].path
-    assert new.reports[3]["accuracy"] == old.reports[3]["accuracy"]  # the same inputs give the same results
+    assert new.reports[3].accuracy == old.reports[3].accuracy  # the same inputs give the same results
     assert {r: new.reports[r] for r in (0, 1, 2)} == {r: old.reports[r] for r in (0, 1, 2)}
 
 
@@ -239,7 +241,7 @@ def test_stage_evaluate_again_keeps_the_weights(bcpg: Bcpg, run_dir: Path):
     assert new.snapshots == old.snapshots
     assert new.receipts(3, "weighted") == old.receipts(3, "weighted")
     assert new.receipts(3, "eval_rollouts") != old.receipts(3, "eval_rollouts")
-    assert new.reports[3]["accuracy"] == old.reports[3]["accuracy"]
+    assert new.reports[3].accuracy == old.reports[3].accuracy
 
 
 def test_stage_of_an_earlier_round_gives_up_the_later_ones(bcpg: Bcpg, run_dir: Path, config_file: Path):
@@ -250,7 +252,7 @@ def test_stage_of_an_earlier_round_gives_up_the_later_ones(bcpg: Bcpg, run_dir: 
     ended = bcpg("iterate", "-c", config_file, "--run-dir", run_dir, "--inline")
     assert ended.code == 0, ended.err
     new = read_manifest(run_dir)
-    assert new.reports[3]["accuracy"] == old.reports[3]["accuracy"]
+    assert new.reports[3].accuracy == old.reports[3].accuracy
 
 
 def test_stage_whose_weights_are_gone(bcpg: Bcpg, run_dir: Path, tree_digest: Callable[..., dict[str, str]]):
@@ -480,8 +482,8 @@ def test_an_error_of_the_run_itself_has_code_1(bcpg: Bcpg, config_file: Path, ru
 def test_errors_with_brackets_do_not_break_the_display():
     console = Console(file=io.StringIO(), width=200)
     observer = ConsoleObserver(console)
-    observer.retry("rollout/0 [/x]", "File [/usr/lib] said [red]no[/blue]\nmore")
-    observer.note("a note [/b]")
+    observer.hear(Retried("rollout/0 [/x]", "File [/usr/lib] said [red]no[/blue]\nmore"))
+    observer.hear(Noted("a note [/b]"))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "File [/usr/lib] said [red]no[/blue]" in shown
     assert "a note [/b]" in shown
@@ -491,14 +493,14 @@ def test_a_push_that_went_wrong_is_shown_with_its_reason(finished_run: Any):
     report = json.loads(json.dumps(finished_run.reports[1]))
     report["push"] |= {"method": "disk", "why": "gloo: [/tmp/x] closed\nmore"}
     console = Console(file=io.StringIO(), width=400)
-    print_report(console, report)
+    print_report(console, RoundReport.read(report))
     assert "(gloo: [/tmp/x] closed)" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_what_judges_cost_and_what_could_not_be_parsed_is_shown(finished_run: Any):
     def shown(**changed: Any) -> str:
         console = Console(file=io.StringIO(), width=200)
-        print_report(console, {**finished_run.reports[1], **changed})
+        print_report(console, RoundReport.read({**finished_run.reports[1], **changed}))
         return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
 
     usual = shown()
@@ -525,8 +527,8 @@ def test_an_account_of_stored_answers_alone():
 
 def test_numbers_that_do_not_exist_are_dashes():
     assert (percent(None), percent(0.5), percent(0.5, 0.012)) == ("-", "50.0 %", "50.0 % ± 1.2")
-    assert (points(None), points({"mean": -0.1, "stderr": None})) == ("-", "-10.0")
-    assert "sampled - -> -" in closing_line({0: {"round": 0}, 1: {"round": 1}})
+    assert (points(None), points(Estimate(mean=-0.1))) == ("-", "-10.0")
+    assert "sampled - -> -" in closing_line({0: RoundReport(round=0), 1: RoundReport(round=1)})
 
 
 def test_which_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

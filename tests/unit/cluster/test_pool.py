@@ -48,9 +48,9 @@ def start(scripted: Any) -> None:
             call.answer.set_result("ready")
 
 
-def submit(pool: Pool, *keys: int, arguments: Callable[[int], tuple[Any, ...]] | None = None) -> None:
+def submit(pool: Pool, *keys: int) -> None:
     for key in keys:
-        pool.submit(Work((key,), "run", arguments or (lambda attempt, key=key: (key, attempt)), label=f"piece {key}"))
+        pool.submit(Work((key,), lambda member, key=key: member.call("run", key, label=f"piece {key}"), f"piece {key}"))
 
 
 def work_of(scripted: Any) -> list[tuple[str, Any]]:
@@ -149,7 +149,7 @@ def test_an_engine_error_is_tried_again_first_and_elsewhere_counts(
     pool.poll()
     scripted.of("run")[0].answer.set_exception(EngineError("out of luck"))
     assert pool.poll() == []
-    assert [call.args for call in scripted.of("run")] == [(1, 1), (1, 2)]  # before piece 2, with fresh arguments
+    assert [call.args for call in scripted.of("run")] == [(1,), (1,)]  # before piece 2
     assert retries == [("piece 1", "out of luck")]
     assert not scripted.members[0].is_killed
     scripted.of("run")[1].answer.set_result("ok")

@@ -47,7 +47,9 @@ POOLS = ("rollout", "prm", "cpu")
 class Shared:
     """Scripted pools that take turns; members are ready at once."""
 
-    def __init__(self, scripted: Any, sleepers: tuple[str, ...] = (), sleeps: Any = True) -> None:
+    def __init__(
+        self, scripted: Any, sleepers: tuple[str, ...] = (), sleeps: Any = True, *, is_colocated: bool = True
+    ) -> None:
         self.runtime, self.sleeps = scripted, sleeps
         scripted.on_call = self._answer
         self.pools = {
@@ -55,7 +57,7 @@ class Shared:
             for name in POOLS
         }
         self.gang = Gang("trainer", scripted, lambda group, rank: MemberSpec(f"trainer/{rank}.{group}", dict, {}), 2)
-        self.turns = Turns(self.pools, self.gang, is_colocated=True, sleepers=sleepers, patience_s=0.01)
+        self.turns = Turns(self.pools, self.gang, is_colocated=is_colocated, sleepers=sleepers, patience_s=0.01)
         for pool in self.pools.values():
             pool.resize(2)
 
@@ -122,10 +124,15 @@ def test_a_member_lost_asleep_is_replaced_when_its_turn_comes(scripted: Any):
 
 
 def test_pools_that_run_separately_take_no_turns(scripted: Any):
-    shared = Shared(scripted)
-    turns = Turns(shared.pools, shared.gang, is_colocated=False)
-    for pool in shared.pools.values():
-        pool.unpark()
+    shared = Shared(scripted, is_colocated=False)
+    turns = shared.turns
+    assert scripted.members == []  # none starts before it is needed
+    turns.need(["rollout"])
+    turns.need(["rollout"])
+    assert [member.name for member in scripted.members] == ["rollout/0", "rollout/1"]
+    assert not turns.is_closed("rollout") and turns.is_closed("cpu")
+    turns.need(shared.pools)
+    assert len(scripted.members) == 2 * len(shared.pools)
     before = len(scripted.calls)
     for name in ("rollout", TRAINER, None):
         turns.take(name)

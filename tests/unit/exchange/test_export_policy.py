@@ -20,6 +20,7 @@ from bcpg_cluster.run.directory import open_run
 from bcpg_cluster.stages.push.canaries import CANARIES
 from bcpg_cluster.stages.push.snapshot import verify_snapshot, write_snapshot
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
+from bcpg_cluster.store.reports import RoundReport, TrainingSummary
 from bcpg_cluster_cli.exchange.export import run_export
 
 BASE = resolve_asset("embedded:policy")
@@ -40,7 +41,7 @@ def add_version(run_dir: Path, version: int, base: str = BASE) -> SnapshotRecord
     path = f"snapshots/v{version:04d}-a"
     digests = write_snapshot(str(run_dir / path), base, trained_model().named_parameters())
     (run_dir / path / CANARIES).write_text("[]")
-    return SnapshotRecord(version, path, digests, 1.0, {"steps": 1.0})
+    return SnapshotRecord(version, path, digests, 1.0, TrainingSummary(steps=1.0))
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[..., Co
     directory = tmp_path_factory.mktemp("policy") / "run"
     config = make_config(policy={"kind": "vllm", "model": "embedded:policy"}, name="tiny")
     with open_run(directory, config) as manifest:
-        manifest.add_report(0, {**REPORT, "accuracy": 0.2})
+        manifest.add_report(RoundReport.read({**REPORT, "round": 0, "accuracy": 0.2}))
         manifest.add_snapshot(add_version(directory, 1))
-        manifest.add_report(1, REPORT)
+        manifest.add_report(RoundReport.read({**REPORT, "round": 1}))
     return directory
 
 

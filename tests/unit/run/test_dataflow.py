@@ -19,7 +19,8 @@ from bcpg_cluster.stages.graph import data_stages
 from bcpg_cluster.stages.job import StageJob
 from bcpg_cluster.store.layout import shard_path
 from bcpg_cluster.store.manifest import Manifest
-from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.watch.observer import StageProgress
+from tests.told import Heard
 
 STAGES = data_stages({"llm": "judge.llm", "truth": "cpu"})
 TABLES = ("rollouts", "outcomes", "steps", "verdicts.llm", "verdicts.truth", "weighted")
@@ -28,14 +29,6 @@ TABLES = ("rollouts", "outcomes", "steps", "verdicts.llm", "verdicts.truth", "we
 def receipt_of(job: StageJob) -> Receipt:
     path = shard_path(job.round, job.output, job.shard, job.attempt)
     return Receipt(job.output, job.round, job.shard, job.attempt, path, 3, 10, "c", 0.0, {"samples": 3.0})
-
-
-class Listener(SilentObserver):
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int, int]] = []
-
-    def stage(self, round_: int, name: str, done: int, total: int) -> None:
-        self.stages.append((name, done, total))
 
 
 class Bench:
@@ -49,7 +42,7 @@ class Bench:
         self.log: list[tuple[str, int]] = []
         self.jobs: list[StageJob] = []
         self.stop = False
-        self.observer = Listener()
+        self.observer = Heard()
         scripted.on_call = self._on_call
         self.pools = {
             name: Pool(name, scripted, lambda n, name=name: MemberSpec(f"{name}/{n}", dict, {}), PoolLimits())
@@ -116,7 +109,7 @@ def test_everything_is_done_once_and_sealed(make_bench: Callable[[int], Bench]):
     assert sorted(bench.log) == sorted((stage.name, shard) for stage in STAGES for shard in range(3))
     assert {(1, table) for table in TABLES} <= set(bench.manifest.state.sealed)
     assert set(seconds) == {stage.name for stage in STAGES}
-    assert bench.observer.stages.count(("weigh", 3, 3)) == 1
+    assert bench.observer.events.count(StageProgress(1, "weigh", 3, 3)) == 1
     assert all(job.parameters == {"policy_version": 0} for job in bench.jobs)
 
 

@@ -23,7 +23,8 @@ from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.job import StageWorker
 from bcpg_cluster.stages.push.canaries import Canary, choose_probe, judge_canaries
 from bcpg_cluster.stages.train.worker import TrainWorker
-from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.watch.observer import Retried
+from tests.told import Heard
 
 TOLERANCE = 1e-3
 
@@ -136,20 +137,22 @@ class Bench:
     def __init__(self, run_dir: Path, members: int, *, deadline_s: float = 10.0, backend: str = "gloo") -> None:
         self.run_dir, self.runtime = run_dir, InlineRuntime()
         self.version, self.path = 0, ""
-        self.retries: list[str] = []
         self.receivers: dict[int, Receiver] = {}
         self.trainer = FakeTrainerRank(skill=0.9)
         self.gang = Gang("trainer", self.runtime, self._trainer_spec, 1)
         self.pool = Pool("rollout", self.runtime, self._spec, PoolLimits())
         self.pool.resize(members)
         self.gang.ensure_up()
-        observer = SilentObserver()
-        observer.retry = lambda what, why: self.retries.append(f"{what}: {why}")  # type: ignore[method-assign]
+        self.heard = Heard()
         self.pusher = Pusher(
             self.gang, self.pool, PushSettings(backend, deadline_s, TOLERANCE),
-            serving=self._serve, observer=observer, wait_ready=self.wait_ready,
+            serving=self._serve, observer=self.heard, wait_ready=self.wait_ready,
         )  # fmt: skip
         self.wait_ready()
+
+    @property
+    def retries(self) -> list[str]:
+        return [f"{event.what}: {event.why}" for event in self.heard.of(Retried)]
 
     def _trainer_spec(self, group: int, rank: int) -> MemberSpec:
         arguments = {
@@ -220,9 +223,9 @@ def test_two_pushes_through_one_group(make_bench: Callable[..., Bench]):
     for version, skill in ((1, 0.7), (2, 0.8)):
         facts = bench.pusher.push(*bench.snapshot(version, skill))
         assert bench.held() == [(version, skill)] * 2
-        assert (facts["method"], facts["why"], facts["canaries"], facts["num_members"]) == ("gloo", "", "passed", 2)
-        assert facts["worst_nats"] == facts["cached_prefix_nats"] == 0.0
-        assert facts["separation_nats"] > 0.01
+        assert (facts.method, facts.why, facts.canaries, facts.num_members) == ("gloo", "", "passed", 2)
+        assert facts.worst_nats == facts.cached_prefix_nats == 0.0
+        assert facts.separation_nats > 0.01
     assert all(receiver.loaded == [] for receiver in bench.receivers.values())  # nothing came from disk
     assert bench.retries == []
 
@@ -235,14 +238,14 @@ def test_a_push_that_does_not_get_through_is_mended_from_the_snapshot(make_bench
     assert bench.held() == [(1, 0.7)] * 2
     assert [member.name for member in bench.pool.members()] == ["rollout/2", "rollout/3"]  # both may have been stuck
     assert not bench.gang.is_up
-    assert (facts["method"], facts["canaries"]) == ("disk", "passed")
-    assert facts["why"]
+    assert (facts.method, facts.canaries) == ("disk", "passed")
+    assert facts.why
     assert len(bench.retries) == 1
     if fault == "stuck":
-        assert "did not finish within 1 s" in facts["why"]
+        assert "did not finish within 1 s" in facts.why
     bench.gang.ensure_up()  # the next round: a new group is made and the wire works again
     facts = bench.pusher.push(*bench.snapshot(2, 0.8))
-    assert (facts["method"], bench.held()) == ("gloo", [(2, 0.8)] * 2)
+    assert (facts.method, bench.held()) == ("gloo", [(2, 0.8)] * 2)
 
 
 @pytest.mark.parametrize(
@@ -271,9 +274,9 @@ def test_a_member_that_joins_late_or_behind_catches_up(make_bench: Callable[...,
     bench.wait_ready()
     facts = bench.pusher.confirm(2, arguments[1], arguments[3])
     assert bench.held() == [(2, 0.8)] * 2
-    assert (facts["method"], facts["num_members"], facts["canaries"]) == ("disk", 2, "passed")
+    assert (facts.method, facts.num_members, facts.canaries) == ("disk", 2, "passed")
     facts = bench.pusher.push(*bench.snapshot(3, 0.9))  # and the push group is re-made for two
-    assert (facts["method"], bench.held()) == ("gloo", [(3, 0.9)] * 2)
+    assert (facts.method, bench.held()) == ("gloo", [(3, 0.9)] * 2)
 
 
 @pytest.mark.parametrize("way", ["configured", "from_disk", "no trainer"])
@@ -282,8 +285,8 @@ def test_from_disk(make_bench: Callable[..., Bench], way: str):
     if way == "no trainer":
         bench.gang.kill()
     facts = bench.pusher.push(*bench.snapshot(1, 0.7), from_disk=way == "from_disk")
-    assert (facts["method"], bench.held()) == ("disk", [(1, 0.7)] * 2)
-    assert facts["why"] == ("configured" if way == "configured" else "the trainer does not hold these weights")
+    assert (facts.method, bench.held()) == ("disk", [(1, 0.7)] * 2)
+    assert facts.why == ("configured" if way == "configured" else "the trainer does not hold these weights")
 
 
 @pytest.mark.parametrize("way", ["push", "confirm"])
@@ -292,7 +295,7 @@ def test_a_member_that_dies_between_two_calls_is_replaced(make_bench: Callable[.
     Receiver.fault_of = {0: "dies when asked"}
     arguments = bench.snapshot(1, 0.7)
     if way == "push":
-        assert bench.pusher.push(*arguments)["method"] == "gloo"
+        assert bench.pusher.push(*arguments).method == "gloo"
     else:
         bench.pusher.confirm(1, arguments[1], arguments[3])
     assert bench.held() == [(1, 0.7)] * 2

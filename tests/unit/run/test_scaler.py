@@ -17,19 +17,18 @@ from bcpg_cluster.cluster.state import PoolState
 from bcpg_cluster.errors import DataError, EngineError, UserError
 from bcpg_cluster.run.scaler import PoolBounds, Scaler
 from bcpg_cluster.watch.control import Control, check_sizes
-from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.watch.observer import Noted, PoolsSeen
+from tests.told import Heard
 
 
-class Listener(SilentObserver):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.seen: list[list[PoolState]] = []
+class Listener(Heard):
+    @property
+    def notes(self) -> list[str]:
+        return [event.text for event in self.of(Noted)]
 
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def pools(self, states: Any) -> None:
-        self.seen.append(list(states))
+    @property
+    def seen(self) -> list[list[PoolState]]:
+        return [list(event.states) for event in self.of(PoolsSeen)]
 
 
 class Bench:
@@ -69,7 +68,9 @@ class Bench:
 
     def submit(self, *keys: int) -> None:
         for key in keys:
-            self.pools["judge"].submit(Work((key,), "run", lambda attempt, key=key: (key,), label=f"piece {key}"))
+            self.pools["judge"].submit(
+                Work((key,), lambda member, key=key: member.call("run", key), label=f"piece {key}")
+            )
 
     def finish(self, *keys: int) -> None:
         for call in self.scripted.of("run"):

@@ -1,11 +1,11 @@
-"""catch_up.py: a member that started under older weights loads the newest first."""
+"""serving.py: a member that started under older weights loads the newest first."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from bcpg_cluster.cluster.runtime import MemberSpec
-from bcpg_cluster.run.serving import CatchUp
+from bcpg_cluster.run.serving import CatchUp, Serving, Weights
 
 
 def spec(version: int, snapshot: str | None) -> MemberSpec:
@@ -13,25 +13,25 @@ def spec(version: int, snapshot: str | None) -> MemberSpec:
 
 
 def test_nothing_to_load_when_it_holds_what_is_served(scripted: Any):
-    served = {"now": (0, "base")}
-    welcome = CatchUp(lambda: served["now"], "base")
+    serving = Serving(Weights(0, "base"))
+    welcome = CatchUp(serving, "base")
     assert welcome(scripted.start(spec(0, None)), spec(0, None)) is None
-    served["now"] = (2, "snapshots/v2")
+    serving.change(Weights(2, "snapshots/v2"))
     assert welcome(scripted.start(spec(2, "snapshots/v2")), spec(2, "snapshots/v2")) is None
     assert scripted.calls == []
 
 
 def test_it_loads_until_it_holds_the_newest(scripted: Any):
-    served = {"now": (1, "v1")}
-    welcome = CatchUp(lambda: served["now"], "base")
+    serving = Serving(Weights(1, "v1"))
+    welcome = CatchUp(serving, "base")
     member = scripted.start(spec(0, None))
     assert welcome(member, spec(0, None)) is scripted.calls[0].answer
-    served["now"] = (2, "v2")  # pushed to all others meanwhile
+    serving.change(Weights(2, "v2"))  # pushed to all others meanwhile
     assert welcome(member, spec(0, None)) is scripted.calls[1].answer
     assert welcome(member, spec(0, None)) is None
     assert [call.args for call in scripted.calls] == [("load_snapshot", "v1", 1), ("load_snapshot", "v2", 2)]
 
 
 def test_another_runs_weights_of_the_same_version_are_others(scripted: Any):
-    welcome = CatchUp(lambda: (1, "b/v1"), "base")
+    welcome = CatchUp(Serving(Weights(1, "b/v1")), "base")
     assert welcome(scripted.start(spec(1, "a/v1")), spec(1, "a/v1")) is not None

@@ -24,10 +24,12 @@ from bcpg_cluster.stages.push.canaries import read_canaries
 from bcpg_cluster.stages.train.objective import Bcpg, Dpo, Kto, Objective, Rft
 from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, StepReport, TrainSettings
 from bcpg_cluster.stages.train.worker import TrainWorker
+from bcpg_cluster.stages.weigh.counts import WeighCounts
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.rows import Rival, WeightedRow, reference_from, weighted_row
 from bcpg_cluster.store.shards import read_table, write_shard
-from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.watch.observer import Retried, StepTrained
+from tests.told import Heard
 
 SETTINGS = TrainSettings(objective=Bcpg(), learning_rate=1e-4, min_learning_rate=1e-5, batch_sequences=4)
 
@@ -146,9 +148,7 @@ class Bench:
     def __init__(self, manifest: Manifest, size: int = 1, objective: Objective = Bcpg()) -> None:
         self.manifest, self.runtime = manifest, InlineRuntime()
         self.settings = replace(SETTINGS, objective=objective)
-        self.retries: list[str] = []
-        self.observer = SilentObserver()
-        self.observer.retry = lambda what, why: self.retries.append(why)  # type: ignore[method-assign]
+        self.observer = Heard()
 
         def spec(group: int, rank: int) -> MemberSpec:
             arguments = {
@@ -218,12 +218,12 @@ def test_a_round_of_training(manifest: Manifest, make_bench: Callable[..., Bench
     record = bench.train()
     assert manifest.state.snapshots == {1: record}
     assert (manifest.run_dir / record.path / "fake.json").is_file()
-    assert record.metrics["steps"] == record.metrics["steps_planned"] == 3.0  # 10 rows in batches of 4
-    assert record.metrics["stopped_early"] == 0.0
-    assert record.metrics["delta_per_token_right_last"] == 0.0
-    assert "delta_per_token_wrong_last" not in record.metrics  # no row is wrong: there is no such mean
-    assert record.metrics["sequences"] == 10.0
-    assert record.metrics["tokens"] == 2 * sum(3 + sample for sample in range(5))
+    assert record.training.steps == record.training.steps_planned == 3.0  # 10 rows in batches of 4
+    assert record.training.stopped_early == 0.0
+    assert record.training.delta_per_token_right_last == 0.0
+    assert "delta_per_token_wrong_last" not in record.training.plain()  # no row is wrong: there is no such mean
+    assert record.training.sequences == 10.0
+    assert record.training.tokens == 2 * sum(3 + sample for sample in range(5))
     canaries = read_canaries(manifest.run_dir / record.path)
     assert len(canaries) == 3
     for canary in canaries:
@@ -242,9 +242,9 @@ def test_a_round_of_training(manifest: Manifest, make_bench: Callable[..., Bench
 def test_a_training_that_stopped_early_says_so(manifest: Manifest, make_bench: Callable[..., Bench]):
     bench = make_bench()
     Trainer.stops_after = 2
-    metrics = bench.train().metrics
-    assert (metrics["steps"], metrics["steps_planned"], metrics["stopped_early"]) == (2.0, 3.0, 1.0)
-    assert metrics["sequences"] == 8.0
+    training = bench.train().training
+    assert (training.steps, training.steps_planned, training.stopped_early) == (2.0, 3.0, 1.0)
+    assert training.sequences == 8.0
     assert len((manifest.run_dir / steps_path(1)).read_text().splitlines()) == 2
 
 
@@ -256,8 +256,8 @@ def test_pairs_are_joined_with_their_references_by_both_samples(manifest: Manife
     for (own, rival), row in reference.items():
         assert rival is not None
         assert (own.sample, len(row.logprobs), len(row.rival_logprobs)) == (0, 3, 1 + rival.sample - 10)
-    assert record.metrics["steps"] == 5.0  # two pairs are the four responses of a step
-    assert record.metrics["sequences"] == 20.0
+    assert record.training.steps == 5.0  # two pairs are the four responses of a step
+    assert record.training.sequences == 20.0
     assert sum(r.metrics["tokens"] for r in manifest.state.receipts(1, "reference")) == 10 * 3 + 2 * (1 + 2 + 3 + 4 + 5)
 
 
@@ -287,7 +287,7 @@ def test_a_table_without_a_row_for_the_objective_is_refused(
     objective: Objective, weighed: dict[str, float], problem: str
 ):
     with pytest.raises(DataError, match=problem) as raised:
-        check_rows(weighed, objective)
+        check_rows(WeighCounts.read(weighed), objective)
     assert "at least one" in raised.value.rule
     assert raised.value.remedy
 
@@ -302,7 +302,7 @@ def test_a_table_without_a_row_for_the_objective_is_refused(
     ],
 )
 def test_a_table_with_one_row_is_enough(objective: Objective, weighed: dict[str, float]):
-    check_rows(weighed, objective)
+    check_rows(WeighCounts.read(weighed), objective)
 
 
 def test_two_ranks_share_the_reference_pass(manifest: Manifest, make_bench: Callable[..., Bench]):
@@ -317,7 +317,7 @@ def test_a_group_that_is_lost_starts_again(manifest: Manifest, make_bench: Calla
     Trainer.script = [error, None]
     record = bench.train()
     assert manifest.state.snapshots == {1: record}
-    assert bench.retries == [str(error)]
+    assert [event.why for event in bench.observer.of(Retried)] == [str(error)]
     assert manifest.state.retries[0]["what"] == "train round 1"
     assert Trainer.opened == ["base", "base"]
     assert Trainer.references == 1  # the sealed reference is not computed again
@@ -340,7 +340,7 @@ def test_a_loss_that_is_not_finite_is_not_tried_again(manifest: Manifest, make_b
         bench.train()
     assert manifest.state.snapshots == {}
     assert not (manifest.run_dir / "snapshots").exists()
-    assert bench.retries == []
+    assert [event.why for event in bench.observer.of(Retried)] == []
 
 
 def test_rows_without_reference_are_refused(manifest: Manifest, make_bench: Callable[..., Bench]):
@@ -369,7 +369,6 @@ def test_a_group_that_was_given_up_cannot_reach_the_next_ones_checkpoints(tmp_pa
 
 
 def test_steps_are_told_while_the_training_goes_on(make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch):
-    heard: list[dict[str, Any]] = []
     was_heard = threading.Event()
 
     def train(self: Trainer, rows: Any, checkpoint_dir: str | None) -> list[StepReport]:
@@ -380,17 +379,17 @@ def test_steps_are_told_while_the_training_goes_on(make_bench: Callable[..., Ben
         return done
 
     bench = make_bench()
-    bench.observer.train_step = lambda round_, step: (heard.append(step), was_heard.set())  # type: ignore[method-assign,assign,func-returns-value]
+    bench.observer = Heard(lambda event: was_heard.set() if isinstance(event, StepTrained) else None)
     monkeypatch.setattr(Trainer, "train", train)
     bench.train()
-    assert [step["step"] for step in heard] == list(range(heard[0]["num_steps"]))
+    heard = [event.step for event in bench.observer.of(StepTrained)]
+    assert [step.step for step in heard] == list(range(heard[0].num_steps))
 
 
 def test_a_training_that_starts_again_tells_no_step_twice(make_bench: Callable[..., Bench]):
     bench = make_bench()
-    heard: list[int] = []
-    bench.observer.train_step = lambda round_, step: heard.append(step["step"])  # type: ignore[method-assign]
     Trainer.script = [MemberLostError("gone"), None]
     bench.train()
+    heard = [event.step.step for event in bench.observer.of(StepTrained)]
     assert heard == sorted(set(heard))
-    assert bench.retries == ["gone"]
+    assert [event.why for event in bench.observer.of(Retried)] == ["gone"]

@@ -17,6 +17,8 @@ from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.layout import LOCK, MANIFEST
 from bcpg_cluster.store.manifest import Manifest, ManifestState, SnapshotRecord, read_manifest
+from bcpg_cluster.store.reports import RoundReport, TrainingSummary
+from tests.told import push_facts
 
 
 def _receipt(round_: int, table: str, shard: int, attempt: str = "a") -> Receipt:
@@ -25,21 +27,21 @@ def _receipt(round_: int, table: str, shard: int, attempt: str = "a") -> Receipt
 
 
 def _snapshot(version: int) -> SnapshotRecord:
-    return SnapshotRecord(version, f"snapshots/v{version:04d}-x", {"w": "d"}, 1.0, {"steps": 2.0})
+    return SnapshotRecord(version, f"snapshots/v{version:04d}-x", {"w": "d"}, 1.0, TrainingSummary(steps=2.0))
 
 
 def _fill(manifest: Manifest) -> None:
     manifest.create(identity="i", name="n", program_version="0")
-    manifest.add_report(0, {"round": 0, "accuracy": 0.5})
+    manifest.add_report(RoundReport.read({"round": 0, "accuracy": 0.5}))
     for round_ in (1, 2):
         for table in ("prompts", "rollouts", "weighted"):
             for shard in (1, 0):
                 assert manifest.accept(_receipt(round_, table, shard))
             manifest.seal(round_, table, 2)
         manifest.add_snapshot(_snapshot(round_))
-        manifest.add_push(round_, {"method": "gloo", "worst_nats": 1e-6})
+        manifest.add_push(round_, push_facts())
         manifest.add_retry("generate", "lost\nline two ½")
-        manifest.add_report(round_, {"round": round_, "accuracy": 0.6})
+        manifest.add_report(RoundReport.read({"round": round_, "accuracy": 0.6}))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_replay_gives_the_writers_state(tmp_path: Path):
         assert state == written
     assert [receipt.shard for receipt in written.receipts(1, "rollouts")] == [0, 1]
     assert written.sealed[1, "rollouts"].num_rows == 21
-    assert written.reports[2]["accuracy"] == 0.6
+    assert written.reports[2].accuracy == 0.6
     assert written.snapshots[1] == _snapshot(1)
     assert len(written.retries) == 2
 
@@ -102,7 +104,7 @@ def test_receipts_of_a_reported_round_are_folded_and_read_the_same(tmp_path: Pat
         for receipts in given.values():
             manifest.accept_all(receipts)
         state = manifest.state
-        manifest.add_report(1, {"round": 1})
+        manifest.add_report(RoundReport.read({"round": 1}))
         assert {type(shards) for shards in state.shards.values()} == {FoldedReceipts}
         for table, receipts in given.items():
             folded = state.shards[1, table]
@@ -136,7 +138,7 @@ def test_a_torn_last_line_is_dropped_and_cut_off(tmp_path: Path, journal: bytes)
     (tmp_path / MANIFEST).write_bytes(journal + b'{"event": "report", "rou')
     assert read_manifest(tmp_path).reports.keys() == {0, 1, 2}
     with Manifest(tmp_path) as manifest:
-        manifest.add_report(3, {"round": 3})
+        manifest.add_report(RoundReport.read({"round": 3}))
     assert read_manifest(tmp_path).reports.keys() == {0, 1, 2, 3}
 
 
@@ -242,6 +244,8 @@ def test_reopen_of_a_measurement_keeps_the_weights(tmp_path: Path):
 def test_one_process_works_on_a_run_at_a_time(tmp_path: Path):
     code = f"""
 import pathlib, sys
+from bcpg_cluster.store.reports import RoundReport, TrainingSummary
+from tests.told import push_facts
 from bcpg_cluster.store.manifest import Manifest
 manifest = Manifest(pathlib.Path({str(tmp_path)!r}))
 print("open", flush=True)

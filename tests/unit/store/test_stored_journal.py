@@ -16,6 +16,7 @@ from bcpg_cluster.store.journal import BEAT_S, LEASE_S, StoredJournal, journal_l
 from bcpg_cluster.store.layout import LOCK, SEGMENTS
 from bcpg_cluster.store.manifest import Manifest, read_manifest
 from bcpg_cluster.store.path import StoredPath, run_path
+from bcpg_cluster.store.reports import RoundReport
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_lines_stay_in_order_over_segments_and_sessions(run_dir: StoredPath, clo
 def test_a_manifest_is_the_same_there(run_dir: StoredPath):
     with Manifest(run_dir) as manifest:
         manifest.create(identity="i", name="n", program_version="0")
-        manifest.add_report(0, {"accuracy": 0.5})
+        manifest.add_report(RoundReport(round=0, accuracy=0.5))
         assert lock_holder(run_dir) is not None
         with pytest.raises(RunDirectoryError, match=r"is in use by process \d+ on .+ \(its last sign came"):
             Manifest(run_dir)

@@ -15,7 +15,9 @@ from bcpg_cluster.errors import EngineError, Interrupted
 from bcpg_cluster.store.layout import LIVE
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.watch.live_status import HEARTBEAT_S, LiveStatus, is_alive, read_live, seconds_left
+from bcpg_cluster.watch.observer import Noted, PoolsSeen, Retried, StageProgress, StepTrained, WeightsPushed
 from bcpg_cluster_cli.watching.live_view import duration, live_view, state_line
+from tests.told import push_facts, step_report
 
 
 def pool(busy_s: float = 0.0, ready_s: float = 0.0, **changes: Any) -> PoolState:
@@ -37,15 +39,15 @@ def test_time_left_counts_only_what_was_done_here(done: int, total: int, first: 
 
 def test_what_is_heard_is_in_the_file(tmp_path: Path, clock: Any):
     with LiveStatus(tmp_path, clock=clock) as live:
-        live.stage(1, "generate", 2, 10)
+        live.hear(StageProgress(1, "generate", 2, 10))
         clock.now += 6
-        live.stage(1, "generate", 5, 10)
-        live.pools([pool(busy_s=2.0, ready_s=4.0)])
-        live.pools([pool(busy_s=3.0, ready_s=8.0)])
-        live.train_step(1, {"step": 4, "num_steps": 9, "loss": 0.25})
-        live.push(3, {"method": "gloo", "seconds": 1.5, "worst_nats": 1e-6, "canaries": "passed", "num_members": 2})
-        live.note("rollout: 1 -> 2 members")
-        live.retry("piece 1", "gone")
+        live.hear(StageProgress(1, "generate", 5, 10))
+        live.hear(PoolsSeen([pool(busy_s=2.0, ready_s=4.0)]))
+        live.hear(PoolsSeen([pool(busy_s=3.0, ready_s=8.0)]))
+        live.hear(StepTrained(1, step_report(step=4, num_steps=9, loss=0.25)))
+        live.hear(WeightsPushed(3, push_facts()))
+        live.hear(Noted("rollout: 1 -> 2 members"))
+        live.hear(Retried("piece 1", "gone"))
         content = live.content()
     assert content["stages"] == [{"round": 1, "name": "generate", "done": 5, "total": 10, "seconds_left": 10.0}]
     assert content["pools"][0]["busy_share"] == 0.25  # of the time since the look before
@@ -61,7 +63,7 @@ def test_what_is_heard_is_in_the_file(tmp_path: Path, clock: Any):
 
 def test_pools_come_back_as_they_were_told(tmp_path: Path):
     with LiveStatus(tmp_path) as live:
-        live.pools([pool()])
+        live.hear(PoolsSeen([pool()]))
         (tmp_path / LIVE).write_text(json.dumps(live.content()))
         found = read_live(tmp_path)
         assert found is not None
@@ -70,8 +72,8 @@ def test_pools_come_back_as_they_were_told(tmp_path: Path):
 
 def test_a_new_round_takes_the_place_of_the_one_before(tmp_path: Path):
     live = LiveStatus(tmp_path)
-    live.stage(1, "generate", 4, 4)
-    live.stage(2, "generate", 0, 4)
+    live.hear(StageProgress(1, "generate", 4, 4))
+    live.hear(StageProgress(2, "generate", 0, 4))
     assert [(stage["round"], stage["done"]) for stage in live.content()["stages"]] == [(2, 0)]
 
 
@@ -86,7 +88,7 @@ def test_a_new_round_takes_the_place_of_the_one_before(tmp_path: Path):
 def test_the_file_says_how_the_run_ended(tmp_path: Path, error: Exception | None, how: str, why: str):
     def run() -> None:
         with LiveStatus(tmp_path) as live:
-            live.pools([pool()])
+            live.hear(PoolsSeen([pool()]))
             if error is not None:
                 raise error
 
@@ -171,11 +173,11 @@ def shown(live: dict[str, Any] | None, is_running: bool) -> str:
 
 def test_the_view_shows_pools_members_progress_and_push(tmp_path: Path, clock: Callable[[], float]):
     live = LiveStatus(tmp_path, clock=clock)
-    live.stage(2, "judge.llm", 3, 8)
-    live.pools([pool(busy_s=2.0, ready_s=4.0)])
-    live.train_step(2, {"step": 4, "num_steps": 9, "loss": 0.25})
-    live.push(3, {"method": "gloo", "seconds": 1.5, "worst_nats": 1e-6, "canaries": "passed", "num_members": 2})
-    live.note("rollout: 1 -> 2 members\nand why")
+    live.hear(StageProgress(2, "judge.llm", 3, 8))
+    live.hear(PoolsSeen([pool(busy_s=2.0, ready_s=4.0)]))
+    live.hear(StepTrained(2, step_report(step=4, num_steps=9, loss=0.25)))
+    live.hear(WeightsPushed(3, push_facts()))
+    live.hear(Noted("rollout: 1 -> 2 members\nand why"))
     text = shown(live.content(), True)
     for words in (
         "running, round 2", "judge.llm", "3 / 8", "1 .. 4", "50 %", "rollout/0", "v3", "waiting for a node with {GPU: 1}",

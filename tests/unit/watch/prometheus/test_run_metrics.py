@@ -14,9 +14,11 @@ from bcpg_cluster.cluster.state import MemberState, PoolState
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.watch.observer import PoolsSeen, Retried, ShardAccepted, StepTrained
 from bcpg_cluster.watch.prometheus.catalog import BY_NAME, METRICS
 from bcpg_cluster.watch.prometheus.grafana import ROWS, dashboard, shipped_dashboard
 from bcpg_cluster.watch.prometheus.run_metrics import BUSY_WINDOW_S, RunMetrics
+from tests.told import step_report
 
 Key = tuple[str, frozenset[tuple[str, str]]]
 
@@ -98,9 +100,8 @@ def receipt(table: str, round_: int = 1, **metrics: float) -> Receipt:
 def test_what_came_before_counts_in_gauges_and_not_in_counters(notebook: Notebook) -> None:
     earlier = [receipt("outcomes", rewards=3.0, **{"status.verified": 4.0}), receipt("rollouts", samples=8)]
     metrics = over(notebook, earlier=earlier)
-    metrics.receipt(
-        1, "verify", receipt("outcomes", rewards=1.0, samples=4.0, **{"status.verified": 3.0, "status.no_answer": 1.0})
-    )
+    counted = {"status.verified": 3.0, "status.no_answer": 1.0}
+    metrics.hear(ShardAccepted(1, "verify", receipt("outcomes", rewards=1.0, samples=4.0, **counted)))
     assert notebook.get("reward") == 4 / 8
     assert notebook.get("store_bytes") == 3000
     assert notebook.get("samples", stage="verify") == 4
@@ -109,30 +110,25 @@ def test_what_came_before_counts_in_gauges_and_not_in_counters(notebook: Noteboo
 
 def test_samples_without_a_reward_are_not_wrong(notebook: Notebook) -> None:
     metrics = over(notebook)
-    metrics.receipt(1, "verify", receipt("outcomes", rewards=0.0, **{"status.engine_lost": 4.0}))
+    metrics.hear(ShardAccepted(1, "verify", receipt("outcomes", rewards=0.0, **{"status.engine_lost": 4.0})))
     assert notebook.get("reward") is None
     lost = {"status.verified": 1.0, "status.verifier_error": 3.0}
-    metrics.receipt(1, "verify", receipt("outcomes", rewards=1.0, **lost))
+    metrics.hear(ShardAccepted(1, "verify", receipt("outcomes", rewards=1.0, **lost)))
     assert notebook.get("reward") == 1.0
 
 
 def test_verdicts_that_are_missing_are_counted_by_status(notebook: Notebook) -> None:
     metrics = over(notebook)
     said = {"status.judged": 5.0, "status.unparsable": 2.0}
-    metrics.receipt(1, "judge.llm", receipt("verdicts.llm", **said))
+    metrics.hear(ShardAccepted(1, "judge.llm", receipt("verdicts.llm", **said)))
     assert notebook.get("steps_without_verdict", judge="llm", status="unparsable") == 2
     assert notebook.get("steps_without_verdict", judge="llm", status="judged") is None
 
 
 def test_what_is_unknown_keeps_the_gauge_as_it_was(notebook: Notebook) -> None:
     metrics = over(notebook)
-    step = {
-        "step": 0, "num_steps": 4, "loss": 0.5, "grad_norm": 1.0, "learning_rate": 1e-4, "entropy": 0.2, "positive_mass": None,
-        "delta_per_token_right": 0.1, "delta_per_token_wrong": None, "delta_per_token_mined": None,
-        "delta_per_token_unmined": -0.1, "clipped_up": 0.25, "clipped_down": None, "num_sequences": 8, "num_tokens": 80,
-    }  # fmt: skip
-    metrics.train_step(1, step)
-    metrics.train_step(1, step | {"step": 1, "loss": float("nan"), "delta_per_token_right": None})
+    metrics.hear(StepTrained(1, step_report(loss=0.5, delta_per_token_right=0.1, clipped_up=0.25)))
+    metrics.hear(StepTrained(1, step_report(step=1, loss=float("nan"), delta_per_token_right=None)))
     assert notebook.get("train_step") == 2 and notebook.get("train_steps") == 4
     assert notebook.get("loss") == 0.5
     assert notebook.get("delta_per_token", tokens="right") == 0.1
@@ -151,7 +147,7 @@ def test_busy_share_looks_back_over_its_window(notebook: Notebook) -> None:
 
     def look(at: float, busy_s: float, ready_s: float) -> float | None:
         now[0] = 100.0 + at
-        metrics.pools([pool(busy_s, ready_s)])
+        metrics.hear(PoolsSeen([pool(busy_s, ready_s)]))
         return notebook.get("busy_share", pool="rollout")
 
     assert look(0, 0.0, 0.0) is None  # nobody was ready: no share, not 0
@@ -168,7 +164,7 @@ def test_pools_show_sizes_states_and_the_oldest_version_served(notebook: Noteboo
         MemberState("rollout/1", "ready", 1, 1.0, 2),
         MemberState("rollout/2", "starting", 0, 0.0, None),
     ]
-    over(notebook).pools([pool(1.0, 2.0, *members)])
+    over(notebook).hear(PoolsSeen([pool(1.0, 2.0, *members)]))
     assert notebook.get("policy_version", weights="served") == 2
     states = {
         state: notebook.get("pool_members", pool="rollout", state=state) for state in ("ready", "starting", "draining")
@@ -180,7 +176,7 @@ def test_pools_show_sizes_states_and_the_oldest_version_served(notebook: Noteboo
 def test_retries_are_counted(notebook: Notebook) -> None:
     metrics = over(notebook)
     for _ in range(3):
-        metrics.retry("judge.llm/0", "gone")
+        metrics.hear(Retried("judge.llm/0", "gone"))
     assert notebook.get("retries") == 3
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.watch.report.comparison_report import (
     START,
     ArmResult,
@@ -24,11 +25,11 @@ from bcpg_cluster.watch.report.statistics import mean_interval
 T_2 = 4.302653  # t(0.975, 2)
 
 
-def report(sampled: float, greedy: float | None = None, ks: tuple[int, ...] = (1, 2, 4), **more: Any) -> dict[str, Any]:
+def report(sampled: float, greedy: float | None = None, ks: tuple[int, ...] = (1, 2, 4), **more: Any) -> RoundReport:
     found: dict[str, Any] = {"accuracy": sampled, "pass_at_k": {str(k): {"mean": sampled + k / 100} for k in ks}}
     if greedy is not None:
         found["accuracy_greedy"] = greedy
-    return found | more
+    return RoundReport.read({"round": 1, **found, **more})
 
 
 def run(arm: str, seed: int, sampled: float, greedy: float | None = 0.5, round_: int = 1, **more: Any) -> ArmResult:

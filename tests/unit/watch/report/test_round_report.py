@@ -10,6 +10,8 @@ import pytest
 
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.records import GREEDY_SAMPLE, Outcome, OutcomeStatus, Receipt, SampleId
+from bcpg_cluster.stages.weigh.counts import WeighCounts
+from bcpg_cluster.store.reports import AccuracyReport, Estimate, SampleAccount, UnitQuality
 from bcpg_cluster.watch.report.accuracy import agreement, cohens_kappa, label_quality
 from bcpg_cluster.watch.report.round_report import (
     accuracy_report,
@@ -36,57 +38,59 @@ def outcomes(rewards: dict[str, list[float | None]], greedy: dict[str, float | N
 def test_accuracy_by_hand():
     rewards = {"a": [1.0, 1.0, 0.0, 0.0], "b": [1.0] * 4, "c": [0.0] * 4}
     report = accuracy_report(outcomes(rewards, {"a": 1.0, "b": 1.0, "c": 0.0}))
-    assert report["accuracy"] == pytest.approx(0.5)
-    assert report["stderr"] == pytest.approx(0.5 / math.sqrt(3))  # deviation of (0.5, 1, 0) is 0.5
-    assert report["sampling_stderr"] == pytest.approx(math.sqrt(0.25 / 4) / 3)
-    assert report["accuracy_greedy"] == pytest.approx(2 / 3)
-    assert (report["num_problems"], report["samples_per_problem"], report["unverified"]) == (3, 4, 0)
+    assert report.accuracy == pytest.approx(0.5)
+    assert report.stderr == pytest.approx(0.5 / math.sqrt(3))  # deviation of (0.5, 1, 0) is 0.5
+    assert report.sampling_stderr == pytest.approx(math.sqrt(0.25 / 4) / 3)
+    assert report.accuracy_greedy == pytest.approx(2 / 3)
+    assert (report.num_problems, report.samples_per_problem, report.unverified) == (3, 4, 0)
     # pass@2 of a: 1 - C(2,2)/C(4,2) = 5/6
-    assert report["pass_at_k"]["2"]["mean"] == pytest.approx((5 / 6 + 1 + 0) / 3)
-    assert report["pass_at_k"]["4"]["mean"] == pytest.approx(2 / 3)
-    assert list(report["pass_at_k"]) == ["1", "2", "4"]
-    assert report["per_problem"] == {"a": [0.5, 1.0], "b": [1.0, 1.0], "c": [0.0, 0.0]}
-    json.dumps(report, allow_nan=False)
+    assert report.pass_at_k["2"].mean == pytest.approx((5 / 6 + 1 + 0) / 3)
+    assert report.pass_at_k["4"].mean == pytest.approx(2 / 3)
+    assert list(report.pass_at_k) == ["1", "2", "4"]
+    assert report.per_problem == {"a": (0.5, 1.0), "b": (1.0, 1.0), "c": (0.0, 0.0)}
+    json.dumps(report.plain(), allow_nan=False)
 
 
 def test_samples_without_a_reward_are_left_out_and_counted():
     report = accuracy_report(outcomes({"a": [1.0, None], "b": [None, None], "c": [0.0, 0.0]}, {"a": None, "c": 1.0}))
-    assert report["unverified"] == 4
-    assert report["num_problems"] == 2
-    assert report["accuracy"] == pytest.approx(0.5)
-    assert report["samples_per_problem"] == 1
-    assert report["per_problem"] == {"a": [1.0, None], "c": [0.0, 1.0]}
+    assert report.unverified == 4
+    assert report.num_problems == 2
+    assert report.accuracy == pytest.approx(0.5)
+    assert report.samples_per_problem == 1
+    assert report.per_problem == {"a": (1.0, None), "c": (0.0, 1.0)}
 
 
 def test_nothing_verified_gives_no_number_instead_of_zero():
     report = accuracy_report(outcomes({"a": [None, None]}))
-    assert "accuracy" not in report
-    assert "accuracy_greedy" not in report
-    assert report["per_problem"] == {}
+    assert report.accuracy is None and "accuracy" not in report.plain()
+    assert report.accuracy_greedy is None
+    assert report.per_problem == {}
     assert change(report, report) == {}
 
 
 def test_changes_are_paired():
-    before = {"per_problem": {"a": [0.5, 0.0], "b": [0.0, 1.0]}}
-    after = {"per_problem": {"a": [1.0, 1.0], "b": [0.25, 1.0]}}
+    before = AccuracyReport.read({"per_problem": {"a": [0.5, 0.0], "b": [0.0, 1.0]}})
+    after = AccuracyReport.read({"per_problem": {"a": [1.0, 1.0], "b": [0.25, 1.0]}})
     result = change(before, after)
-    assert result["accuracy"]["mean"] == pytest.approx(0.375)
-    assert result["accuracy"]["stderr"] == pytest.approx(0.125)  # of (0.5, 0.25)
-    assert result["accuracy_greedy"]["mean"] == pytest.approx(0.5)
+    assert result["accuracy"].mean == pytest.approx(0.375)
+    assert result["accuracy"].stderr == pytest.approx(0.125)  # of (0.5, 0.25)
+    assert result["accuracy_greedy"].mean == pytest.approx(0.5)
 
 
 def test_changes_are_over_the_problems_both_have():
-    before = {"per_problem": {"a": [0.5, None], "b": [0.0, 1.0]}}
-    after = {"per_problem": {"a": [1.0, 1.0], "c": [1.0, 1.0]}}
-    assert change(before, after) == {"accuracy": {"mean": 0.5, "stderr": None}}
+    before = AccuracyReport.read({"per_problem": {"a": [0.5, None], "b": [0.0, 1.0]}})
+    after = AccuracyReport.read({"per_problem": {"a": [1.0, 1.0], "c": [1.0, 1.0]}})
+    assert change(before, after) == {"accuracy": Estimate(mean=0.5, stderr=None)}
 
 
 def test_conservation():
     counts = {"asked": 10.0, "kept": 4.0, "dropped.all_correct": 5.0, "dropped.unverified": 1.0, "dropped.empty": 0.0}
-    assert conservation(counts) == {"asked": 10, "kept": 4, "dropped": {"all_correct": 5, "unverified": 1}}
+    assert conservation(WeighCounts.read(counts)) == SampleAccount(
+        asked=10, kept=4, dropped={"all_correct": 5, "unverified": 1}
+    )
     with pytest.raises(StoreError, match="do not add up: asked 11, kept 4"):
-        conservation({**counts, "asked": 11.0})
-    assert conservation({}) == {"asked": 0, "kept": 0, "dropped": {}}
+        conservation(WeighCounts.read({**counts, "asked": 11.0}))
+    assert conservation(WeighCounts()) == SampleAccount(asked=0, kept=0, dropped={})
 
 
 def test_totals_add_up_over_shards():
@@ -109,13 +113,13 @@ def test_judge_quality_is_what_the_method_says():
         for unit, mass in (("steps", 1), ("tokens", size)):
             key = f"quality.llm.truth.{word[true]}.{word[label]}.{unit}"
             counts[key] = counts.get(key, 0.0) + mass
-    quality = judge_report(counts, ["llm"], ["truth"])["quality"]["llm"]["truth"]
+    quality = judge_report(WeighCounts.read(counts), ["llm"], ["truth"]).quality["llm"]["truth"]
     for unit, weights in (("steps", None), ("tokens", tokens)):
         expected = label_quality(said, truth, weights)
-        assert quality[unit]["precision"] == pytest.approx(expected.precision)
-        assert quality[unit]["recall"] == pytest.approx(expected.recall)
-        assert quality[unit]["true_share"] == pytest.approx(expected.true_share)
-        assert quality[unit]["count"] == expected.total
+        assert getattr(quality, unit).precision == pytest.approx(expected.precision)
+        assert getattr(quality, unit).recall == pytest.approx(expected.recall)
+        assert getattr(quality, unit).true_share == pytest.approx(expected.true_share)
+        assert getattr(quality, unit).count == expected.total
 
 
 def test_agreement_is_what_the_method_says():
@@ -125,19 +129,17 @@ def test_agreement_is_what_the_method_says():
     counts: dict[str, float] = {}
     for a, b in zip(first, second, strict=True):
         counts[f"pair.x+y.{word[a]}.{word[b]}"] = counts.get(f"pair.x+y.{word[a]}.{word[b]}", 0.0) + 1
-    found = judge_report(counts, ["x", "y"], [])["agreement"]["x+y"]
-    assert found["agreement"] == pytest.approx(agreement(first, second))
-    assert found["kappa"] == pytest.approx(cohens_kappa(first, second))
-    assert found["steps"] == 5
+    found = judge_report(WeighCounts.read(counts), ["x", "y"], []).agreement["x+y"]
+    assert found.agreement == pytest.approx(agreement(first, second))
+    assert found.kappa == pytest.approx(cohens_kappa(first, second))
+    assert found.steps == 5
 
 
 def test_judges_about_whom_nothing_is_known():
-    report = judge_report({"abstained.llm.timeout": 3.0}, ["llm", "prm"], ["truth"])
-    assert report["quality"]["llm"]["truth"]["tokens"] == {
-        "precision": None, "recall": None, "true_share": None, "count": 0.0
-    }  # fmt: skip
-    assert report["agreement"]["llm+prm"]["kappa"] is None
-    assert report["abstained"] == {"llm.timeout": 3}
+    report = judge_report(WeighCounts.read({"abstained.llm.timeout": 3.0}), ["llm", "prm"], ["truth"])
+    assert report.quality["llm"]["truth"].tokens == UnitQuality(precision=None, recall=None, true_share=None, count=0.0)
+    assert report.agreement["llm+prm"].kappa is None
+    assert report.abstained == {"llm.timeout": 3}
 
 
 def test_rates():

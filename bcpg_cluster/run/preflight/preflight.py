@@ -1,0 +1,32 @@
+"""The one check that every command makes before anything starts, cheapest first."""
+
+from __future__ import annotations
+
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.prompts.sets import PromptSets
+from bcpg_cluster.run.build.footprint import check_memory, free_memory_gib
+from bcpg_cluster.run.preflight.models import check_models, check_tokenizers, check_vendor_options
+from bcpg_cluster.run.preflight.prompts import check_golds, read_all_prompts
+from bcpg_cluster.watch.tracking.observer import check_trackers
+
+
+def preflight(config: Config, *, is_thorough: bool = False) -> PromptSets:
+    """Everything that can be known to be wrong before an engine starts; the prompts, read and checked.
+
+    Args:
+        is_thorough: also take what needs minutes on large sets or imports the vendors: golds under math-verify, options by the
+            vendors' own parsers, this machine's memory.
+
+    Raises:
+        UserError: what is wrong, the rule, and the remedy.
+    """
+    check_trackers(config.tracking)
+    prompts = read_all_prompts(config)
+    check_models(config)
+    check_tokenizers(config, prompts)
+    if is_thorough:
+        check_golds(config, prompts)
+        check_vendor_options(config)
+        if all(config.pool(name).num_gpus == 0 for name in config.pool_names()):
+            check_memory(config, free_memory_gib())
+    return prompts

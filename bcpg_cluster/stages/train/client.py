@@ -1,0 +1,76 @@
+"""What a run asks of the trainer group, typed. Every call goes to all ranks; most wait for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.records import Receipt
+from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
+from bcpg_cluster.stages.train.protocol import StepReport
+from bcpg_cluster.stages.train.worker import Sequences, TrainJob
+from bcpg_cluster.store.path import RunPath
+
+
+class TrainerClient:
+    """The calls of :class:`~bcpg_cluster.stages.train.worker.TrainWorker` on a gang of them. All raise like ``Gang.call_all``."""
+
+    def __init__(self, gang: Gang) -> None:
+        self._gang = gang
+
+    def begin(self, job: TrainJob) -> None:
+        """Have every rank read the round's rows and load the start weights."""
+        self._gang.call_all("begin", job, label=f"begin round {job.round}")
+
+    def reference(self, job: TrainJob, attempt: str) -> list[Receipt]:
+        """Have lp_ref computed; each rank's shard of table ``reference``."""
+        return self._gang.call_all("reference", job, attempt, label=f"reference round {job.round}")
+
+    def canary_sequences(self, number: int) -> Sequences:
+        """Responses to prove pushes with."""
+        return self._gang.call_all("canary_sequences", number)[0]
+
+    def score(self, sequences: Sequences) -> list[tuple[float, ...]]:
+        """Log-probs in nats of given responses under the present weights."""
+        return self._gang.call_all("score", sequences)[0]
+
+    def train(self, job: TrainJob, reference: Sequence[Receipt], meanwhile: Callable[[], None]) -> list[StepReport]:
+        """Run the round's optimiser steps; ``meanwhile`` is called every second."""
+        label = f"train round {job.round}"
+        return self._gang.call_all("train", job, reference, label=label, meanwhile=meanwhile)[0]
+
+    def steps(self, since: int) -> Future[list[StepReport]]:
+        """What :meth:`train` has done so far, from step ``since`` on; answered by rank 0 while it works."""
+        return self._gang.members[0].call("steps", since, control=True)
+
+    def save_snapshot(self, path: RunPath, version: int) -> dict[str, str]:
+        """Have the present weights written to ``path`` (absolute); digests by parameter."""
+        return self._gang.call_all("save_snapshot", path, label=f"snapshot v{version}")[0]
+
+    def drop_checkpoints(self, job: TrainJob) -> None:
+        """Have the round's step checkpoints removed."""
+        self._gang.call_all("drop_checkpoints", job)
+
+    # --- a push; the caller holds the deadline
+
+    def push_address(self) -> Future[tuple[str, int]]:
+        """Where a push group can meet: on rank 0's machine."""
+        return self._gang.members[0].call("push_address")
+
+    def join_push_group(self, group: PushGroup, version: int) -> list[Future[None]]:
+        """Have every rank join; only rank 0 sends."""
+        return self._gang.submit_all("join_push_group", group, label=f"join push group v{version}")
+
+    def push_specs(self, timeout_s: float) -> list[TensorSpec]:
+        """What will be sent, in order."""
+        return self._gang.call_all("push_specs", timeout_s=timeout_s)[0]
+
+    def push_weights(self, version: int) -> list[Future[Any]]:
+        """Have the weights sent; every rank takes part in gathering them."""
+        return self._gang.submit_all("push_weights", label=f"push v{version}")
+
+    def leave_push_group(self) -> list[Future[None]]:
+        """Have the push group dropped."""
+        return self._gang.submit_all("leave_push_group")

@@ -1,0 +1,76 @@
+"""Runs made by commit 0ac596b, before the house was turned by stage, open, report and resume.
+
+``tests/data/run-by-0ac596b-*.tar.gz`` are run directories that commit made on fakes: one finished after two rounds, one killed in
+round 2. ``status-by-0ac596b.json`` is what its ``status --json`` said of the first, and of the second once it had resumed it.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bcpg_cluster.run.directory import check_run_directory, load_run_config
+from bcpg_cluster.store.manifest import read_manifest
+
+DATA = Path(__file__).parents[1] / "data"
+BY_THE_CLOCK = ("seconds", "tokens_per_s", "evaluation_tokens_per_s")
+
+
+@pytest.fixture(scope="module")
+def said() -> dict[str, Any]:
+    return json.loads((DATA / "status-by-0ac596b.json").read_text())
+
+
+def unpack(name: str, folder: Path) -> Path:
+    with tarfile.open(DATA / f"run-by-0ac596b-{name}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / name
+
+
+def without_times(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rounds as ``status --json`` has them, without what depends on the clock."""
+    found = []
+    for report in rounds:
+        kept = {key: value for key, value in report.items() if key not in BY_THE_CLOCK}
+        if "train" in kept:
+            kept["train"] = {key: value for key, value in kept["train"].items() if not key.endswith("_s")}
+        if "push" in kept:
+            kept["push"] = {"method": kept["push"]["method"], "canaries": kept["push"]["canaries"]}
+        found.append(kept)
+    return found
+
+
+def test_a_finished_run_reports_what_it_did(tmp_path: Path, bcpg: Callable[..., Any], said: dict[str, Any]):
+    run_dir = unpack("finished", tmp_path)
+    facts = json.loads(bcpg("status", "--run-dir", run_dir, "--json").out)
+    assert facts["rounds"] == said["finished"]["rounds"]
+    assert facts["policy_version"] == 2
+    for command in ("status", "inspect", "disagreements"):
+        ended = bcpg(command, "--run-dir", run_dir)
+        assert ended.code == 0, (command, ended.err)
+
+
+def test_a_finished_run_is_the_run_of_its_configuration(tmp_path: Path, bcpg: Callable[..., Any]):
+    run_dir = unpack("finished", tmp_path)
+    check_run_directory(run_dir, load_run_config(run_dir))
+    again = bcpg("iterate", "--config", run_dir / "config.yaml", "--run-dir", run_dir, "--rounds", 2, "--inline")
+    assert again.code == 0, again.err
+    assert "all 2 rounds are done already" in again.out
+    further = bcpg("iterate", "--config", run_dir / "config.yaml", "--run-dir", run_dir, "--rounds", 3, "--inline")
+    assert further.code == 0, further.err
+    assert set(read_manifest(run_dir).reports) == {0, 1, 2, 3}
+
+
+def test_an_interrupted_run_resumes_to_the_same_end(tmp_path: Path, bcpg: Callable[..., Any], said: dict[str, Any]):
+    run_dir = unpack("interrupted", tmp_path)
+    open_tables = {row["table"] for row in json.loads(bcpg("status", "--run-dir", run_dir, "--json").out)["in_progress"]}
+    assert {"rollouts", "steps"} <= open_tables
+    ended = bcpg("iterate", "--config", run_dir / "config.yaml", "--run-dir", run_dir, "--rounds", 2, "--inline")
+    assert ended.code == 0, ended.err
+    facts = json.loads(bcpg("status", "--run-dir", run_dir, "--json").out)
+    assert without_times(facts["rounds"]) == without_times(said["resumed"]["rounds"])

@@ -1,0 +1,64 @@
+"""counts.py of generate, verify and weigh: names are stable, and what is written is read back."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bcpg_cluster.records import DropReason, Outcome, OutcomeStatus, SampleId, StopReason, VerdictStatus
+from bcpg_cluster.stages.generate.counts import RolloutCounts
+from bcpg_cluster.stages.verify.counts import OutcomeCounts
+from bcpg_cluster.stages.weigh.counts import PairCell, QualityCell, WeighCounts
+
+number = st.integers(0, 10**6)
+judge = st.sampled_from(["llm", "prm", "a-b", "c_d"])
+said = st.sampled_from(["right", "wrong", "none"])
+
+
+def test_rollouts_by_hand():
+    counts = RolloutCounts.of([(3, StopReason.STOP), (5, StopReason.LENGTH), (2, StopReason.STOP)])
+    assert counts.metrics() == {
+        "samples": 3.0, "tokens": 10.0, "stop.stop": 2.0, "stop.length": 1.0, "stop.aborted": 0.0
+    }  # fmt: skip
+    assert RolloutCounts.read(counts.metrics()) == counts
+
+
+def test_outcomes_by_hand():
+    rewards = [(OutcomeStatus.VERIFIED, 1.0), (OutcomeStatus.VERIFIED, 0.0), (OutcomeStatus.ENGINE_LOST, None)]
+    outcomes = [Outcome(SampleId(1, "p", n), status, reward, None) for n, (status, reward) in enumerate(rewards)]
+    counts = OutcomeCounts.of(outcomes, unparsed=1, tokens=9)
+    assert counts.metrics() == {
+        "status.verified": 2.0, "status.engine_lost": 1.0, "samples": 3.0, "unparsed": 1.0, "tokens": 9.0, "rewards": 1.0
+    }  # fmt: skip
+    assert OutcomeCounts.read(counts.metrics()) == counts
+    assert counts.mean_reward == 0.5  # the lost sample is no zero
+    assert OutcomeCounts.read({}).mean_reward is None
+
+
+def test_weighing_by_hand():
+    counts = WeighCounts(asked=4, kept=3, wrong_tokens=8, mined_tokens=2, dropped=Counter(all_right=1))
+    counts.abstained["llm", "timeout"] = 2
+    counts.pairs[PairCell("llm", "prm", "right", "none")] = 5
+    counts.quality[QualityCell("consensus", "truth", "wrong", "right", "tokens")] = 7
+    named = {name: value for name, value in counts.metrics().items() if value}
+    assert named == {
+        "asked": 4.0, "kept": 3.0, "tokens.wrong": 8.0, "tokens.mined": 2.0, "dropped.all_right": 1.0,
+        "abstained.llm.timeout": 2.0, "pair.llm+prm.right.none": 5.0, "quality.consensus.truth.wrong.right.tokens": 7.0,
+    }  # fmt: skip
+    assert counts.mined_share == 0.25
+    assert WeighCounts().mined_share is None
+    assert WeighCounts.read({**counts.metrics(), "of.another.program": 1.0, "pair.x.y": 1.0}) == counts
+
+
+@given(
+    st.lists(number, min_size=13, max_size=13),
+    st.dictionaries(st.sampled_from([str(reason) for reason in DropReason]), number),
+    st.dictionaries(st.tuples(judge, st.sampled_from([str(status) for status in VerdictStatus])), number),
+    st.dictionaries(st.builds(PairCell, judge, judge, said, said), number),
+    st.dictionaries(st.builds(QualityCell, judge, judge, said, said, st.sampled_from(["tokens", "steps"])), number),
+)
+def test_any_account_survives_its_metrics(plain, dropped, abstained, pairs, quality):
+    counts = WeighCounts(*plain, Counter(dropped), Counter(abstained), Counter(pairs), Counter(quality))
+    assert WeighCounts.read(counts.metrics()) == counts
