@@ -48,7 +48,7 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(
             f"config {str(path)!r} does not exist" + (f" ({extended_by[-1]} extends it)" if extended_by else ""),
-            rule="--config is a YAML file or the name of a shipped config; extends is a file beside its own",
+            rule="--config is a YAML file or the name of a shipped config; extends names a file beside the one that says it",
             remedy=f"shipped: {', '.join(shipped_configs()) or 'none'}",
         )
     try:
@@ -67,7 +67,7 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(base, str) or path in extended_by:
         raise ConfigError(
             f"{path} extends {base!r}" + (", which extends it too" if path in extended_by else ""),
-            rule="extends is the path of another config, relative to the file it stands in",
+            rule="extends is the path of another config, relative to the file that says it",
             remedy="correct the path, or write the keys out",
         )
     return _laid_over(_read_file(path.parent / base, (*extended_by, path)), content)

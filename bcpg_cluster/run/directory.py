@@ -17,7 +17,8 @@ from bcpg_cluster.store.manifest import Manifest, read_manifest
 from bcpg_cluster.store.path import RunPath, StoredPath
 from bcpg_cluster.store.whole_files import write_whole
 
-_BEFORE_CREATION = {CONFIG, LOCK, MANIFEST, SEGMENTS}  # what a run killed while it was made may have left, with
+# What a run that was killed while it was made may have left:
+_BEFORE_CREATION = {CONFIG, LOCK, MANIFEST, SEGMENTS}
 _PARTIAL = re.compile(rf"\.{re.escape(CONFIG)}\.\d+\.partial")
 
 
