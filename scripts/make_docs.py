@@ -96,8 +96,7 @@ def config_page() -> str:
         "the command line.",
         "A key that decides results makes another run when it changes, and that needs another directory. The column *may change* "
         "says which keys are freer. *any start*: whenever the run is started again. *`stage NAME`*: when that stage, or one "
-        "before it, is run again with `--set` (of the stages, `segment`, `weigh` and `train` take changes). "
-        "`pools.trainer.members`, the number of trainer ranks, decides the results' last bits and is fixed too.",
+        "before it, is run again with `--set` (of the stages, `segment`, `weigh` and `train` take changes).",
         "How to choose values, and what happens when something fails, is in [operate.md](operate.md).",
     ]
     fields = Config.model_fields
