@@ -17,8 +17,8 @@ class PoolConfig(Section):
     """
 
     members: int = Field(1, ge=1)
-    """Members to start with. The number of trainer ranks, ``pools.trainer.members``, decides the results' last bits and is fixed for
-    a run's life."""
+    """Members to start with. The number of trainer ranks, ``pools.trainer.members``, decides the results' last bits and is
+    fixed for a run's life."""
     min: int | None = Field(None, ge=1)
     """Least members after resizing, by hand or by the queue; ``null`` is ``members``."""
     max: int | None = Field(None, ge=1)
