@@ -4,8 +4,8 @@ in ``docs/metrics.md`` and the Grafana dashboard (an asset) from the catalog of 
     python scripts/make_docs.py              # all of them; tests/architecture/test_docs.py checks that they are up to date
     python scripts/make_docs.py --walk RUN   # also the walk of one sample in docs/overview.md, from the rows of a real run
 
-Descriptions come from docstrings. Where a config section's docstring says nothing of a key, ``MEANINGS`` below does (for the
-objectives ``OBJECTIVE_MEANINGS``); a key without either is an error, so no key stays undocumented.
+Descriptions come from the code: a config key's is the text below its field, an objective's option has an entry in its class's
+``Attributes``. A key without one is an error, so no key stays undocumented.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import textwrap
 import types
 import typing
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from bcpg_cluster import records
-from bcpg_cluster.config import run as config
+from bcpg_cluster.config.identity import Decides, marks_at
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.config.section import section_in
 from bcpg_cluster.stages.train import objective
 from bcpg_cluster.stages.train import protocol as train_protocol
 from bcpg_cluster.store import layout, schema
@@ -38,94 +41,6 @@ from bcpg_cluster.watch.prometheus import catalog, grafana
 ROOT = Path(__file__).resolve().parent.parent
 DOCS, ASSETS = ROOT / "docs", ROOT / "bcpg_cluster" / "assets"
 HEAD = "<!-- Made by scripts/make_docs.py. Change the docstrings it reads, then run it again. -->"
-
-# What the sections' docstrings do not say (they say most in prose; a table needs a line for every key).
-MEANINGS = {
-    "name": "names the run: its directory is `runs/<name>`, its Ray namespace follows the directory",
-    "seed": "of everything random: prompt order, sampling seeds, shuffles in training",
-    "policy.model": "`embedded:NAME`, a directory in Hugging Face format, or a hub id",
-    "policy.kind": "`vllm`; `fake` draws from a table, for tests",
-    "policy.engine_args": "vLLM's own options, passed through untouched and checked by vLLM's parser",
-    "prompts.train": "JSON lines with `prompt_id`, `question`, `answer`; `embedded:prompts/train.jsonl` or a path",
-    "prompts.test": "the held-out file; no question may also be in `train`",
-    "prompts.per_round": "prompts of one round",
-    "prompts.order": "`stated`: the file's own order; `shuffled`: a permutation by the run's seed",
-    "prompts.more_tests": "further test files by name, measured and reported every round beside `test`",
-    "generate.group_size": "G, responses per prompt",
-    "generate.temperature": "sampling temperature of the behaviour policy",
-    "prompts.columns": "which column of a data set is what; `null`: a prompt file, or columns `question` and `answer`",
-    "prompts.train_split": "split of a data set to train on",
-    "prompts.test_split": "split of a data set to measure on",
-    "prompts.config_name": "a data set's configuration on the hub",
-    "prompts.revision": "a data set's revision on the hub",
-    "prompts.generated": "for `task:reasoning_gym/NAME`: sizes, seeds and the generators' own parameters; `null`: the defaults",
-    "prompts.limit": "the first so many problems of each file; `null` is all",
-    "generate.top_p": "nucleus sampling; 1 is off",
-    "generate.top_k": "0 is off",
-    "generate.max_tokens": "most response tokens; a response that reaches it counts as truncated",
-    "generate.prompts_per_shard": "prompts of one shard, the unit of work; groups are never split",
-    "generate.seed_per_request": "every sample reproducible by itself; on GPUs it switches off vLLM's fast sampler",
-    "verify.answer_pattern": "`exact` only: a regular expression with one group, the answer",
-    "verify.numeric": "`exact` only: compare numbers by value",
-    "verify.time_limit_s": "`math` only: for one comparison; past it the sample has no reward",
-    "segment.split_on": "`line`: each line begins a step; `paragraph`: each line after a blank one",
-    "segment.cues": "reflection words that begin a step; `null` is the built-in list, `[]` none",
-    "segment.min_tokens": "shorter steps are merged with a neighbour; 1 is off",
-    "segment.max_tokens": "longer steps are cut at a line, sentence or word; 0 is off",
-    "judges.<name>.kind": "`llm`, `openai` (an endpoint), `prm`, `chain_truth` (the embedded task's own truth) or `fake` (tests)",
-    "judges.<name>.model": "needed for `llm`, `openai` and `prm`; as `policy.model`, or the endpoint's name of it",
-    "judges.<name>.engine_args": "as `policy.engine_args`, for this judge's engine",
-    "judges.<name>.precision": "`fake` only: of the steps it calls right, the share that is",
-    "judges.<name>.recall": "`fake` only: of the right steps, the share it calls so",
-    "weigh.beta": "beta of Eq. 7, the weight of mined tokens; 1 is plain BCPG, 0 removes their penalty",
-    "weigh.min_verified_share": "a group with a smaller share of verified samples is dropped whole",
-    "objective": "the loss and its options, chosen by `name`; without one it is `bcpg`. See [Objectives](#objectives)",
-    "train.kind": "`deepspeed`; `torch` is the one-process reference; `fake` is for tests",
-    "train.learning_rate": "peak of the cosine schedule",
-    "train.min_learning_rate": "its last value",
-    "train.warmup_ratio": "share of the steps that warm up linearly, rounded up",
-    "train.weight_decay": "AdamW's",
-    "train.adam_betas": "AdamW's",
-    "train.grad_clip": "largest norm of the whole gradient",
-    "train.epochs": "passes over the round's rows; each is shuffled anew",
-    "train.early_stop_window": "steps that `early_stop_nats` looks back over",
-    "train.zero_stage": "DeepSpeed's ZeRO stage; `bfloat16` needs at least 1",
-    "train.dtype": "compute dtype; master weights, log-softmax and sums are float32 either way",
-    "train.gradient_checkpointing": "trade compute for memory in long sequences",
-    "train.lora": "`null` trains all weights; a section, `{}` even, trains adapters",
-    "train.group_timeout_s": "how long one collective of the trainer group may take",
-    "push.backend": "`gloo`: this project's own, for CPUs; `nccl`: vLLM's own, for GPUs; `disk`: engines reload the snapshot",
-    "push.num_canaries": "responses whose log-probs prove a push",
-    "evaluate.num_prompts": "the first so many test prompts; `null` is all",
-    "evaluate.num_samples": "n of avg@n, and the largest k of pass@k",
-    "evaluate.temperature": "of the sampled responses",
-    "evaluate.top_p": "of the sampled responses",
-    "evaluate.greedy": "also one greedy response per prompt",
-    "evaluate.max_tokens": "`null` takes `generate.max_tokens`",
-    "evaluate.prompts_per_shard": "as `generate.prompts_per_shard`",
-    "pools.<name>.min": "lower bound of resizing; `null` is `members`",
-    "pools.<name>.max": "upper bound of resizing; `null` is `members`",
-    "pools.<name>.num_cpus": "Ray's CPUs of one member (bookkeeping, not a limit on threads: see `env`)",
-    "pools.<name>.num_gpus": "Ray's GPUs of one member",
-    "pools.<name>.start_timeout_s": "a member that is not ready by then is replaced",
-    "snapshots.keep_last": "newest snapshots whose files are kept, beside the base and the best",
-}  # fmt: skip
-
-# Options that several objectives share, and those whose docstrings refer the reader elsewhere.
-OBJECTIVE_MEANINGS = {
-    "length": "what a response's sum over tokens is scaled by: `sequence`, one over its own length (the paper); `token`, one over "
-    "the response tokens of the whole step; `constant`, one over `constant_tokens`",
-    "constant_tokens": "`length: constant` only, and needed there: at least 1, `generate.max_tokens` for instance",
-    "rft.length": "`token`: mean over the step's tokens; `sequence`: mean over its responses of their means",
-    "dpo.beta": "beta_DPO, above 0; 0.5 in the BCPG-NSA paper",
-    "grpo.epsilon_low": "the ratio is clipped at 1 minus this; above 0, at most 1",
-    "grpo.epsilon_high": "and at 1 plus this; above 0",
-    "kto.beta": "temperature of the sigmoid, above 0",
-    "kto.right_weight": "of right responses, >= 0",
-    "kto.wrong_weight": "of wrong responses, >= 0",
-}  # fmt: skip
-
-MAY_CHANGE = ("name", "snapshots.keep_last", "push.deadline_s", "train.checkpoint_every_steps", "train.group_timeout_s")
 
 
 # --- docstrings ----------------------------------------------------------------------------------------------------
@@ -149,8 +64,12 @@ def attributes(doc: str | None) -> dict[str, str]:
 def prose(doc: str | None) -> str:
     """A docstring without its ``Attributes:`` and ``Raises:`` blocks, as one paragraph a paragraph."""
     text = re.split(r"^(?:Attributes|Raises|Args):\n", inspect.cleandoc(doc or ""), flags=re.MULTILINE)[0]
-    paragraphs = [" ".join(part.split()) for part in text.strip().split("\n\n")]
-    return as_markdown("\n\n".join(paragraphs)).replace("`None`", "null")
+    return "\n\n".join(paragraph(part) for part in text.strip().split("\n\n"))
+
+
+def paragraph(text: str) -> str:
+    """Text on one line, as markdown."""
+    return as_markdown(" ".join(text.split())).replace("`None`", "null")
 
 
 def as_markdown(text: str) -> str:
@@ -162,7 +81,7 @@ def as_markdown(text: str) -> str:
 def cell(text: str) -> str:
     """Text that may stand in a table; a lone sentence loses its full stop, as most cells are no sentences."""
     text = text.replace("|", "\\|").replace("\n", " ").replace("`None`", "null")
-    return text.removesuffix(".") if ". " not in text else text
+    return text if re.search(r"\. [A-Z]", text) else text.removesuffix(".")
 
 
 # --- config.md -----------------------------------------------------------------------------------------------------
@@ -174,36 +93,54 @@ def config_page() -> str:
         HEAD,
         "# Every config key",
         "A config is a YAML file with these sections. Unknown keys are errors. `--set section.key=value` overrides one key from "
-        "the command line. Keys marked † may change between two starts of the same run; any other change makes it another run, "
-        "which needs another directory. (The number of trainer ranks, `pools.trainer.members`, decides the results' last bits "
-        "and is fixed too.)",
+        "the command line.",
+        "A key that decides results makes another run when it changes, and that needs another directory. The column *may change* "
+        "says which keys are freer. *any start*: whenever the run is started again. *`stage NAME`*: when that stage, or one "
+        "before it, is run again with `--set` (of the stages, `segment`, `weigh` and `train` take changes).",
         "How to choose values, and what happens when something fails, is in [operate.md](operate.md).",
     ]
-    top = [
-        (name, name, info) for name, info in config.Config.model_fields.items() if section_of(info.annotation) is None
-    ]
-    parts += ["## Top level", prose("A whole run."), key_table(top, config.Config)]
-    for name, info in config.Config.model_fields.items():
-        section = section_of(info.annotation)
+    fields = Config.model_fields
+    top = [name for name, info in fields.items() if section_in(info.annotation) is None]
+    parts += ["## Top level", "A whole run.", key_table(Config, (), top)]
+    for name, info in fields.items():
         if name == "objective":
             parts += objectives()
-        if section is None:
-            continue
-        prefix = f"{name}.<name>" if typing.get_origin(info.annotation) is dict else name
-        keys = [(key, f"{prefix}.{key}", field) for key, field in section.model_fields.items()]
-        note = " A section for each judge, by a name of your choice." if name == "judges" else ""
-        if name == "pools":
-            note = (
-                " A section for each pool that should differ from the defaults: `rollout`, `judge.<name>` (`prm` for a judge of "
-                "that name), `cpu`, `trainer`."
-            )
-        parts += [f"## `{prefix}`", prose(section.__doc__) + note, key_table(keys, section)]
-        for key, field in section.model_fields.items():
-            inner = section_of(field.annotation)
-            if inner is not None:
-                inner_keys = [(k, f"{prefix}.{key}.{k}", f) for k, f in inner.model_fields.items()]
-                parts += [f"### `{prefix}.{key}`", prose(inner.__doc__), key_table(inner_keys, inner)]
+        if (section := section_in(info.annotation)) is not None:
+            is_mapping = typing.get_origin(info.annotation) is dict
+            parts += section_parts(section, (name, "<name>") if is_mapping else (name,))
     return "\n\n".join(parts) + "\n"
+
+
+def section_parts(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    """A section and the sections inside it, each with its table."""
+    parts = [f"{'#' * (len(path) + 1 - ('<name>' in path))} `{'.'.join(path)}`", prose(section.__doc__)]
+    if section.model_fields:
+        parts.append(key_table(section, path, section.model_fields))
+    for key, info in section.model_fields.items():
+        if (inner := section_in(info.annotation)) is not None:
+            parts += section_parts(inner, (*path, key))
+    return parts
+
+
+def key_table(section: type[BaseModel], path: tuple[str, ...], keys: Iterable[str]) -> str:
+    """The keys of a section as a table."""
+    lines = ["| key | kind | default | may change | meaning |", "|---|---|---|---|---|"]
+    for key in keys:
+        info = section.model_fields[key]
+        if not info.description:
+            sys.exit(f"{'.'.join((*path, key))}: no text below the field says what it is")
+        default = "required" if info.is_required() else yaml_of(info.get_default(call_default_factory=True))
+        cells = kind_of(info), default, may_change((*path, key)), paragraph(info.description)
+        lines.append(f"| `{key}` | {' | '.join(map(cell, cells))} |")
+    return "\n".join(lines)
+
+
+def may_change(path: tuple[str, ...]) -> str:
+    """When a key may change in the life of a run; empty where it never may."""
+    marks = marks_at(Config, path)
+    if marks.decides is Decides.NEVER:
+        return "any start"
+    return f"`stage {marks.first_read_by}`" if marks.first_read_by else ""
 
 
 def objectives() -> list[str]:
@@ -211,7 +148,8 @@ def objectives() -> list[str]:
     parts = [
         "## Objectives",
         "The section `objective` takes `name` and the options of that name, no others. Switching it from the command line takes "
-        'the whole section: `--set "objective={name: dpo, beta: 0.1}"`. What each one trains on:',
+        f'the whole section: `--set "objective={{name: dpo, beta: 0.1}}"`. All of it may change with {may_change(("objective",))}. '
+        "What each one trains on:",
     ]
     rows = {
         "all": "every kept sample",
@@ -230,48 +168,21 @@ def objectives() -> list[str]:
 
 def option_table(name: str, kind: type[objective.Objective]) -> str:
     """The options of an objective as a table; bounds are in the descriptions."""
-    described = attributes(kind.__doc__)
+    described: dict[str, str] = {}
+    for parent in reversed(kind.__mro__):
+        described |= attributes(parent.__doc__)
     hints = typing.get_type_hints(kind)
     lines = ["| option | kind | default | meaning |", "|---|---|---|---|"]
     shared = ("length", "constant_tokens")  # last: what is an objective's own comes first
     for field in sorted(dataclasses.fields(kind), key=lambda field: field.name in shared):
         if field.name == "name":
             continue
-        meaning = OBJECTIVE_MEANINGS.get(f"{name}.{field.name}") or OBJECTIVE_MEANINGS.get(field.name)
-        meaning = meaning or described.get(field.name)
-        if meaning is None:
-            sys.exit(f"objective {name}: neither its docstring nor OBJECTIVE_MEANINGS describes {field.name}")
-        default = yaml_of(field.default)
-        lines.append(f"| `{field.name}` | {cell(type_name(hints[field.name]))} | {cell(default)} | {cell(meaning)} |")
+        if field.name not in described:
+            sys.exit(f"objective {name}: its docstring has no entry for {field.name}")
+        meaning = described[field.name][:1].upper() + described[field.name][1:]
+        cells = type_name(hints[field.name]), yaml_of(field.default), meaning
+        lines.append(f"| `{field.name}` | {' | '.join(map(cell, cells))} |")
     return "\n".join(lines)
-
-
-def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section class behind an annotation, also inside ``dict[str, Section]``."""
-    for kind in (annotation, *typing.get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
-
-
-def key_table(keys: list[tuple[str, str, FieldInfo]], section: type[BaseModel]) -> str:
-    """The keys of a section as a table."""
-    described = attributes(section.__doc__)
-    if section is config.TrainConfig:
-        described = {**attributes(train_protocol.TrainSettings.__doc__), **described}
-    lines = ["| key | kind | default | meaning |", "|---|---|---|---|"]
-    for key, path, info in keys:
-        meaning = MEANINGS.get(path) or described.get(key)
-        if meaning is None:
-            sys.exit(f"{path}: neither the section's docstring nor MEANINGS describes it")
-        mark = " †" if may_change(path) else ""
-        lines.append(f"| `{key}`{mark} | {cell(kind_of(info))} | {cell(default_of(info))} | {cell(meaning)} |")
-    return "\n".join(lines)
-
-
-def may_change(path: str) -> bool:
-    """Whether ``Config.identity`` leaves the key out (``test_docs`` tries every one of them)."""
-    return path in MAY_CHANGE or path.startswith(("pools.", "tracking."))
 
 
 def kind_of(info: FieldInfo) -> str:
@@ -307,24 +218,15 @@ def type_name(annotation: Any) -> str:
     return {str: "text", int: "integer", float: "number", bool: "true or false"}.get(annotation, str(annotation))
 
 
-def default_of(info: FieldInfo) -> str:
-    """The default as YAML; ``required`` where there is none."""
-    if info.is_required():
-        return "required"
-    return yaml_of(info.get_default(call_default_factory=True))
-
-
 def yaml_of(value: Any) -> str:
     """A default as YAML; an objective by its name."""
     if value is None:
         return "`null`"
     if dataclasses.is_dataclass(value):
         value = value.name
-    if isinstance(value, tuple):
-        value = list(value)
     if isinstance(value, str):
         return f"`{value}`" if value else "empty"
-    return f"`{json.dumps(value)}`" if isinstance(value, (list, dict, bool)) else f"`{value:g}`"
+    return f"`{json.dumps(value)}`" if isinstance(value, (tuple, dict, int)) else f"`{value:g}`"
 
 
 # --- records.md ----------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ EMBEDDED = "embedded:"
 
 
 def resolve_asset(name: str) -> str:
-    """Turn ``embedded:NAME`` into the path of the shipped file or directory; anything else is returned as it is.
+    """Turn ``embedded:NAME`` into the path of the shipped file or directory; any other name is returned unchanged.
 
     Raises:
-        ConfigError: nothing of that name is shipped.
+        ConfigError: the package ships nothing of that name.
     """
     if not name.startswith(EMBEDDED):
         return name

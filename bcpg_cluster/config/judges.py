@@ -1,48 +1,52 @@
-"""The sections of judges and of the endpoints they ask."""
+"""The sections of judges, of the endpoints they ask, and of what becomes of their verdicts."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from bcpg_cluster.config.identity import Decides, FirstReadBy
 from bcpg_cluster.config.section import Section, check_not_in_engine_args
 
 
 class EndpointConfig(Section):
-    """An OpenAI-compatible endpoint (a vendor's, a vLLM server's, Ray Serve's) that a judge of kind ``openai`` asks.
+    """An OpenAI-compatible endpoint (a vendor's, a vLLM server's, Ray Serve's) for a judge of kind ``openai``.
 
-    Limits are per process of the judge's pool: divide by its members.
-
-    Attributes:
-        base_url: address up to and with ``/v1``.
-        api_key_env: environment variable with the key, which is read where the judge runs and stored nowhere.
-        token_limit_field: what the endpoint calls the limit on answer tokens.
-        structured: how the answer's JSON schema is sent (``strict`` for OpenAI).
-        extra_body: further fields of the request, untouched.
-        timeout_s, max_retries: of one try; tries after the first, with growing waits.
-        give_up_after: calls in a row without an answer (timeout, 5xx, no connection), all tries used, that fail the lease.
-        max_unanswered: largest share of a shard's steps that may stay without an answer; above it the shard is judged again,
-            and after ``pools.<name>.max_attempts`` the run stops.
-        requests_per_minute, tokens_per_minute, concurrency: what the endpoint is asked at most.
-        price_prompt, price_answer, price_cached_prompt: money per million tokens; without the first two nothing is added up.
+    Limits hold for each process of the judge's pool: divide by its members.
     """
 
     base_url: str
-    api_key_env: str | None = None
-    token_limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The endpoint's address, up to and including ``/v1``."""
+    api_key_env: Annotated[str | None, Decides.NEVER] = None
+    """Environment variable that holds the key; it is read where the judge runs and stored nowhere. ``null`` sends no key."""
+    token_limit_field: Annotated[Literal["max_tokens", "max_completion_tokens"], Decides.NEVER] = "max_tokens"
+    """The endpoint's name for the limit on answer tokens."""
     structured: Literal["json_schema", "strict", "json_object", "none"] = "json_schema"
+    """How the answer's JSON schema is sent (``strict`` for OpenAI)."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    timeout_s: float = Field(120.0, gt=0)
-    max_retries: int = Field(5, ge=0)
-    give_up_after: int = Field(20, ge=1)
-    max_unanswered: float = Field(0.5, ge=0, le=1)
-    requests_per_minute: float | None = Field(None, gt=0)
-    tokens_per_minute: float | None = Field(None, gt=0)
-    concurrency: int = Field(8, ge=1)
-    price_prompt: float | None = Field(None, ge=0)
-    price_answer: float | None = Field(None, ge=0)
-    price_cached_prompt: float | None = Field(None, ge=0)
+    """Further fields of the request, sent untouched."""
+    timeout_s: Annotated[float, Decides.NEVER] = Field(120.0, gt=0)
+    """Seconds to wait for one try."""
+    max_retries: Annotated[int, Decides.NEVER] = Field(5, ge=0)
+    """Tries after the first, each after a longer wait."""
+    give_up_after: Annotated[int, Decides.NEVER] = Field(20, ge=1)
+    """Calls in a row that may end without an answer (timeout, 5xx, no connection, all tries used) before the lease fails."""
+    max_unanswered: Annotated[float, Decides.NEVER] = Field(0.5, ge=0, le=1)
+    """Largest share of a shard's steps that may stay unanswered; above it the shard is judged again, and after
+    ``pools.<name>.max_attempts`` the run stops."""
+    requests_per_minute: Annotated[float | None, Decides.NEVER] = Field(None, gt=0)
+    """Most requests sent in a minute; ``null`` is no limit."""
+    tokens_per_minute: Annotated[float | None, Decides.NEVER] = Field(None, gt=0)
+    """Most prompt and answer tokens requested in a minute; ``null`` is no limit."""
+    concurrency: Annotated[int, Decides.NEVER] = Field(8, ge=1)
+    """Most requests open at once."""
+    price_prompt: Annotated[float | None, Decides.NEVER] = Field(None, ge=0)
+    """Price of a million prompt tokens; ``null``, and then for ``price_answer`` too, adds up no costs."""
+    price_answer: Annotated[float | None, Decides.NEVER] = Field(None, ge=0)
+    """Price of a million answer tokens."""
+    price_cached_prompt: Annotated[float | None, Decides.NEVER] = Field(None, ge=0)
+    """Price of a million prompt tokens that the endpoint had cached; ``null`` is the full price."""
 
     @model_validator(mode="after")
     def _prices_go_together(self) -> EndpointConfig:
@@ -52,62 +56,69 @@ class EndpointConfig(Section):
 
 
 class JudgeConfig(Section):
-    """One member of the judge ensemble.
-
-    Attributes:
-        role: ``vote`` takes part in the consensus; ``measure`` is only compared with it (the truth, where it is known);
-            ``spare`` judges and its verdicts are kept, for a later `weigh` that gives it another role.
-        threshold: lambda of Eq. 4, for judges that score; applied when weights are made, never when judging.
-        view: ``causal`` shows steps 0..k for the verdict on k (the paper's notation), ``full`` asks for all verdicts in one call.
-        show_gold: whether the judge sees the gold answer.
-        prompt: ``embedded:NAME`` or a TOML file.
-        max_tokens: of one answer; JSON with reasons takes about 90 tokens a step.
-        window_steps, window_tokens: most steps one call of the full view asks about, and most tokens of those; ``None`` is no
-            limit.
-        look_ahead: a window also shows the steps after it.
-        temperature, top_p: of the judge; 0 is greedy.
-        sample: which draw of the same request this judge is.
-        answer_after: only what follows this marker is the answer, e.g. ``</think>``.
-        structured: ``llm``: whether vLLM enforces the schema of a JSON prompt; ``none`` for judges that think aloud first, whose
-            thoughts it would bind.
-        cache: directory of answers shared between runs.
-        endpoint: of a judge of kind ``openai``.
-        trust_remote_code: run Python code that comes with the model (``llm``, ``prm``).
-        convention: ``prm``: how the model is shown steps; ``auto`` reads its architecture or name.
-        engine: ``prm``: what serves it; ``auto`` is transformers for skywork, else vLLM.
-        context_tokens: ``prm``: least left context of a later window over a long response, at most half the model's context.
-        separator, system: ``prm``: the step token, and the system message; ``None`` is what the family was trained with.
-        pool: where it runs; by default ``judge.<name>`` (``prm`` for the judge of that name, ``cpu`` for ``chain_truth``).
-    """
+    """One judge of the ensemble. A section for each, by a name of your choice."""
 
     kind: Literal["llm", "openai", "prm", "chain_truth", "fake"]
-    role: Literal["vote", "measure", "spare"] = "vote"
+    """``llm`` is a model in vLLM; ``openai`` asks an endpoint; ``prm`` is a process reward model; ``chain_truth`` knows the
+    truth of the embedded task; ``fake`` is for tests."""
+    role: Annotated[Literal["vote", "measure", "spare"], FirstReadBy("weigh")] = "vote"
+    """``vote`` takes part in the consensus; ``measure`` is only compared with it (the truth, where it is known); ``spare``
+    judges too, and its verdicts are kept for a later `weigh` that gives it another role."""
     model: str | None = None
+    """The judge's model, needed for ``llm`` and ``prm`` (given like ``policy.model``) and for ``openai`` (the endpoint's name)."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
-    trust_remote_code: bool = False
+    """``llm`` and ``prm``: options of this judge's engine, like ``policy.engine_args``."""
+    trust_remote_code: Annotated[bool, Decides.WHEN_SET] = False
+    """``llm`` and ``prm``: run Python code that comes with the model."""
     prompt: str = "embedded:taxonomy"
+    """``llm`` and ``openai``: the judge prompt, ``embedded:NAME`` or a TOML file."""
     view: Literal["causal", "full"] = "full"
+    """``causal`` shows steps 0..k for the verdict on step k (the paper's notation); ``full`` asks for all verdicts in one call."""
     show_gold: bool = False
+    """Show the judge the gold answer."""
     max_tokens: int = Field(512, ge=1)
+    """Longest answer of the judge, in tokens; JSON with reasons takes about 90 a step."""
     window_steps: int | None = Field(None, ge=1)
+    """Most steps that one call of the full view asks about; ``null`` is no limit."""
     window_tokens: int | None = Field(None, ge=1)
+    """Most tokens in the steps that one call of the full view asks about; ``null`` is no limit."""
     look_ahead: bool = False
+    """Let a window also show the steps after it."""
     temperature: float = Field(0.0, ge=0)
+    """Sampling temperature of the judge; 0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling of the judge; 1 is off."""
     sample: int = Field(0, ge=0)
+    """Which draw of the same request this judge is, so that several judges can ask one model alike and differ."""
     answer_after: str | None = None
+    """Marker after which the answer begins, for instance ``</think>``; ``null`` reads the whole text."""
     structured: Literal["schema", "none"] = "schema"
-    cache: str | None = None
+    """``llm``: ``schema`` has vLLM enforce the JSON prompt's schema; ``none`` is for judges that think aloud first, which the
+    schema would prevent."""
+    cache: Annotated[str | None, Decides.NEVER] = None
+    """Directory of answers shared between runs; ``null`` shares none."""
     endpoint: EndpointConfig | None = None
-    threshold: float = Field(0.5, ge=0, le=1)
+    """``openai``, and needed there: the endpoint to ask."""
+    threshold: Annotated[float, FirstReadBy("weigh")] = Field(0.5, ge=0, le=1)
+    """Lambda of Eq. 4, for judges that score; applied when weights are made, never when judging."""
     convention: Literal["auto", "qwen", "math_shepherd", "rlhflow", "skywork"] = "auto"
+    """``prm``: how steps are shown to the model; ``auto`` goes by its architecture or name."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """``prm``: what runs the model; ``auto`` is transformers for skywork, else vLLM."""
     context_tokens: int = Field(512, ge=0)
+    """``prm``: least number of earlier tokens that a later window over a long response shows, at most half the model's
+    context."""
     separator: str | None = None
+    """``prm``: the step token; ``null`` is the one the model's family was trained with."""
     system: str | None = None
+    """``prm``: the system message; ``null`` is the one the model's family was trained with."""
     precision: float = Field(0.9, ge=0, le=1)
+    """``fake``: share of the steps it calls right that are right."""
     recall: float = Field(0.8, ge=0, le=1)
+    """``fake``: share of the right steps that it calls right."""
     pool: str | None = None
+    """The pool it runs in; ``null`` is ``judge.<name>`` (``prm`` for the judge of that name, ``cpu`` for ``chain_truth`` and
+    ``fake``)."""
 
     @model_validator(mode="after")
     def _one_place_each(self) -> JudgeConfig:
@@ -119,7 +130,32 @@ class JudgeConfig(Section):
         if self.kind in ("llm", "openai", "prm") and not self.model:
             raise ValueError(f"a judge of kind {self.kind!r} needs a model")
         if (self.kind == "openai") != (self.endpoint is not None):
-            raise ValueError("a judge of kind 'openai' needs an endpoint section, and no other kind has one")
+            raise ValueError("a judge of kind 'openai' needs an endpoint section, and no other kind takes one")
         if self.structured != "schema" and self.kind != "llm":
-            raise ValueError("structured is for judges of kind 'llm'; an endpoint's is in its endpoint section")
+            raise ValueError("structured is for judges of kind 'llm'; for an endpoint, set endpoint.structured")
         return self
+
+
+class WeighConfig(Section):
+    """How verdicts become token weights (Eqs. 3-7)."""
+
+    rule: Literal["all", "any", "majority", "k_of_n", "weighted"] = "all"
+    """How voters decide that a step is right: ``all`` is the paper's AND; ``majority`` wants more than half of them, ``k_of_n``
+    wants ``num_needed``, ``any`` one; ``weighted`` adds up log-odds."""
+    abstention: Literal["against", "left_out"] = "against"
+    """A voter without an answer counts ``against`` the step, or is ``left_out`` of the count."""
+    num_needed: int | None = Field(None, ge=1)
+    """``k_of_n``, and needed there: k, the number of votes."""
+    accuracies: dict[str, float] = Field(default_factory=dict)
+    """``weighted``, and needed there: each voter's accuracy, in [0.5, 1) (`judge-eval` measures it)."""
+    prior: float = Field(0.5, gt=0, lt=1)
+    """``weighted``: probability that a step is right before any judge is asked."""
+    beta: float = Field(0.5, ge=-1, le=1)
+    """Beta of Eq. 7, the weight of mined tokens: 1 is plain BCPG, 0 removes their penalty."""
+    min_verified_share: Annotated[float, FirstReadBy("segment")] = Field(0.5, ge=0, le=1)
+    """Drop a group whole when a smaller share of its samples is verified."""
+    truncated: Literal["negative", "mask", "drop"] = "negative"
+    """What a response cut off at the token limit counts as: a ``negative`` (the paper's data); in rbar but not trained on
+    (``mask``); in neither (``drop``)."""
+    flip_rate: float = Field(0.0, ge=0, le=1)
+    """Share of the step labels to flip at random, by the run's seed, to see how much judge quality matters."""

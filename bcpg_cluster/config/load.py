@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bcpg_cluster.config.run import Config
+from bcpg_cluster.config.section import section_in
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.stages.train.objective import OBJECTIVES
 
@@ -33,10 +34,10 @@ def load_config(
     """Read a config by path or shipped name, with ``key.path=value`` overrides (values are YAML).
 
     Args:
-        complete: given the content with the overrides in it, puts in what follows from it (``config.task_defaults``).
+        complete: adds to the content, overrides included, what follows from it (``config.task_defaults``).
 
     Raises:
-        ConfigError: it does not exist, is not YAML, or does not hold; names every offending key.
+        ConfigError: it does not exist, is not YAML, or is invalid; names every offending key.
     """
     path = shipped_configs().get(str(source)) or Path(source)
     return change_config(_read_file(path, ()), overrides, str(path), complete)
@@ -47,14 +48,14 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(
             f"config {str(path)!r} does not exist" + (f" ({extended_by[-1]} extends it)" if extended_by else ""),
-            rule="--config is a YAML file or the name of a shipped config; extends is a file beside its own",
+            rule="--config is a YAML file or the name of a shipped config; extends names a file beside the one that says it",
             remedy=f"shipped: {', '.join(shipped_configs()) or 'none'}",
         )
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path} is not YAML: {error}", rule="a config is a YAML mapping", remedy="mend the file"
+            f"{path} is not YAML: {error}", rule="a config is a YAML mapping", remedy="fix the file"
         ) from None
     if not isinstance(content, dict):
         raise ConfigError(
@@ -65,9 +66,9 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
         return content
     if not isinstance(base, str) or path in extended_by:
         raise ConfigError(
-            f"{path} extends {base!r}" + (", which extends it in turn" if path in extended_by else ""),
-            rule="extends is the path of another config, from the place of the file that says so",
-            remedy="correct it, or write the keys out",
+            f"{path} extends {base!r}" + (", which extends it too" if path in extended_by else ""),
+            rule="extends is the path of another config, relative to the file that says it",
+            remedy="correct the path, or write the keys out",
         )
     return _laid_over(_read_file(path.parent / base, (*extended_by, path)), content)
 
@@ -110,8 +111,8 @@ def parse_config(content: Mapping[str, Any], where: str) -> Config:
             if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
                 near += [f"{key} -> {guess}" for guess in _near_keys(item["loc"])]
         raise ConfigError(
-            f"{where} does not hold:\n    " + "\n    ".join(problems),
-            rule="known keys with values of the stated kind (docs/operate.md lists them; `bcpg-cluster validate` checks)",
+            f"{where} is invalid:\n    " + "\n    ".join(problems),
+            rule="known keys with values of the stated kind (docs/config.md lists them; `bcpg-cluster validate` checks)",
             remedy="did you mean " + ", ".join(near) + "?" if near else "correct the keys named above",
         ) from None
 
@@ -120,7 +121,7 @@ _SAY_ENOUGH = ("missing", "extra_forbidden", "unexpected_keyword_argument", "val
 
 
 def _near_keys(location: tuple[str | int, ...]) -> list[str]:
-    """Known keys of the section ``location`` lies in that look like its last part."""
+    """Known keys that resemble the last part of ``location``, from the section it lies in."""
     if location[0] == "objective" and len(location) == 3:  # objective.<its name>.<option>
         known = [field.name for field in fields(OBJECTIVES[str(location[1])])]
         return difflib.get_close_matches(str(location[-1]), known, n=2)
@@ -129,9 +130,7 @@ def _near_keys(location: tuple[str | int, ...]) -> list[str]:
         field = section.model_fields.get(str(part))
         if field is None:
             continue  # a name inside a mapping of sections (a judge, a pool)
-        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                section = kind
+        section = section_in(field.annotation) or section
     return difflib.get_close_matches(str(location[-1]), section.model_fields, n=2)
 
 

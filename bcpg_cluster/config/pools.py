@@ -12,38 +12,45 @@ from bcpg_cluster.config.section import Section
 class PoolConfig(Section):
     """A pool of equal actors.
 
-    Attributes:
-        members: how many to start. ``min``/``max`` bound later resizing, by hand or by the queue (default: ``members``).
-        target_queue_per_actor: with it the pool resizes itself between ``min`` and ``max``: one member for so many shards that wait
-            or are under way (not for the trainers).
-        scale_down_after_s: how long a smaller size must have been enough before the pool shrinks by itself.
-        placement_timeout_s: how long a member waits for a node with room for it; ``start_timeout_s`` counts from then.
-        leases_per_member: shards a member works on at once, so that its batch never drains at a shard border.
-        resources: Ray's custom resources of one member; ``num_cpus``, ``num_gpus`` likewise.
-        memory_gib: what one member needs; checked against the machine before anything starts.
-        when_idle: what a member does while other pools have their turn (``placement: colocated``): ``close`` ends its process;
-            ``sleep`` has vLLM free the GPU and keep its process (where vLLM cannot, as on CPUs, it is closed).
-        env: environment variables of the member's process.
-        lease_timeout_s: a lease that takes longer is given to another member and this one is replaced.
-        max_attempts: tries of one piece of work before the run stops.
+    A section for each pool that should differ from the defaults: ``rollout``, ``judge.<name>`` (``prm`` for a judge of that
+    name), ``cpu``, ``trainer``.
     """
 
     members: int = Field(1, ge=1)
+    """Members to start with. The number of trainer ranks, ``pools.trainer.members``, decides the results' last bits and is
+    fixed for a run's life."""
     min: int | None = Field(None, ge=1)
+    """Least members after resizing, by hand or by the queue; ``null`` is ``members``."""
     max: int | None = Field(None, ge=1)
+    """Most members after resizing, by hand or by the queue; ``null`` is ``members``."""
     target_queue_per_actor: float | None = Field(None, gt=0)
+    """Resize the pool by itself between ``min`` and ``max``: one member for this many shards that wait or are in progress.
+    ``null`` is off; the trainers never resize."""
     scale_down_after_s: float = Field(300.0, ge=0)
+    """Seconds for which fewer members must have been enough before the pool shrinks by itself."""
     leases_per_member: int = Field(2, ge=1)
+    """Shards that a member works on at once, so that its batch never drains at a shard border."""
     num_cpus: float = Field(1.0, ge=0)
+    """Ray's CPUs of one member (bookkeeping, not a limit on threads: see ``env``)."""
     num_gpus: float = Field(0.0, ge=0)
+    """Ray's GPUs of one member."""
     resources: dict[str, float] = Field(default_factory=dict)
+    """Ray's custom resources of one member."""
     memory_gib: float = Field(1.0, gt=0)
+    """Memory of one member, in GiB; checked against the machine before anything starts."""
     when_idle: Literal["close", "sleep"] = "close"
+    """What a member does while other pools have their turn (``placement: colocated``): ``close`` ends its process; ``sleep``
+    has vLLM free the GPU and keep the process (where vLLM cannot, as on CPUs, it is closed)."""
     env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables of the member's process."""
     lease_timeout_s: float = Field(3600.0, gt=0)
+    """Seconds for one lease; after that another member gets it and this one is replaced."""
     start_timeout_s: float = Field(600.0, gt=0)
+    """Seconds for a member to get ready; one that is not ready by then is replaced."""
     placement_timeout_s: float = Field(1800.0, gt=0)
+    """Seconds that a member waits for a node with room for it; ``start_timeout_s`` counts from then."""
     max_attempts: int = Field(3, ge=1)
+    """Tries of one piece of work before the run stops."""
 
     @model_validator(mode="after")
     def _bounds(self) -> PoolConfig:
@@ -51,5 +58,5 @@ class PoolConfig(Section):
         if not low <= self.members <= high:
             raise ValueError(f"members {self.members} is outside min {low} .. max {high}")
         if self.target_queue_per_actor is not None and low == high:
-            raise ValueError(f"target_queue_per_actor resizes the pool between min and max, and both are {low}")
+            raise ValueError(f"target_queue_per_actor resizes the pool between min and max, but both are {low}")
         return self

@@ -1,7 +1,8 @@
-"""The configuration of a run: one frozen section per stage, importable without torch.
+"""The whole configuration of a run, and the rules that hold between its sections. Importable without torch.
 
-A config file is YAML with these sections; every field has a default except the models and prompts. Unknown keys are
-errors. ``embedded:NAME`` names something shipped inside the package. A file may lie over another one: ``extends: other.yaml``.
+A config file is YAML with these sections; every field has a default except the models, the prompts, the judges and the
+longest response. Unknown keys are errors. ``embedded:NAME`` names something shipped inside the package. A file may build on
+another one: ``extends: other.yaml``.
 """
 
 from __future__ import annotations
@@ -13,56 +14,51 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bcpg_cluster.config.judges import JudgeConfig
+from bcpg_cluster.config.identity import Decides, FirstReadBy, deciding_content
+from bcpg_cluster.config.judges import JudgeConfig, WeighConfig
+from bcpg_cluster.config.policy import EvaluateConfig, GenerateConfig, PolicyConfig
 from bcpg_cluster.config.pools import PoolConfig
 from bcpg_cluster.config.prompts import PromptsConfig
+from bcpg_cluster.config.responses import SegmentConfig, VerifyConfig
 from bcpg_cluster.config.section import Section, num_ranks
-from bcpg_cluster.config.stages import (
-    EvaluateConfig,
-    GenerateConfig,
-    PolicyConfig,
-    PushConfig,
-    SegmentConfig,
-    VerifyConfig,
-    WeighConfig,
-)
 from bcpg_cluster.config.tracking import StorageConfig, TrackingConfig
-from bcpg_cluster.config.training import SnapshotsConfig, TrainConfig
+from bcpg_cluster.config.training import PushConfig, SnapshotsConfig, TrainConfig
 from bcpg_cluster.stages.train.objective import Bcpg, Objective
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule
 
+TRAINER_RANKS = "trainer_ranks"
+"""Stands in a run's identity for ``pools.trainer.members``, which decides the last bits of the results."""
+
 
 class Config(Section):
-    """A whole run.
+    """A whole run."""
 
-    Attributes:
-        name: of the run, and of its default directory.
-        seed: of all that is drawn at random.
-        placement: ``separate`` gives every pool resources of its own, and stages overlap; ``colocated`` lets pools take turns on
-            the same ones: rollouts, each judge, trainers. Results are the same.
-        autoscaling: whether nodes may still come to the cluster. ``auto`` finds out where it can: on the head of a cluster that
-            `ray up` started; elsewhere a cluster without room for the run is an error at once.
-    """
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Annotated[str, Decides.NEVER] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run: its directory is ``runs/<name>``, and its Ray namespace follows the directory."""
     seed: int = Field(0, ge=0)
-    placement: Literal["separate", "colocated"] = "separate"
-    autoscaling: Literal["auto"] | bool = "auto"
+    """Seed of everything random: prompt order, sampling seeds, shuffles in training."""
+    placement: Annotated[Literal["separate", "colocated"], Decides.NEVER] = "separate"
+    """``separate`` gives every pool resources of its own, and stages overlap; ``colocated`` lets pools take turns on the same
+    ones: rollouts, each judge, trainers. Results are the same."""
+    autoscaling: Annotated[Literal["auto"] | bool, Decides.NEVER] = "auto"
+    """Whether nodes may still join the cluster. ``auto`` finds out where it can, on the head of a cluster that `ray up` started;
+    elsewhere a cluster without room for the run is an error at once."""
     policy: PolicyConfig
     prompts: PromptsConfig
     generate: GenerateConfig
     verify: VerifyConfig = Field(default_factory=VerifyConfig)
-    segment: SegmentConfig = Field(default_factory=SegmentConfig)
+    segment: Annotated[SegmentConfig, FirstReadBy("segment")] = Field(default_factory=SegmentConfig)
     judges: dict[str, JudgeConfig]
-    weigh: WeighConfig = Field(default_factory=WeighConfig)
-    objective: Annotated[Objective, Field(discriminator="name")] = Field(default_factory=Bcpg)
-    train: TrainConfig = Field(default_factory=TrainConfig)
+    weigh: Annotated[WeighConfig, FirstReadBy("weigh")] = Field(default_factory=WeighConfig)
+    objective: Annotated[Objective, FirstReadBy("weigh"), Field(discriminator="name")] = Field(default_factory=Bcpg)
+    """The loss and its options, chosen by ``name``; without one it is ``bcpg``. See [Objectives](#objectives)."""
+    train: Annotated[TrainConfig, FirstReadBy("train")] = Field(default_factory=TrainConfig)
     push: PushConfig = Field(default_factory=PushConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
-    pools: dict[str, PoolConfig] = Field(default_factory=dict)
-    snapshots: SnapshotsConfig = Field(default_factory=SnapshotsConfig)
-    storage: StorageConfig = Field(default_factory=StorageConfig)
-    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    pools: Annotated[dict[str, PoolConfig], Decides.NEVER] = Field(default_factory=dict)
+    snapshots: Annotated[SnapshotsConfig, Decides.NEVER] = Field(default_factory=SnapshotsConfig)
+    storage: Annotated[StorageConfig, Decides.NEVER] = Field(default_factory=StorageConfig)
+    tracking: Annotated[TrackingConfig, Decides.NEVER] = Field(default_factory=TrackingConfig)
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -114,11 +110,9 @@ class Config(Section):
     def _pools_are_used(self) -> Config:
         unknown = sorted(set(self.pools) - set(self.pool_names()))
         if unknown:
-            raise ValueError(
-                f"pools {unknown} are used by nothing; this config has the pools {list(self.pool_names())}"
-            )
+            raise ValueError(f"nothing uses the pools {unknown}; this config has the pools {list(self.pool_names())}")
         if self.pool("trainer").target_queue_per_actor is not None:
-            raise ValueError("pools.trainer.target_queue_per_actor: the trainer group cannot be resized in a run")
+            raise ValueError("pools.trainer.target_queue_per_actor: a trainer group cannot resize during a run")
         if self.train.kind in ("torch", "fake") and self.pool("trainer").members != 1:
             raise ValueError(f"train.kind {self.train.kind!r} is one process; set pools.trainer.members to 1")
         return self
@@ -128,7 +122,7 @@ class Config(Section):
         for name in self.pool_names():
             if self.pool(name).when_idle == "sleep" and not self.engine_args(name).get("enable_sleep_mode"):
                 raise ValueError(
-                    f"pools.{name}.when_idle is 'sleep', which needs vLLM engines with engine_args.enable_sleep_mode: true"
+                    f"pools.{name}.when_idle is 'sleep', which needs a vLLM engine with engine_args.enable_sleep_mode: true"
                 )
         return self
 
@@ -139,8 +133,8 @@ class Config(Section):
             ranks = num_ranks(args)
             if gpus and args and (gpus != ranks if ranks > 1 else gpus > 1):
                 raise ValueError(
-                    f"pools.{name}.num_gpus is {gpus:g}, but its engine_args make engines of {ranks} (tensor_parallel_size times "
-                    "pipeline_parallel_size): a member hosts one engine, and has a GPU for each of its parts"
+                    f"pools.{name}.num_gpus is {gpus:g}, but its engine_args split an engine into {ranks} parts "
+                    "(tensor_parallel_size times pipeline_parallel_size): a member hosts one engine and needs a GPU for each part"
                 )
         return self
 
@@ -170,7 +164,7 @@ class Config(Section):
         yield "trainer"
 
     def pool(self, name: str) -> PoolConfig:
-        """A pool's settings; the defaults when the file says nothing of it."""
+        """A pool's settings; the defaults when the file does not mention it."""
         return self.pools.get(name, PoolConfig())
 
     @property
@@ -179,20 +173,11 @@ class Config(Section):
         return tuple(name for name, judge in self.judges.items() if judge.role == "vote")
 
     @property
+    def deciding(self) -> dict[str, Any]:
+        """All that decides results, as JSON values: the keys that are marked so, and the number of trainer ranks."""
+        return {**deciding_content(self), TRAINER_RANKS: self.pool("trainer").members}
+
+    @property
     def identity(self) -> str:
-        """Digest of all that decides the results. Pool sizes, time limits and what is kept may change in mid-run."""
-        not_results = {"pools", "snapshots", "tracking", "name", "placement", "autoscaling", "storage"}
-        content = self.model_dump(mode="json", exclude=not_results)
-        content["push"].pop("deadline_s")
-        content["train"].pop("checkpoint_every_steps")
-        content["train"].pop("group_timeout_s")
-        for section in (content["train"], content["policy"], *content["judges"].values()):
-            for option in ("lora", "revision", "trust_remote_code"):
-                if not section.get(option):  # as if it did not exist: runs from before it go on
-                    section.pop(option, None)
-        for judge in content["judges"].values():
-            judge.pop("cache")
-            if judge["endpoint"] is not None:
-                judge["endpoint"] = {key: judge["endpoint"][key] for key in ("base_url", "structured", "extra_body")}
-        content["trainer_ranks"] = self.pool("trainer").members
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        """Digest of :attr:`deciding`: two configs of one identity are the same run."""
+        return hashlib.sha256(json.dumps(self.deciding, sort_keys=True).encode()).hexdigest()[:16]

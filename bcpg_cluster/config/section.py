@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, and unknown keys are errors."""
+    """A part of the configuration: frozen, and unknown keys are errors.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    The text below a field is its entry in docs/config.md: one sentence of its own for every key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+
+
+def section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section an annotation holds: itself, optional, or by name in a mapping. ``None`` for any other value."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
 
 
 def check_not_in_engine_args(engine_args: Mapping[str, Any], section: str, names: Sequence[str]) -> None:
-    """More than vLLM must know these. Raises :class:`ValueError` for one that is set for vLLM alone."""
+    """Raises :class:`ValueError` for an option that other parts need too and that is set for vLLM alone."""
     for name in names:
         if name in engine_args:
             raise ValueError(
-                f"engine_args sets {name}, which not only vLLM must know; set {section}.{name} instead and take it out"
+                f"engine_args sets {name}, which other parts need too; set {section}.{name} instead and remove it there"
             )
 
 

@@ -1,7 +1,7 @@
-"""What a run takes from a ready-made task: how answers are checked and how the benchmark is measured, unless its config says.
+"""What a run takes from a ready-made task where its config is silent: how answers are checked, how the benchmark is measured.
 
-It goes into the configuration itself, before that is checked: a run keeps it in its own ``config.yaml``, and nothing is
-decided later by a name.
+It goes into the configuration itself, before that is checked: a run keeps it in its own ``config.yaml``, and no name decides
+anything later.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ MEASURED = ("num_samples", "temperature", "top_p")  # of `evaluate`; its max_tok
 
 
 def complete_from_tasks(content: dict[str, Any]) -> None:
-    """Put into a configuration's content (in place) what its tasks say and it does not.
+    """Add to a configuration's content (in place) what its tasks say and it does not.
 
     ``verify.kind`` and ``verify.function`` come from the task that is trained on, or else measured; ``evaluate`` from the
-    task that is measured. A section that is no mapping is left to the configuration's own check.
+    task that is measured. A section that is not a mapping is left to the configuration's own check.
 
     Raises:
         DataError: there is no task of that name.
@@ -50,9 +50,9 @@ def check_tasks(config: Config) -> None:
         fits = config.verify.kind in ("function", task.reward, "exact" if task.reward == "math" else task.reward)
         if not fits:
             raise ConfigError(
-                f"{key} is the task {task.name}, whose answers are checked by verify.kind {task.reward!r}; this run has "
+                f"{key} is the task {task.name}, whose answers need verify.kind {task.reward!r}; this run has "
                 f"{config.verify.kind!r}",
-                rule="one verifier checks every answer of a run, those of all its test files too",
+                rule="one verifier checks every answer of a run, in all its test files too",
                 remedy=f"set verify.kind to {task.reward}, or measure that task in a run of its own",
             )
 

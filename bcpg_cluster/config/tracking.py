@@ -12,14 +12,11 @@ TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow")
 
 
 class StorageConfig(Section):
-    """How a run directory in an object store is reached (``--run-dir s3://bucket/runs/a``).
-
-    Attributes:
-        options: for the fsspec driver of the address (``endpoint_url``, ``profile``, ...). They are written to the run's
-            ``config.yaml``: credentials belong into the environment or the drivers' own files.
-    """
+    """How a run directory in an object store is reached (``--run-dir s3://bucket/runs/a``)."""
 
     options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the address's fsspec driver (``endpoint_url``, ``profile``, ...). They are written to the run's
+    ``config.yaml``: keep credentials in the environment or in the drivers' own files."""
 
 
 class TensorboardConfig(Section):
@@ -27,59 +24,53 @@ class TensorboardConfig(Section):
 
 
 class TrackioConfig(Section):
-    """trackio, local unless a Space is named.
-
-    Attributes:
-        project: groups runs; ``null`` is the configuration's ``name``.
-        space_id: a Hugging Face Space to log to (needs a token).
-    """
+    """trackio, local unless a Space is named."""
 
     project: str | None = None
+    """Project that groups runs in trackio; ``null`` is the configuration's ``name``."""
     space_id: str | None = None
+    """Hugging Face Space to log to (needs a token); ``null`` logs locally."""
 
 
 class WandbConfig(Section):
-    """Weights & Biases.
-
-    Attributes:
-        project: groups runs; ``null`` is the configuration's ``name``.
-        entity: the team or user; ``null`` is the account's own.
-        mode: ``offline`` needs no account, and ``wandb sync`` uploads later; ``online`` needs a key in the environment.
-    """
+    """Weights & Biases."""
 
     project: str | None = None
+    """Project that groups runs in Weights & Biases; ``null`` is the configuration's ``name``."""
     entity: str | None = None
+    """Team or user that owns the runs; ``null`` is the account's own."""
     mode: Literal["offline", "online"] = "offline"
+    """``offline`` needs no account, and ``wandb sync`` uploads later; ``online`` needs a key in the environment."""
 
 
 class MlflowConfig(Section):
-    """MLflow.
-
-    Attributes:
-        uri: a tracking server or store; ``null`` is a SQLite file.
-        experiment: groups runs; ``null`` is the configuration's ``name``.
-    """
+    """MLflow."""
 
     uri: str | None = None
+    """A tracking server or store; ``null`` is a SQLite file."""
     experiment: str | None = None
+    """Experiment that groups runs in MLflow; ``null`` is the configuration's ``name``."""
 
 
 class TrackingConfig(Section):
-    """Experiment trackers that hear of every round and optimiser step; each is an extra of the package. `{}` chooses one as it is.
+    """Experiment trackers, which follow every round and optimiser step; each is an extra of the package.
 
-    Attributes:
-        folder: where they write; ``null`` is ``tracking`` beside the run directory, which the runs there then share (in the
-            current directory for a run in an object store).
-        tensorboard, trackio, wandb, mlflow: a section of that tracker's options; ``null`` leaves it out.
+    A tracker is on when its section is there; ``{}`` takes its defaults.
     """
 
     folder: str | None = None
+    """Where trackers write; ``null`` is ``tracking`` beside the run directory, shared by the runs there (in the current directory
+    for a run in an object store)."""
     tensorboard: TensorboardConfig | None = None
+    """TensorBoard's section; ``null`` writes no event files."""
     trackio: TrackioConfig | None = None
+    """trackio's options; ``null`` leaves it off."""
     wandb: WandbConfig | None = None
+    """Options of Weights & Biases; ``null`` leaves it off."""
     mlflow: MlflowConfig | None = None
+    """MLflow's options; ``null`` leaves it off."""
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """The trackers that are not left out."""
+        """The trackers that are on."""
         return tuple(name for name in TRACKERS if getattr(self, name) is not None)

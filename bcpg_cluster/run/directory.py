@@ -1,14 +1,13 @@
-"""Making a run directory, or going on with one. Nothing in it is changed before it is known to be this run's."""
+"""Make a run directory, or open one again. Nothing in it changes before it is known to belong to this run."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 import yaml
 
 from bcpg_cluster import __version__
+from bcpg_cluster.config.changes import deciding_changes
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import RunDirectoryError
@@ -18,26 +17,16 @@ from bcpg_cluster.store.manifest import Manifest, read_manifest
 from bcpg_cluster.store.path import RunPath, StoredPath
 from bcpg_cluster.store.whole_files import write_whole
 
-_BEFORE_CREATION = {CONFIG, LOCK, MANIFEST, SEGMENTS}  # what a run may have left that was killed while it was made, and
+# What a run that was killed while it was made may have left:
+_BEFORE_CREATION = {CONFIG, LOCK, MANIFEST, SEGMENTS}
 _PARTIAL = re.compile(rf"\.{re.escape(CONFIG)}\.\d+\.partial")
-_MAY_CHANGE = (
-    "name",
-    "placement",
-    "snapshots.",
-    "pools",
-    "storage.",
-    "tracking.",
-    "push.deadline_s",
-    "train.checkpoint_every",
-    "train.group_timeout",
-)
 
 
 def check_run_directory(run_dir: RunPath, config: Config) -> None:
-    """See that ``run_dir`` is free or a run of this very configuration, without writing anything.
+    """See that ``run_dir`` is free or belongs to this very run, without writing anything.
 
     Raises:
-        RunDirectoryError: it is a file, in use, holds something else, was made by another configuration or a newer version, or
+        RunDirectoryError: it is a file, in use, holds something else, was made with another configuration or by a newer version, or
             lies in a store that cannot be reached.
     """
     if isinstance(run_dir, StoredPath):
@@ -63,10 +52,10 @@ def check_run_directory(run_dir: RunPath, config: Config) -> None:
             )
         return
     if state.created["identity"] != config.identity:
-        changed = _differences(load_run_config(run_dir), config)
+        changed = ", ".join(map(str, deciding_changes(load_run_config(run_dir), config)))
         raise RunDirectoryError(
-            f"{run_dir} was made by another configuration; different: {', '.join(changed) or 'unknown keys'}",
-            rule="a run keeps the configuration it was made with (pool sizes, time limits and kept snapshots may change)",
+            f"{run_dir} was made with another configuration; different: {changed or 'unknown keys'}",
+            rule="a run keeps every setting that decides its results (docs/config.md says which others may change)",
             remedy="give another --run-dir (or name), or use the run's own config.yaml",
         )
 
@@ -111,21 +100,3 @@ def load_run_config(run_dir: RunPath) -> Config:
             remedy=f"put back a copy of {CONFIG}, or give another --run-dir",
         ) from None
     return parse_config(content, str(path))
-
-
-def _differences(old: Config, new: Config) -> list[str]:
-    before, after = dict(_flat(old.model_dump(mode="json"))), dict(_flat(new.model_dump(mode="json")))
-    before["trainer ranks"], after["trainer ranks"] = old.pool("trainer").members, new.pool("trainer").members
-    return [
-        f"{key} ({before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r})"
-        for key in sorted({*before, *after})
-        if before.get(key, "absent") != after.get(key, "absent") and not key.startswith(_MAY_CHANGE)
-    ]
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -31,7 +31,7 @@ _MAX_SETTLE = 3  # tries to get every member to hold and prove a version, when m
 
 @dataclass(frozen=True, slots=True)
 class PushSettings:
-    """See ``config.stages.PushConfig``. ``ranks_per_member``: parts of one rollout engine, each of which receives."""
+    """See ``config.training.PushConfig``. ``ranks_per_member``: parts of one rollout engine, each of which receives."""
 
     backend: str
     deadline_s: float

@@ -68,7 +68,9 @@ def test_a_finished_run_is_the_run_of_its_configuration(tmp_path: Path, bcpg: Ca
 
 def test_an_interrupted_run_resumes_to_the_same_end(tmp_path: Path, bcpg: Callable[..., Any], said: dict[str, Any]):
     run_dir = unpack("interrupted", tmp_path)
-    open_tables = {row["table"] for row in json.loads(bcpg("status", "--run-dir", run_dir, "--json").out)["in_progress"]}
+    open_tables = {
+        row["table"] for row in json.loads(bcpg("status", "--run-dir", run_dir, "--json").out)["in_progress"]
+    }
     assert {"rollouts", "steps"} <= open_tables
     ended = bcpg("iterate", "--config", run_dir / "config.yaml", "--run-dir", run_dir, "--rounds", 2, "--inline")
     assert ended.code == 0, ended.err

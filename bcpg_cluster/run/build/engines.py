@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bcpg_cluster.config.embedded import resolve_asset
+from bcpg_cluster.config.policy import PolicyConfig
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.config.stages import PolicyConfig
 from bcpg_cluster.stages.generate.protocol import RolloutEngine
 from bcpg_cluster.stages.train.protocol import TrainerRank
 from bcpg_cluster.stages.verify.protocol import Verifier

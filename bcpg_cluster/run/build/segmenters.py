@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bcpg_cluster.config.stages import SegmentConfig
+from bcpg_cluster.config.responses import SegmentConfig
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.stages.segment.merge import MergeRules
 from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, Segmenter, StructuralSegmenter

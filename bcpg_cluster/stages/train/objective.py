@@ -1,7 +1,7 @@
 """Which objective a round trains with, and its options: plain frozen records, chosen by ``name`` in a config.
 
 Each record says which rows its objective trains on (:attr:`rows`), so that `weigh` can lay out the sealed table and the
-trainer stays blind to everything else; the losses themselves are in ``method/objectives/``, one file each. Defaults are
+trainer needs to know nothing else; the losses themselves are in ``objectives/``, one file each. Defaults are
 the vetted recipe of each source; where a source leaves something open, docs/method.md says what was chosen.
 """
 
@@ -24,6 +24,8 @@ to one prompt; a kept sample with, beside it, another prompt's response (for KTO
 class _Options:
     """What every objective's options share."""
 
+    added_later: ClassVar[frozenset[str]] = frozenset()
+    """Options that runs were made without: left out of a run's identity while they have their default."""
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # read by pydantic when a config is parsed
 
     @property
@@ -44,6 +46,15 @@ class _Options:
 
 @dataclass(frozen=True, kw_only=True)
 class _ScaledOptions(_Options):
+    """The options of objectives that scale a response's sum over tokens.
+
+    Attributes:
+        length: what a response's sum over tokens is scaled by: ``sequence``, one over its own length (the paper); ``token``,
+            one over the response tokens of the whole step; ``constant``, one over ``constant_tokens``.
+        constant_tokens: for ``length: constant``, and needed there: the number of tokens to divide by, at least 1, for
+            instance ``generate.max_tokens``.
+    """
+
     length: Length = "sequence"
     constant_tokens: int = 0
 
@@ -59,12 +70,11 @@ class Bcpg(_ScaledOptions):
     """BCPG, and BCPG-NSA where the table's token weights are not 1 (arXiv 2505.14403, Eq. 6).
 
     Attributes:
-        tau: behaviour-constraint factor, >= 0.
+        tau: strength of the behaviour constraint, at least 0.
         tau_scale: ``absolute`` is the paper's; ``per_token`` anchors the mean drift per token instead of the sum
             (tau_i = tau / abs(y_i)), so that one value serves responses of any length.
         baseline: ``mean`` is r - rbar; ``log_z`` is r - tau log mean exp(r / tau) (Kimi k1.5, arXiv 2501.12599),
             an ablation.
-        length, constant_tokens: see :data:`Length`.
     """
 
     name: Literal["bcpg"] = "bcpg"
@@ -84,8 +94,8 @@ class Rft(_Options):
     """Rejection fine-tuning (arXiv 2308.01825): maximum likelihood of the right responses of the same offline set.
 
     Attributes:
-        on: ``right`` is RFT; ``wrong`` is the paper's Table 1, fine-tuning on wrong responses alone.
-        length: ``token`` is the mean over the step's tokens, ``sequence`` the mean over sequences of their means.
+        on: which responses to learn: ``right`` is RFT; ``wrong`` alone is an experiment of the paper (Table 1).
+        length: ``token`` is the mean over the step's tokens; ``sequence`` is the mean over its responses of their means.
     """
 
     name: Literal["rft"] = "rft"
@@ -103,10 +113,10 @@ class Dpo(_Options):
     """Direct preference optimisation (arXiv 2305.18290) on right against wrong responses to one prompt.
 
     Attributes:
-        beta: beta_DPO; 0.5 in the BCPG-NSA paper.
+        beta: strength of the tie to the reference (beta_DPO), above 0; 0.5 in the BCPG-NSA paper.
         pairing: ``one_to_one`` shuffles both sides and pairs them off, each response at most once; ``all_sampled``
             draws from all right x wrong pairs.
-        max_pairs: most pairs of one prompt.
+        max_pairs: most pairs from one prompt, at least 1.
         nll_weight: weight of -log pi(y+) / abs(y+) beside the preference (Iterative RPO, arXiv 2404.19733); 0 is plain DPO.
     """
 
@@ -132,8 +142,9 @@ class Topr(_ScaledOptions):
     """Tapered off-policy REINFORCE (arXiv 2503.14286).
 
     Attributes:
-        reward: ``pm1`` is the source's +1/-1 without baseline; ``group_centered`` is r - rbar.
-        ratio: of pi to the reference, over the ``sequence`` (the source) or ``length_normalised`` (its geometric mean).
+        reward: ``pm1`` is the source's +1 and -1 without a baseline; ``group_centered`` is r - rbar.
+        ratio: how pi is compared with the reference: by the whole ``sequence``'s ratio (the source), or by that ratio's
+            geometric mean over tokens (``length_normalised``).
     """
 
     name: Literal["topr"] = "topr"
@@ -146,9 +157,10 @@ class Grpo(_ScaledOptions):
     """GRPO on a fixed data set (arXiv 2402.03300): the old policy is the reference, and stays it.
 
     Attributes:
-        epsilon_low, epsilon_high: clip range of the ratio.
-        kl_weight: of Schulman's k3 estimate per token; 0 leaves it out.
-        divide_by_std: advantages divided by the group's (population) standard deviation plus 1e-6.
+        epsilon_low: the ratio is clipped from below at 1 minus this; above 0, at most 1.
+        epsilon_high: the ratio is clipped from above at 1 plus this; above 0.
+        kl_weight: weight of Schulman's k3 estimate of the KL divergence per token; 0 leaves it out.
+        divide_by_std: divide advantages by the group's (population) standard deviation plus 1e-6.
     """
 
     name: Literal["grpo"] = "grpo"
@@ -171,7 +183,7 @@ class AsymRe(_ScaledOptions):
     """Asymmetric REINFORCE (arXiv 2506.20520): r - (rbar + offset), no ratio, no anchor. An extension.
 
     Attributes:
-        offset: added to the baseline, <= 0: below the mean reward improvement is guaranteed off-policy.
+        offset: added to the baseline, in [-1, 0]: below the mean reward, improvement is guaranteed off-policy.
     """
 
     name: Literal["asymre"] = "asymre"
@@ -188,8 +200,9 @@ class Kto(_Options):
     """Kahneman-Tversky optimisation (arXiv 2402.01306). An extension.
 
     Attributes:
-        beta: temperature of the sigmoid.
-        right_weight, wrong_weight: of right and wrong responses.
+        beta: slope of the sigmoid, above 0.
+        right_weight: weight of right responses, at least 0.
+        wrong_weight: weight of wrong responses, at least 0.
     """
 
     name: Literal["kto"] = "kto"
@@ -213,8 +226,9 @@ class Nft(_ScaledOptions):
     """Negative-aware fine-tuning (arXiv 2505.18116). An extension.
 
     Attributes:
-        prompt_weight: omega(q): 1 - rbar, (1 - rbar) / rbar, or 1.
-        epsilon: floor of the implicit negative policy's ratio.
+        prompt_weight: weight of a prompt (omega(q)): 1 - rbar (``one_minus_mean``), (1 - rbar) / rbar (``odds``) or 1
+            (``uniform``).
+        epsilon: floor of the implicit negative policy's ratio, above 0.
     """
 
     name: Literal["nft"] = "nft"
@@ -231,8 +245,8 @@ class WeightedReinforce(_ScaledOptions):
     """W-REINFORCE (arXiv 2506.01347) offline: a small positive weight, -1 on wrong responses, and an anchor. An extension.
 
     Attributes:
-        positive_weight: lambda_w, the advantage of right responses.
-        tau: of BCPG's anchor, which the on-policy source does not need.
+        positive_weight: advantage of right responses (lambda_w), at least 0.
+        tau: strength of BCPG's anchor, at least 0; the on-policy source needs none.
     """
 
     name: Literal["weighted_reinforce"] = "weighted_reinforce"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from rich.console import Console
 
+from bcpg_cluster.config.changes import check_rerun_changes
 from bcpg_cluster.config.load import change_config
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.run.build.assembly import build_coordinator
@@ -19,14 +19,6 @@ from bcpg_cluster_cli.console import ConsoleObserver
 from bcpg_cluster_cli.listeners import listeners
 from bcpg_cluster_cli.session import find_run, start_runtime
 from bcpg_cluster_cli.signals import stop_on_signals
-
-# What a stage reads and nothing before it does: this may change without voiding what the stage reads.
-CHANGEABLE = {
-    "weigh": re.compile(
-        r"weigh\.(beta|rule|abstention|num_needed|accuracies|prior|truncated|flip_rate)|judges\.[^.]+\.(threshold|role)|objective(\..+)?|train\..+"
-    ),
-    "train": re.compile(r"train\..+"),
-}
 
 
 def run_stage(
@@ -44,13 +36,13 @@ def run_stage(
     ``overrides`` change the run's configuration from here on: another beta or lambda needs no judge again.
 
     Raises:
-        UserError: no such stage, the round is not that far, or later results depend on it and may not be discarded.
+        UserError: no such stage, the round is not that far, a changed key is read before the stage, or later results depend on
+            it and may not be discarded.
     """
     console = Console()
     directory = find_run(run_dir).absolute()
     before = load_run_config(directory)
     config = change_config(before.model_dump(mode="json"), overrides, str(directory))
-    check_changes(name, overrides)
     data = data_stages({judge: config.judge_pool(judge) for judge in config.judges})
     measuring = evaluation_stages()
     outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": "reference"}
@@ -58,6 +50,7 @@ def run_stage(
         raise UserError(
             f"there is no stage {name!r}", rule=f"stages are {', '.join(outputs)}", remedy="give one of these"
         )
+    check_rerun_changes(name, before, config)
     is_measuring = name in {stage.name for stage in measuring}
     tables = downstream(measuring if is_measuring else data, outputs[name])
     if not is_measuring:
@@ -90,20 +83,6 @@ def run_stage(
                 build_coordinator(config, manifest, runtime, observer, stop_asked, prompts).run(round_)
         finally:
             runtime.shutdown()
-
-
-def check_changes(name: str, overrides: Sequence[str]) -> None:
-    """Raises :class:`UserError` for a change that something before the stage depends on."""
-    allowed = CHANGEABLE.get(name)
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        if allowed is None or not allowed.fullmatch(key):
-            raise UserError(
-                f"--set {key} cannot be changed when {name!r} is run again",
-                rule="weigh takes weigh.* but min_verified_share, judges.<name>.threshold and .role, objective and train.*; "
-                "train takes train.*",
-                remedy="start another run for other changes (another --run-dir)",
-            )
 
 
 def check_weights_are_there(manifest: Manifest, version: int) -> None:

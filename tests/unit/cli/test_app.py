@@ -222,6 +222,19 @@ def test_stage_weigh_again_with_another_beta_and_lambda(bcpg: Bcpg, run_dir: Pat
     assert bcpg("iterate", "-c", run_dir / "config.yaml", "--run-dir", run_dir, "--inline").code == 0
 
 
+def test_stage_segment_again_with_other_steps(bcpg: Bcpg, run_dir: Path):
+    old = read_manifest(run_dir)
+    again = ("stage", "segment", "--round", 3, "--run-dir", run_dir, "--inline", "--discard-later")
+    ended = bcpg(*again, "--set", "segment.min_tokens=30")
+    assert ended.code == 0, ended.err
+    new = read_manifest(run_dir)
+    assert new.receipts(3, "outcomes") == old.receipts(3, "outcomes")
+    num_steps = [sum(receipt.num_rows for receipt in state.receipts(3, "steps")) for state in (old, new)]
+    assert num_steps[1] < num_steps[0]
+    assert load_run_config(run_dir).segment.min_tokens == 30
+    assert load_run_config(run_dir).identity == (new.created or {})["identity"]
+
+
 @pytest.mark.parametrize("change", ["generate.temperature=0.5", "seed=3", "judges.llm.precision=0.5", "weigh.betta=1"])
 def test_stage_takes_no_change_that_what_it_reads_depends_on(
     bcpg: Bcpg, run_dir: Path, tree_digest: Callable[..., dict[str, str]], change: str

@@ -1,4 +1,4 @@
-"""config.py: what is refused and how, overrides, and which settings are part of a run's identity."""
+"""The config: what is refused and how, overrides, and which settings are part of a run's identity."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ def _set(content: dict[str, Any], key: str, value: Any) -> None:
         ),
         ("judges", {"a.b": {"kind": "fake"}}, ["judge name 'a.b'"]),
         ("judges/llm/threshold", 1.1, ["judges.llm.threshold"]),
-        ("pools", {"judge.gpt": {}}, ["pools ['judge.gpt'] are used by nothing", "rollout"]),
+        ("pools", {"judge.gpt": {}}, ["nothing uses the pools ['judge.gpt']", "rollout"]),
         ("pools", {"rollout": {"members": 4, "max": 3}}, ["pools.rollout", "members 4 is outside min 4 .. max 3"]),
         ("pools", {"rollout": {"members": 1, "min": 2}}, ["pools.rollout", "outside min 2"]),
         ("pools", {"trainer": {"members": 2}}, ["'fake' is one process; set pools.trainer.members to 1"]),
         ("pools", {"cpu": {"memory_gib": 0}}, ["pools.cpu.memory_gib"]),
-        ("policy/model", "fake:rubbish", ["'fake:rubbish' is no fake", "fake:garbage"]),
+        ("policy/model", "fake:rubbish", ["'fake:rubbish' is not a fake", "fake:garbage"]),
         ("name", "../up", ["name"]),
         ("seed", -1, ["seed"]),
         ("evaluate/num_samples", 0, ["evaluate.num_samples"]),
@@ -110,7 +110,7 @@ def test_bad_values_are_named(fakes_content: Callable[[], dict[str, Any]], key: 
     with pytest.raises(ConfigError) as caught:
         parse_config(content, "some.yaml")
     text = str(caught.value)
-    assert text.startswith("some.yaml does not hold")
+    assert text.startswith("some.yaml is invalid")
     assert "rule:" in text
     assert "remedy:" in text
     for words in named:

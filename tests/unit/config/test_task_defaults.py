@@ -31,7 +31,7 @@ def test_reward_and_measure_come_from_the_task():
     gym = "task:reasoning_gym/chain_sum"
     assert completed(prompts={"train": "own.jsonl", "test": gym})["verify"] == {
         "kind": "function",
-        "function": "bcpg_cluster.prompts.tasks.reasoning_gym:score",
+        "function": "bcpg_cluster.tasks.reasoning_gym:score",
     }
     assert completed(prompts={"train": "task:mbpp=/here", "test": "own.jsonl"}) == {
         "prompts": {"train": "task:mbpp=/here", "test": "own.jsonl"},

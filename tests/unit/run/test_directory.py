@@ -1,4 +1,4 @@
-"""run_directory.py: a directory is used only when it is this run's, and left as it was otherwise."""
+"""directory.py: a directory is used only when it is this run's, and left as it was otherwise."""
 
 from __future__ import annotations
 
@@ -69,6 +69,19 @@ def test_another_configuration(run_dir: Path, make_config: Callable[..., Config]
     assert "seed (0 -> 9)" in message
     assert "weigh.beta (0.5 -> 0.25)" in message
     assert "pools" not in message.splitlines()[0]  # these may change
+
+
+def test_exactly_the_keys_that_decide_results_are_named(
+    run_dir: Path, make_config: Callable[..., Config], tree_digest: Tree
+):
+    free = {"autoscaling": False, "placement": "colocated", "storage": {"options": {"profile": "p"}}, "name": "other"}
+    message = refused(run_dir, make_config(**free, weigh={"beta": 0.25}), tree_digest)
+    assert message.splitlines()[0].endswith("; different: weigh.beta (0.5 -> 0.25)")
+    other = make_config(
+        judges={name: {**judge.model_dump(), "cache": "/c"} for name, judge in make_config().judges.items()}
+    )
+    assert other.judges != make_config().judges
+    check_run_directory(run_dir, other)
 
 
 def test_foreign_files(tmp_path: Path, make_config: Callable[..., Config], tree_digest: Tree):

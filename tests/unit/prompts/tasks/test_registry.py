@@ -186,7 +186,7 @@ def test_names():
     with pytest.raises(DataError, match="no ready-made task 'gms8k'") as caught:
         find_task("gms8k")
     assert "gsm8k" in caught.value.remedy
-    assert find_task("reasoning_gym/chain_sum").reward_function == "bcpg_cluster.prompts.tasks.reasoning_gym:score"
+    assert find_task("reasoning_gym/chain_sum").reward_function == "bcpg_cluster.tasks.reasoning_gym:score"
 
 
 def test_what_a_config_may_name(tmp_path: Path):
@@ -291,7 +291,7 @@ def test_settings_of_made_problems_that_do_not_hold(
     source = "task:reasoning_gym/chain_sum"
     with pytest.raises(ConfigError, match=re.escape(problem)):
         make_config(prompts={"train": source, "test": source, "generated": generated})
-    with pytest.raises(ConfigError, match="is about problems that are made"):
+    with pytest.raises(ConfigError, match="is for problems that a package makes"):
         make_config(prompts={"generated": {}})
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.config.judges import JudgeConfig
+from bcpg_cluster.config.responses import SegmentConfig
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.config.stages import SegmentConfig
 from bcpg_cluster.errors import ConfigError, DataError
 from bcpg_cluster.records import OutcomeStatus, StopReason
 from bcpg_cluster.run.build.engines import make_rollout_engine, make_trainer_rank, make_verifier

@@ -1,0 +1,74 @@
+"""What differs between two configs of one run, and whether that is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bcpg_cluster.config.identity import marks_at
+from bcpg_cluster.config.run import TRAINER_RANKS, Config
+from bcpg_cluster.errors import UserError
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key with two values; a value is missing where the key exists on one side only."""
+
+    path: tuple[str, ...]
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        before, after = ("absent" if value is _ABSENT else repr(value) for value in (self.before, self.after))
+        return f"{'.'.join(self.path)} ({before} -> {after})"
+
+
+def deciding_changes(before: Config, after: Config) -> list[Change]:
+    """The keys that decide results and differ, by path."""
+    whole = before.model_dump(mode="json"), after.model_dump(mode="json")
+    changes = []
+    for change in _changes((), before.deciding, after.deciding):
+        if change.path == (TRAINER_RANKS,):
+            changes.append(Change(("pools", "trainer", "members"), change.before, change.after))
+            continue
+        values = change.before, change.after
+        # A key that is left out of the identity while it has its default still has a value to show.
+        shown = [_at(content, change.path) if v is _ABSENT else v for content, v in zip(whole, values, strict=True)]
+        changes.append(Change(change.path, *shown))
+    return sorted(changes, key=lambda change: change.path)
+
+
+def check_rerun_changes(stage: str, before: Config, after: Config) -> None:
+    """See that a stage may be run again with these changes.
+
+    Raises:
+        UserError: a key that decides results differs, and something before the stage reads it.
+    """
+    refused = [
+        change for change in deciding_changes(before, after) if not marks_at(Config, change.path).may_change_with(stage)
+    ]
+    if refused:
+        raise UserError(
+            f"{', '.join(map(str, refused))} cannot change when {stage!r} is run again",
+            rule="a key may change when the first stage that reads it is run again (docs/config.md names it for every key)",
+            remedy="run that stage again, or start another run (another --run-dir)",
+        )
+
+
+def _changes(path: tuple[str, ...], before: Any, after: Any) -> Iterator[Change]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in {**before, **after}:
+            yield from _changes((*path, str(key)), before.get(key, _ABSENT), after.get(key, _ABSENT))
+    elif before != after:
+        yield Change(path, before, after)
+
+
+def _at(content: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        if not isinstance(content, Mapping) or key not in content:
+            return _ABSENT
+        content = content[key]
+    return content

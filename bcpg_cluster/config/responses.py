@@ -1,0 +1,101 @@
+"""The sections of what is done with a response before any judge sees it: its answer is checked, and it is cut into steps."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bcpg_cluster.config.section import Section
+
+
+class VerifyConfig(Section):
+    """How an answer is checked."""
+
+    kind: Literal["exact", "math", "code", "function"] = "exact"
+    """``exact`` reads the last match of ``answer_pattern``; ``math`` is math-verify; ``code`` runs the last code block against
+    unit tests in a sandbox; ``function`` calls a function of yours."""
+    answer_pattern: str = r"answer (\S+)"
+    """``exact``: a regular expression whose one group is the answer."""
+    numeric: bool = True
+    """``exact``: compare numbers by value."""
+    time_limit_s: float = Field(10.0, gt=0)
+    """``math`` and ``function``: seconds for one answer; past them the sample has no reward."""
+    function: str | None = None
+    """``function``: ``package.module:name`` of a function of (response, gold) that returns a score in [0, 1], or ``None`` for
+    no reward."""
+    threshold: float = Field(1.0, ge=0, le=1)
+    """``function``: the least score that earns reward 1."""
+    prompt_opens_thinking: bool = False
+    """The chat template ends with ``<think>``, so a response without ``</think>`` has no answer."""
+    cpu_limit_s: int = Field(6, ge=1)
+    """``code``: CPU time of one program, in seconds."""
+    wall_limit_s: float = Field(60.0, gt=0)
+    """``code``: elapsed time of one program, in seconds."""
+    memory_gib: float = Field(2.0, gt=0)
+    """``code``: memory of one program, in GiB."""
+    allow_unsandboxed: bool = False
+    """``code``: run programs without isolation where the kernel allows none."""
+
+    @model_validator(mode="after")
+    def _function_is_named(self) -> VerifyConfig:
+        if (self.kind == "function") != (self.function is not None):
+            raise ValueError("verify.kind 'function' needs verify.function, and no other kind takes one")
+        return self
+
+
+class SegmentConfig(Section):
+    """How a wrong response is cut into steps."""
+
+    kind: Literal["structural", "delimiter", "sat"] = "structural"
+    """How pieces are found: by the text's structure (``stages.segment.structure``), at delimiters, or by Segment Any Text
+    (``sat``, an extra)."""
+    split_on: Literal["line", "paragraph"] = "line"
+    """``structural``: where steps begin: at each ``line``, or at each ``paragraph`` (the line after a blank one)."""
+    cues: tuple[str, ...] | None = None
+    """``structural``: words of reflection that begin a step; ``null`` is the built-in list, ``[]`` is none."""
+    cues_inside_lines: bool = False
+    """``structural``: let a cue at the beginning of a sentence begin a step too, not only one at the beginning of a line."""
+    min_tokens: int = Field(1, ge=1)
+    """``structural``: merge a shorter step with a neighbour; 1 is off."""
+    max_tokens: int = Field(0, ge=0)
+    """``structural``: cut a longer step at a line, sentence or word; 0 is off."""
+    cut_after: tuple[str, ...] = ("\n\n",)
+    """``delimiter``: strings that end a piece."""
+    cut_before: tuple[str, ...] = ()
+    """``delimiter``: strings that begin a piece."""
+    merge: bool | Literal["auto"] = "auto"
+    """Merge pieces into steps of the sizes below (``stages.segment.merge``); ``auto`` is on for ``delimiter`` and ``sat``."""
+    merge_min_tokens: int = Field(64, ge=1)
+    """A merged step of at least this many tokens is closed where the next piece begins with a cue."""
+    merge_target_tokens: int = Field(256, ge=1)
+    """A merged step of at least this many tokens is closed at the end of a paragraph."""
+    merge_max_tokens: int = Field(512, ge=0)
+    """Never merge pieces beyond this many tokens, and cut a single piece that is longer; 0 is off."""
+    merge_cues: tuple[str, ...] | None = None
+    """Words that begin a new thought when pieces are merged; ``null`` is the built-in list, ``[]`` merges by size alone."""
+    model: str | None = None
+    """``sat``, and needed there: the sentence splitter, a directory or hub id such as ``sat-3l-sm``."""
+    sat_tokenizer: str | None = None
+    """``sat``: the splitter's tokenizer, a directory or hub id; ``null`` takes the one in the model's directory, else the
+    package's default."""
+    threshold: float = Field(0.25, gt=0, lt=1)
+    """``sat``: a sentence ends where the model's probability is above this: 0.25 suits -sm models, 0.025 the others."""
+    stride: int = Field(256, ge=1)
+    """``sat``: how far the window moves over a long text, in the splitter's tokens; longer is faster and slightly less exact."""
+    block_size: int = Field(512, ge=1)
+    """``sat``: length of that window, in the splitter's tokens; at least ``stride``."""
+    batch_size: int = Field(32, ge=1)
+    """``sat``: windows in one forward pass."""
+    backend: Literal["auto", "wtpsplit", "wtpsplit-lite"] = "auto"
+    """``sat``: the package that runs the model; ``auto`` takes an installed one."""
+    onnx_providers: tuple[str, ...] | None = None
+    """``sat``: ONNX Runtime's execution providers, in order of preference; ``null`` leaves the choice to the package."""
+    device: str | None = None
+    """``sat``: PyTorch's device, for instance ``cuda``; ``null`` leaves the choice to the package."""
+
+    @model_validator(mode="after")
+    def _sat_has_a_model(self) -> SegmentConfig:
+        if self.kind == "sat" and not self.model:
+            raise ValueError("segment.kind 'sat' needs segment.model: a directory or hub id, e.g. sat-3l-sm")
+        return self
