@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from bcpg_cluster.assets.chain import draw_chain
 from bcpg_cluster.cluster.inline_runtime import InlineRuntime
@@ -24,6 +25,10 @@ from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.watch.observer import SilentObserver
 from bcpg_cluster_cli import app as command_line
 from tests.proofs import pytest_addoption, pytest_configure, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401  (hooks)
+
+# Slow machines are no findings.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 FAKES = Path(__file__).parent / "unit" / "fakes.yaml"
 

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.stages.train.batching import RowSize, StepPlan, plan_training
+from bcpg_cluster.stages.train.batching import RowSize, StepPlan, learning_rate, plan_training
 from bcpg_cluster.stages.train.early_stop import falls_without_end
 from bcpg_cluster.stages.train.protocol import StepReport, TrainRow, TrainSettings
-from bcpg_cluster.stages.train.schedule import learning_rate
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,8 @@ def test_a_trainer_call_reaches_every_rank(name: str, scripted: Any, calls: list
     gang = Gang("trainer", scripted, lambda group, rank: MemberSpec(f"trainer/{rank}", dict, {}), 2)
     gang.begin_start()
     del calls[:]
-    try:
+    with suppress(IndexError):  # what rank 0 answered is not looked at here
         getattr(TrainerClient(gang), name)(*TRAINER_CALLS[name])
-    except IndexError:
-        pass  # what rank 0 answered is not looked at here
     only_rank_0 = name in ("steps", "push_address")
     assert [call.method for call in calls] == [name] * (1 if only_rank_0 else 2)
     for call in calls:

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bcpg_cluster.stages.train.batching import RowSize, StepPlan, plan_training, split_rows
-from bcpg_cluster.stages.train.schedule import learning_rate
+from bcpg_cluster.stages.train.batching import RowSize, StepPlan, learning_rate, plan_training, split_rows
 
 
 def plain(*lengths: int) -> list[RowSize]:
