@@ -114,7 +114,7 @@ def _windows_of(
 
 def to_judgements(
     cases: Sequence[JudgeCase], inputs: Sequence[WindowInput], scores: Sequence[Sequence[float]]
-) -> list[tuple[Judgement, ...]]:
+) -> tuple[tuple[Judgement, ...], ...]:
     """Bring the windows' scores (P(step is right), one for each step *shown*) back to the cases' steps.
 
     Steps that no window scored are ``REFUSED``. ``raw`` names the steps in view where that was not the whole response.
@@ -132,7 +132,7 @@ def to_judgements(
         raw = "" if part.is_whole else f"steps {window.first}-{window.end - 1} in view"
         for step in range(window.scored, window.end):
             judged[part.case][step] = judgement(of_part[step - window.first], raw)
-    return [tuple(of_case) for of_case in judged]
+    return tuple(map(tuple, judged))
 
 
 def judgement(score: float, raw: str = "") -> Judgement:
