@@ -64,6 +64,15 @@ def plan_windows(lengths: Sequence[int], budget: int, context_tokens: int) -> li
     return windows
 
 
+def most_windows(num_steps: int) -> int:
+    """The most inputs that :func:`window_inputs` makes of a response of at most so many steps.
+
+    A response that fits the context is one input, but how many tokens it has, the model's tokenizer alone knows. In windows,
+    each scores a step at least. The first scores two, or the second step is never scored: it needs the first one in view.
+    """
+    return max(min(num_steps, 1), num_steps - 1)
+
+
 def window_inputs(
     convention: Convention, cases: Sequence[JudgeCase], capacity: int, context_tokens: int
 ) -> list[WindowInput]:
