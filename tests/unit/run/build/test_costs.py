@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -31,8 +31,12 @@ from bcpg_cluster.stages.segment.stage import segment
 from bcpg_cluster.store.rows import outcome_row, prompt_row, rollout_row
 
 MakeConfig = Callable[..., Config]
+T = TypeVar("T")
 
 # --- judges that count what they are asked -----------------------------------------------------------------------------
+
+
+ANSWERS = ("nonsense", "0 correct none", "0 wrong logic\n1 correct none")
 
 
 class CountingGenerator(FakeGenerator):
@@ -40,7 +44,8 @@ class CountingGenerator(FakeGenerator):
 
     def __init__(self, seed: int) -> None:
         draw = random.Random(seed)
-        super().__init__(answer=lambda _: draw.choice(("nonsense", "0 correct none", "0 wrong logic\n1 correct none")))
+        said = ANSWERS if seed % 2 else ANSWERS[:1]
+        super().__init__(answer=lambda _: draw.choice(said))
         self.num_asked = 0
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
@@ -66,7 +71,7 @@ class CountingEndpoint:
     def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
         self.num_asked += len(asks)
         for index, _ in enumerate(asks):
-            yield index, Reply(self._draw.choice(("nonsense", "0 correct none")))
+            yield index, Reply(self._draw.choice(ANSWERS))
 
     def close(self) -> None:
         pass
@@ -119,7 +124,7 @@ def counting_judge(config: Config, name: str, seed: int) -> tuple[Judge, Callabl
     """The judge of a config on a counting engine, and its count."""
     section = config.judges[name]
     if section.kind == "prm":
-        scorer = CountingScorer(random.Random(seed).randint(4, 60), section.context_tokens)
+        scorer = CountingScorer(random.Random(seed).randint(4, 16), section.context_tokens)
         return scorer, lambda: scorer.num_asked
     if section.kind == "openai":
         endpoint = CountingEndpoint(seed)
@@ -207,10 +212,28 @@ def segment_sections(draw: st.DrawFn) -> dict[str, Any]:
 TOKENS = st.sampled_from(["a", "\n", "a\n", "\n\n", ". ", " ", "", "</think>", "Wait, ", "x" * 30, "é"])
 
 
-@settings(max_examples=150, deadline=None)
+@st.composite
+def rounds(draw: st.DrawFn, num_prompts: int, group_size: int, max_tokens: int) -> list[list[Response]]:
+    """Groups of any responses and rewards, and often the worst there is: all wrong but one, and a step in every token."""
+    worst = st.sampled_from(["a\n", "</think>", "\n"]).map(lambda token: [token] * (max_tokens - 1) + ["a"])
+    response = st.tuples(worst | st.lists(TOKENS, max_size=max_tokens), st.sampled_from([0.0, 0.0, 1.0, None]))
+    groups = []
+    for _ in range(num_prompts):
+        if draw(st.booleans()):
+            groups.append([(["a"], 1.0), *((texts, 0.0) for texts in draw(several(worst, group_size - 1)))])
+        else:
+            groups.append(draw(several(response, group_size)))
+    return groups
+
+
+def several(strategy: st.SearchStrategy[T], number: int) -> st.SearchStrategy[list[T]]:
+    return st.lists(strategy, min_size=number, max_size=number)
+
+
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_no_round_asks_more_than_was_planned(make_config: MakeConfig, data: st.DataObject):
-    group_size, num_prompts, max_tokens = (data.draw(st.integers(*span)) for span in ((2, 4), (1, 3), (1, 24)))
+    group_size, num_prompts, max_tokens = (data.draw(st.integers(*span)) for span in ((2, 3), (1, 2), (1, 16)))
     sections = data.draw(st.lists(judge_sections(), min_size=1, max_size=3))
     config = make_config(
         judges={f"j{index}": section for index, section in enumerate(sections)},
@@ -218,12 +241,7 @@ def test_no_round_asks_more_than_was_planned(make_config: MakeConfig, data: st.D
         prompts={"per_round": num_prompts},
         segment=data.draw(segment_sections()),
     )
-    response = st.tuples(st.lists(TOKENS, max_size=max_tokens), st.sampled_from([0.0, 0.0, 1.0, None]))
-    groups = data.draw(
-        st.lists(
-            st.lists(response, min_size=group_size, max_size=group_size), min_size=num_prompts, max_size=num_prompts
-        )
-    )
+    groups = data.draw(rounds(num_prompts, group_size, max_tokens))
     planned, counted = judge_calls(config), calls_of(config, groups, data.draw(st.integers(0, 9)))
     assert all(counted[name] <= planned[name] for name in planned), (counted, planned)
     assert work_bound(config, 0).judge_calls == sum(planned.values())
