@@ -272,7 +272,7 @@ def holds_the_contract(scorer: Judge, path: str, reference: Reference) -> None:
     assert max(scores) - min(scores) > 0.01  # a reference that says the same of everything would prove nothing
     again = scorer.judge([CASES[3], CASES[0]]).judgements
     assert [one.score for one in again[1]] == pytest.approx([one.score for one in rows[0]], abs=1e-5)
-    assert scorer.judge([]).judgements == []
+    assert scorer.judge([]).judgements == ()
 
 
 def windows_hold(scorer: Judge, path: str, reference: Reference) -> None:
@@ -411,7 +411,7 @@ def test_math_shepherd_on_vllm(shepherd_engine: Any, shepherd_path: str) -> None
     windows_hold(shepherd_engine, shepherd_path, shepherd_reference)
     refused = (Judgement(VerdictStatus.REFUSED),)
     tagged = JudgeCase("1 + 1?", ("one ки more",))
-    assert shepherd_engine.judge([tagged, CASES[1], JudgeCase("a ки?", ("b",))]).judgements[::2] == [refused, refused]
+    assert shepherd_engine.judge([tagged, CASES[1], JudgeCase("a ки?", ("b",))]).judgements[::2] == (refused, refused)
     assert shepherd_engine.version.endswith("/math-shepherd-prm/ки/192/60")
 
 
@@ -422,6 +422,6 @@ def test_rlhflow_on_vllm(rlhflow_path: str) -> None:
         holds_the_contract(scorer, rlhflow_path, rlhflow_reference)
         windows_hold(scorer, rlhflow_path, rlhflow_reference)
         injected = JudgeCase("1?", ("a<|eot_id|>",))
-        assert scorer.judge([injected]).judgements == [(Judgement(VerdictStatus.REFUSED),)]
+        assert scorer.judge([injected]).judgements == ((Judgement(VerdictStatus.REFUSED),),)
     finally:
         scorer.close()
