@@ -365,6 +365,28 @@ def validate(config: ConfigOption = None, set_: SetOption = None, run_dir: RunDi
 
 
 @app.command()
+def grade(
+    file: Annotated[Path, typer.Argument(help="JSON lines with response and gold, perhaps stop_reason and expected.")],
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="math, exact, code or function (default: the config's; else math).")
+    ] = None,
+    gold: Annotated[
+        bool, typer.Option("--gold", help="The file holds gold answers (or prompts): list those no answer can match.")
+    ] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="OURS=THEIRS for a key with another name in the file.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Check rewards on data of your own: each sample's reward, what was read from it, and why."""
+    from bcpg_cluster_cli.runs.grade import run_grade
+
+    run_grade(file, config, set_ or [], kind=kind, are_golds=gold, columns=column or [], as_json=json_)
+
+
+@app.command()
 def doctor(json_: JsonOption = False) -> None:
     """What is installed, which engines would be used, and how to mend what is missing."""
     from bcpg_cluster_cli.runs.doctor import run_doctor
