@@ -101,7 +101,9 @@ def _read(path: Path, make: Callable[[int, Mapping[str, Any]], _T], remedy: str)
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: strings may hold U+2028 and the like
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}", rule="grade takes JSON lines in UTF-8", remedy=remedy) from None
+        raise DataError(
+            f"{path} cannot be read: {error}", rule="grade takes JSON lines in UTF-8", remedy=remedy
+        ) from None
     found: list[_T] = []
     problems: list[str] = []
     for number, line in enumerate(lines, start=1):

@@ -12,7 +12,7 @@ from bcpg_cluster.run.build.footprint import check_memory, free_memory_gib
 from bcpg_cluster.run.directory import check_run_directory
 from bcpg_cluster.run.preflight.judges import judge_notes
 from bcpg_cluster.run.preflight.models import check_models, check_tokenizers, check_vendor_options
-from bcpg_cluster.run.preflight.prompts import check_answers, read_all_prompts
+from bcpg_cluster.run.preflight.prompts import check_all_answers, read_all_prompts
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.watch.tracking.observer import check_trackers
 from bcpg_cluster_cli.session import new_run
@@ -24,9 +24,7 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: str | Ru
     config = read_config(source, overrides, None)
     prompts = read_all_prompts(config)
     if config.verify.kind == "math":
-        check_answers(
-            config, [*prompts.train, *(prompt for of_set in prompts.measured().values() for prompt in of_set)]
-        )
+        check_all_answers(config, prompts)
     check_models(config)
     check_tokenizers(config, prompts)
     check_trackers(config.tracking)
