@@ -80,7 +80,9 @@ def _check_sources(config: Config, sources: Sequence[tuple[str, Sequence[Prompt]
     finally:
         verifier.close()
     if bad:
-        shown = "".join(f"\n    {_place(source, row, prompt)}: {error.problem}" for source, row, prompt, error in bad[:_MAX_SHOWN])
+        shown = "".join(
+            f"\n    {_place(source, row, prompt)}: {error.problem}" for source, row, prompt, error in bad[:_MAX_SHOWN]
+        )
         more = f"\n    and {len(bad) - _MAX_SHOWN} more" if len(bad) > _MAX_SHOWN else ""
         first = bad[0][-1]
         problem = f"{len(bad)} of {num_checked} gold answers cannot be used:{shown}{more}"

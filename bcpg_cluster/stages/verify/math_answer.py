@@ -109,7 +109,7 @@ class MathVerifier:
         """See :class:`bcpg_cluster.stages.verify.protocol.Verifier`. It has to be right as its own answer in a box."""
         wanted, problem = self._gold_text(gold)
         if not problem:
-            comparison = self._compare(wanted, wanted, must_parse=True)
+            comparison = self._compare(wanted, wanted)
             if comparison.is_equal:
                 return
             problem = comparison.why if comparison.is_equal is None else f"it does not equal itself: {comparison.why}"
@@ -175,12 +175,8 @@ class MathVerifier:
         found: str | None = reply["found"]
         return found
 
-    def _compare(self, gold: str, said: str, *, must_parse: bool = False) -> _Comparison:
-        """Compare all readings of two answers.
-
-        Args:
-            must_parse: equal texts are not enough, the gold answer must be an expression (or words) by itself.
-        """
+    def _compare(self, gold: str, said: str) -> _Comparison:
+        """Compare all readings of two answers."""
         outcome = _Comparison(False, "no answer in the box", is_parsed=False)
         for wanted, found in product(read_answer(gold), read_answer(said)):
             pair = same_units(wanted, found)

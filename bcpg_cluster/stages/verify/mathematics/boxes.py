@@ -29,12 +29,15 @@ _SENTENCE_END = re.compile(r"[.!?](?:[\s$\\)]|$)|[。！？]|\n\s*\n\s*\S*[A-Za-
 _SEPARATOR = re.compile(
     r"[,;、，；&]|(?<!\w)(?:and|or|und|oder|et|ou|y|o|и|или|及|和|与|或|または|そして)(?!\w)|[和与或及]"
 )
+_NEXT_ITEM = re.compile(r"[\s$\\()\[\]]*(?:[-*]|\(?\w[.)]|)[\s$\\()\[\]]*")
 _OTHER_WORDS = re.compile(
     # an item's label: x =, the other root is, (b), part 2:
-    r"(?:(?:the|a|an|one|other|another|first|second|third|fourth|last|next|larger|smaller|greater|lesser|largest|smallest|"
-    r"maximum|minimum|positive|negative|root|solution|value|case|part|for|of|is|are|also|both|[^\W\d_]{1,2}|[0-9]+)\b)",
+    r"(?<!\w)(?:(?:the|a|an|one|other|another|first|second|third|fourth|last|next|larger|smaller|greater|lesser|largest|smallest|"
+    r"maximum|minimum|positive|negative|root|solution|value|case|part|for|of|is|are|also|both|"
+    r"[a-z]{1,2}(?:_\{?\w{1,2}\}?)?|[0-9]+)\b)",
     re.IGNORECASE,
 )
+_SPACE_COMMANDS = re.compile(r"\\(?:text|mathrm|quad|qquad)(?![a-zA-Z])")
 _RESTATED = re.compile(r"(?<!\w)(?:i\.e|ie|so|no|it|be|we|my|ok|oh|hm)(?!\w)", re.IGNORECASE)
 
 
@@ -89,15 +92,15 @@ def is_list_between(between: str) -> bool:
 
     It stays within a sentence, separates (a comma, "and", a new line), and has no words but an item's label.
     """
-    if len(between) > _MAX_BETWEEN or _SENTENCE_END.search(between):
+    if _NEXT_ITEM.fullmatch(between):
+        return True
+    if len(between) > _MAX_BETWEEN or _SENTENCE_END.search(between) or not _SEPARATOR.search(between):
         return False
     words = _SEPARATOR.sub(" ", between)
     if _RESTATED.search(words):
         return False
-    rest = _OTHER_WORDS.sub(" ", words)
-    if re.search(r"[^\W\d_]", re.sub(r"\\(?:text|quad|qquad|mathrm)\b", " ", rest)):
-        return False
-    return bool(_SEPARATOR.search(between)) or not re.search(r"[\w=]", re.sub(r"^\s*[-*(]?\w[.)]?\s*$", "", between))
+    rest = _OTHER_WORDS.sub(" ", _SPACE_COMMANDS.sub(" ", words))
+    return not re.search(r"[^\W\d_]", rest)
 
 
 def without_placeholders(text: str) -> str:

@@ -20,7 +20,7 @@ _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "*
 _LABEL = re.compile(r"^(?:the\s+)?(?:final\s+)?(?:answer|result)\s*(?:is|:|=)\s*", re.IGNORECASE)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _WHOLE_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}\s*\.?")
-_E_NOTATION = re.compile(r"(?<![\w.\\}])([0-9]++(?:\.[0-9]*+)?|\.[0-9]++)[eE]([+-]?[0-9]{1,3})(?![\w.])")
+_E_NOTATION = re.compile(r"(?<![\w.\\}])([0-9]++(?:\.[0-9]*+)?|\.[0-9]++)[eE]([+-]?[0-9]{1,3})(?!\w|\.[0-9])")
 _REPEATING = re.compile(
     r"(?<![\w.])([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot)\s*\{?([0-9]+)\}?|([0-9]{1,3}?)\4{2,}(?:\.\.\.|\\[lc]?dots))"
 )
@@ -62,56 +62,12 @@ _UNIT_AFTER_MACROS = re.compile(
     rf"(?P<words>[^\W\d_]+(?:[ /][^\W\d_]+)*{_SQUARED})\.?"
 )
 _NO_UNITS = frozenset(
-    [
-        "or",
-        "and",
-        "if",
-        "to",
-        "mod",
-        "modulo",
-        "over",
-        "times",
-        "plus",
-        "minus",
-        "half",
-        "dozen",
-        "hundred",
-        "inf",
-        "infinity",
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "log",
-        "ln",
-        "exp",
-        "sqrt",
-        "pi",
-        "not",
-        "but",
-        "oder",
-        "und",
-        "ou",
-        "et",
-        "through",
-        "thru",
-        "choose",
-        "per",
-        "percent",
-        "pct",
-        "more",
-        "less",
-        "least",
-        "most",
-        "than",
-        "only",
-        "such",
-        "that",
-        "for",
-        "where",
-    ]
+    re.findall(
+        r"\w+",
+        "or and if to mod modulo over times plus minus not but oder und ou et through thru of from base than "
+        "half dozen hundred pair pairs tens double triple twice squared cubed factorial root percent per pct "
+        "inf infinity sin cos tan cot sec csc log ln exp sqrt pi choose more less least most only such that for where",
+    )
 )
 _TIME = re.compile(r"([01]?[0-9]|2[0-4]):([0-5][0-9])(?::([0-5][0-9]))?")
 _BASED = re.compile(
@@ -219,7 +175,8 @@ def _with_unit(text: str) -> Reading:
         text = currency.group(1) + text[currency.end() :]
     text, unit = _peeled_currency(text)
     if scale := _SCALE.fullmatch(text):
-        text = f"{scale['number']} \\times 10^{{{_SCALES[scale['scale']]}}} {scale['rest']}".strip()
+        rest = scale["rest"].removesuffix("}").strip()
+        text = f"{scale['number']} \\times 10^{{{_SCALES[scale['scale']]}}} {rest}".strip()
     text, peeled = _peeled(text)
     unit = unit or peeled
     return replace(_labelled(Reading(text)), unit=unit)

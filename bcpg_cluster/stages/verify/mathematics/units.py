@@ -27,7 +27,7 @@ def _table(dimension: str, **names: str) -> dict[str, Unit]:
 # Symbols keep their case (m is no M); words do not.
 _SYMBOLS = {
     **_table("length", x1_1000="mm|毫米", x1_100="cm|厘米", x1_10="dm|分米", x1="m|米", x1000="km|公里|千米"),
-    **_table("length", x127_5000="in", x381_1250="ft", x1143_1250="yd", x25146_15625="mi"),
+    **_table("length", x127_5000="in", x381_1250="ft", x1143_1250="yd", x201168_125="mi"),
     **_table("mass", x1_1000000="mg|毫克", x1_1000="g|gm|克", x1="kg|千克|公斤", x1000="t|吨"),
     **_table("imperial mass", x1_16="oz", x1="lb|lbs"),
     **_table("time", x1_1000="ms", x1="s|sec|secs|秒", x60="min|mins|分钟", x3600="h|hr|hrs|小时", x86400="天"),
@@ -59,7 +59,7 @@ _SYMBOLS = {
 _WORDS = {
     **_table("length", x1_1000="millimeter|millimetre", x1_100="centimeter|centimetre", x1="meter|metre"),
     **_table("length", x1000="kilometer|kilometre", x127_5000="inch", x381_1250="foot|feet", x1143_1250="yard"),
-    **_table("length", x25146_15625="mile"),
+    **_table("length", x201168_125="mile"),
     **_table("mass", x1_1000000="milligram", x1_1000="gram|gramme", x1="kilogram|kilo", x1000="tonne"),
     **_table("imperial mass", x1_16="ounce"),
     **_table("time", x1="second", x60="minute", x3600="hour", x86400="day", x604800="week"),
