@@ -177,20 +177,21 @@ class MathVerifier:
 
     def _compare(self, gold: str, said: str) -> _Comparison:
         """Compare all readings of two answers."""
-        outcome = _Comparison(False, "no answer in the box", is_parsed=False)
+        outcomes = []
         for wanted, found in product(read_answer(gold), read_answer(said)):
-            pair = same_units(wanted, found)
-            if pair is None:
-                outcome = _Comparison(False, "units of different kinds")
-                continue
-            is_equal = plainly_equal(*pair)
-            if is_equal is None:
-                outcome = self._by_algebra(*pair)
-            else:
-                outcome = _Comparison(is_equal, f"{'equal' if is_equal else 'different'} {_what(*pair)}")
-            if outcome.is_equal is not False:
-                break
-        return outcome
+            outcomes.append(self._compare_readings(wanted, found))
+            if outcomes[-1].is_equal is not False:
+                return outcomes[-1]
+        return outcomes[0] if outcomes else _Comparison(False, "no answer in the box", is_parsed=False)
+
+    def _compare_readings(self, gold: Reading, said: Reading) -> _Comparison:
+        pair = same_units(gold, said)
+        if pair is None:
+            return _Comparison(False, "units of different kinds")
+        is_equal = plainly_equal(*pair)
+        if is_equal is None:
+            return self._by_algebra(*pair)
+        return _Comparison(is_equal, f"{'equal' if is_equal else 'different'} {_what(*pair)}")
 
     def _by_algebra(self, gold: Reading, said: Reading) -> _Comparison:
         reply = self._process.ask({"gold": gold.text, "said": said.text})

@@ -37,6 +37,7 @@ _OR = re.compile(
 )
 _SPACED_GROUPS = re.compile(r"[0-9]{1,3}(?: [0-9]{3})+|[0-9]{1,3}(?:'[0-9]{3})+")
 _OPEN_BORDERS = re.compile(r"\]\s*([^\[\]]+[,;][^\[\]]+)\s*\[")
+_RELATION_ALONE = re.compile(r"\s*(?:\\(?:geq?|leq?|neq?|gt|lt)(?![a-zA-Z])|[<>])")
 _SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12, "万": 4, "亿": 8}
 _SCALE = re.compile(
     rf"(?P<number>[0-9.,]*[0-9])\s*(?:\\text\s*\{{\s*)?(?P<scale>{'|'.join(_SCALES)})\s*\}}?(?P<rest>.*)", re.DOTALL
@@ -65,7 +66,7 @@ _NO_UNITS = frozenset(
     re.findall(
         r"\w+",
         "or and if to mod modulo over times plus minus not but oder und ou et through thru of from base than "
-        "half dozen hundred pair pairs tens double triple twice squared cubed factorial root percent per pct "
+        "half dozen hundred pair pairs tens double triple twice squared cubed factorial root percent pct "
         "inf infinity sin cos tan cot sec csc log ln exp sqrt pi choose more less least most only such that for where",
     )
 )
@@ -166,6 +167,8 @@ def _with_plain_notation(text: str) -> str:
         text = f"({borders.group(1)})"
     if _SPACED_GROUPS.fullmatch(text):
         text = re.sub(r"[ ']", "", text)
+    if _RELATION_ALONE.match(text):  # math-verify would drop the sign
+        text = f"x {text}"
     return " ".join(text.split())
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,28 @@ def test_numbers_need_no_process():
     assert verifier.verify("\\boxed{1{,}234}", "1234", StopReason.STOP).reward == 1.0
     assert verifier._process.pid is None
     verifier.close()
+
+
+def _table(heading: str) -> list[list[str]]:
+    """The cells of docs/data.md's first table after a heading."""
+    text = (Path(__file__).parents[4] / "docs" / "data.md").read_text().partition(f"### {heading}\n")[2]
+    rows = [line for line in text.partition("\n\nWhich box")[0].splitlines() if line.startswith("| ")]
+    return [row.strip("| ").split(" | ") for row in rows[1:]]
+
+
+def _groups(cell: str) -> list[list[str]]:
+    """The answers between backticks, in groups that semicolons part."""
+    return [re.findall("`([^`]+)`", group) for group in re.split(r";(?=(?:[^`]*`[^`]*`)*[^`]*$)", cell)]
+
+
+@pytest.mark.parametrize(("same", "different", "rule"), _table("What is equal to what"))
+def test_the_table_in_the_docs_is_true(verifier: MathVerifier, same: str, different: str, rule: str):
+    pairs = [(pair, 1.0) for group in _groups(same) for pair in combinations(group, 2)]
+    pairs += [(pair, 0.0) for group in _groups(different) for pair in combinations(group, 2)]
+    assert pairs, rule
+    for (gold, said), reward in pairs:
+        assert verifier.verify(f"\\boxed{{{said}}}", gold, StopReason.STOP).reward == reward, (gold, said)
+        assert verifier.verify(f"\\boxed{{{gold}}}", said, StopReason.STOP).reward == reward, (said, gold)
 
 
 # --- data sets, where they are at hand
