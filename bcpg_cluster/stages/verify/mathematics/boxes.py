@@ -73,9 +73,8 @@ def answer_boxes(text: str) -> tuple[Box, ...]:
     boxes = [box for box in find_boxes(text) if not is_placeholder(box)]
     chosen: list[Box] = boxes[-1:]
     for before, after in reversed(list(pairwise(boxes))):
-        if before.content is None or not is_list_between(text[before.end : after.start]):
-            break
-        if not (chosen[0].content or "").strip():
+        are_filled = all((box.content or "").strip() for box in (before, after))
+        if not are_filled or not is_list_between(text[before.end : after.start]):
             break
         chosen.insert(0, before)
     return tuple(chosen)

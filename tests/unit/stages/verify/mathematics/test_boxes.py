@@ -88,6 +88,7 @@ def test_a_list_reaches_back_to_where_an_answer_was_withdrawn():
 def test_an_unfinished_or_empty_last_box_is_the_answer_that_is_not_there():
     assert contents(r"\boxed{12}. Better: \boxed{13") == [None]
     assert contents(r"\boxed{12} and \boxed{}") == [""]
+    assert contents(r"\boxed{} and \boxed{12}") == ["12"]
 
 
 @pytest.mark.parametrize(
