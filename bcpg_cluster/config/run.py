@@ -31,6 +31,12 @@ from bcpg_cluster.config.training import SnapshotsConfig, TrainConfig
 from bcpg_cluster.stages.train.objective import Bcpg, Objective
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule
 
+# Keys of `verify` that came later, with what runs from before them are taken to have had.
+_VERIFY_AS_BEFORE = {
+    name: VerifyConfig().model_dump(mode="json")[name]
+    for name in ("idle_limit_s", "overdue_is_wrong", "tolerance", "packages")
+}
+
 
 class Config(Section):
     """A whole run.
@@ -190,6 +196,11 @@ class Config(Section):
             for option in ("lora", "revision", "trust_remote_code"):
                 if not section.get(option):  # as if it did not exist: runs from before it go on
                     section.pop(option, None)
+        verify = content["verify"]
+        verify.pop("num_parallel")
+        for option, default in _VERIFY_AS_BEFORE.items():
+            if verify[option] == default:  # likewise
+                verify.pop(option)
         for judge in content["judges"].values():
             judge.pop("cache")
             if judge["endpoint"] is not None:

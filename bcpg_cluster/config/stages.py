@@ -66,6 +66,11 @@ class VerifyConfig(Section):
         threshold: the least score of ``function`` that is reward 1.
         prompt_opens_thinking: the chat template ends with ``<think>``, so a response without ``</think>`` has no answer.
         cpu_limit_s, wall_limit_s, memory_gib: of one program (``code``).
+        idle_limit_s: how long a program may sleep or wait for nothing (``code``); then it is wrong.
+        overdue_is_wrong: reward 0 for a program out of wall time, unless it mostly waited for a processor; else no reward.
+        tolerance: absolute or relative, of floats that a program prints or returns (``code``).
+        packages: installed distributions that a program may import besides the standard library (``code``).
+        num_parallel: programs at once in one member (``code``); by default as many as it has processors.
         allow_unsandboxed: run code without isolation where the kernel allows none.
     """
 
@@ -79,6 +84,11 @@ class VerifyConfig(Section):
     cpu_limit_s: int = Field(6, ge=1)
     wall_limit_s: float = Field(60.0, gt=0)
     memory_gib: float = Field(2.0, gt=0)
+    idle_limit_s: float = Field(10.0, gt=0)
+    overdue_is_wrong: bool = True
+    tolerance: float = Field(1e-6, ge=0)
+    packages: tuple[str, ...] = ("numpy", "scipy", "sympy", "mpmath")
+    num_parallel: int | None = Field(None, ge=1)
     allow_unsandboxed: bool = False
 
     @model_validator(mode="after")

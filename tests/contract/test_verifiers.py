@@ -26,12 +26,14 @@ from hypothesis import strategies as st
 from bcpg_cluster.errors import ConfigError, DataError, EngineError
 from bcpg_cluster.records import OutcomeStatus, StopReason
 from bcpg_cluster.stages.verify import contract, math_answer
-from bcpg_cluster.stages.verify.code import CodeVerifier, find_code, same_output
-from bcpg_cluster.stages.verify.code_tests import Case, CodeTests
+from bcpg_cluster.stages.verify.code.code_tests import Case, CodeTests
+from bcpg_cluster.stages.verify.code.compare import same_output
+from bcpg_cluster.stages.verify.code.fences import find_code
+from bcpg_cluster.stages.verify.code.limits import Limits
+from bcpg_cluster.stages.verify.code.verifier import CodeVerifier
 from bcpg_cluster.stages.verify.exact import ExactVerifier, read_number
 from bcpg_cluster.stages.verify.math_answer import MathVerifier
 from bcpg_cluster.stages.verify.protocol import Verification, Verifier
-from bcpg_cluster.stages.verify.sandbox import Limits
 from bcpg_cluster.stages.verify.user_function import FunctionVerifier
 
 STOP, LENGTH, ABORTED = StopReason.STOP, StopReason.LENGTH, StopReason.ABORTED

@@ -16,6 +16,7 @@ from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.pools import PoolConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import Interrupted
+from bcpg_cluster.run.build.engines import verify_lease_s
 from bcpg_cluster.run.build.footprint import member_group
 from bcpg_cluster.run.build.members import host_cpu, host_judges, host_rollout, host_trainer
 from bcpg_cluster.run.scaler import PoolBounds
@@ -89,7 +90,7 @@ def start_workforce(
             partial(_spec, config, name, factory, arguments),
             PoolLimits(
                 settings.leases_per_member,
-                settings.lease_timeout_s,
+                max(settings.lease_timeout_s, verify_lease_s(config) if name == "cpu" else 0.0),
                 settings.start_timeout_s,
                 settings.max_attempts,
                 settings.placement_timeout_s,

@@ -28,8 +28,8 @@ from bcpg_cluster.stages.judge.llm_judge import LlmJudge, WindowLimits
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase
 from bcpg_cluster.stages.judge.transport import CachedTransport
 from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, StructuralSegmenter
-from bcpg_cluster.stages.verify.code import CodeVerifier
-from bcpg_cluster.stages.verify.code_tests import Case, CodeTests
+from bcpg_cluster.stages.verify.code.code_tests import Case, CodeTests
+from bcpg_cluster.stages.verify.code.verifier import CodeVerifier
 from bcpg_cluster.stages.verify.exact import ExactVerifier
 from bcpg_cluster.stages.verify.math_answer import MathVerifier
 from bcpg_cluster.stages.verify.user_function import FunctionVerifier

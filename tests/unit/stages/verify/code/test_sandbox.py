@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from bcpg_cluster.stages.verify.sandbox import Limits, RunStatus, Sandbox
 
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.stages.verify import sandbox as module
-from bcpg_cluster.stages.verify.sandbox import Limits, RunStatus, Sandbox
 
 LIMITS = Limits(cpu_s=1, wall_s=60.0, memory_gib=0.5, output_bytes=100_000)
 
