@@ -25,7 +25,7 @@ from pathlib import Path
 from bcpg_cluster.stages.verify.code.limits import Limits
 from bcpg_cluster.stages.verify.code.payload import BOOT
 
-WORK, PACKAGES = "/work", "/packages"
+WORK, PACKAGES = "/bcpg-program", "/packages"  # the first is no directory of any machine: running.py looks for it
 UNPRIVILEGED = 65534  # the user and group of programs
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",

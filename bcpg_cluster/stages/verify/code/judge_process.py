@@ -45,7 +45,7 @@ class Program:
             os._exit(1)  # the verifier has seen the program end
         reply: dict[str, Any] = json.loads(line)
         if "raised" in reply:
-            _raise(reply["raised"], str(reply.get("text", "")))
+            _raise(reply["raised"], str(reply.get("text", "")), is_next=request["op"] == "next")
         return reply
 
     def value(self, request: dict[str, Any], *, has_methods: bool = False) -> Any:
@@ -57,10 +57,14 @@ class Program:
         return decode(content, lambda parts: remote(self, parts, has_methods))
 
 
-def _raise(lineage: list[str], text: str) -> NoReturn:
+def _raise(lineage: list[str], text: str, *, is_next: bool) -> NoReturn:
+    """The closest built-in exception, but for those that mean something else here: the end of a ``map`` of the tests', a test
+    that cannot be run.
+    """
+    never = (ImportError,) if is_next else (ImportError, StopIteration, StopAsyncIteration)
     for name in lineage:
         kind = getattr(builtins, name, None)
-        if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, ImportError):
+        if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, never):
             try:
                 error = kind(text)
             except TypeError:  # UnicodeDecodeError and its kin want more

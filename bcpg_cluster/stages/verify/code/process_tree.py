@@ -17,12 +17,14 @@ class TreeUse:
     Attributes:
         memory_bytes: resident, what processes share counted once where the kernel says so.
         cpu_s: of the living, and of the children they have waited for.
+        own_cpu_s: of each of the living alone, by its id and when it started.
         num_runnable: threads that run or wait for a processor.
         num_waiting: threads that wait for a disk (uninterruptible).
     """
 
     memory_bytes: int
     cpu_s: float
+    own_cpu_s: dict[tuple[int, str], float]
     num_runnable: int
     num_waiting: int
 
@@ -38,16 +40,18 @@ def descendants(process: int) -> Iterator[int]:
 def use_of(process: int) -> TreeUse:
     """Look at the tree once."""
     members = list(descendants(process))
-    states, cpu_ticks, memory = [], 0, 0
+    states, cpu_ticks, memory, own_cpu_s = [], 0, 0, {}
     for member in members:
         fields = _stat(f"/proc/{member}/stat")
         if not fields:
             continue
-        cpu_ticks += sum(int(value) for value in fields[11:15])  # utime stime cutime cstime
+        user, system, waited_user, waited_system = map(int, fields[11:15])
+        cpu_ticks += user + system + waited_user + waited_system
+        own_cpu_s[member, fields[19]] = (user + system) / _TICKS_PER_S
         memory += _memory_bytes(member, int(fields[21]) * _PAGE_BYTES)
         threads = _entries(f"/proc/{member}/task") if fields[17] != "1" else []
         states += [(_stat(f"/proc/{member}/task/{thread}/stat") or ["X"])[0] for thread in threads] or [fields[0]]
-    return TreeUse(memory, cpu_ticks / _TICKS_PER_S, states.count("R"), states.count("D"))
+    return TreeUse(memory, cpu_ticks / _TICKS_PER_S, own_cpu_s, states.count("R"), states.count("D"))
 
 
 def _memory_bytes(process: int, resident_bytes: int) -> int:

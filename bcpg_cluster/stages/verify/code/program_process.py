@@ -45,7 +45,7 @@ def prepare(order: dict[str, Any]) -> None:
     sys.argv = ["program.py"]
     sys.setrecursionlimit(50_000)
     sys.set_int_max_str_digits(0)
-    source = order["prelude"] + order.get("code", "")
+    source = "".join(order.get(part, "") for part in ("prelude", "code", "check"))
     if "random" in source:
         import random
 

@@ -17,6 +17,7 @@ from bcpg_cluster.stages.verify.code.program_process import READY
 
 _LOOK_EVERY_S = 0.05
 _CHUNK = 2**16
+_NUM_PROCESSORS = len(os.sched_getaffinity(0))
 
 
 class Running:
@@ -51,6 +52,7 @@ class Running:
         self._to_send, self._closes_input = bytearray(to_read), False
         self._output, self._errors, self.is_ready, self.is_awaited = bytearray(), bytearray(), False, True
         self._fate: RunStatus | None = None
+        self._seen_cpu_s: dict[tuple[int, str], float] = {}
         self._cpu_s = self._idle_s = self._starved_s = 0.0
         self._oom_kills, self._read_bytes = num_oom_kills(), 0
         self._last_look = time.monotonic()
@@ -129,10 +131,12 @@ class Running:
             self._fate = RunStatus.FAILED if now > self._deadline else None
             return
         use = use_of(self._process.pid)
-        did_run_s, self._cpu_s = max(use.cpu_s - self._cpu_s, 0.0), max(use.cpu_s, self._cpu_s)
-        if use.num_runnable:
+        self._seen_cpu_s |= use.own_cpu_s  # children that nobody waits for leave their time nowhere else
+        cpu_s = max(use.cpu_s, sum(self._seen_cpu_s.values()), self._cpu_s)
+        did_run_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s
+        if 0 < use.num_runnable <= _NUM_PROCESSORS:  # more of them starve each other
             self._starved_s += max(passed_s - did_run_s, 0.0)
-        elif not use.num_waiting and self.is_awaited:
+        elif not use.num_runnable and not use.num_waiting and self.is_awaited:
             self._idle_s += passed_s
         if self._cpu_s > self._limits.cpu_s + 0.5:  # the kernel's limit, of one process, comes first
             self._fate = RunStatus.CPU_LIMIT
