@@ -19,7 +19,7 @@ import types
 from typing import Any, NoReturn
 
 from bcpg_cluster.stages.verify.code.plain_data import NotPlain, decode, encode
-from bcpg_cluster.stages.verify.code.program_process import READY, limit_resources, prepare
+from bcpg_cluster.stages.verify.code.program_process import READY, limit_resources, prepare, silence
 
 
 class BrokenTests(BaseException):
@@ -226,12 +226,10 @@ def judge(order: dict[str, Any], program: Program) -> tuple[str, str]:
 def main(order: dict[str, Any]) -> None:
     """Carry out an order."""
     limit_resources(order["limits"])
-    replies, requests = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    replies, requests = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    silence()
     prepare(order)
-    os.write(1, READY)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    os.dup2(nothing, 1)
+    os.write(requests.fileno(), READY)
     program = Program(requests, replies)
     verdict, why = judge(order, program)
     program.send({"verdict": verdict, "why": why[:500]})

@@ -36,13 +36,13 @@ def encode(value: Any, keep: Callable[[Any], list[Any]] | None = None) -> Any:
     if isinstance(value, str):
         return str.__add__(value, "")
     if isinstance(value, int):
-        number = int.__add__(value, 0)
+        number = int.__pos__(value)
         return number if -_MAX_PLAIN_INT <= number <= _MAX_PLAIN_INT else ["i", hex(number)]
     if isinstance(value, float):
-        real = float.__add__(value, 0.0)
+        real = float.__pos__(value)
         return real if math.isfinite(real) else ["f", repr(real)]
     if isinstance(value, complex):
-        number_pair = complex.__add__(value, 0)
+        number_pair = complex.__pos__(value)
         return ["c", encode(number_pair.real), encode(number_pair.imag)]
     if isinstance(value, (bytes, bytearray)):
         return ["b" if isinstance(value, bytes) else "a", bytes(value).hex()]

@@ -177,23 +177,34 @@ def _lineage(kind: type) -> list[str]:
     return [base.__name__ for base in kind.__mro__ if base.__module__ == "builtins"]
 
 
+def silence() -> None:
+    """Nothing to read and nothing printed: standard input and output lead nowhere."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    os.close(nothing)
+
+
 def main(order: dict[str, Any]) -> None:
     """Carry out an order."""
     limit_resources(order["limits"])
     is_program = order["style"] == "stdin"
-    if not is_program:
-        requests, replies = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    requests, output = os.dup(0), os.dup(1)
+    silence()
     prepare(order)
     module = types.ModuleType("__main__" if is_program else "response")
     sys.modules[module.__name__] = module
-    prelude, code = compile(order["prelude"], "<prelude>", "exec"), order["code"]
-    os.write(1, READY)
+    exec(
+        compile(order["prelude"], "<prelude>", "exec"), module.__dict__
+    )  # what fails before READY is not the program's doing
+    sys.stdout.flush()
+    os.write(output, READY)
+    if is_program:
+        os.dup2(requests, 0)
+        os.dup2(output, 1)
+        os.close(requests)
+        os.close(output)
+    exec(compile(order["code"], "<response>", "exec"), module.__dict__)
     if not is_program:
-        nothing = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nothing, 0)
-        os.dup2(nothing, 1)
-        os.close(nothing)
-    exec(prelude, module.__dict__)
-    exec(compile(code, "<response>", "exec"), module.__dict__)
-    if not is_program:
-        serve(module.__dict__, requests, replies)
+        with os.fdopen(requests, encoding="utf-8") as lines, os.fdopen(output, "w", encoding="utf-8") as replies:
+            serve(module.__dict__, lines, replies)
