@@ -19,6 +19,7 @@ from bcpg_cluster.records import OutcomeStatus, StopReason
 from bcpg_cluster.stages.verify.code.code_tests import Case, CodeTests
 from bcpg_cluster.stages.verify.code.compare import DEFAULT_TOLERANCE, same_output, same_value
 from bcpg_cluster.stages.verify.code.fences import find_code
+from bcpg_cluster.stages.verify.code.isolation import Isolation
 from bcpg_cluster.stages.verify.code.judge_process import wanted_names
 from bcpg_cluster.stages.verify.code.limits import MACHINES_DOING, Limits, RunResult, RunStatus
 from bcpg_cluster.stages.verify.code.plain_data import encode
@@ -71,6 +72,11 @@ class CodeVerifier:
         self._prompt_opens_thinking = prompt_opens_thinking
         self.counts: Counter[str] = Counter()
 
+    @property
+    def isolation(self) -> Isolation:
+        """How programs are kept apart here."""
+        return self._sandbox.isolation
+
     def verify(self, response: str, gold: str, stop_reason: StopReason) -> Verification:
         """See :class:`bcpg_cluster.stages.verify.protocol.Verifier`.
 
@@ -109,7 +115,7 @@ class CodeVerifier:
             CodeTests.from_json(gold).raise_unless_usable()
         except ValueError as error:
             raise DataError(
-                f"the gold answer {gold!r:.200} holds no usable tests: {error}",
+                f"the gold answer {gold!r:.200} holds no tests: {error}",
                 rule='for code the answer is a JSON text such as {"style": "stdin", "cases": [{"input": "", "output": ""}]}',
                 remedy="see bcpg_cluster/stages/verify/code/code_tests.py, or use one of the ready-made tasks",
             ) from None
