@@ -106,6 +106,9 @@ class Remote:
     def __hash__(self) -> int:
         return hash(_number(self))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"the result of a function has no attribute {name}")
+
 
 class RemoteInstance(Remote):
     """An object of a class that the tests made one of: it has attributes and methods as well."""
@@ -115,6 +118,10 @@ class RemoteInstance(Remote):
             raise AttributeError(name)
         program, number = self.__dict__["_remote"]
         return program.value({"op": "attribute", "object": [number], "name": name}, has_methods=True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        program, number = self.__dict__["_remote"]
+        program.ask({"op": "assign", "object": [number], "name": name, "args": [_sent(value)]})
 
 
 def _number(thing: Remote) -> int:

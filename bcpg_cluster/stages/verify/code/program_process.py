@@ -104,11 +104,14 @@ class Objects:
 
     def __init__(self) -> None:
         self._kept: list[Any] = []
+        self._numbers: dict[int, int] = {}
 
     def keep(self, value: Any) -> list[Any]:
-        """The reference to a value."""
-        self._kept.append(value)
-        return ["h", len(self._kept) - 1, "callable" if callable(value) else "object", type(value).__name__]
+        """The reference to a value; the same for the same object."""
+        number = self._numbers.setdefault(id(value), len(self._kept))  # what is kept keeps its id
+        if number == len(self._kept):
+            self._kept.append(value)
+        return ["h", number]
 
     def find(self, reference: list[Any]) -> Any:
         """The value of a reference."""
@@ -148,6 +151,7 @@ def answer(request: dict[str, Any], space: dict[str, Any], objects: Objects) -> 
             reply["args"] = [encode(item, objects.keep) for item in given]
         return reply
     plain: dict[str, Callable[[], Any]] = {
+        "assign": lambda: setattr(target, request["name"], given[0]),
         "attribute": lambda: getattr(target, request["name"]),
         "iter": lambda: iter(target),
         "next": lambda: next(target),

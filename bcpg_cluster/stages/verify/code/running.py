@@ -28,7 +28,7 @@ class Running:
         to_read: what comes first on its standard input.
         limits: see there. The clock starts when the program says that it is ready.
         start_limit_s: until then.
-        output_bytes: of this run, where they are not those of ``limits``.
+        output_bytes: how much it may print that has not been taken.
         user: whom to become before anything is started; absent: nobody else.
 
     Raises:
@@ -54,7 +54,7 @@ class Running:
         self._fate: RunStatus | None = None
         self._seen_cpu_s: dict[tuple[int, str], float] = {}
         self._cpu_s = self._idle_s = self._starved_s = 0.0
-        self._oom_kills, self._read_bytes = num_oom_kills(), 0
+        self._oom_kills, self._num_searched = num_oom_kills(), 0
         self._last_look = time.monotonic()
         self._deadline = self._last_look + start_limit_s
         self._process = subprocess.Popen(
@@ -95,11 +95,13 @@ class Running:
 
     def take_line(self) -> bytes | None:
         """The next whole line of its output, when there is one."""
-        end = self._output.find(b"\n")
-        if not self.is_ready or end < 0:
+        end = self._output.find(b"\n", self._num_searched) if self.is_ready else -1
+        if end < 0:
+            self._num_searched = len(self._output) if self.is_ready else 0
             return None
         line = bytes(self._output[: end + 1])
         del self._output[: end + 1]
+        self._num_searched = 0
         return line
 
     def waits_for(self) -> Iterator[tuple[int, int]]:
@@ -211,12 +213,11 @@ class Running:
         if not chunk:
             self._open.discard(pipe)
             return False
-        self._read_bytes += len(chunk)
         (self._output if pipe == self._out else self._errors).extend(chunk)
         if not self.is_ready and self._output.startswith(READY):
             del self._output[: len(READY)]
             self.is_ready, self._deadline = True, time.monotonic() + self._limits.wall_s
-        if self._read_bytes > self._output_bytes + len(READY):
+        if len(self._output) + len(self._errors) > self._output_bytes:
             self._fate = RunStatus.OUTPUT_LIMIT
         return True
 

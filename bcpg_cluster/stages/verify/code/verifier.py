@@ -16,7 +16,7 @@ from typing import Any
 
 from bcpg_cluster.errors import DataError, EngineError
 from bcpg_cluster.records import OutcomeStatus, StopReason
-from bcpg_cluster.stages.verify.code.code_tests import Case, CodeTests
+from bcpg_cluster.stages.verify.code.code_tests import MAX_OUTPUT_BYTES, Case, CodeTests
 from bcpg_cluster.stages.verify.code.compare import DEFAULT_TOLERANCE, same_output, same_value
 from bcpg_cluster.stages.verify.code.fences import find_code
 from bcpg_cluster.stages.verify.code.isolation import Isolation
@@ -159,7 +159,11 @@ class CodeVerifier:
     def _asserts_pass(self, tests: CodeTests, code: str) -> bool:
         order = {"style": "calls", "prelude": tests.prelude, "code": code}
         rules = {"prelude": tests.prelude, "check": tests.check, "entry_points": list(tests.entry_points())}
-        with self._sandbox.start("judge", rules) as judge, self._sandbox.start("program", order) as program:
+        size = MAX_OUTPUT_BYTES  # of one message
+        with (
+            self._sandbox.start("judge", rules, output_bytes=size) as judge,
+            self._sandbox.start("program", order, output_bytes=size) as program,
+        ):
             both = (judge, program)
             while True:
                 line = _next_line(judge, both)
