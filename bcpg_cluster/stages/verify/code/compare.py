@@ -7,7 +7,7 @@ import re
 from decimal import Context, Decimal, localcontext
 from typing import Any
 
-from bcpg_cluster.stages.verify.code.plain_data import decode
+from bcpg_cluster.stages.verify.code.inside.plain_data import decode
 
 DEFAULT_TOLERANCE = 1e-6  # absolute or relative, whichever is kinder
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from bcpg_cluster.stages.verify.code.inside.payload import BOOT
 from bcpg_cluster.stages.verify.code.limits import Limits
-from bcpg_cluster.stages.verify.code.payload import BOOT
 
 WORK, PACKAGES = "/bcpg-program", "/packages"  # the first is no directory of any machine: running.py looks for it
 UNPRIVILEGED = 65534  # the user and group of programs

@@ -10,10 +10,10 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from bcpg_cluster.stages.verify.code.inside.program_process import READY
 from bcpg_cluster.stages.verify.code.isolation import WORK
 from bcpg_cluster.stages.verify.code.limits import Limits, RunResult, RunStatus
 from bcpg_cluster.stages.verify.code.process_tree import descendants, num_oom_kills, use_of
-from bcpg_cluster.stages.verify.code.program_process import READY
 
 _LOOK_EVERY_S = 0.05
 _CHUNK = 2**16

@@ -18,9 +18,9 @@ from typing import Any
 
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.stages.verify.code import isolation as isolating
+from bcpg_cluster.stages.verify.code.inside.payload import Role, payload
 from bcpg_cluster.stages.verify.code.isolation import Isolation
 from bcpg_cluster.stages.verify.code.limits import Limits, RunResult, RunStatus
-from bcpg_cluster.stages.verify.code.payload import Role, payload
 from bcpg_cluster.stages.verify.code.running import Running, attend
 from bcpg_cluster.stages.verify.code.seccomp import filter_program
 
@@ -145,7 +145,7 @@ class Sandbox:
         Raises:
             EngineError: no process can be started at all.
         """
-        order = {"style": "stdin", "prelude": prelude, "code": code}
+        order = {"prelude": prelude, "code": code}
         with self.start("program", order, output_bytes=output_bytes) as run:
             run.send(stdin)
             run.end_input()

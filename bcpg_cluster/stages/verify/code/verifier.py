@@ -19,10 +19,10 @@ from bcpg_cluster.records import OutcomeStatus, StopReason
 from bcpg_cluster.stages.verify.code.code_tests import MAX_OUTPUT_BYTES, Case, CodeTests
 from bcpg_cluster.stages.verify.code.compare import DEFAULT_TOLERANCE, same_output, same_value
 from bcpg_cluster.stages.verify.code.fences import find_code
+from bcpg_cluster.stages.verify.code.inside.judge_process import wanted_names
+from bcpg_cluster.stages.verify.code.inside.plain_data import encode
 from bcpg_cluster.stages.verify.code.isolation import Isolation
-from bcpg_cluster.stages.verify.code.judge_process import wanted_names
 from bcpg_cluster.stages.verify.code.limits import MACHINES_DOING, Limits, RunResult, RunStatus
-from bcpg_cluster.stages.verify.code.plain_data import encode
 from bcpg_cluster.stages.verify.code.running import Running, attend
 from bcpg_cluster.stages.verify.code.sandbox import DEFAULT_PACKAGES, Sandbox
 from bcpg_cluster.stages.verify.protocol import Verification, part_to_check, without_answer
@@ -142,10 +142,10 @@ class CodeVerifier:
         return is_equal and result.exit_code == 0
 
     def _returns(self, tests: CodeTests, case: Case, code: str) -> bool:
-        order = {"style": "calls", "prelude": tests.prelude, "code": code}
+        order = {"prelude": tests.prelude, "code": code}
         request = {"op": "entry", "name": tests.entry_point, "args": [encode(item) for item in case.input]}
         limit = self._sandbox.limits.output_bytes + len(json.dumps(encode(case.output)))
-        with self._sandbox.start("program", order, output_bytes=limit) as run:
+        with self._sandbox.start("calls", order, output_bytes=limit) as run:
             run.send(_line(request))
             reply = _next_line(run, (run,))
             if reply is None:
@@ -157,12 +157,12 @@ class CodeVerifier:
             return False
 
     def _asserts_pass(self, tests: CodeTests, code: str) -> bool:
-        order = {"style": "calls", "prelude": tests.prelude, "code": code}
+        order = {"prelude": tests.prelude, "code": code}
         rules = {"prelude": tests.prelude, "check": tests.check, "entry_points": list(tests.entry_points())}
         size = MAX_OUTPUT_BYTES  # of one message
         with (
             self._sandbox.start("judge", rules, output_bytes=size) as judge,
-            self._sandbox.start("program", order, output_bytes=size) as program,
+            self._sandbox.start("calls", order, output_bytes=size) as program,
         ):
             both = (judge, program)
             while True:

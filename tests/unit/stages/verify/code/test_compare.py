@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.stages.verify.code.compare import same_output, same_value
-from bcpg_cluster.stages.verify.code.plain_data import encode
+from bcpg_cluster.stages.verify.code.inside.plain_data import encode
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""stages/verify/code/plain_data.py: values go over the pipe and come back as what they are, of built-in types."""
+"""stages/verify/code/inside/plain_data.py: values go over the pipe and come back as what they are, of built-in types."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bcpg_cluster.stages.verify.code.plain_data import NotPlain, decode, encode
+from bcpg_cluster.stages.verify.code.inside.plain_data import NotPlain, decode, encode
 
 SCALARS = (
     st.none()

@@ -15,11 +15,13 @@ import builtins
 import json
 import os
 import sys
-import types
-from typing import Any, NoReturn
 
-from bcpg_cluster.stages.verify.code.plain_data import NotPlain, decode, encode
-from bcpg_cluster.stages.verify.code.program_process import READY, limit_resources, prepare, silence
+from bcpg_cluster.stages.verify.code.inside.plain_data import NotPlain, decode, encode
+from bcpg_cluster.stages.verify.code.inside.program_process import READY, limit_resources, prepare, silence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 
 class BrokenTests(BaseException):
@@ -205,7 +207,7 @@ def _bound(tree: ast.AST) -> set[str]:
 
 def judge(order: dict[str, Any], program: Program) -> tuple[str, str]:
     """The verdict and why."""
-    module = types.ModuleType("tests")
+    module = type(sys)("tests")
     sys.modules["tests"] = module
     space = module.__dict__
     try:

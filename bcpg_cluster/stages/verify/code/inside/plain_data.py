@@ -11,8 +11,11 @@ Also read inside the sandbox, so it imports nothing of this package.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _MAX_PLAIN_INT = 2**53
 
