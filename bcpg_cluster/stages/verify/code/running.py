@@ -133,7 +133,7 @@ class Running:
             self._fate = RunStatus.FAILED if now > self._deadline else None
             return
         use = use_of(self._process.pid)
-        self._seen_cpu_s |= use.own_cpu_s  # children that nobody waits for leave their time nowhere else
+        self._seen_cpu_s |= use.own_cpu_s  # children without a parent that waits leave their time nowhere else
         cpu_s = max(use.cpu_s, sum(self._seen_cpu_s.values()), self._cpu_s)
         did_run_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s
         if 0 < use.num_runnable <= _NUM_PROCESSORS:  # more of them starve each other

@@ -92,7 +92,7 @@ def test_the_program_is_called_while_the_example_after_it_is_not_taken(verifier:
         assert verifier.verify(response, tests.to_json(), StopReason.STOP).reward == 1.0
 
 
-# --- what is nobody's fault
+# --- what is not the program's fault
 
 
 @pytest.mark.parametrize(
