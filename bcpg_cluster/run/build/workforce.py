@@ -17,6 +17,7 @@ from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.pools import PoolConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import Interrupted
+from bcpg_cluster.run.build.engines import verify_lease_s
 from bcpg_cluster.run.build.footprint import member_group
 from bcpg_cluster.run.build.members import host_cpu, host_judges, host_rollout, host_trainer
 from bcpg_cluster.run.scaler import PoolBounds
@@ -113,7 +114,7 @@ def start_workforce(
             name,
             runtime,
             partial(_spec, config, name, _host(name, content, serving, base)),
-            _limits(config.pool(name)),
+            _limits(config, name),
             on_retry=served_run.retry,
             welcome=CatchUp(serving, base) if name == ROLLOUT_POOL else None,
         )
@@ -127,10 +128,11 @@ def start_workforce(
     return Workforce(pools, gang, turns, serving, served_run)
 
 
-def _limits(settings: PoolConfig) -> PoolLimits:
+def _limits(config: Config, pool: str) -> PoolLimits:
+    settings = config.pool(pool)
     return PoolLimits(
         settings.leases_per_member,
-        settings.lease_timeout_s,
+        max(settings.lease_timeout_s, verify_lease_s(config)) if pool == CPU_POOL else settings.lease_timeout_s,
         settings.start_timeout_s,
         settings.max_attempts,
         settings.placement_timeout_s,

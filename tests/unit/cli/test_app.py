@@ -468,7 +468,18 @@ def test_doctor(bcpg: Bcpg):
     ended = bcpg("doctor", "--json")
     findings = {finding["what"]: finding for finding in json.loads(ended.out)}
     assert findings["python"]["state"] == "ok"
-    assert {"ray", "torch", "vllm", "deepspeed", "compiler", "memory", "cpu", "gpus", "ray cluster"} <= set(findings)
+    assert {
+        "ray",
+        "torch",
+        "vllm",
+        "deepspeed",
+        "compiler",
+        "memory",
+        "cpu",
+        "gpus",
+        "ray cluster",
+        "programs in responses",
+    } <= set(findings)
     missing = [finding for finding in findings.values() if finding["state"] == "missing"]
     assert ended.code == (1 if missing else 0)
     assert all(finding["remedy"] for finding in missing)

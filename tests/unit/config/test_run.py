@@ -238,6 +238,8 @@ def test_identity_ignores_what_may_change_in_mid_run(make_config: Callable[..., 
         {"train": {"checkpoint_every_steps": 7}},
         {"train": {"group_timeout_s": 7.0}},
         {"train": {"lora": None}},
+        {"verify": {"num_parallel": 3}},
+        {"verify": {"tolerance": 1e-6, "overdue_is_wrong": True, "idle_limit_s": 10.0}},
     ):
         assert make_config(**same).identity == base, same
 
@@ -254,6 +256,10 @@ def test_identity_sees_what_decides_results(make_config: Callable[..., Config]):
         make_config(objective={"tau": 0.2, "length": "token"}),
         make_config(weigh={"truncated": "mask"}),
         make_config(weigh={"flip_rate": 0.1}),
+        make_config(verify={"tolerance": 1e-9}),
+        make_config(verify={"overdue_is_wrong": False}),
+        make_config(verify={"packages": ["numpy"]}),
+        make_config(verify={"idle_limit_s": 5.0}),
         make_config(push={"tolerance_nats": 0.1}),
         make_config(prompts={"order": "stated"}),
         make_config(train={"lora": {}}),

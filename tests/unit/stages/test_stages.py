@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,24 @@ def test_verify_counts_what_could_not_be_parsed_and_keeps_failures_apart():
     assert result.metrics == {
         "status.verified": 2.0, "status.verifier_error": 1.0, "samples": 3.0, "unparsed": 1.0, "rewards": 1.0, "tokens": 6.0,
     }  # fmt: skip
+
+
+def test_verify_asks_side_by_side_and_keeps_the_order():
+    """Two answers are under way at once (the barrier opens for no fewer), and every outcome stands by its own rollout."""
+    both = threading.Barrier(2, timeout=60)
+
+    class Waits(Reads):
+        def verify(self, response: str, gold: str, stop_reason: StopReason) -> Verification:
+            both.wait()
+            return Verification(OutcomeStatus.VERIFIED, float(response == "right"), response)
+
+    texts = ["right", "wrong", "wrong", "right", "right", "wrong"]
+    tables = {
+        "prompts": list(map(prompt_row, PROMPTS)),
+        "rollouts": rollout_rows(*(rollout("a", n, text) for n, text in enumerate(texts))),
+    }
+    result = verify(tables, job(), verifier=Waits(), prompts_table="prompts", rollouts_table="rollouts", num_threads=2)
+    assert [outcome.extracted for outcome in outcomes_from(result.rows).values()] == texts
 
 
 # --- segment, judge, weigh on one shard of hand-made rows
