@@ -24,22 +24,18 @@ from bcpg_cluster.store.shards import read_shard, read_table
 GATED = """
 import sys, time
 from pathlib import Path
-from bcpg_cluster import build
-from bcpg_cluster.stages.fakes.faults import FakeJudge
+from bcpg_cluster.stages.fakes.judge import FakeJudge
 from bcpg_cluster_cli import app
 
 gate = Path(sys.argv.pop(1))
+judge = FakeJudge.judge
 
-class Gated(FakeJudge):
-    def judge(self, cases):
-        while not gate.exists():
-            time.sleep(0.02)
-        return super().judge(cases)
+def judge_behind_the_gate(self, *given):
+    while self.name == "llm" and not gate.exists():
+        time.sleep(0.02)
+    return judge(self, *given)
 
-make = build.make_judge
-build.make_judge = lambda config, name, *rest: (
-    Gated(name, precision=0.9, recall=0.8) if name == "llm" else make(config, name, *rest)
-)
+FakeJudge.judge = judge_behind_the_gate
 app.main()
 """
 
