@@ -152,12 +152,12 @@ def test_judges_follow_their_queue_and_a_person_resizes_pools(
     assert watched.code == 0
     assert "not running: done" in watched.out
 
-    left_alone = run_rounds(tmp_path / "alone", gated.config, 1)
-    state = read_manifest(run_dir)
+    run_rounds(tmp_path / "alone", gated.config, 1)
+    state, left_alone = read_manifest(run_dir), read_manifest(tmp_path / "alone")
     for key in ("accuracy", "samples", "mined_share", "per_problem"):
-        assert state.reports[1][key] == left_alone.reports[1][key]
+        assert getattr(state.reports[1], key) == getattr(left_alone.reports[1], key)
     rows = read_table(run_dir, state.receipts(1, "verdicts.llm"))
-    alone = read_table(tmp_path / "alone", read_manifest(tmp_path / "alone").receipts(1, "verdicts.llm"))
+    alone = read_table(tmp_path / "alone", left_alone.receipts(1, "verdicts.llm"))
     assert verdicts_from(rows) == verdicts_from(alone)
     for receipts in state.shards.values():
         for receipt in receipts.values():
