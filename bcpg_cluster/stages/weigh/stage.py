@@ -88,11 +88,13 @@ def weigh(tables: Tables, job: StageJob) -> StageResult:
                 raise StoreError(f"{rollout.id} was kept without a reward")
             cut: Sequence[Step] = steps.get(rollout.id, ())
             labels: Sequence[int] = ()
+            masses: Sequence[float] = ()
             if reward == 0.0:
-                labels = _decide(rollout, cut, verdicts, settings, counts)
+                masses = gradient_masses(rollout.sampler_logprobs)  # none where they are unknown
+                labels = _decide(rollout, cut, masses, verdicts, settings, counts)
             weights, mined = _token_columns(rollout, cut, labels, settings.beta)
             if reward == 0.0:
-                _count_wrong(rollout, mined, counts)
+                _count_wrong(mined, masses, counts)
             kept.append(
                 WeightedRow(
                     rollout.id,
@@ -123,9 +125,8 @@ def _token_columns(
     return weights, mined_tokens(length, cut, labels, eos_is_last=ended)
 
 
-def _count_wrong(rollout: Rollout, mined: Sequence[bool], counts: WeighCounts) -> None:
+def _count_wrong(mined: Sequence[bool], masses: Sequence[float], counts: WeighCounts) -> None:
     """A wrong response's tokens and their gradient mass, and how much of both is mined."""
-    masses = gradient_masses(rollout.sampler_logprobs)  # none where they are unknown
     counts.wrong_samples += 1
     counts.wrong_tokens += len(mined)
     counts.mined_tokens += sum(mined)
@@ -195,6 +196,7 @@ def _account(
 def _decide(
     rollout: Rollout,
     cut: Sequence[Step],
+    masses: Sequence[float],
     verdicts: Mapping[str, Mapping[SampleId, Sequence[Verdict]]],
     settings: WeighSettings,
     counts: WeighCounts,
@@ -218,7 +220,6 @@ def _decide(
     counts.wrong_steps += len(cut)
     counts.mined_steps += sum(mined[:-1])
     _count_votes(cut, {**decided.judge_labels, CONSENSUS: [*labels]}, truths, settings.voters, counts)
-    masses = gradient_masses(rollout.sampler_logprobs)
     for source, of_source in {CONSENSUS: labels, **truths}.items():
         counts.right_steps.setdefault(source, RightStepCounts()).add(cut, of_source, masses)
     return mined
