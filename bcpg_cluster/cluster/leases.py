@@ -37,7 +37,6 @@ class Done:
     key: tuple[Any, ...]
     result: Any
     member: str
-    attempts: int
 
 
 @dataclass(slots=True)

@@ -289,7 +289,7 @@ class Pool:
                 error = lease.answer.exception()
                 if error is None:
                     self._release(slot, lease)
-                    yield Done(lease.work.key, lease.answer.result(), slot.member.name, lease.attempt)
+                    yield Done(lease.work.key, lease.answer.result(), slot.member.name)
                 elif isinstance(error, MemberLostError):
                     self._replace(slot, str(error))
                     return

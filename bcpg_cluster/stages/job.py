@@ -55,7 +55,7 @@ class StageWorker:
 
     Args:
         stages: by stage name.
-        engine: anything whose methods control calls may name (push, health); closed with the worker.
+        engine: anything whose methods control calls may name (pushes); closed with the worker.
         others: what else is closed with it.
     """
 

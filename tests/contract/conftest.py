@@ -13,7 +13,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # vLLM compiles one small function at the first log-prob (40 s on a fresh machine); these tests do without.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,29 @@ CORPUS = [
     "🙂 fertig",
     "wait, so that's wrong",
 ]
+
+
+@pytest.fixture
+def cached_tokens() -> Callable[[Any], AbstractContextManager[list[int]]]:
+    """Collects, for each request a vLLM engine answers meanwhile, how many prompt tokens came from its prefix cache."""
+
+    @contextmanager
+    def watch(engine: Any) -> Iterator[list[int]]:
+        seen: list[int] = []
+        submit = engine._loop.submit
+
+        def noted(requests: Sequence[Any]) -> list[Any]:
+            outputs: list[Any] = submit(requests)
+            seen.extend(output.num_cached_tokens or 0 for output in outputs)
+            return outputs
+
+        engine._loop.submit = noted
+        try:
+            yield seen
+        finally:
+            engine._loop.submit = submit
+
+    return watch
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,14 @@ from bcpg_cluster.stages.fakes.faults import Faults
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.fakes.judge import FakeJudge
 from bcpg_cluster.stages.fakes.skill import draw_solution
-from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation
+from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling
 from bcpg_cluster.stages.judge.cache import VerdictCache
 from bcpg_cluster.stages.judge.chain_truth import ChainTruth
 from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt
-from bcpg_cluster.stages.judge.llm_judge import LlmJudge, View, WindowLimits
+from bcpg_cluster.stages.judge.llm_judge import JudgeOptions, LlmJudge, View
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judgement
+from bcpg_cluster.stages.judge.transport import GeneratorTransport
+from bcpg_cluster.stages.judge.windows import WindowLimits
 
 PROMPT = JudgePrompt("test", "", "$problem|$steps|$first $last|$gold", "$index $text;", gold="gold $answer")
 CASES = [
@@ -32,9 +34,29 @@ CASES = [
 RIGHT = Judgement(VerdictStatus.JUDGED, label=1, error_type=ErrorType.NONE)
 
 
+def judge_on(
+    generator: FakeGenerator,
+    prompt: JudgePrompt,
+    view: View = "full",
+    *,
+    model: str = "m1",
+    max_tokens: int = 400,
+    max_prompt_tokens: int = 4000,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    is_bound: bool = True,
+    cache: VerdictCache | None = None,
+    **options: Any,
+) -> LlmJudge:
+    sampling = Sampling(max_tokens, temperature, top_p)
+    transport = GeneratorTransport(generator, model, sampling, max_prompt_tokens, is_bound=is_bound)
+    return LlmJudge("judge", transport, JudgeOptions(prompt, view, **options), cache)
+
+
 def llm_judge(answer: Callable[[str], str], view: View = "causal", **options: Any) -> LlmJudge:
-    settings: dict[str, Any] = {"model_version": "m1", "max_tokens": 200, "max_prompt_tokens": 200} | options
-    return LlmJudge(FakeGenerator(answer=answer), "judge", PROMPT, view, **settings)
+    return judge_on(
+        FakeGenerator(answer=answer), PROMPT, view, **{"max_tokens": 200, "max_prompt_tokens": 200} | options
+    )
 
 
 def says_correct(prompt: str) -> str:
@@ -53,7 +75,7 @@ def test_causal_view_hides_later_steps() -> None:
         prompts.append(prompt.strip())
         return says_correct(prompt)
 
-    verdicts = llm_judge(answer).judge(CASES)
+    verdicts = llm_judge(answer).judge(CASES).judgements
     assert [[v.label for v in row] for row in verdicts] == [[1, 1, 1], [1], []]
     assert all(v.error_type is ErrorType.NONE and v.status is VerdictStatus.JUDGED for row in verdicts for v in row)
     assert verdicts[0][1].raw == "1 correct none"
@@ -71,7 +93,7 @@ def test_full_view_is_one_call_a_case() -> None:
             "0 correct none\n1 wrong calculation\n2 wrong propagated" if prompt.startswith("17") else "0 correct none"
         )
 
-    long, short, empty = llm_judge(answer, "full").judge(CASES)
+    long, short, empty = llm_judge(answer, "full").judge(CASES).judgements
     assert [(v.label, v.error_type) for v in long] == [
         (1, ErrorType.NONE),
         (0, ErrorType.CALCULATION),
@@ -84,26 +106,18 @@ def test_full_view_is_one_call_a_case() -> None:
 
 def test_what_is_not_an_answer_is_a_status() -> None:
     judge = llm_judge(lambda prompt: "0 correct none" if prompt.startswith("10") else "all fine!", "full")
-    long, short, _ = judge.judge(CASES)
+    long, short, _ = judge.judge(CASES).judgements
     assert [v.status for v in long] == [VerdictStatus.UNPARSABLE] * 3
     assert all(v.label is None and v.score is None and v.raw == "all fine!" for v in long)
     assert short[0].label == 1
     # Cut off in the middle of its answer: fails closed for every step of the call.
-    cut_off = llm_judge(says_correct, "full", max_tokens=20).judge(CASES)
+    cut_off = llm_judge(says_correct, "full", max_tokens=20).judge(CASES).judgements
     assert [v.status for v in cut_off[0]] == [VerdictStatus.UNPARSABLE] * 3
     # The third causal prompt is too long, and only that one.
-    too_long = llm_judge(says_correct, max_prompt_tokens=40).judge(CASES)
+    too_long = llm_judge(says_correct, max_prompt_tokens=40).judge(CASES).judgements
     assert [v.status for v in too_long[0]] == [VerdictStatus.JUDGED] * 2 + [VerdictStatus.REFUSED]
-    lost = LlmJudge(
-        FakeGenerator(answer=says_correct, faults=Faults(output="aborted")),
-        "judge",
-        PROMPT,
-        "full",
-        model_version="m1",
-        max_tokens=99,
-        max_prompt_tokens=99,
-    )
-    assert [v.status for v in lost.judge(CASES)[0]] == [VerdictStatus.ENGINE_LOST] * 3
+    lost = judge_on(FakeGenerator(answer=says_correct, faults=Faults(output="aborted")), PROMPT)
+    assert [v.status for v in lost.judge(CASES).judgements[0]] == [VerdictStatus.ENGINE_LOST] * 3
     lost.close()
     with pytest.raises(EngineError):
         lost.judge(CASES)
@@ -111,8 +125,8 @@ def test_what_is_not_an_answer_is_a_status() -> None:
 
 def test_thinking_is_not_the_answer() -> None:
     judge = llm_judge(lambda prompt: "0 wrong logic? no.</think>\n" + says_correct(prompt), answer_after="</think>")
-    assert [v.label for v in judge.judge(CASES)[0]] == [1, 1, 1]
-    unfinished = llm_judge(says_correct, answer_after="</think>").judge(CASES)
+    assert [v.label for v in judge.judge(CASES).judgements[0]] == [1, 1, 1]
+    unfinished = llm_judge(says_correct, answer_after="</think>").judge(CASES).judgements
     assert unfinished[0][0].status is VerdictStatus.UNPARSABLE
 
 
@@ -120,7 +134,7 @@ def test_version_names_all_that_matters() -> None:
     judges = [
         llm_judge(says_correct),
         llm_judge(says_correct, "full"),
-        llm_judge(says_correct, model_version="m2"),
+        llm_judge(says_correct, model="m2"),
         llm_judge(says_correct, max_tokens=201),
         llm_judge(says_correct, answer_after="</think>"),
         llm_judge(says_correct, "full", windows=WindowLimits(steps=8)),
@@ -156,11 +170,6 @@ class Recorder(FakeGenerator):
         return [["".join(map(chr, r.prompt_token_ids)).rstrip("\n") for r in call] for call in self.calls]
 
 
-def judge_on(generator: FakeGenerator, prompt: JudgePrompt, view: View = "full", **options: Any) -> LlmJudge:
-    settings: dict[str, Any] = {"model_version": "m1", "max_tokens": 400, "max_prompt_tokens": 4000} | options
-    return LlmJudge(generator, "judge", prompt, view, **settings)
-
-
 def test_windows_wait_for_one_another_and_carry_what_was_wrong() -> None:
     def answer(prompt: str) -> str:
         first, last = map(int, prompt.split("|")[2].split())
@@ -168,7 +177,7 @@ def test_windows_wait_for_one_another_and_carry_what_was_wrong() -> None:
 
     generator = Recorder(answer)
     judge = judge_on(generator, CARRYING, windows=WindowLimits(steps=2))
-    long, short = judge.judge([LONG, CASES[1]])
+    long, short = judge.judge([LONG, CASES[1]]).judgements
     assert [said.label for said in long] == [0, 1, 1, 0, 1]
     assert [said.label for said in short] == [0]
     assert generator.prompts() == [  # a wave at a time, all cases together
@@ -186,7 +195,7 @@ def test_windows_wait_for_one_another_and_carry_what_was_wrong() -> None:
 def test_windows_without_a_place_for_earlier_verdicts_go_out_together() -> None:
     generator = Recorder(says_correct)
     judge = judge_on(generator, PROMPT, windows=WindowLimits(steps=2, looks_ahead=True))
-    assert [said.label for said in judge.judge([LONG])[0]] == [1] * 5
+    assert [said.label for said in judge.judge([LONG]).judgements[0]] == [1] * 5
     assert [[prompt.split("|")[2] for prompt in call] for call in generator.prompts()] == [["0 1", "2 3", "4 4"]]
     assert all("4 s4" in prompt for prompt in generator.prompts()[0])
 
@@ -203,7 +212,8 @@ def test_a_window_that_failed_fails_alone() -> None:
     def answer(prompt: str) -> str:
         return "no idea" if "|2 3|" in prompt or "again: 2 3" in prompt else says_correct(prompt)
 
-    rows, account = judge_on(Recorder(answer), CARRYING, windows=WindowLimits(steps=2)).judge_counted([LONG])
+    judged = judge_on(Recorder(answer), CARRYING, windows=WindowLimits(steps=2)).judge([LONG])
+    rows, account = judged.judgements, judged.counts
     assert [said.label for said in rows[0]] == [1, 1, None, None, 1]
     assert [said.status for said in rows[0]][2:4] == [VerdictStatus.UNPARSABLE] * 2
     assert (account["calls"], account["calls.repair"]) == (4, 1)
@@ -213,8 +223,9 @@ def test_a_window_that_failed_fails_alone() -> None:
 def test_one_repair_in_the_cluster() -> None:
     generator = Recorder(lambda prompt: "0 correct none" if "again:" in prompt else "<t>hm</t>It is right.")
     judge = judge_on(generator, CARRYING)
-    rows, account = judge.judge_counted([CASES[1]])
-    assert rows == [(replace(RIGHT, raw="0 correct none"),)]
+    judged = judge.judge([CASES[1]])
+    rows, account = judged.judgements, judged.counts
+    assert rows == ((replace(RIGHT, raw="0 correct none"),),)
     assert generator.prompts()[1] == ["10 -8|0 10-8=2;|0 0|gold 2|\n<t>hm</t>It is right.\nagain: 0 0"]
     assert (account["calls"], account["calls.repaired"]) == (2, 1)
     # Thoughts are not repeated to the judge; they may be long.
@@ -230,7 +241,7 @@ def test_a_json_prompt_binds_the_answer_to_its_schema() -> None:
         return json.dumps({"verdicts": items})
 
     generator = Recorder(answer)
-    rows = judge_on(generator, replace(PROMPT, answer="json")).judge(CASES)
+    rows = judge_on(generator, replace(PROMPT, answer="json")).judge(CASES).judgements
     assert [[said.label for said in row] for row in rows] == [[1, 1, 1], [1], []]
     schemas = [json.loads(request.sampling.json_schema or "") for request in generator.calls[0]]
     assert [schema["properties"]["verdicts"]["maxItems"] for schema in schemas] == [3, 1]
@@ -249,27 +260,28 @@ def test_thoughts_are_not_bound_to_the_schema() -> None:
     prompt = replace(PROMPT, answer="json", user="$problem|$steps|$first $last")
     judge = judge_on(generator, prompt, answer_after="</think>", is_bound=False)
     cases = [JudgeCase("17", ("a",)), JudgeCase("10", ("b",))]
-    assert [said.label for row in judge.judge(cases) for said in row] == [1, 1]
+    assert [said.label for row in judge.judge(cases).judgements for said in row] == [1, 1]
     assert {request.sampling.json_schema for request in generator.calls[0]} == {None}
     bound = judge_on(Recorder(thinks), prompt, answer_after="</think>")
-    assert [row[0].status for row in bound.judge(cases)] == [VerdictStatus.JUDGED, VerdictStatus.UNPARSABLE]
+    assert [row[0].status for row in bound.judge(cases).judgements] == [VerdictStatus.JUDGED, VerdictStatus.UNPARSABLE]
     assert bound.version != judge.version
     # It never stops thinking, or answers about something else: a status, as for every judge.
     for text in ("Is it right?", 'Yes.</think>{"verdicts": []}', "Yes.</think>```json\n{}\n```\n```json\n{}\n```"):
         silent = judge_on(Recorder(lambda prompt, text=text: text), prompt, answer_after="</think>", is_bound=False)
-        assert silent.judge(cases[:1])[0][0].status is VerdictStatus.UNPARSABLE
+        assert silent.judge(cases[:1]).judgements[0][0].status is VerdictStatus.UNPARSABLE
 
 
 def test_a_cached_judge_asks_once(tmp_path: Path) -> None:
     generator = Recorder(says_correct)
-    first = judge_on(generator, PROMPT, cache=VerdictCache(tmp_path)).judge([*CASES, CASES[0]])
+    first = judge_on(generator, PROMPT, cache=VerdictCache(tmp_path)).judge([*CASES, CASES[0]]).judgements
     assert [len(call) for call in generator.calls] == [2]  # the last case is the first again
-    again, account = judge_on(generator, PROMPT, cache=VerdictCache(tmp_path)).judge_counted([*CASES, CASES[0]])
+    judged = judge_on(generator, PROMPT, cache=VerdictCache(tmp_path)).judge([*CASES, CASES[0]])
+    again, account = judged.judgements, judged.counts
     assert again == first
     assert sum(len(call) for call in generator.calls) == 2
     assert account == {"calls": 3, "calls.stored": 3}
     changes: list[dict[str, Any]] = [
-        {"model_version": "m2"},
+        {"model": "m2"},
         {"max_tokens": 401},
         {"temperature": 0.5},
         {"sample": 1},
@@ -287,12 +299,15 @@ def test_a_cached_judge_asks_once(tmp_path: Path) -> None:
 
 def test_refused_and_lost_calls_are_not_stored(tmp_path: Path) -> None:
     lost = FakeGenerator(answer=says_correct, faults=Faults(output="aborted"))
-    assert judge_on(lost, PROMPT, cache=VerdictCache(tmp_path)).judge(CASES)[0][0].status is VerdictStatus.ENGINE_LOST
+    assert (
+        judge_on(lost, PROMPT, cache=VerdictCache(tmp_path)).judge(CASES).judgements[0][0].status
+        is VerdictStatus.ENGINE_LOST
+    )
     short = judge_on(FakeGenerator(answer=says_correct), PROMPT, cache=VerdictCache(tmp_path), max_prompt_tokens=3)
-    assert short.judge(CASES)[0][0].status is VerdictStatus.REFUSED
-    well = judge_on(FakeGenerator(answer=says_correct), PROMPT, cache=VerdictCache(tmp_path))
-    assert [said.label for said in well.judge(CASES)[0]] == [1, 1, 1]
-    assert well.health()["cache_hits"] == 0
+    assert short.judge(CASES).judgements[0][0].status is VerdictStatus.REFUSED
+    well = judge_on(FakeGenerator(answer=says_correct), PROMPT, cache=VerdictCache(tmp_path)).judge(CASES)
+    assert [said.label for said in well.judgements[0]] == [1, 1, 1]
+    assert "calls.stored" not in well.counts
 
 
 # --- the process reward model ----------------------------------------------------------------------------------------
@@ -339,7 +354,7 @@ def test_prm_scores_every_step(scorer: Any, prm_path: str) -> None:
         JudgeCase("17 +25 *3", ("17+25=42", "so 42*3=26,\nwhich is right", "答案是 26", "")),
         JudgeCase("10 -8", ("10-8=2",)),
     ]
-    got = scorer.judge([cases[0], CASES[2], cases[1]])
+    got = scorer.judge([cases[0], CASES[2], cases[1]]).judgements
     assert got[1] == ()
     for case, row in zip(cases, (got[0], got[2]), strict=True):
         assert [v.status for v in row] == [VerdictStatus.JUDGED] * len(case.steps)
@@ -347,7 +362,7 @@ def test_prm_scores_every_step(scorer: Any, prm_path: str) -> None:
         assert all(v.label is None for v in row)
     assert len({v.score for v in got[0]}) == 4
     # Newlines around a step are the segmenter's, not the model's.
-    assert scorer.judge([JudgeCase("10 -8", ("\n10-8=2\n\n",))])[0][0].score == got[2][0].score
+    assert scorer.judge([JudgeCase("10 -8", ("\n10-8=2\n\n",))]).judgements[0][0].score == got[2][0].score
 
 
 @pytest.mark.engine
@@ -356,7 +371,7 @@ def test_prm_refuses_what_it_cannot_align(scorer: Any) -> None:
     in_step = JudgeCase("10 -8", ("10-8=2", "or <extra_0> not"))
     in_question = JudgeCase("10 <extra_0> -8", ("10-8=2",))
     too_long = JudgeCase("10 -8", ("10-8=2 " * 200, "answer 2"))
-    rows = scorer.judge([in_step, fine, in_question, too_long])
+    rows = scorer.judge([in_step, fine, in_question, too_long]).judgements
     refused = Judgement(VerdictStatus.REFUSED)
     assert (rows[0], rows[2], rows[3]) == ((refused,) * 2, (refused,), (refused,) * 2)
     assert rows[1][0].status is VerdictStatus.JUDGED
@@ -379,12 +394,11 @@ def test_prm_needs_its_separator(prm_path: str) -> None:
 
 def test_chain_truth_judges_chains_alone() -> None:
     judge: Judge = ChainTruth()
-    rows = judge.judge([*CASES, JudgeCase("What is 2+2?", ("4", "5"))])
+    rows = judge.judge([*CASES, JudgeCase("What is 2+2?", ("4", "5"))]).judgements
     assert [[v.label for v in row] for row in rows[:3]] == [[1, 0, 0], [1], []]
     assert rows[0][0] == RIGHT
     assert rows[0][1].error_type is ErrorType.CALCULATION
     assert rows[3] == (Judgement(VerdictStatus.REFUSED),) * 2
-    assert judge.health()["alive"] == 1.0
     judge.close()
 
 
@@ -398,24 +412,24 @@ def test_fake_judge_has_the_quality_it_is_given() -> None:
     for _ in range(2000):
         chain = draw_chain(rng, 4, 6)
         cases.append(JudgeCase(chain.question, tuple(draw_solution(chain, 0.7, rng).split("\n"))))
-    truths = [v.label for row in ChainTruth().judge(cases) for v in row]
+    truths = [v.label for row in ChainTruth().judge(cases).judgements for v in row]
     base_rate = sum(label or 0 for label in truths) / len(truths)
     judge = FakeJudge(recall=0.8, precision=0.9, base_rate=base_rate)
-    verdicts = [v.label for row in judge.judge(cases) for v in row]
-    assert verdicts == [v.label for row in judge.judge(cases) for v in row]
+    verdicts = [v.label for row in judge.judge(cases).judgements for v in row]
+    assert verdicts == [v.label for row in judge.judge(cases).judgements for v in row]
     both = sum(said == truth == 1 for said, truth in zip(verdicts, truths, strict=True))
     assert both / sum(label or 0 for label in truths) == pytest.approx(0.8, abs=0.02)
     assert both / sum(label or 0 for label in verdicts) == pytest.approx(0.9, abs=0.02)
     other = FakeJudge("another", recall=0.8, precision=0.9, base_rate=base_rate)
-    assert [v.label for row in other.judge(cases) for v in row] != verdicts
+    assert [v.label for row in other.judge(cases).judgements for v in row] != verdicts
 
 
 def test_fake_judge_options() -> None:
-    perfect = FakeJudge(recall=1.0, precision=1.0, scores=True).judge(CASES)
+    perfect = FakeJudge(recall=1.0, precision=1.0, scores=True).judge(CASES).judgements
     assert [[v.score for v in row] for row in perfect] == [[0.9, 0.1, 0.1], [0.9], []]
-    assert FakeJudge(truth=lambda case: [True] * len(case.steps), recall=1.0).judge(CASES)[0][2].label == 1
+    assert FakeJudge(truth=lambda case: [True] * len(case.steps), recall=1.0).judge(CASES).judgements[0][2].label == 1
     broken = FakeJudge(faults=Faults(output="garbage"))
-    assert broken.judge(CASES)[0][0].status is VerdictStatus.UNPARSABLE
+    assert broken.judge(CASES).judgements[0][0].status is VerdictStatus.UNPARSABLE
     with pytest.raises(EngineError):
         FakeJudge(faults=Faults(fail_on_call=1)).judge(CASES)
     with pytest.raises(ValueError, match="impossible"):

@@ -262,7 +262,7 @@ Reference = Callable[[str, str, Sequence[str]], float]
 
 def holds_the_contract(scorer: Judge, path: str, reference: Reference) -> None:
     """Every step has the reference's score, in whatever company it comes."""
-    rows = scorer.judge(CASES)
+    rows = scorer.judge(CASES).judgements
     for case, row in zip(CASES, rows, strict=True):
         expected = [reference(path, case.problem, case.steps[: index + 1]) for index in range(len(case.steps))]
         assert [one.status for one in row] == [VerdictStatus.JUDGED] * len(case.steps)
@@ -270,14 +270,14 @@ def holds_the_contract(scorer: Judge, path: str, reference: Reference) -> None:
         assert all(one.label is None and one.raw == "" for one in row)
     scores = [one.score for row in rows for one in row]
     assert max(scores) - min(scores) > 0.01  # a reference that says the same of everything would prove nothing
-    again = scorer.judge([CASES[3], CASES[0]])
+    again = scorer.judge([CASES[3], CASES[0]]).judgements
     assert [one.score for one in again[1]] == pytest.approx([one.score for one in rows[0]], abs=1e-5)
-    assert scorer.judge([]) == []
+    assert scorer.judge([]).judgements == ()
 
 
 def windows_hold(scorer: Judge, path: str, reference: Reference) -> None:
     """A response beyond the context: each step has the reference's score for the steps that were in view."""
-    row = scorer.judge([LONG, CASES[1]])[0]
+    row = scorer.judge([LONG, CASES[1]]).judgements[0]
     assert [one.status for one in row] == [VerdictStatus.JUDGED] * len(LONG.steps)
     firsts = []
     for index, one in enumerate(row):
@@ -308,15 +308,15 @@ def test_skywork_in_windows_and_its_limits(tmp_path: Path) -> None:
     options = {"dtype": "float32", "max_model_len": 180}
     scorer = TransformersStepScorer(path, "prm", engine_args=options, model_version="m1", context_tokens=40)
     windows_hold(scorer, path, skywork_reference)
-    too_long = scorer.judge([JudgeCase("1?", ("first", "x" * 400, "third", "fourth")), JudgeCase("p" * 400, ("a",))])
+    too_long = scorer.judge(
+        [JudgeCase("1?", ("first", "x" * 400, "third", "fourth")), JudgeCase("p" * 400, ("a",))]
+    ).judgements
     statuses = [one.status for one in too_long[0]]
     judged, refused = VerdictStatus.JUDGED, VerdictStatus.REFUSED
     assert statuses == [judged, refused, refused, judged]
     assert too_long[1] == (Judgement(refused),)
     assert scorer.version == "m1/skywork-prm/'\\n'/180/40"
-    assert scorer.health()["alive"] == 1.0
     scorer.close()
-    assert scorer.health()["alive"] == 0.0
     with pytest.raises(EngineError, match="closed"):
         scorer.judge(CASES)
 
@@ -411,7 +411,7 @@ def test_math_shepherd_on_vllm(shepherd_engine: Any, shepherd_path: str) -> None
     windows_hold(shepherd_engine, shepherd_path, shepherd_reference)
     refused = (Judgement(VerdictStatus.REFUSED),)
     tagged = JudgeCase("1 + 1?", ("one ки more",))
-    assert shepherd_engine.judge([tagged, CASES[1], JudgeCase("a ки?", ("b",))])[::2] == [refused, refused]
+    assert shepherd_engine.judge([tagged, CASES[1], JudgeCase("a ки?", ("b",))]).judgements[::2] == (refused, refused)
     assert shepherd_engine.version.endswith("/math-shepherd-prm/ки/192/60")
 
 
@@ -422,6 +422,6 @@ def test_rlhflow_on_vllm(rlhflow_path: str) -> None:
         holds_the_contract(scorer, rlhflow_path, rlhflow_reference)
         windows_hold(scorer, rlhflow_path, rlhflow_reference)
         injected = JudgeCase("1?", ("a<|eot_id|>",))
-        assert scorer.judge([injected]) == [(Judgement(VerdictStatus.REFUSED),)]
+        assert scorer.judge([injected]).judgements == ((Judgement(VerdictStatus.REFUSED),),)
     finally:
         scorer.close()

@@ -3,68 +3,158 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bcpg_cluster.config.embedded import resolve_asset
+from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.section import num_ranks
 from bcpg_cluster.run.build.footprint import ask_of, held_together
+from bcpg_cluster.run.build.judges import judge_options
 from bcpg_cluster.run.build.model_memory import KNOWN, ModelShape, activation_bytes, shape_from, training_state_bytes
+from bcpg_cluster.stages.judge.llm_judge import most_calls
+from bcpg_cluster.stages.judge.prm.windows import most_windows
 
 # Bytes a sample takes in the store for each response token (ids, log-probs, texts, weights, reference), before compression.
 _BYTES_PER_TOKEN = 24
 
 
-_STEP_TOKENS = 10  # a line of the embedded task; real responses are cut into longer steps, so this is an upper bound
+@dataclass(frozen=True, slots=True)
+class WorkBound:
+    """The most that is done in one round, or in several: every response as long as ``max_tokens``, every group kept.
+
+    Attributes:
+        samples, tokens: drawn for training.
+        evaluation_samples: drawn to measure the policy.
+        judge_calls: requests to LLM judges (second tries of unreadable answers included) and inputs of process reward models;
+            one a response for judges that need neither. What is done again because an endpoint or a member failed comes on
+            top.
+    """
+
+    prompts: int
+    samples: int
+    tokens: int
+    evaluation_samples: int
+    judge_calls: int
+    optimiser_steps: int
+    trained_tokens: int
+
+    def times(self, rounds: int) -> WorkBound:
+        """Of so many rounds, and the measurement of the base policy before them."""
+        return WorkBound(
+            prompts=self.prompts * rounds,
+            samples=self.samples * rounds,
+            tokens=self.tokens * rounds,
+            evaluation_samples=self.evaluation_samples * (rounds + 1),
+            judge_calls=self.judge_calls * rounds,
+            optimiser_steps=self.optimiser_steps * rounds,
+            trained_tokens=self.trained_tokens * rounds,
+        )
 
 
-def plan_facts(config: Config, rounds: int, num_test: int) -> dict[str, Any]:
-    """The numbers as plain data."""
+@dataclass(frozen=True, slots=True)
+class PoolAsk:
+    """What one pool asks of the machines; memory, GPUs and resources are those of each member."""
+
+    name: str
+    members: int
+    memory_gib: float
+    num_gpus: float
+    resources: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """What one GPU of a pool's member holds.
+
+    Attributes:
+        parameters: of the model; ``None`` where its shape is not known here.
+        parts: GiB by what takes them; ``None`` with ``parameters``.
+    """
+
+    pool: str
+    model: str
+    parameters: int | None = None
+    parts: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFacts:
+    """What a run costs at most.
+
+    Attributes:
+        gpu_memory: estimates, for pools with GPUs.
+        memory_gib, num_gpus: of all members that are there at once.
+        disk_mib: of the run's tables.
+        snapshots_mib: of the snapshots that are kept; 0 where the model's files are not here.
+    """
+
+    per_round: WorkBound
+    total: WorkBound
+    pools: tuple[PoolAsk, ...]
+    gpu_memory: tuple[GpuMemory, ...]
+    memory_gib: float
+    num_gpus: float
+    disk_mib: float
+    snapshots_mib: float
+
+
+def plan_facts(config: Config, rounds: int, num_test: int) -> PlanFacts:
+    """The bounds of a run over so many rounds, measured on ``num_test`` problems after each.
+
+    Raises:
+        ConfigError: a judge's prompt does not exist or is not a judge prompt.
+    """
+    per_round = work_bound(config, num_test)
+    total = per_round.times(rounds)
+    kept = min(rounds, config.snapshots.keep_last + 1)
+    return PlanFacts(
+        per_round=per_round,
+        total=total,
+        pools=tuple(_pool_ask(config, name) for name in config.pool_names()),
+        gpu_memory=tuple(row for name in config.pool_names() if (row := gpu_memory(config, name)) is not None),
+        memory_gib=memory_gib(config),
+        num_gpus=max(
+            sum(ask_of(config, name).total().get("GPU", 0.0) for name in turn) for turn in held_together(config)
+        ),
+        disk_mib=total.tokens * _BYTES_PER_TOKEN / 2**20,
+        snapshots_mib=(model_bytes(config.policy.model) or 0) * kept / 2**20,
+    )
+
+
+def work_bound(config: Config, num_test: int) -> WorkBound:
+    """The most that is done in one round."""
     sample = config.generate
     prompts = config.prompts.per_round
     samples = prompts * sample.group_size
     tokens = samples * sample.max_tokens
-    steps_each = max(sample.max_tokens // _STEP_TOKENS, 1)
-    calls = {"llm": {"full": 1, "causal": steps_each}}
-    judge_calls = sum(
-        samples * (calls["llm"][judge.view] if judge.kind == "llm" else 1) for judge in config.judges.values()
+    return WorkBound(
+        prompts=prompts,
+        samples=samples,
+        tokens=tokens,
+        evaluation_samples=num_test * (config.evaluate.num_samples + config.evaluate.greedy),
+        judge_calls=sum(judge_calls(config).values()),
+        optimiser_steps=-(-samples // config.train.batch_sequences) * config.train.epochs,
+        trained_tokens=tokens * config.train.epochs,
     )
-    per_round = {
-        "prompts": prompts,
-        "samples": samples,
-        "tokens": tokens,
-        "evaluation_samples": num_test * (config.evaluate.num_samples + config.evaluate.greedy),
-        "judge_calls": judge_calls,
-        "optimiser_steps": -(-samples // config.train.batch_sequences) * config.train.epochs,
-        "trained_tokens": tokens * config.train.epochs,
-    }
-    total = {key: value * rounds for key, value in per_round.items()}
-    total["evaluation_samples"] += per_round["evaluation_samples"]  # the base policy is measured too
-    pools: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "members": config.pool(name).members,
-            "memory_gib": config.pool(name).memory_gib,
-            "num_gpus": config.pool(name).num_gpus,
-            "resources": config.pool(name).resources,
-        }
-        for name in config.pool_names()
-    ]
-    weights = model_bytes(config.policy.model)
-    kept = min(rounds, config.snapshots.keep_last + 1)
-    return {
-        "per_round": per_round,
-        "total": total,
-        "pools": pools,
-        "gpu_memory": [row for name in config.pool_names() for row in gpu_memory(config, name)],
-        "memory_gib": memory_gib(config),
-        "num_gpus": max(
-            sum(ask_of(config, name).total().get("GPU", 0.0) for name in turn) for turn in held_together(config)
-        ),
-        "disk_mib": total["tokens"] * _BYTES_PER_TOKEN / 2**20,
-        "snapshots_mib": (weights or 0) * kept / 2**20,
-    }
+
+
+def judge_calls(config: Config) -> dict[str, int]:
+    """The most calls of one round, by judge. Wrong responses are judged, and a group without a right one is dropped."""
+    num_judged = config.prompts.per_round * (config.generate.group_size - 1)
+    return {name: num_judged * calls_each(judge, config.generate.max_tokens) for name, judge in config.judges.items()}
+
+
+def calls_each(judge: JudgeConfig, max_tokens: int) -> int:
+    """The most calls of a judge about one response of at most ``max_tokens`` tokens, however it is cut.
+
+    A step has at least one token. No more can be said of it: ``</think>`` ends a step whatever the sizes in section ``segment``.
+    """
+    max_steps = max_tokens
+    if judge.kind in ("llm", "openai"):
+        return most_calls(judge_options(judge), max_steps)
+    return most_windows(max_steps) if judge.kind == "prm" else 1
 
 
 def memory_gib(config: Config) -> float:
@@ -73,36 +163,50 @@ def memory_gib(config: Config) -> float:
     return max(sum(pools[n].members * pools[n].memory_gib for n in turn) for turn in held_together(config))
 
 
-def gpu_memory(config: Config, pool: str) -> list[dict[str, Any]]:
-    """What a GPU of a pool's member holds, in GiB by part; nothing for pools without GPUs. Formulas: ``run.build.model_memory``."""
-    settings = config.pool(pool)
-    if not settings.num_gpus:
-        return []
-    args = config.engine_args(pool)
-    model = config.policy.model
-    if pool not in ("rollout", "trainer"):
-        model = next(judge.model or "" for name, judge in config.judges.items() if config.judge_pool(name) == pool)
-    shape = model_shape(model)
-    row = {"pool": pool, "model": model, "parameters": None, "parts": None}
+def gpu_memory(config: Config, pool: str) -> GpuMemory | None:
+    """What a GPU of a pool's member holds; ``None`` for pools without GPUs. Formulas: ``run.build.model_memory``."""
+    if not config.pool(pool).num_gpus:
+        return None
+    row = GpuMemory(pool, _model_of(config, pool))
+    shape = model_shape(row.model)
     if shape is None:
-        return [row]
-    number = shape.num_parameters()
-    if pool == "trainer":
-        train = config.train
-        state = training_state_bytes(number, zero_stage=train.zero_stage, num_ranks=settings.members, dtype=train.dtype)
-        kept = activation_bytes(
-            shape, train.micro_batch_tokens, dtype=train.dtype, is_checkpointed=train.gradient_checkpointing,
-            logprob_chunk_tokens=train.logprob_chunk_tokens,
-        )  # fmt: skip
-        parts = {"weights, gradients, optimiser": state / 2**30, "activations": kept / 2**30}
-    else:
-        item = 4 if args.get("dtype") == "float32" else 2
-        ranks = num_ranks(args)
-        longest = int(args.get("max_model_len") or 0)
-        parts = {"weights": number * item / ranks / 2**30}
-        if longest:
-            parts[f"KV cache of one sequence of {longest:,} tokens"] = shape.kv_bytes(longest, item) / ranks / 2**30
-    return [row | {"parameters": number, "parts": parts}]
+        return row
+    parts = _trainer_parts(config, shape) if pool == "trainer" else _engine_parts(config, pool, shape)
+    return replace(row, parameters=shape.num_parameters(), parts=parts)
+
+
+def _model_of(config: Config, pool: str) -> str:
+    if pool in ("rollout", "trainer"):
+        return config.policy.model
+    return next(judge.model or "" for name, judge in config.judges.items() if config.judge_pool(name) == pool)
+
+
+def _trainer_parts(config: Config, shape: ModelShape) -> dict[str, float]:
+    train, num_members = config.train, config.pool("trainer").members
+    state = training_state_bytes(
+        shape.num_parameters(), zero_stage=train.zero_stage, num_ranks=num_members, dtype=train.dtype
+    )
+    kept = activation_bytes(
+        shape, train.micro_batch_tokens, dtype=train.dtype, is_checkpointed=train.gradient_checkpointing,
+        logprob_chunk_tokens=train.logprob_chunk_tokens,
+    )  # fmt: skip
+    return {"weights, gradients, optimiser": state / 2**30, "activations": kept / 2**30}
+
+
+def _engine_parts(config: Config, pool: str, shape: ModelShape) -> dict[str, float]:
+    args = config.engine_args(pool)
+    item = 4 if args.get("dtype") == "float32" else 2
+    ranks = num_ranks(args)
+    longest = int(args.get("max_model_len") or 0)
+    parts = {"weights": shape.num_parameters() * item / ranks / 2**30}
+    if longest:
+        parts[f"KV cache of one sequence of {longest:,} tokens"] = shape.kv_bytes(longest, item) / ranks / 2**30
+    return parts
+
+
+def _pool_ask(config: Config, name: str) -> PoolAsk:
+    pool = config.pool(name)
+    return PoolAsk(name, pool.members, pool.memory_gib, pool.num_gpus, dict(pool.resources))
 
 
 def model_shape(model: str) -> ModelShape | None:

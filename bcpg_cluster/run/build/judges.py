@@ -11,9 +11,12 @@ from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.build.engines import trust_option
-from bcpg_cluster.stages.generate.protocol import TextGenerator
+from bcpg_cluster.stages.generate.protocol import Sampling, TextGenerator
 from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt, parse_judge_prompt
+from bcpg_cluster.stages.judge.llm_judge import JudgeOptions, LlmJudge
 from bcpg_cluster.stages.judge.protocol import Judge
+from bcpg_cluster.stages.judge.transport import GeneratorTransport, Transport
+from bcpg_cluster.stages.judge.windows import WindowLimits
 
 if TYPE_CHECKING:
     from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
@@ -64,52 +67,54 @@ def _make_prm(name: str, section: JudgeConfig) -> Judge:
 
 def _make_llm_judge(name: str, section: JudgeConfig, generators: dict[str, TextGenerator]) -> Judge:
     from bcpg_cluster.stages.judge.cache import VerdictCache
-    from bcpg_cluster.stages.judge.llm_judge import LlmJudge, WindowLimits
 
-    prompt = load_judge_prompt(section.prompt)
-    windows = WindowLimits(section.window_steps, section.window_tokens, section.look_ahead)
+    options = judge_options(section)
     cache = VerdictCache(Path(section.cache).expanduser()) if section.cache else None
-    if section.kind == "openai":
-        from bcpg_cluster.stages.judge.endpoint.openai_judge import OpenAiJudge, OpenAiTransport
-        from bcpg_cluster.stages.judge.endpoint.rate_limit import RateLimits
+    transport = _to_endpoint(section) if section.kind == "openai" else _to_generator(section, generators)
+    return LlmJudge(name, transport, options, cache)
 
-        assert section.endpoint is not None  # the section's validator
-        limits = RateLimits(
-            requests_per_minute=section.endpoint.requests_per_minute,
-            tokens_per_minute=section.endpoint.tokens_per_minute,
-            concurrency=section.endpoint.concurrency,
-        )
-        return OpenAiJudge(
-            OpenAiTransport(judge_endpoint(section), limits),
-            name,
-            prompt,
-            section.view,
-            windows=windows,
-            answer_after=section.answer_after,
-            cache=cache,
-            sample=section.sample,
-            max_unanswered=section.endpoint.max_unanswered,
-        )
+
+def judge_options(section: JudgeConfig) -> JudgeOptions:
+    """What a judge of kind ``llm`` or ``openai`` is asked.
+
+    Raises:
+        ConfigError: its prompt does not exist or is not a judge prompt.
+    """
+    return JudgeOptions(
+        load_judge_prompt(section.prompt),
+        section.view,
+        WindowLimits(section.window_steps, section.window_tokens, section.look_ahead),
+        section.answer_after,
+        section.sample,
+        None if section.endpoint is None else section.endpoint.max_unanswered,
+    )
+
+
+def _to_endpoint(section: JudgeConfig) -> Transport:
+    from bcpg_cluster.stages.judge.endpoint.openai_transport import OpenAiTransport
+    from bcpg_cluster.stages.judge.endpoint.rate_limit import RateLimits
+
+    assert section.endpoint is not None  # the section's validator
+    limits = RateLimits(
+        requests_per_minute=section.endpoint.requests_per_minute,
+        tokens_per_minute=section.endpoint.tokens_per_minute,
+        concurrency=section.endpoint.concurrency,
+    )
+    return OpenAiTransport(judge_endpoint(section), limits)
+
+
+def _to_generator(section: JudgeConfig, generators: dict[str, TextGenerator]) -> Transport:
     model = resolve_asset(section.model or "")
     if model not in generators:
         from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
 
         generators[model] = VllmGenerator(model, engine_args=judge_engine_args(section), weight_transfer_backend=None)
     generator = cast("VllmGenerator", generators[model])
-    return LlmJudge(
+    return GeneratorTransport(
         generator,
-        name,
-        prompt,
-        section.view,
-        model_version=model_digest(model),
-        max_tokens=section.max_tokens,
+        model_digest(model),
+        Sampling(section.max_tokens, section.temperature, section.top_p),
         max_prompt_tokens=generator.max_model_len - section.max_tokens,
-        windows=windows,
-        temperature=section.temperature,
-        top_p=section.top_p,
-        answer_after=section.answer_after,
-        cache=cache,
-        sample=section.sample,
         is_bound=section.structured == "schema",
     )
 

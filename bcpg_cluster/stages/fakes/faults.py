@@ -37,20 +37,17 @@ def slowed(output: Literal["garbage", "empty", "endless", "aborted"] | None = No
 
 
 class _CallCounter:
-    """Applies :class:`Faults` to calls, and counts the work for ``health``."""
+    """Applies :class:`Faults` to calls, and counts the requests under way."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
         self._lock = threading.Lock()
         self._num_calls = 0
         self._num_running = 0
-        self._num_tokens = 0
-        self._busy_s = 0.0
         self._is_closed = False
 
     @contextmanager
     def call(self, num_requests: int) -> Iterator[None]:
-        begin = time.perf_counter()
         with self._lock:
             if self._is_closed:
                 raise EngineError("the engine is closed")
@@ -65,24 +62,10 @@ class _CallCounter:
         finally:
             with self._lock:
                 self._num_running -= num_requests
-                self._busy_s += time.perf_counter() - begin
-
-    def count_tokens(self, num_tokens: int) -> None:
-        with self._lock:
-            self._num_tokens += num_tokens
 
     @property
     def num_running(self) -> int:
         return self._num_running
-
-    def health(self) -> dict[str, float]:
-        return {
-            "alive": float(not self._is_closed),
-            "requests_running": float(self._num_running),
-            "requests_waiting": 0.0,
-            "tokens_generated": float(self._num_tokens),
-            "busy_s": self._busy_s,
-        }
 
     def close(self) -> None:
         self._is_closed = True

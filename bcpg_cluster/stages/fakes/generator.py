@@ -76,13 +76,7 @@ class FakeGenerator:
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         """Answer all requests, in order."""
         with self._calls.call(len(requests)):
-            generations = [self._generate(request) for request in requests]
-        self._calls.count_tokens(sum(len(generation.token_ids) for generation in generations))
-        return generations
-
-    def health(self) -> dict[str, float]:
-        """The same numbers as a real engine gives."""
-        return {**self._calls.health(), "policy_version": float(self._version)}
+            return [self._generate(request) for request in requests]
 
     def close(self) -> None:
         """Refuse further calls."""

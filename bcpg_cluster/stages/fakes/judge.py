@@ -8,7 +8,7 @@ from bcpg_cluster.assets.chain import step_truths
 from bcpg_cluster.records import ErrorType, VerdictStatus
 from bcpg_cluster.stages.fakes.faults import Faults, _CallCounter
 from bcpg_cluster.stages.fakes.skill import hash_unit
-from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
+from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 
 
 class FakeJudge:
@@ -48,14 +48,10 @@ class FakeJudge:
         """Its name and noise."""
         return f"{self.name}/{self._recall}/{self._false_accept:.6g}"
 
-    def judge(self, cases: Sequence[JudgeCase]) -> list[tuple[Judgement, ...]]:
+    def judge(self, cases: Sequence[JudgeCase]) -> Judged:
         """Noisy verdicts; with ``Faults.output`` set every step comes back without one."""
         with self._calls.call(len(cases)):
-            return [self._judge_case(case) for case in cases]
-
-    def health(self) -> dict[str, float]:
-        """The same numbers as a real judge gives."""
-        return self._calls.health()
+            return Judged(tuple(map(self._judge_case, cases)))
 
     def close(self) -> None:
         """Refuse further calls."""

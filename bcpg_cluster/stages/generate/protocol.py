@@ -76,10 +76,6 @@ class TextGenerator(Protocol):
         """
         ...
 
-    def health(self) -> dict[str, float]:
-        """Numbers for dashboards: requests running and waiting, tokens generated so far, busy seconds."""
-        ...
-
     def close(self) -> None:
         """Free everything. The engine is not used again."""
         ...

@@ -97,10 +97,6 @@ class VllmGenerator:
         )
         return [self._generation(output) for output in outputs]
 
-    def health(self) -> dict[str, float]:
-        """Requests running and waiting, tokens drawn, prompt tokens read from the prefix cache, busy seconds."""
-        return {**self._loop.health(), "policy_version": float(self._version)}
-
     def sleep(self) -> bool:
         """See :class:`~bcpg_cluster.stages.job.Sleeper`."""
         return self._loop.sleep()

@@ -12,7 +12,6 @@ engine, admits requests, steps, and runs control functions between two steps; ca
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -67,9 +66,6 @@ class EngineLoop:
         self._owners: dict[str, tuple[_Call, int]] = {}
         self._num_admitted = 0
         self._max_running = 1
-        self._num_tokens = 0
-        self._num_cached_tokens = 0
-        self._busy_s = 0.0
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(build, started), name=name, daemon=True)
         self._thread.start()
@@ -118,19 +114,6 @@ class EngineLoop:
         """Requests admitted or waiting. Exact inside :meth:`between_steps`, a snapshot elsewhere."""
         return len(self._owners) + len(self._backlog)
 
-    def health(self) -> dict[str, float]:
-        """Numbers for dashboards; never waits for a step. Tokens are those of finished requests."""
-        unfinished = self.num_unfinished
-        running = min(unfinished, self._max_running)
-        return {
-            "alive": float(self._thread.is_alive() and self._death is None),
-            "requests_running": float(running),
-            "requests_waiting": float(unfinished - running),
-            "tokens_generated": float(self._num_tokens),
-            "prompt_tokens_cached": float(self._num_cached_tokens),
-            "busy_s": self._busy_s,
-        }
-
     def close(self) -> None:
         """Stop after the present step; callers still waiting get an EngineError. Safe to call twice."""
         with self._changed:
@@ -164,10 +147,7 @@ class EngineLoop:
             while self._take_work(llm):
                 self._admit(engine)
                 if self._owners:
-                    begin = time.perf_counter()
-                    outputs = engine.step()
-                    self._busy_s += time.perf_counter() - begin
-                    self._absorb(outputs)
+                    self._absorb(engine.step())
             self._fail_all(EngineError("the engine was closed while work was under way"))
         except BaseException as error:
             # A broken step leaves the scheduler in an unknown state, so nothing of this engine can be trusted again.
@@ -225,9 +205,6 @@ class EngineLoop:
             if not output.finished or output.request_id not in self._owners:
                 continue
             call, index = self._owners.pop(output.request_id)
-            if isinstance(output.outputs, list):  # a generation; a pooling output is a single object
-                self._num_tokens += sum(len(part.token_ids) for part in output.outputs)
-            self._num_cached_tokens += output.num_cached_tokens or 0
             call.outputs[index] = output
             call.num_waiting -= 1
             if call.num_waiting == 0:

@@ -50,12 +50,7 @@ def request_key(
 
 
 class VerdictCache:
-    """A directory of answers by key. Thread-safe: it holds no state but counters of no consequence.
-
-    Attributes:
-        num_hits, num_misses: of this object's look-ups.
-        num_damaged: misses where a file was there but could not be believed.
-        num_unwritten: answers that could not be stored (a full disk); they are used all the same.
+    """A directory of answers by key. Thread-safe: it holds no state.
 
     Raises:
         ConfigError: the directory cannot be made or written.
@@ -63,7 +58,6 @@ class VerdictCache:
 
     def __init__(self, directory: Path) -> None:
         self._root = directory / FORMAT
-        self.num_hits = self.num_misses = self.num_damaged = self.num_unwritten = 0
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             probe = self._root / f".probe-{secrets.token_hex(4)}"
@@ -77,13 +71,14 @@ class VerdictCache:
             ) from error
 
     def get(self, key: str) -> CachedAnswer | None:
-        """The answer stored under ``key``; ``None`` when there is none to be believed."""
-        answer = self._read(key)
-        if answer is None:
-            self.num_misses += 1
-        else:
-            self.num_hits += 1
-        return answer
+        """The answer stored under ``key``; ``None`` where there is none, or a file that is torn, altered or unreadable."""
+        try:
+            entry = json.loads(self._path(key).read_bytes())
+            if entry["key"] != key or entry["checksum"] != _checksum(key, entry["answer"]):
+                return None
+            return CachedAnswer(**entry["answer"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # no file; torn; JSON of another shape
+            return None
 
     def put(self, key: str, answer: CachedAnswer) -> None:
         """Store an answer; a failing disk costs the entry, not the answer."""
@@ -97,35 +92,8 @@ class VerdictCache:
             temporary.write_bytes(entry)
             temporary.replace(path)
         except OSError:
-            self.num_unwritten += 1
             with suppress(OSError):  # it may be what failed
                 temporary.unlink(missing_ok=True)
-
-    def counts(self) -> dict[str, float]:
-        """The counters, for dashboards."""
-        return {
-            "cache_hits": float(self.num_hits),
-            "cache_misses": float(self.num_misses),
-            "cache_damaged": float(self.num_damaged),
-            "cache_unwritten": float(self.num_unwritten),
-        }
-
-    def _read(self, key: str) -> CachedAnswer | None:
-        try:
-            content = self._path(key).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError:  # an unreadable file or a directory in its place: as good as torn
-            self.num_damaged += 1
-            return None
-        try:
-            entry = json.loads(content)
-            if entry["key"] != key or entry["checksum"] != _checksum(key, entry["answer"]):
-                raise ValueError("not the entry of this key")
-            return CachedAnswer(**entry["answer"])
-        except (ValueError, KeyError, TypeError, RecursionError):  # torn, or JSON of another shape
-            self.num_damaged += 1
-            return None
 
     def _path(self, key: str) -> Path:
         return self._root / key[:2] / f"{key}.json"

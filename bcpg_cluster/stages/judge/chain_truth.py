@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bcpg_cluster.assets.chain import step_truths
 from bcpg_cluster.records import ErrorType, VerdictStatus
-from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
+from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 
 
 class ChainTruth:
@@ -15,13 +15,9 @@ class ChainTruth:
     name = "chain-truth"
     version = "chain-truth/1"
 
-    def judge(self, cases: Sequence[JudgeCase]) -> list[tuple[Judgement, ...]]:
+    def judge(self, cases: Sequence[JudgeCase]) -> Judged:
         """The true label and error type of every step."""
-        return [_judge_case(case) for case in cases]
-
-    def health(self) -> dict[str, float]:
-        """Nothing waits here."""
-        return {"alive": 1.0, "requests_running": 0.0, "requests_waiting": 0.0, "tokens_generated": 0.0, "busy_s": 0.0}
+        return Judged(tuple(map(_judge_case, cases)))
 
     def close(self) -> None:
         """Nothing to free."""

@@ -11,35 +11,52 @@ from typing import Literal
 
 from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import VerdictStatus
-from bcpg_cluster.stages.generate.protocol import Sampling, TextGenerator
 from bcpg_cluster.stages.job import Sleeper
 from bcpg_cluster.stages.judge.answer_schema import parse_answer, verdict_schema
 from bcpg_cluster.stages.judge.cache import VerdictCache
 from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt, render_judge_messages, render_repair
-from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
-from bcpg_cluster.stages.judge.transport import Ask, CachedTransport, GeneratorTransport, Reply, Transport
-from bcpg_cluster.stages.judge.windows import cut_windows
+from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
+from bcpg_cluster.stages.judge.transport import Ask, Reply, Transport, cached_answers
+from bcpg_cluster.stages.judge.unanswered import mostly_unanswered
+from bcpg_cluster.stages.judge.windows import WHOLE, WindowLimits, cut_windows
 
 View = Literal["causal", "full"]
 
 
 @dataclass(frozen=True, slots=True)
-class WindowLimits:
-    """How much of a long response one call of the ``full`` view asks about; ``None`` is no limit.
+class JudgeOptions:
+    """What an LLM judge is asked, and how its answers are read.
 
     Attributes:
-        steps: most steps of a window (8 to 16 suit instruct models).
-        tokens: most tokens of the steps asked about; a longer step gets a window of its own.
-        looks_ahead: a window also shows the steps after it. Otherwise it shows steps 0 to its last.
+        view: ``causal`` asks about one step at a time and hides what comes after it (Eq. 3: phi(x, STEP_{:k})); all
+            calls go out at once. ``full`` asks about all steps of a window in one call; where the prompt has a place
+            for it, a window is told what earlier windows found wrong, and so waits for them. The prompt starts with its
+            static part and the steps grow at its end, so the calls of one response share a cached prefix.
+        windows: of the ``full`` view; by default a response is one window.
+        answer_after: for judges that think aloud: only what follows the last such marker is the answer (``</think>``).
+        sample: which of several draws of the same request this judge is (a vote of one model with itself).
+        max_unanswered: largest share of the steps of one :meth:`LlmJudge.judge` that may stay without an answer; above it the
+            whole call is an error, to be tried again. ``None`` records whatever came.
     """
 
-    steps: int | None = None
-    tokens: int | None = None
-    looks_ahead: bool = False
+    prompt: JudgePrompt
+    view: View = "full"
+    windows: WindowLimits = WHOLE
+    answer_after: str | None = None
+    sample: int = 0
+    max_unanswered: float | None = None
 
-    def __str__(self) -> str:
-        """Short, for a judge's version: ``w8x0`` is 8 steps and any number of tokens."""
-        return f"w{self.steps or 0}x{self.tokens or 0}{'+' if self.looks_ahead else ''}"
+
+def most_calls(options: JudgeOptions, num_steps: int) -> int:
+    """The most requests that :meth:`LlmJudge.judge` makes about one response of at most so many steps.
+
+    With ``windows.tokens`` every step may be a window of its own, since it is the judge's tokenizer that counts. An answer
+    that cannot be read is asked for once more where the prompt says how. A transport's own retries are not requests here.
+    """
+    windows = num_steps
+    if options.view == "full" and options.windows.tokens is None:
+        windows = -(-num_steps // (options.windows.steps or max(num_steps, 1)))
+    return windows * (2 if options.prompt.repair else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,65 +68,47 @@ class _Question:
     last: int
 
 
-class TransportJudge:
-    """A :class:`~bcpg_cluster.stages.judge.protocol.Judge` over any :class:`~bcpg_cluster.stages.judge.transport.Transport`.
+class LlmJudge:
+    """A :class:`~bcpg_cluster.stages.judge.protocol.Judge` that asks a language model over a
+    :class:`~bcpg_cluster.stages.judge.transport.Transport`.
+
+    Its counts are ``calls``, ``calls.stored`` (answered by the cache), ``calls.repair`` (second tries of an unreadable
+    answer), ``calls.repaired`` (those that helped), ``retries``, ``prompt_tokens``, ``prompt_tokens.cached``,
+    ``answer_tokens`` and ``cost`` of what was not stored, and ``calls.uncounted``, whose tokens were not counted. Calls of work
+    that failed as a whole are in the counts of the next that does not, by the same object; if its process ends before,
+    they are lost (the counts are a lower bound, then).
 
     Args:
         transport: owned from here on: closing the judge closes it.
-        view: ``causal`` asks about one step at a time and hides what comes after it (Eq. 3: phi(x, STEP_{:k})); all
-            calls go out at once. ``full`` asks about all steps of a window in one call; where the prompt has a place
-            for it, a window is told what earlier windows found wrong, and so waits for them. The prompt starts with its
-            static part and the steps grow at its end, so the calls of one response share a cached prefix.
-        windows: of the ``full`` view; by default a response is one window.
-        answer_after: for judges that think aloud: only what follows the last such marker is the answer (``</think>``).
-        is_bound: whether the engine is to enforce the JSON schema of a prompt that asks for JSON. Not for judges that think
-            aloud first: it would bind their thoughts. What they answer is read as strictly.
-        settings: of the transport, as they appear in :attr:`version`.
+        cache: answers of earlier runs; ``None`` asks always.
     """
 
     def __init__(
-        self,
-        transport: Transport,
-        name: str,
-        prompt: JudgePrompt,
-        view: View,
-        *,
-        settings: str,
-        windows: WindowLimits = WindowLimits(),
-        answer_after: str | None = None,
-        is_bound: bool = True,
+        self, name: str, transport: Transport, options: JudgeOptions, cache: VerdictCache | None = None
     ) -> None:
         self.name = name
         self._transport = transport
-        self._prompt = prompt
-        self._view = view
-        self._settings = settings
-        self._windows = windows
-        self._answer_after = answer_after
-        self._is_bound = is_bound
+        self._options = options
+        self._prompt = options.prompt
+        self._cache = cache
         self._lost_account: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
 
     @property
     def version(self) -> str:
         """Model, prompt and settings: two judges with the same version give the same verdicts."""
-        marker = f":after {self._answer_after}" if self._answer_after else ""
-        windows = f":{self._windows}" if self._view == "full" and self._windows != WindowLimits() else ""
-        prompt = f"{self._prompt.name}@{self._prompt.digest}"
-        return f"{self._transport.model}/{prompt}/{self._view}:{self._settings}{windows}{marker}"
+        options, prompt = self._options, self._prompt
+        settings = self._transport.settings(sample=options.sample, is_json=prompt.answer == "json")
+        windows = f":{options.windows}" if options.view == "full" and options.windows != WHOLE else ""
+        marker = f":after {options.answer_after}" if options.answer_after else ""
+        asked = f"{prompt.name}@{prompt.digest}/{options.view}"
+        return f"{self._transport.model}/{asked}:{settings}{windows}{marker}"
 
-    def judge(self, cases: Sequence[JudgeCase]) -> list[tuple[Judgement, ...]]:
-        """One judgement per step of every case."""
-        return self.judge_counted(cases)[0]
+    def judge(self, cases: Sequence[JudgeCase]) -> Judged:
+        """Grade every step of every case.
 
-    def judge_counted(self, cases: Sequence[JudgeCase]) -> tuple[list[tuple[Judgement, ...]], dict[str, float]]:
-        """As :meth:`judge`, with the account of this very call (additive: a receipt's metrics).
-
-        The account holds ``calls``, ``calls.stored`` (answered by the cache), ``calls.repair`` (second tries of an
-        unreadable answer), ``calls.repaired`` (those that helped), ``retries``, ``prompt_tokens``,
-        ``prompt_tokens.cached``, ``answer_tokens`` and ``cost`` of what was not stored, and ``calls.uncounted``, whose
-        tokens nobody counted. Calls of work that failed as a whole are in the account of the next that does not, by the
-        same object; if its process ends before, they are lost to the account (a lower bound, then).
+        Raises:
+            EngineError: the transport failed, or left more than ``max_unanswered`` of the steps without an answer.
         """
         account: dict[str, float] = defaultdict(float)
         rows: list[list[Judgement]] = [[Judgement(VerdictStatus.REFUSED)] * len(case.steps) for case in cases]
@@ -119,46 +118,55 @@ class TransportJudge:
                     rows[question.case][question.first : question.last + 1] = judged
             self._check_answered(rows)
         except EngineError:
-            with self._lock:  # these calls were made and paid for, though nobody will see their answers
+            with self._lock:  # these calls were made and paid for, though their answers are not used
                 _add(self._lost_account, account)
             raise
         with self._lock:
             _add(account, self._lost_account)
             self._lost_account.clear()
-        return [tuple(row) for row in rows], dict(account)
+        return Judged(tuple(map(tuple, rows)), dict(account))
 
-    def _check_answered(self, rows: Sequence[Sequence[Judgement]]) -> None:
-        """Raises :class:`EngineError` where this work is to be done again rather than recorded."""
+    def sleep(self) -> bool:
+        """See :class:`~bcpg_cluster.stages.job.Sleeper`; false for a transport that is none."""
+        return isinstance(self._transport, Sleeper) and self._transport.sleep()
 
-    def health(self) -> dict[str, float]:
-        """The transport's."""
-        return self._transport.health()
+    def wake_up(self) -> None:
+        """See :class:`~bcpg_cluster.stages.job.Sleeper`."""
+        if isinstance(self._transport, Sleeper):
+            self._transport.wake_up()
 
     def close(self) -> None:
         """Close the transport."""
         self._transport.close()
+
+    def _check_answered(self, rows: Sequence[Sequence[Judgement]]) -> None:
+        if self._options.max_unanswered is None:
+            return
+        trouble = mostly_unanswered(rows, self._options.max_unanswered)
+        if trouble is not None:
+            raise EngineError(f"judge {self.name!r}: {self._transport.model} {trouble}")
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def _waves(self, cases: Sequence[JudgeCase]) -> Iterator[list[_Question]]:
         """The questions that can go out together; a wave needs the verdicts of those before it."""
         questions = [[_Question(index, *window) for window in self._cut(case)] for index, case in enumerate(cases)]
-        if self._view == "full" and self._prompt.earlier:
+        if self._options.view == "full" and self._prompt.earlier:
             for wave in zip_longest(*questions):
                 yield [question for question in wave if question is not None]
         else:
             yield [question for of_case in questions for question in of_case]
 
     def _cut(self, case: JudgeCase) -> list[tuple[int, int]]:
-        if self._view == "causal":
+        if self._options.view == "causal":
             return cut_windows(len(case.steps), max_steps=1)
-        limits = self._windows
+        limits = self._options.windows
         sizes = [self._transport.count_tokens(step) for step in case.steps] if limits.tokens is not None else []
         return cut_windows(len(case.steps), max_steps=limits.steps, sizes=sizes, max_tokens=limits.tokens)
 
     def _ask(self, question: _Question, case: JudgeCase, row: Sequence[Judgement]) -> Ask:
         earlier = {}
-        if self._view == "full":
+        if self._options.view == "full":
             earlier = {step: said.error_type for step, said in enumerate(row[: question.first]) if said.label == 0}
         messages = render_judge_messages(
             self._prompt,
@@ -168,9 +176,9 @@ class TransportJudge:
             question.last,
             case.gold,
             earlier={step: error for step, error in earlier.items() if error is not None},
-            shown=len(case.steps) if self._view == "full" and self._windows.looks_ahead else None,
+            shown=len(case.steps) if self._options.view == "full" and self._options.windows.looks_ahead else None,
         )
-        is_json = self._prompt.answer == "json" and self._is_bound
+        is_json = self._prompt.answer == "json" and self._transport.is_bound
         return Ask(tuple(messages), verdict_schema(question.last - question.first + 1) if is_json else None)
 
     def _judged(
@@ -203,7 +211,12 @@ class TransportJudge:
 
     def _answers(self, asks: Sequence[Ask], account: dict[str, float]) -> list[Reply]:
         replies: dict[int, Reply] = {}
-        for index, reply in self._transport.answers(asks):
+        answered = (
+            self._transport.answers(asks)
+            if self._cache is None
+            else cached_answers(self._transport, self._cache, asks, sample=self._options.sample)
+        )
+        for index, reply in answered:
             replies[index] = reply
             _count(reply, account)
         return [replies[index] for index in range(len(asks))]
@@ -212,9 +225,9 @@ class TransportJudge:
 
     def _tail(self, text: str) -> str | None:
         """What follows the marker; ``None`` where it never came."""
-        if self._answer_after is None:
+        if self._options.answer_after is None:
             return text
-        _, marker, tail = text.rpartition(self._answer_after)
+        _, marker, tail = text.rpartition(self._options.answer_after)
         return tail if marker else None
 
     def _read(self, reply: Reply, question: _Question) -> list[Judgement]:
@@ -225,7 +238,9 @@ class TransportJudge:
         answer = self._tail(reply.text)
         parsed = None
         if answer is not None:
-            parsed = parse_answer(self._prompt, answer, question.first, question.last, is_bound=self._is_bound)
+            parsed = parse_answer(
+                self._prompt, answer, question.first, question.last, is_bound=self._transport.is_bound
+            )
         if parsed is None:
             return [Judgement(VerdictStatus.UNPARSABLE, raw=reply.text)] * num_steps
         return [
@@ -253,62 +268,3 @@ def _count(reply: Reply, account: dict[str, float]) -> None:
     account["answer_tokens"] += reply.answer_tokens
     if reply.cost is not None:
         account["cost"] += reply.cost
-
-
-class LlmJudge(TransportJudge):
-    """A judge on top of any generator in this process; greedy unless told otherwise.
-
-    Args:
-        generator: owned from here on: closing the judge closes it.
-        model_version: digest of the judge's weights; names them in :attr:`version` and in the cache's keys.
-        max_prompt_tokens: a longer prompt is not sent; its steps come back ``REFUSED``.
-        temperature, top_p: of a judge that is meant to be sampled (reasoning models).
-        cache: answers of earlier runs; ``None`` asks always.
-        sample: which of several draws of the same request this judge is (a vote of one model with itself).
-        is_bound: see :class:`TransportJudge`.
-    """
-
-    def __init__(
-        self,
-        generator: TextGenerator,
-        name: str,
-        prompt: JudgePrompt,
-        view: View,
-        *,
-        model_version: str,
-        max_tokens: int,
-        max_prompt_tokens: int,
-        answer_after: str | None = None,
-        windows: WindowLimits = WindowLimits(),
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        cache: VerdictCache | None = None,
-        sample: int = 0,
-        is_bound: bool = True,
-    ) -> None:
-        sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
-        transport: Transport = GeneratorTransport(generator, model_version, sampling, max_prompt_tokens)
-        if cache is not None:
-            transport = CachedTransport(transport, cache, sample=sample)
-        drawn = f":t{temperature:g}p{top_p:g}s{sample}" if temperature > 0.0 or sample else ""
-        free = "" if is_bound or prompt.answer != "json" else ":free"
-        super().__init__(
-            transport,
-            name,
-            prompt,
-            view,
-            settings=f"{max_tokens}:{max_prompt_tokens}{drawn}{free}",
-            windows=windows,
-            answer_after=answer_after,
-            is_bound=is_bound,
-        )
-        self._generator = generator
-
-    def sleep(self) -> bool:
-        """See :class:`~bcpg_cluster.stages.job.Sleeper`."""
-        return isinstance(self._generator, Sleeper) and self._generator.sleep()
-
-    def wake_up(self) -> None:
-        """See :class:`~bcpg_cluster.stages.job.Sleeper`."""
-        if isinstance(self._generator, Sleeper):
-            self._generator.wake_up()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from bcpg_cluster.records import ErrorType, VerdictStatus
@@ -29,6 +29,20 @@ class Judgement:
     raw: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What comes of one call of a judge.
+
+    Attributes:
+        judgements: one per step of every case, in the order asked.
+        counts: what this very call took (calls, tokens, money), additive over calls; a receipt's ``judge.*`` metrics. Empty
+            for judges that keep no account. :class:`~bcpg_cluster.stages.judge.llm_judge.LlmJudge` names its own.
+    """
+
+    judgements: tuple[tuple[Judgement, ...], ...]
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+
 class Judge(Protocol):
     """Anything that grades steps: an LLM judge, a process reward model, the truth of the embedded task."""
 
@@ -37,16 +51,12 @@ class Judge(Protocol):
         """Names model, prompt and settings: two judges with the same version give the same verdicts."""
         ...
 
-    def judge(self, cases: Sequence[JudgeCase]) -> list[tuple[Judgement, ...]]:
-        """One judgement per step of every case, in order; what could not be judged comes back as a status.
+    def judge(self, cases: Sequence[JudgeCase]) -> Judged:
+        """Grade every step of every case; what could not be judged comes back as a status.
 
         Raises:
             EngineError: the engine itself failed; the cases may be tried again elsewhere.
         """
-        ...
-
-    def health(self) -> dict[str, float]:
-        """Numbers for dashboards; see :class:`TextGenerator`."""
         ...
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import Verdict
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
-from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judgement
+from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judged
 from bcpg_cluster.store.rows import prompts_from, steps_from, verdict_row
 
 
@@ -27,19 +27,12 @@ def judge(tables: Tables, job: StageJob, *, engine: Judge, name: str, show_gold:
         )
         for id_, of_sample in steps.items()
     ]
-    counted = getattr(engine, "judge_counted", None)  # judges that keep an account of calls, tokens and money
-    account: dict[str, float] = {}
-    if not cases:
-        answers: list[tuple[Judgement, ...]] = []
-    elif counted is None:
-        answers = engine.judge(cases)
-    else:
-        answers, account = counted(cases)
-    if len(answers) != len(cases):
-        raise EngineError(f"judge {name!r} answered {len(answers)} of {len(cases)} cases")
+    judged = engine.judge(cases) if cases else Judged(())
+    if len(judged.judgements) != len(cases):
+        raise EngineError(f"judge {name!r} answered {len(judged.judgements)} of {len(cases)} cases")
     rows = []
     statuses: Counter[str] = Counter()
-    for id_, case, judgements in zip(steps, cases, answers, strict=True):
+    for id_, case, judgements in zip(steps, cases, judged.judgements, strict=True):
         if len(judgements) != len(case.steps):
             raise EngineError(f"judge {name!r} gave {len(judgements)} verdicts on {len(case.steps)} steps of {id_}")
         for index, said in enumerate(judgements):
@@ -53,5 +46,5 @@ def judge(tables: Tables, job: StageJob, *, engine: Judge, name: str, show_gold:
             )
     metrics = {f"status.{status}": float(count) for status, count in statuses.items()}
     tokens = sum(of_sample[-1].end for of_sample in steps.values())  # of the responses judged
-    metrics |= {f"judge.{key}": value for key, value in account.items()}
+    metrics |= {f"judge.{key}": value for key, value in judged.counts.items()}
     return StageResult(rows, {**metrics, "steps": len(rows), "samples": len(cases), "tokens": tokens})

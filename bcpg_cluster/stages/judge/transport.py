@@ -1,17 +1,17 @@
 """How an LLM judge's requests get answered: by a generator in this process, or from the cache of earlier answers.
 
-``openai_judge`` has the transport to an endpoint.
+``endpoint.openai_transport`` has the transport to an endpoint.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from bcpg_cluster.records import StopReason, VerdictStatus
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Sampling, TextGenerator
+from bcpg_cluster.stages.job import Sleeper
 from bcpg_cluster.stages.judge.cache import CachedAnswer, VerdictCache, request_key
 
 
@@ -48,7 +48,10 @@ class Reply:
 
 
 class Transport(Protocol):
-    """Answers requests. Thread-safe."""
+    """Answers requests: a generator in this process, an endpoint. Thread-safe.
+
+    One that is a :class:`~bcpg_cluster.stages.job.Sleeper` too makes its judge one.
+    """
 
     @property
     def model(self) -> str:
@@ -58,6 +61,20 @@ class Transport(Protocol):
     @property
     def decoding(self) -> Mapping[str, Any]:
         """Every setting that changes what is answered, as JSON values."""
+        ...
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether :attr:`Ask.schema` is enforced on answers. Where it is not, answers are read as strictly."""
+        ...
+
+    def settings(self, *, sample: int, is_json: bool) -> str:
+        """How answers are drawn, as a judge's version says it.
+
+        Args:
+            sample: which of several draws of the same request the judge is.
+            is_json: whether the judge's prompt asks for JSON.
+        """
         ...
 
     def count_tokens(self, text: str) -> int:
@@ -73,10 +90,6 @@ class Transport(Protocol):
         """
         ...
 
-    def health(self) -> dict[str, float]:
-        """Numbers for dashboards."""
-        ...
-
     def close(self) -> None:
         """Free everything."""
         ...
@@ -86,14 +99,26 @@ class GeneratorTransport:
     """A :class:`Transport` over a :class:`~bcpg_cluster.stages.generate.protocol.TextGenerator`; closing it closes that.
 
     Args:
+        model: digest of the generator's weights; names them in a judge's version and in the cache's keys.
+        sampling: temperature 0 is greedy; its ``json_schema`` is set request by request.
         max_prompt_tokens: a longer prompt is not sent: its reply is ``REFUSED``.
+        is_bound: whether the generator enforces schemas. Not for judges that think aloud first: it would bind their thoughts.
     """
 
-    def __init__(self, generator: TextGenerator, model: str, sampling: Sampling, max_prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        generator: TextGenerator,
+        model: str,
+        sampling: Sampling,
+        max_prompt_tokens: int,
+        *,
+        is_bound: bool = True,
+    ) -> None:
         self._generator = generator
         self._model = model
         self._sampling = sampling
         self._max_prompt_tokens = max_prompt_tokens
+        self._is_bound = is_bound
 
     @property
     def model(self) -> str:
@@ -105,6 +130,18 @@ class GeneratorTransport:
         """The sampling settings."""
         names = ("max_tokens", "temperature", "top_p", "top_k")
         return {name: getattr(self._sampling, name) for name in names}
+
+    @property
+    def is_bound(self) -> bool:
+        """As it was made."""
+        return self._is_bound
+
+    def settings(self, *, sample: int, is_json: bool) -> str:
+        """Token limits, and what differs from a greedy judge that is bound to its schema."""
+        drawn = self._sampling
+        sampled = f":t{drawn.temperature:g}p{drawn.top_p:g}s{sample}" if drawn.temperature > 0.0 or sample else ""
+        free = ":free" if is_json and not self._is_bound else ""
+        return f"{drawn.max_tokens}:{self._max_prompt_tokens}{sampled}{free}"
 
     def count_tokens(self, text: str) -> int:
         """Tokens of ``text`` as a message, the chat template's own included."""
@@ -132,57 +169,48 @@ class GeneratorTransport:
                 ),
             )
 
-    def health(self) -> dict[str, float]:
-        """The generator's."""
-        return self._generator.health()
+    def sleep(self) -> bool:
+        """See :class:`~bcpg_cluster.stages.job.Sleeper`; false for a generator that is none."""
+        return isinstance(self._generator, Sleeper) and self._generator.sleep()
+
+    def wake_up(self) -> None:
+        """See :class:`~bcpg_cluster.stages.job.Sleeper`."""
+        if isinstance(self._generator, Sleeper):
+            self._generator.wake_up()
 
     def close(self) -> None:
         """Close the generator."""
         self._generator.close()
 
 
-class CachedTransport:
-    """A :class:`Transport` that asks another only what the cache does not hold, and each request of a call once.
+def cached_answers(
+    transport: Transport, cache: VerdictCache, asks: Sequence[Ask], *, sample: int
+) -> Iterator[tuple[int, Reply]]:
+    """As :meth:`Transport.answers`: stored answers first, then the others as they come, each request asked once.
 
     Answers are stored as they come, so that a killed call loses only what was under way. Failures are not stored.
+
+    Args:
+        sample: which of several draws of the same request is wanted.
     """
-
-    def __init__(self, transport: Transport, cache: VerdictCache, *, sample: int = 0) -> None:
-        self._transport, self._cache, self._sample = transport, cache, sample
-        self.model = transport.model
-        self.decoding = json.loads(json.dumps(dict(transport.decoding)))
-
-    def count_tokens(self, text: str) -> int:
-        """The transport's count."""
-        return self._transport.count_tokens(text)
-
-    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
-        """Stored answers first, then the others as they come."""
-        waiting: dict[str, list[int]] = {}
-        for index, ask in enumerate(asks):
-            key = request_key(self.model, ask.messages, ask.schema, self.decoding, self._sample)
-            stored = self._cache.get(key) if key not in waiting else None
-            if stored is None:
-                waiting.setdefault(key, []).append(index)
-            else:
-                yield index, _stored(stored)
-        keys = list(waiting)
-        for place, reply in self._transport.answers([asks[waiting[key][0]] for key in keys]):
-            answer = CachedAnswer(reply.text, reply.prompt_tokens, reply.answer_tokens)
-            if reply.failure is None:
-                self._cache.put(keys[place], answer)
-            first, *others = waiting[keys[place]]
-            yield first, reply
-            for index in others:
-                yield index, reply if reply.failure else _stored(answer)
-
-    def health(self) -> dict[str, float]:
-        """The transport's numbers and the cache's."""
-        return {**self._transport.health(), **self._cache.counts()}
-
-    def close(self) -> None:
-        """Close the transport."""
-        self._transport.close()
+    model, decoding = transport.model, transport.decoding
+    waiting: dict[str, list[int]] = {}
+    for index, ask in enumerate(asks):
+        key = request_key(model, ask.messages, ask.schema, decoding, sample)
+        stored = cache.get(key) if key not in waiting else None
+        if stored is None:
+            waiting.setdefault(key, []).append(index)
+        else:
+            yield index, _stored(stored)
+    keys = list(waiting)
+    for place, reply in transport.answers([asks[waiting[key][0]] for key in keys]):
+        answer = CachedAnswer(reply.text, reply.prompt_tokens, reply.answer_tokens)
+        if reply.failure is None:
+            cache.put(keys[place], answer)
+        first, *others = waiting[keys[place]]
+        yield first, reply
+        for index in others:
+            yield index, reply if reply.failure else _stored(answer)
 
 
 def _stored(answer: CachedAnswer) -> Reply:

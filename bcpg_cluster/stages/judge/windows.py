@@ -3,6 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLimits:
+    """How much of a long response one call of the ``full`` view asks about; ``None`` is no limit.
+
+    Attributes:
+        steps: most steps of a window (8 to 16 suit instruct models).
+        tokens: most tokens of the steps asked about; a longer step gets a window of its own.
+        looks_ahead: a window also shows the steps after it. Otherwise it shows steps 0 to its last.
+    """
+
+    steps: int | None = None
+    tokens: int | None = None
+    looks_ahead: bool = False
+
+    def __str__(self) -> str:
+        """Short, for a judge's version: ``w8x0`` is 8 steps and any number of tokens."""
+        return f"w{self.steps or 0}x{self.tokens or 0}{'+' if self.looks_ahead else ''}"
+
+
+WHOLE: Final = WindowLimits()  # a response is one window
 
 
 def cut_windows(

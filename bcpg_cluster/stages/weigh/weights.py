@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -41,16 +40,6 @@ class GroupResult:
     members: tuple[GroupMember, ...]
     mean: float | None
     num_verified: int
-
-    @property
-    def num_kept(self) -> int:
-        """Samples that go on to training."""
-        return sum(member.drop_reason is None for member in self.members)
-
-    @property
-    def dropped(self) -> dict[DropReason, int]:
-        """How many samples were dropped, by reason; with ``num_kept`` this is everything asked for."""
-        return dict(Counter(m.drop_reason for m in self.members if m.drop_reason is not None))
 
 
 def group_advantages(

@@ -40,7 +40,7 @@ def ask_judge(
     with path.open("a", encoding="utf-8") as file:
         for start in range(0, len(missing), batch):
             part = missing[start : start + batch]
-            answers = judge.judge(part)
+            answers = judge.judge(part).judgements
             if len(answers) != len(part):
                 raise EngineError(f"judge {name!r} answered {len(answers)} of {len(part)} cases")
             for case, said in zip(part, answers, strict=True):

@@ -77,7 +77,7 @@ def test_leases_go_round_and_never_exceed_the_limit(scripted: Any, make_pool: Ca
     assert work_of(scripted) == [("work/0", 1), ("work/1", 2), ("work/0", 3), ("work/1", 4)]
     assert (pool.num_queued, pool.num_leased) == (2, 4)
     scripted.of("run")[1].answer.set_result("two")
-    assert pool.poll() == [Done((2,), "two", "work/1", 1)]
+    assert pool.poll() == [Done((2,), "two", "work/1")]
     assert work_of(scripted)[4:] == [("work/1", 5)]  # the next lease is handed out in the same poll
     assert pool.poll() == []
 
@@ -95,7 +95,7 @@ def test_a_poll_looks_at_no_member_that_has_nothing_to_say(scripted: Any, make_p
     assert asked == []
     scripted.of("run")[60].answer.set_result("ok")  # the second lease of work/10
     assert len(rung) == 1
-    assert pool.poll() == [Done((60,), "ok", "work/10", 1)]
+    assert pool.poll() == [Done((60,), "ok", "work/10")]
     assert sorted(set(asked)) == [10, 60]
 
 
@@ -153,7 +153,7 @@ def test_an_engine_error_is_tried_again_first_and_elsewhere_counts(
     assert retries == [("piece 1", "out of luck")]
     assert not scripted.members[0].is_killed
     scripted.of("run")[1].answer.set_result("ok")
-    assert pool.poll() == [Done((1,), "ok", "work/0", 2)]
+    assert pool.poll() == [Done((1,), "ok", "work/0")]
 
 
 def test_a_piece_that_keeps_failing_stops_the_run(scripted: Any, make_pool: Callable[..., Pool]):

@@ -34,7 +34,7 @@ from bcpg_cluster.stages.generate.protocol import Sampling
 from bcpg_cluster.stages.generate.stage import generate, request_seed
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.stages.job import StageJob, StageResult, StageWorker
-from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
+from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 from bcpg_cluster.stages.judge.stage import judge
 from bcpg_cluster.stages.segment.segmenters import StructuralSegmenter
 from bcpg_cluster.stages.segment.stage import segment
@@ -263,15 +263,12 @@ class Scripted:
 
     version = "scripted/1"
 
-    def __init__(self, answers: Sequence[tuple[Judgement, ...]]) -> None:
-        self.answers, self.asked = list(answers), list[JudgeCase]()
+    def __init__(self, answers: Sequence[tuple[Judgement, ...]], **counts: float) -> None:
+        self.answers, self.counts, self.asked = tuple(answers), counts, list[JudgeCase]()
 
-    def judge(self, cases: Sequence[JudgeCase]) -> list[tuple[Judgement, ...]]:
+    def judge(self, cases: Sequence[JudgeCase]) -> Judged:
         self.asked = list(cases)
-        return self.answers
-
-    def health(self) -> dict[str, float]:
-        return {}
+        return Judged(self.answers, self.counts)
 
     def close(self) -> None:
         pass
@@ -326,23 +323,16 @@ def test_a_judge_with_a_wrong_number_of_verdicts_fails(answers: list[tuple[Judge
         judge(judging(s0=2), job(), engine=Scripted(answers), name="llm", show_gold=False)
 
 
-class Counting(Scripted):
-    """A judge that keeps an account."""
-
-    def judge_counted(self, cases: Sequence[JudgeCase]) -> tuple[list[tuple[Judgement, ...]], dict[str, float]]:
-        return self.judge(cases), {"calls": 2.0, "cost": 0.5}
-
-
 def test_what_a_judge_cost_is_in_the_receipt():
-    engine = Counting([(RIGHT_STEP, NONSENSE)])
+    engine = Scripted([(RIGHT_STEP, NONSENSE)], calls=2.0, cost=0.5)
     result = judge(judging(s0=2), job(), engine=engine, name="llm", show_gold=False)
     assert result.metrics == {
         "status.judged": 1.0, "status.unparsable": 1.0, "judge.calls": 2.0, "judge.cost": 0.5, "steps": 2, "samples": 1,
         "tokens": 2,
     }  # fmt: skip
     with pytest.raises(EngineError, match="gave 1 verdicts on 2 steps"):
-        judge(judging(s0=2), job(), engine=Counting([(RIGHT_STEP,)]), name="llm", show_gold=False)
-    idle = Counting([])
+        judge(judging(s0=2), job(), engine=Scripted([(RIGHT_STEP,)], calls=2.0), name="llm", show_gold=False)
+    idle = Scripted([], calls=2.0)
     assert "judge.calls" not in judge(judging(), job(), engine=idle, name="llm", show_gold=False).metrics
 
 

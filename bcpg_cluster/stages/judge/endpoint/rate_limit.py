@@ -70,7 +70,6 @@ class RateLimiter:
         self._requests = _Pace(limits.requests_per_minute)
         self._tokens = _Pace(limits.tokens_per_minute)
         self._closed_until = 0.0
-        self.waited_s = 0.0
 
     def acquire(self, tokens: float) -> None:
         """Wait until a call of about ``tokens`` tokens may start."""
@@ -79,8 +78,6 @@ class RateLimiter:
             self._requests.book(start, 1.0)
             self._tokens.book(start, tokens)
         while (wait := max(start, self._closed_until) - self._clock()) > 0:  # a pause may come while we wait
-            with self._lock:
-                self.waited_s += wait
             self._sleep(wait)
 
     def settle(self, expected: float, used: float) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.stages.judge.prm.conventions import Convention
 from bcpg_cluster.stages.judge.prm.detection import CONTEXT_TOKENS, load_convention
 from bcpg_cluster.stages.judge.prm.windows import to_judgements, window_inputs
-from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
+from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged
 
 # vLLM's names, so that one configuration serves either engine.
 _OPTIONS = ("dtype", "max_model_len", "max_num_batched_tokens", "revision", "tokenizer", "trust_remote_code")
@@ -68,8 +67,6 @@ class TransformersStepScorer:
         )
         self._max_batch_tokens = max(int(engine_args.get("max_num_batched_tokens") or 16384), self._capacity)
         self._lock = threading.Lock()
-        self._num_running = 0
-        self._busy_s = 0.0
         self._backbone: Any
         self._backbone, self._head = _load(model, engine_args, self._convention)
 
@@ -78,7 +75,7 @@ class TransformersStepScorer:
         """Model and input format: two scorers with the same version give the same scores."""
         return f"{self._model_version}/{self._convention.version}/{self._capacity}/{self._context_tokens}"
 
-    def judge(self, cases: Sequence[JudgeCase]) -> list[tuple[Judgement, ...]]:
+    def judge(self, cases: Sequence[JudgeCase]) -> Judged:
         """Scores of all steps of all cases. Steps that cannot be told apart in the input, or do not fit, are ``REFUSED``.
 
         Raises:
@@ -88,24 +85,11 @@ class TransformersStepScorer:
             if self._backbone is None:
                 raise EngineError("the engine is closed")
             inputs = window_inputs(self._convention, cases, self._capacity, self._context_tokens)
-            self._num_running, begin = len(inputs), time.perf_counter()
             try:
                 scores = self._score([(part.rendered.token_ids, part.rendered.positions) for part in inputs])
             except RuntimeError as error:  # torch's, out of memory among them
                 raise EngineError(f"the forward of the process reward model failed: {error}") from error
-            finally:
-                self._num_running = 0
-                self._busy_s += time.perf_counter() - begin
-        return to_judgements(cases, inputs, scores)
-
-    def health(self) -> dict[str, float]:
-        """Requests running, busy seconds; never waits for a forward."""
-        return {
-            "alive": float(self._backbone is not None),
-            "requests_running": float(self._num_running),
-            "requests_waiting": 0.0,
-            "busy_s": self._busy_s,
-        }
+        return Judged(to_judgements(cases, inputs, scores))
 
     def close(self) -> None:
         """Free the model."""

@@ -27,7 +27,7 @@ from bcpg_cluster.stages.judge.prm.detection import (
     load_convention,
 )
 from bcpg_cluster.stages.judge.prm.windows import WindowInput, to_judgements, window_inputs
-from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
+from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged
 
 
 class VllmStepScorer:
@@ -78,7 +78,7 @@ class VllmStepScorer:
         """Model and input format: two scorers with the same version give the same scores."""
         return f"{self._model_version}/{self._convention.version}/{self._max_prompt_tokens}/{self._context_tokens}"
 
-    def judge(self, cases: Sequence[JudgeCase]) -> list[tuple[Judgement, ...]]:
+    def judge(self, cases: Sequence[JudgeCase]) -> Judged:
         """Scores of all steps of all cases. Steps that cannot be told apart in the input, or do not fit, are ``REFUSED``."""
         from vllm import PoolingParams
 
@@ -90,11 +90,7 @@ class VllmStepScorer:
             _good_scores(output.outputs.data.tolist(), part, self._convention)
             for part, output in zip(inputs, outputs, strict=True)
         ]
-        return to_judgements(cases, inputs, scores)
-
-    def health(self) -> dict[str, float]:
-        """Requests running and waiting, busy seconds."""
-        return self._loop.health()
+        return Judged(to_judgements(cases, inputs, scores))
 
     def sleep(self) -> bool:
         """See :class:`~bcpg_cluster.stages.job.Sleeper`."""

@@ -64,6 +64,15 @@ def plan_windows(lengths: Sequence[int], budget: int, context_tokens: int) -> li
     return windows
 
 
+def most_windows(num_steps: int) -> int:
+    """The most inputs that :func:`window_inputs` makes of a response of at most so many steps.
+
+    A response that fits the context is one input, but how many tokens it has, the model's tokenizer alone knows. In windows,
+    each scores a step at least. The first scores two, or the second step is never scored: it needs the first one in view.
+    """
+    return max(min(num_steps, 1), num_steps - 1)
+
+
 def window_inputs(
     convention: Convention, cases: Sequence[JudgeCase], capacity: int, context_tokens: int
 ) -> list[WindowInput]:
@@ -114,7 +123,7 @@ def _windows_of(
 
 def to_judgements(
     cases: Sequence[JudgeCase], inputs: Sequence[WindowInput], scores: Sequence[Sequence[float]]
-) -> list[tuple[Judgement, ...]]:
+) -> tuple[tuple[Judgement, ...], ...]:
     """Bring the windows' scores (P(step is right), one for each step *shown*) back to the cases' steps.
 
     Steps that no window scored are ``REFUSED``. ``raw`` names the steps in view where that was not the whole response.
@@ -132,7 +141,7 @@ def to_judgements(
         raw = "" if part.is_whole else f"steps {window.first}-{window.end - 1} in view"
         for step in range(window.scored, window.end):
             judged[part.case][step] = judgement(of_part[step - window.first], raw)
-    return [tuple(of_case) for of_case in judged]
+    return tuple(map(tuple, judged))
 
 
 def judgement(score: float, raw: str = "") -> Judgement:

@@ -23,10 +23,10 @@ from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.fakes.judge import FakeJudge
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.judge.chain_truth import ChainTruth
-from bcpg_cluster.stages.judge.endpoint.openai_judge import OpenAiJudge, OpenAiTransport
-from bcpg_cluster.stages.judge.llm_judge import LlmJudge, WindowLimits
+from bcpg_cluster.stages.judge.endpoint.openai_transport import OpenAiTransport
+from bcpg_cluster.stages.judge.llm_judge import LlmJudge
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase
-from bcpg_cluster.stages.judge.transport import CachedTransport
+from bcpg_cluster.stages.judge.windows import WindowLimits
 from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, StructuralSegmenter
 from bcpg_cluster.stages.verify.code import CodeVerifier
 from bcpg_cluster.stages.verify.code_tests import Case, CodeTests
@@ -208,9 +208,10 @@ def test_an_endpoint_gets_every_setting(server: Server, judge_of: Callable[..., 
         },
     )  # fmt: skip
     judge = judge_of("api", api=section)
-    assert isinstance(judge, OpenAiJudge)
+    assert isinstance(judge, LlmJudge)
     server.plays = [sends(completion("hm</think>" + verdicts(step, step))) for step in (0, 1)]
-    rows, account = judge.judge_counted([JudgeCase("1+1", ("1+1=2", "2"))])
+    judged = judge.judge([JudgeCase("1+1", ("1+1=2", "2"))])
+    rows, account = judged.judgements, judged.counts
     assert [said.label for said in rows[0]] == [1, 1]
     assert len(server.requests) == 2  # a window each
     request = server.requests[0]
@@ -219,10 +220,9 @@ def test_an_endpoint_gets_every_setting(server: Server, judge_of: Callable[..., 
     assert "response_format" not in request
     assert server.keys == [f"Bearer {KEY}"] * 2
     assert account["cost"] == pytest.approx(2 * (600 * 1.0 + 400 * 0.5 + 50 * 2.0) / 1e6)
-    assert judge._windows == WindowLimits(1, None, looks_ahead=True)
-    cached = judge._transport
-    assert isinstance(cached, CachedTransport) and cached._sample == 2
-    transport = cached._transport
+    options = judge._options
+    assert (options.windows, options.sample) == (WindowLimits(1, None, looks_ahead=True), 2)
+    transport = judge._transport
     assert isinstance(transport, OpenAiTransport)
     assert transport._threads._max_workers == 3
     assert (transport._endpoint.timeout_s, transport._endpoint.max_retries) == (9.0, 3)
@@ -238,7 +238,7 @@ def test_settings_that_are_left_alone(server: Server, judge_of: Callable[..., An
     assert request["temperature"] == 0.0
     assert "top_p" not in request  # 1 is no limit, and some endpoints refuse it beside a temperature
     assert request["response_format"]["type"] == "json_schema"
-    assert isinstance(judge._transport, OpenAiTransport)  # no cache
+    assert judge._cache is None
     assert judge._transport._endpoint.prices is None
 
 
@@ -249,10 +249,10 @@ def test_two_endpoints_are_two_judges(server: Server, judge_of: Callable[..., An
         first, second = judge_of("a", **sections), judge_of("b", **sections)
         other.plays = [sends(completion(verdicts(0, 0, wrong=(0,))))]
         case = [JudgeCase("1+1", ("1+1=2",))]
-        assert (first.judge(case)[0][0].label, second.judge(case)[0][0].label) == (1, 0)
+        assert (first.judge(case).judgements[0][0].label, second.judge(case).judgements[0][0].label) == (1, 0)
         assert (server.keys, other.keys) == ([f"Bearer {KEY}"], ["Bearer none"])  # nobody gets another's key
         assert first.version != second.version
-        assert KEY not in first.version + repr(vars(first)) + repr(first.health())
+        assert KEY not in first.version + repr(vars(first))
     finally:
         other.close()
 

@@ -1,4 +1,4 @@
-"""store/verdict_cache.py: what is a hit, what is a miss, and many writers at once."""
+"""stages/judge/cache.py: what is a hit, what is a miss, and many writers at once."""
 
 from __future__ import annotations
 
@@ -39,8 +39,6 @@ def test_an_answer_comes_back_in_another_run(tmp_path: Path) -> None:
     cache.put(KEY, ANSWER)
     other = VerdictCache(tmp_path / "deep" / "cache")
     assert other.get(KEY) == ANSWER
-    assert cache.counts() == {"cache_hits": 0, "cache_misses": 1, "cache_damaged": 0, "cache_unwritten": 0}
-    assert other.counts() == {"cache_hits": 1, "cache_misses": 0, "cache_damaged": 0, "cache_unwritten": 0}
     cache.put(KEY, CachedAnswer("newer"))
     assert other.get(KEY) == CachedAnswer("newer")
 
@@ -95,7 +93,6 @@ def test_files_that_are_no_entries(content: bytes, tmp_path: Path) -> None:
     cache.put(KEY, ANSWER)
     the_file(tmp_path).write_bytes(content)
     assert cache.get(KEY) is None
-    assert cache.num_damaged == 1
 
 
 def test_an_entry_of_another_key_is_a_miss(tmp_path: Path) -> None:
@@ -107,14 +104,12 @@ def test_an_entry_of_another_key_is_a_miss(tmp_path: Path) -> None:
     entry = json.loads(the_file(tmp_path).read_text())
     the_file(tmp_path).write_text(json.dumps(entry | {"key": other}))  # renamed with more care: the checksum knows
     assert cache.get(other) is None
-    assert cache.num_damaged == 2
 
 
 def test_a_full_disk_costs_the_entry_only(tmp_path: Path) -> None:
     cache = VerdictCache(tmp_path)
     (tmp_path / "v1" / KEY[:2]).write_text("in the way")
     cache.put(KEY, ANSWER)
-    assert cache.num_unwritten == 1
     assert cache.get(KEY) is None
 
 

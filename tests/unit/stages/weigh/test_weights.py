@@ -1,7 +1,8 @@
-"""method/weights.py: advantages, drops and token weights."""
+"""stages/weigh/weights.py: advantages, drops and token weights."""
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 import pytest
@@ -24,8 +25,8 @@ def test_advantages_by_hand():
     assert result.mean == pytest.approx(1 / 3)
     right, wrong = pytest.approx(2 / 3), pytest.approx(-1 / 3)
     assert [m.advantage for m in result.members] == [right, wrong, None, wrong]
-    assert result.dropped == {DropReason.UNVERIFIED: 1}
-    assert (result.num_kept, result.num_verified) == (3, 3)
+    assert [m.drop_reason for m in result.members] == [None, None, DropReason.UNVERIFIED, None]
+    assert result.num_verified == 3
 
 
 @pytest.mark.parametrize(
@@ -41,21 +42,21 @@ def test_advantages_by_hand():
 )
 def test_drop_reasons(rewards: list, share: float, dropped: dict):
     result = group_advantages(rewards, share)
-    assert result.dropped == dropped
-    assert result.num_kept + sum(dropped.values()) == len(rewards)
+    assert len(result.members) == len(rewards)
+    assert Counter(m.drop_reason for m in result.members if m.drop_reason is not None) == dropped
 
 
 def test_an_empty_response_counts_in_the_mean_and_is_dropped():
     result = group_advantages([1.0, 0.0, 0.0], 0.5, num_tokens=[5, 0, 4])
     assert result.mean == pytest.approx(1 / 3)
     assert result.members[1].drop_reason is DropReason.EMPTY
-    assert result.num_kept == 2
+    assert [m.drop_reason is None for m in result.members] == [True, False, True]
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, None]), max_size=12), st.floats(0, 1))
-def test_asked_is_kept_plus_dropped_and_advantages_sum_to_zero(rewards: list, share: float):
+def test_every_sample_is_kept_or_dropped_and_advantages_sum_to_zero(rewards: list, share: float):
     result = group_advantages(rewards, share)
-    assert len(result.members) == len(rewards) == result.num_kept + sum(result.dropped.values())
+    assert len(result.members) == len(rewards)
     assert sum(m.advantage for m in result.members if m.advantage is not None) == pytest.approx(0.0, abs=1e-9)
     for member, reward in zip(result.members, rewards, strict=True):
         assert (member.advantage is None) == (member.drop_reason is not None)
@@ -110,7 +111,7 @@ def test_the_verified_share_does_not_depend_on_the_policy():
         result = group_advantages(
             [1.0, 0.0, 0.0, None], 0.75, truncated=[False, False, True, False], truncated_are=policy
         )
-        assert DropReason.GROUP_UNVERIFIED not in result.dropped
+        assert DropReason.GROUP_UNVERIFIED not in {member.drop_reason for member in result.members}
 
 
 GROUPS = st.lists(st.tuples(st.sampled_from([0.0, 1.0, None]), st.booleans()), max_size=10)
@@ -123,7 +124,7 @@ def test_leaving_truncated_responses_out_keeps_nothing_that_was_not_kept(group: 
 
     def kept(policy: str) -> set[int]:
         result = group_advantages(rewards, share, truncated=cut_off, truncated_are=policy)
-        assert result.num_kept + sum(result.dropped.values()) == len(group)
+        assert len(result.members) == len(group)
         return {index for index, member in enumerate(result.members) if member.drop_reason is None}
 
     everything, whole = kept("negative"), {index for index, is_cut_off in enumerate(cut_off) if not is_cut_off}

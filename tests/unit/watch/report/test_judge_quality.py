@@ -13,7 +13,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, DataError, EngineError
 from bcpg_cluster.prompts.labelled_steps import LabelledSolution, known_truth
 from bcpg_cluster.records import ErrorType, VerdictStatus
-from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
+from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule
 from bcpg_cluster.watch.report.judge_quality import (
     evaluation,
@@ -124,14 +124,11 @@ class Scripted:
         self.asked: list[JudgeCase] = []
         self.is_closed = False
 
-    def judge(self, cases: Sequence[JudgeCase]) -> list[tuple[Judgement, ...]]:
+    def judge(self, cases: Sequence[JudgeCase]) -> Judged:
         if len(self.asked) >= self._fails_after:
             raise EngineError("gone")
         self.asked += cases
-        return [tuple(map(self._say, case.steps)) for case in cases]
-
-    def health(self) -> dict[str, float]:
-        return {}
+        return Judged(tuple(tuple(map(self._say, case.steps)) for case in cases))
 
     def close(self) -> None:
         self.is_closed = True
@@ -228,7 +225,7 @@ def test_lost_answers_are_unreadable_and_asked_again(config: Config, data: str, 
 
 def test_too_few_verdicts_are_an_error_not_a_label(config: Config, data: str, tmp_path: Path):
     short = Scripted(labelled)
-    short.judge = lambda cases: [(labelled("fine"),) for _ in cases]  # type: ignore[method-assign]
+    short.judge = lambda cases: Judged(((labelled("fine"),),) * len(cases))  # type: ignore[method-assign]
     with pytest.raises(EngineError, match="1 verdicts on 3 steps"):
         run_judge_eval([data], config, factory(llm=short), judges=["llm"], output=tmp_path / "out")
 

@@ -282,7 +282,7 @@ def test_a_problem_longer_than_the_context_refuses_all() -> None:
     case = JudgeCase("x" * 500, ("a", "b"))
     for name in CONVENTIONS:
         assert window_inputs(convention(name), [case, JudgeCase("p", ()), JudgeCase("x" * 500, ("a",))], 200, 20) == []
-    assert to_judgements([case], [], []) == [(REFUSED, REFUSED)]
+    assert to_judgements([case], [], []) == ((REFUSED, REFUSED),)
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""An LLM judge behind an OpenAI-compatible endpoint: a vendor's, a vLLM server's, Ray Serve's.
+"""To an LLM judge behind an OpenAI-compatible endpoint: a vendor's, a vLLM server's, Ray Serve's.
 
 By the official ``openai`` client (https://github.com/openai/openai-python), with its retries off: limits, waiting and
 accounts are kept here. The key is read from the environment, stays in the client, and is cut out of every message.
@@ -18,17 +18,12 @@ from urllib.parse import urlsplit
 
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.records import VerdictStatus
-from bcpg_cluster.stages.judge.cache import VerdictCache
 from bcpg_cluster.stages.judge.endpoint.rate_limit import Backoff, RateLimiter, RateLimits, retry_after_s
 from bcpg_cluster.stages.judge.endpoint.settings import Endpoint
-from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt
-from bcpg_cluster.stages.judge.llm_judge import TransportJudge, View, WindowLimits
-from bcpg_cluster.stages.judge.protocol import Judgement
-from bcpg_cluster.stages.judge.transport import Ask, CachedTransport, Reply, Transport
+from bcpg_cluster.stages.judge.transport import Ask, Reply
+from bcpg_cluster.stages.judge.unanswered import UNANSWERED
 
 MAX_MESSAGE_CHARS = 500
-UNANSWERED = (VerdictStatus.TIMEOUT, VerdictStatus.ENGINE_LOST)
-MIN_UNANSWERED_CASES = 3
 OPENAI_HOST = "api.openai.com"
 
 
@@ -79,10 +74,7 @@ class OpenAiTransport:
         self._threads = ThreadPoolExecutor(limits.concurrency, thread_name_prefix="judge-endpoint")
         self._client = _client(endpoint, self._key)
         self._lock = threading.Lock()
-        self._totals = dict.fromkeys(
-            ("tokens_generated", "prompt_tokens_cached", "prompt_tokens", "retries", "cost"), 0.0
-        )
-        self._num_waiting = self._num_running = self._num_unanswered = 0
+        self._num_unanswered = 0
         self._was_accepted = False
 
     @property
@@ -100,8 +92,13 @@ class OpenAiTransport:
         """Whether the endpoint is asked to enforce a schema."""
         return self._endpoint.structured != "none"
 
+    def settings(self, *, sample: int, is_json: bool) -> str:
+        """All settings of the request."""
+        drawn = json.dumps(dict(self.decoding), sort_keys=True, separators=(",", ":"))
+        return drawn + (f":s{sample}" if sample else "")
+
     @property
-    def address(self) -> str:
+    def _address(self) -> str:
         """For messages: where the judge is, and its model's name there."""
         return f"{self._endpoint.base_url} (model {self._endpoint.model!r})"
 
@@ -120,9 +117,7 @@ class OpenAiTransport:
         futures: dict[Future[Reply], int] = {}
         try:
             for index, ask in enumerate(asks):
-                with self._lock:
-                    self._num_waiting += 1
-                futures[self._threads.submit(self._call, ask)] = index
+                futures[self._threads.submit(self._until_answered, ask)] = index
             for future in as_completed(futures):
                 reply = future.result()
                 yield futures[future], reply
@@ -130,20 +125,8 @@ class OpenAiTransport:
         except (CancelledError, RuntimeError) as error:  # RuntimeError: submitted after shutdown
             raise EngineError(f"the judge's endpoint was closed while calls were under way ({error!r})") from None
         finally:
-            cancelled = sum(future.cancel() for future in futures)
-            with self._lock:
-                self._num_waiting -= cancelled
-
-    def health(self) -> dict[str, float]:
-        """Calls running and waiting, tokens and money so far, seconds spent waiting for limits."""
-        with self._lock:
-            return {
-                "alive": float(not self._closed.is_set()),
-                "requests_running": float(self._num_running),
-                "requests_waiting": float(self._num_waiting),
-                "limited_s": self._limiter.waited_s,
-                **self._totals,
-            }
+            for future in futures:
+                future.cancel()
 
     def close(self) -> None:
         """Drop what is under way. Safe to call twice."""
@@ -164,28 +147,11 @@ class OpenAiTransport:
             in_a_row = self._num_unanswered
         if in_a_row >= self._endpoint.give_up_after:
             raise EngineError(
-                f"{self.address} left {in_a_row} calls in a row without an answer, each tried "
+                f"{self._address} left {in_a_row} calls in a row without an answer, each tried "
                 f"{self._endpoint.max_retries + 1} times; the last: {reply.text}"
             )
 
     # --- one call ----------------------------------------------------------------------------------------------------
-
-    def _call(self, ask: Ask) -> Reply:
-        with self._lock:
-            self._num_waiting -= 1
-            self._num_running += 1
-        try:
-            reply = self._until_answered(ask)
-        finally:
-            with self._lock:
-                self._num_running -= 1
-        with self._lock:
-            self._totals["tokens_generated"] += reply.answer_tokens or 0
-            self._totals["prompt_tokens"] += reply.prompt_tokens or 0
-            self._totals["prompt_tokens_cached"] += reply.cached_tokens
-            self._totals["retries"] += reply.num_retries
-            self._totals["cost"] += reply.cost or 0.0
-        return reply
 
     def _until_answered(self, ask: Ask) -> Reply:
         expected = sum(self.count_tokens(message["content"]) for message in ask.messages) + self._endpoint.max_tokens
@@ -216,13 +182,13 @@ class OpenAiTransport:
             return
         if failure.http_status == 404:
             raise ConfigError(
-                f"{self.address} is not there: {failure.message}",
+                f"{self._address} is not there: {failure.message}",
                 rule="base_url ends where /chat/completions begins (often with /v1), and serves the model",
                 remedy="correct base_url or model",
             )
         key = f"the key in ${self._endpoint.api_key_env}" if self._endpoint.api_key_env else "calls without a key"
         raise ConfigError(
-            f"{self.address} refuses {key}: {failure.message}",
+            f"{self._address} refuses {key}: {failure.message}",
             rule="api_key_env names an environment variable with a key that is valid for this endpoint and model",
             remedy="set a valid key where the judge's pool runs",
         )
@@ -282,63 +248,6 @@ class OpenAiTransport:
         """Some endpoints repeat the key in what they answer."""
         hidden = message.replace(self._key, "***") if self._endpoint.api_key_env else message
         return hidden[:MAX_MESSAGE_CHARS]
-
-
-class OpenAiJudge(TransportJudge):
-    """A judge behind an OpenAI-compatible endpoint.
-
-    Args:
-        cache: answers of earlier runs; ``None`` asks always.
-        sample: which of several draws of the same request this judge is.
-        max_unanswered: of the steps of one piece of work, the largest share that may stay without an answer.
-    """
-
-    def __init__(
-        self,
-        transport: OpenAiTransport,
-        name: str,
-        prompt: JudgePrompt,
-        view: View,
-        *,
-        windows: WindowLimits = WindowLimits(),
-        answer_after: str | None = None,
-        cache: VerdictCache | None = None,
-        sample: int = 0,
-        max_unanswered: float = 0.5,
-    ) -> None:
-        self._endpoint_address, self._max_unanswered = transport.address, max_unanswered
-        drawn = json.dumps(dict(transport.decoding), sort_keys=True, separators=(",", ":"))
-        whole: Transport = transport if cache is None else CachedTransport(transport, cache, sample=sample)
-        settings = drawn + (f":s{sample}" if sample else "")
-        super().__init__(
-            whole,
-            name,
-            prompt,
-            view,
-            settings=settings,
-            windows=windows,
-            answer_after=answer_after,
-            is_bound=transport.is_bound,
-        )
-
-    def _check_answered(self, rows: Sequence[Sequence[Judgement]]) -> None:
-        """Work that an endpoint mostly left unanswered is to be done again, not recorded: it is the endpoint's trouble.
-
-        A few cases alone may be too slow for it, so fewer than three of them without an answer are recorded, unless nothing
-        at all came and the connection was lost.
-
-        Raises:
-            EngineError: more than ``max_unanswered`` of the steps have no answer.
-        """
-        said = [judgement for row in rows for judgement in row]
-        lost = [judgement for judgement in said if judgement.status in UNANSWERED]
-        num_cases = sum(any(judgement.status in UNANSWERED for judgement in row) for row in rows)
-        is_gone = bool(said) and all(judgement.status is VerdictStatus.ENGINE_LOST for judgement in said)
-        if is_gone or (num_cases >= MIN_UNANSWERED_CASES and len(lost) > self._max_unanswered * len(said)):
-            raise EngineError(
-                f"judge {self.name!r}: {self._endpoint_address} answered on {len(said) - len(lost)} of {len(said)} steps of "
-                f"{len(rows)} cases (at least {1 - self._max_unanswered:.0%} are wanted); the last: {lost[-1].raw}"
-            )
 
 
 def _client(endpoint: Endpoint, key: str) -> Any:

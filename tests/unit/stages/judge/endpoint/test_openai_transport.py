@@ -1,4 +1,7 @@
-"""engines/openai_judge.py: the real client against a scripted server on loopback. No test waits for real time."""
+"""The transport to an endpoint, and a judge over it: the real client against a scripted server on loopback.
+
+No test waits for real time.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ import bcpg_cluster.assets
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.records import ErrorType, VerdictStatus
 from bcpg_cluster.stages.judge.cache import VerdictCache
-from bcpg_cluster.stages.judge.endpoint.openai_judge import OpenAiJudge, OpenAiTransport
+from bcpg_cluster.stages.judge.endpoint.openai_transport import OpenAiTransport
 from bcpg_cluster.stages.judge.endpoint.rate_limit import RateLimits
 from bcpg_cluster.stages.judge.endpoint.settings import Endpoint, Prices
 from bcpg_cluster.stages.judge.judge_prompt import parse_judge_prompt
-from bcpg_cluster.stages.judge.llm_judge import WindowLimits
+from bcpg_cluster.stages.judge.llm_judge import JudgeOptions, LlmJudge
 from bcpg_cluster.stages.judge.protocol import JudgeCase
+from bcpg_cluster.stages.judge.windows import WindowLimits
 from tests.judge_server import Play, Server, asked, completion, fails, good, raw, sends, verdicts
 
 TAXONOMY = parse_judge_prompt(
@@ -50,16 +54,15 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def judge_of(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., OpenAiJudge]]:
+def judge_of(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LlmJudge]]:
     """Makes judges on the server; ``time``, ``limits``, judge options and endpoint settings by name."""
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    made: list[OpenAiJudge] = []
+    made: list[LlmJudge] = []
 
-    def make(time: Time | None = None, limits: RateLimits = RateLimits(concurrency=1), **options: Any) -> OpenAiJudge:
-        of_judge = {
-            name: options.pop(name) for name in ("windows", "cache", "sample", "max_unanswered") if name in options
-        }
-        view = options.pop("view", "full")
+    def make(time: Time | None = None, limits: RateLimits = RateLimits(concurrency=1), **options: Any) -> LlmJudge:
+        cache = options.pop("cache", None)
+        names = ("view", "windows", "sample", "max_unanswered")
+        asked = {"max_unanswered": 0.5} | {name: options.pop(name) for name in names if name in options}
         settings: dict[str, Any] = {"api_key_env": "JUDGE_KEY", "max_retries": 2} | options
         time = time or Time()
         transport = OpenAiTransport(
@@ -70,7 +73,7 @@ def judge_of(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             sleep=time.sleep,
             jitter=lambda: 0.0,
         )
-        made.append(OpenAiJudge(transport, "api", TAXONOMY, view, **of_judge))
+        made.append(LlmJudge("api", transport, JudgeOptions(TAXONOMY, **asked), cache))
         return made[-1]
 
     yield make
@@ -78,16 +81,17 @@ def judge_of(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         judge.close()
 
 
-def labels(judge: OpenAiJudge) -> list[list[int | None]]:
-    return [[said.label for said in row] for row in judge.judge(CASES)]
+def labels(judge: LlmJudge) -> list[list[int | None]]:
+    return [[said.label for said in row] for row in judge.judge(CASES).judgements]
 
 
 # --- what is sent, read and counted ----------------------------------------------------------------------------------
 
 
-def test_a_good_answer(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_a_good_answer(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     judge = judge_of(prices=Prices(prompt=2.0, answer=10.0, cached_prompt=0.5), extra_body={"seed": 7}, top_p=0.9)
-    rows, account = judge.judge_counted(CASES)
+    judged = judge.judge(CASES)
+    rows, account = judged.judgements, judged.counts
     assert [[said.label for said in row] for row in rows] == [[1, 0, 1], [1]]
     assert rows[0][1].error_type is ErrorType.CALCULATION
     assert rows[0][1].raw == verdicts(0, 2, wrong=(1,))
@@ -109,20 +113,18 @@ def test_a_good_answer(server: Server, judge_of: Callable[..., OpenAiJudge]) -> 
         "prompt_tokens.cached": 800,
         "answer_tokens": 100,
     }
-    health = judge.health()
-    assert (health["tokens_generated"], health["requests_running"], health["requests_waiting"]) == (100, 0, 0)
-    assert health["cost"] == pytest.approx(0.0038)
 
 
-def test_tokens_that_nobody_counted_are_not_zero(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_tokens_that_nobody_counted_are_not_zero(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     server.plays = [sends(completion(verdicts(0, 2)) | {"usage": None})]
-    _, account = judge_of(prices=Prices(1.0, 1.0)).judge_counted(CASES)
+    judged = judge_of(prices=Prices(1.0, 1.0)).judge(CASES)
+    account = judged.counts
     assert account["calls.uncounted"] == 1
     assert account["prompt_tokens"] == 1000  # of the other call
     assert account["cost"] == pytest.approx(1050 / 1e6)
 
 
-def test_other_ways_to_ask(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_other_ways_to_ask(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     judge_of(structured="strict", temperature=None, token_limit_field="max_completion_tokens").judge(CASES[:1])
     judge_of(structured="json_object").judge(CASES[:1])
     judge_of(structured="none").judge(CASES[:1])
@@ -136,7 +138,7 @@ def test_other_ways_to_ask(server: Server, judge_of: Callable[..., OpenAiJudge])
     assert "response_format" not in free
 
 
-def test_windows_carry_what_was_wrong(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_windows_carry_what_was_wrong(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     assert labels(judge_of(windows=WindowLimits(steps=2))) == [[1, 0, 1], [1]]
     assert [asked(request) for request in server.requests] == [(0, 1), (0, 0), (2, 2)]
     assert "found wrong (step and error type):\n1 calculation\n" in server.requests[2]["messages"][1]["content"]
@@ -146,32 +148,33 @@ def test_windows_carry_what_was_wrong(server: Server, judge_of: Callable[..., Op
 # --- waiting and trying again ----------------------------------------------------------------------------------------
 
 
-def test_429_waits_as_long_as_it_is_told(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_429_waits_as_long_as_it_is_told(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     time = Time()
     server.plays = [fails(429, retry_after="7"), fails(429)]
-    rows, account = judge_of(time).judge_counted(CASES)
+    judged = judge_of(time).judge(CASES)
+    rows, account = judged.judgements, judged.counts
     assert [[said.label for said in row] for row in rows] == [[1, 0, 1], [1]]
     assert time.naps == [7.0, 1.0]  # told; then our own second wait: 2 s, of which half is jitter
     assert account["retries"] == 2
 
 
-def test_a_date_to_come_back_at(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_a_date_to_come_back_at(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     time = Time()
     server.plays = [fails(503, retry_after="Thu, 01 Jan 1970 00:17:10 GMT")]  # 1030 s after the epoch
     assert labels(judge_of(time)) == [[1, 0, 1], [1]]
     assert time.naps == [30.0]
 
 
-def test_an_hour_is_not_waited_for(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_an_hour_is_not_waited_for(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     time = Time()
     server.plays = [fails(429, retry_after="3600")]
-    rows = judge_of(time).judge(CASES)
+    rows = judge_of(time).judge(CASES).judgements
     assert [said.status for said in rows[0]] == [VerdictStatus.ENGINE_LOST] * 3
     assert rows[1][0].label == 1
     assert time.naps == []
 
 
-def test_500_backs_off(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_500_backs_off(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     time = Time()
     server.plays = [fails(500), fails(502)]
     assert labels(judge_of(time)) == [[1, 0, 1], [1]]
@@ -192,9 +195,9 @@ def test_500_backs_off(server: Server, judge_of: Callable[..., OpenAiJudge]) -> 
         raw(b"null", "application/json"),
     ],
 )
-def test_an_endpoint_that_is_broken(play: Play, server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_an_endpoint_that_is_broken(play: Play, server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     server.plays = [play] * 3  # one try and two more; the second case is answered
-    rows = judge_of().judge(CASES)
+    rows = judge_of().judge(CASES).judgements
     assert [said.status for said in rows[0]] == [VerdictStatus.ENGINE_LOST] * 3
     assert all(said.label is None for said in rows[0])
     assert rows[1][0].label == 1
@@ -205,14 +208,14 @@ def test_an_endpoint_that_is_broken(play: Play, server: Server, judge_of: Callab
         judge_of().judge(CASES)
 
 
-def test_nobody_there(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_nobody_there(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     judge = judge_of(max_retries=0)
     server.close()
     with pytest.raises(EngineError, match="APIConnectionError"):
         judge.judge(CASES)
 
 
-def test_too_slow(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_too_slow(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     done = threading.Event()
 
     def hangs(request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
@@ -220,28 +223,27 @@ def test_too_slow(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
         return good(request)
 
     server.plays = [hangs, hangs]
-    rows = judge_of(timeout_s=0.1, max_retries=1).judge(CASES[:1])
+    rows = judge_of(timeout_s=0.1, max_retries=1).judge(CASES[:1]).judgements
     done.set()
     assert [said.status for said in rows[0]] == [VerdictStatus.TIMEOUT] * 3
     assert rows[0][0].raw == "no answer within 0.1 s"
     assert len(server.requests) == 2
 
 
-def test_requests_a_minute(judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_requests_a_minute(judge_of: Callable[..., LlmJudge]) -> None:
     time = Time()
     judge = judge_of(time, RateLimits(requests_per_minute=30, concurrency=1), view="causal")
     judge.judge(CASES)  # four calls: the first at once, the others every two seconds
     assert time.naps == [2.0, 2.0, 2.0]
-    assert judge.health()["limited_s"] == 6.0
 
 
-def test_tokens_a_minute_count_what_was_used(judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_tokens_a_minute_count_what_was_used(judge_of: Callable[..., LlmJudge]) -> None:
     time = Time()
     judge_of(time, RateLimits(tokens_per_minute=2100, concurrency=1), view="causal").judge(CASES)
     assert time.naps == pytest.approx([30.0] * 3)  # 1050 tokens a call, whatever was expected of it
 
 
-def test_concurrency(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_concurrency(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     meet = threading.Barrier(2)
     inside, most = 0, 0
 
@@ -257,7 +259,7 @@ def test_concurrency(server: Server, judge_of: Callable[..., OpenAiJudge]) -> No
 
     server.plays = [counted] * 6
     judge = judge_of(limits=RateLimits(concurrency=2))
-    rows = judge.judge(CASES * 3)
+    rows = judge.judge(CASES * 3).judgements
     assert [[said.label for said in row] for row in rows] == [[1, 0, 1], [1]] * 3
     assert most == 2
 
@@ -272,29 +274,29 @@ SIX = [JudgeCase(f"1+{k}", (f"{1 + k}", f"answer {1 + k}")) for k in range(6)]
     [(fails(504, "gateway timeout"), "gateway timeout"), (fails(408, "slow"), "slow"), (fails(500, "down"), "down")],
 )
 def test_an_endpoint_that_mostly_does_not_answer_stops_the_work(
-    play: Play, said: str, server: Server, judge_of: Callable[..., OpenAiJudge]
+    play: Play, said: str, server: Server, judge_of: Callable[..., LlmJudge]
 ) -> None:
     server.plays = [good, good, *[play] * 4]
     with pytest.raises(EngineError, match=said) as stop:
         judge_of(max_retries=0).judge(SIX)
-    assert server.url in str(stop.value) and "model 'm'" in str(stop.value)
+    assert f"{server.url}#m answered" in str(stop.value)
     assert "answered on 4 of 12 steps of 6 cases (at least 50% are wanted)" in str(stop.value)
     # Half of the steps without an answer are recorded, and so is whatever the limit allows.
     server.plays = [good, good, good, *[play] * 3]
-    statuses = [row[0].status for row in judge_of(max_retries=0).judge(SIX)]
+    statuses = [row[0].status for row in judge_of(max_retries=0).judge(SIX).judgements]
     assert statuses.count(VerdictStatus.JUDGED) == 3
     server.plays = [good, *[play] * 5]
-    statuses = [row[0].status for row in judge_of(max_retries=0, max_unanswered=0.9).judge(SIX)]
+    statuses = [row[0].status for row in judge_of(max_retries=0, max_unanswered=0.9).judge(SIX).judgements]
     assert statuses.count(VerdictStatus.JUDGED) == 1
 
 
-def test_two_slow_cases_alone_do_not_stop_a_run(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_two_slow_cases_alone_do_not_stop_a_run(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     server.plays = [fails(504)] * 2
-    rows = judge_of(max_retries=0).judge(SIX[:2])
+    rows = judge_of(max_retries=0).judge(SIX[:2]).judgements
     assert [row[0].status for row in rows] == [VerdictStatus.TIMEOUT] * 2
 
 
-def test_an_endpoint_that_is_gone_is_found_out_early(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_an_endpoint_that_is_gone_is_found_out_early(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     """A lease of many calls ends after a stated number without an answer, not after the last; the next one sooner."""
     many = SIX * 5
     server.plays = [good, *[fails(504)] * 40]
@@ -308,18 +310,20 @@ def test_an_endpoint_that_is_gone_is_found_out_early(server: Server, judge_of: C
         judge.judge(many)
     assert len(server.requests) - made < 8  # one call and what was under way
     server.plays = []
-    assert len(judge.judge(SIX)) == 6  # it is back
+    assert len(judge.judge(SIX).judgements) == 6  # it is back
 
 
-def test_calls_of_lost_work_are_paid_for_all_the_same(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_calls_of_lost_work_are_paid_for_all_the_same(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     server.plays = [good, good, *[fails(504)] * 4]
     judge = judge_of(max_retries=0, prices=Prices(1.0, 1.0))
     with pytest.raises(EngineError):
-        judge.judge_counted(SIX)
-    _, account = judge.judge_counted(SIX)
+        judge.judge(SIX)
+    judged = judge.judge(SIX)
+    account = judged.counts
     assert account["calls"] == 12
     assert account["cost"] == pytest.approx(8 * 1050 / 1e6)  # six calls of now and two of before
-    _, account = judge.judge_counted(SIX)
+    judged = judge.judge(SIX)
+    account = judged.counts
     assert account["cost"] == pytest.approx(6 * 1050 / 1e6)  # once
 
 
@@ -336,9 +340,10 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("answer", UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_one_repair(answer: str | None, server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_one_repair(answer: str | None, server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     server.plays = [sends(completion(answer))]
-    rows, account = judge_of().judge_counted(CASES[:1])
+    judged = judge_of().judge(CASES[:1])
+    rows, account = judged.judgements, judged.counts
     assert [said.label for said in rows[0]] == [1, 0, 1]
     first, second = server.requests
     assert second["messages"][:2] == first["messages"]
@@ -347,9 +352,10 @@ def test_one_repair(answer: str | None, server: Server, judge_of: Callable[..., 
     assert (account["calls"], account["calls.repair"], account["calls.repaired"]) == (2, 1, 1)
 
 
-def test_then_a_status(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_then_a_status(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     server.plays = [sends(completion("hm")), sends(completion("hm hm"))]
-    rows, account = judge_of().judge_counted(CASES[:1])
+    judged = judge_of().judge(CASES[:1])
+    rows, account = judged.judgements, judged.counts
     assert [(said.status, said.label, said.raw) for said in rows[0]] == [(VerdictStatus.UNPARSABLE, None, "hm")] * 3
     assert account["calls.repair"] == 1 and "calls.repaired" not in account
     assert len(server.requests) == 2
@@ -363,20 +369,20 @@ def test_then_a_status(server: Server, judge_of: Callable[..., OpenAiJudge]) -> 
         (fails(422, "bad"), "bad"),
     ],
 )
-def test_refused(play: Play, raw_text: str, server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_refused(play: Play, raw_text: str, server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     server.plays = [play]
-    rows = judge_of().judge(CASES)
+    rows = judge_of().judge(CASES).judgements
     assert [said.status for said in rows[0]] == [VerdictStatus.REFUSED] * 3
     assert raw_text in rows[0][0].raw
     assert rows[1][0].label == 1
     assert len(server.requests) == 2  # neither tried again nor repaired
 
 
-def test_filtered(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_filtered(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     body = completion(verdicts(0, 2))
     body["choices"][0]["finish_reason"] = "content_filter"
     server.plays = [sends(body)]
-    assert judge_of().judge(CASES[:1])[0][0].status is VerdictStatus.REFUSED
+    assert judge_of().judge(CASES[:1]).judgements[0][0].status is VerdictStatus.REFUSED
 
 
 # --- the key ---------------------------------------------------------------------------------------------------------
@@ -384,7 +390,7 @@ def test_filtered(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_wrong_key_stops_the_run_and_is_never_shown(
-    status: int, server: Server, judge_of: Callable[..., OpenAiJudge]
+    status: int, server: Server, judge_of: Callable[..., LlmJudge]
 ) -> None:
     server.plays = [fails(status, f"Incorrect API key provided: {KEY}")] * 2
     judge = judge_of()
@@ -399,27 +405,27 @@ def test_a_wrong_key_stops_the_run_and_is_never_shown(
         error = error.__cause__ or error.__context__
 
 
-def test_the_key_is_nowhere(server: Server, judge_of: Callable[..., OpenAiJudge], tmp_path: Path) -> None:
+def test_the_key_is_nowhere(server: Server, judge_of: Callable[..., LlmJudge], tmp_path: Path) -> None:
     server.plays = [fails(500, f"your key {KEY} broke it")] * 3
     judge = judge_of(cache=VerdictCache(tmp_path))
-    rows = judge.judge(CASES)
+    rows = judge.judge(CASES).judgements
     assert "your key *** broke it" in rows[0][0].raw
     transport = judge._transport
-    shown = [repr(rows), repr(judge), repr(vars(judge)), repr(transport), judge.version, repr(judge.health())]
+    shown = [repr(rows), repr(judge), repr(vars(judge)), repr(transport), judge.version]
     stored = [path.read_text() for path in tmp_path.rglob("*.json")]
     assert len(stored) == 1
     assert not any(KEY in text for text in shown + stored)
 
 
-def test_a_403_after_a_success_is_about_the_request(server: Server, judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_a_403_after_a_success_is_about_the_request(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     server.plays = [good, fails(403, "flagged")]
-    rows = judge_of().judge(CASES)
+    rows = judge_of().judge(CASES).judgements
     assert rows[0][0].label == 1
     assert rows[1][0].status is VerdictStatus.REFUSED
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", "two words", "line\nbreak", "schlüssel"])
-def test_no_key(value: str | None, judge_of: Callable[..., OpenAiJudge], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key(value: str | None, judge_of: Callable[..., LlmJudge], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTHER_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("OTHER_KEY", value)
@@ -429,7 +435,7 @@ def test_no_key(value: str | None, judge_of: Callable[..., OpenAiJudge], monkeyp
 
 
 def test_what_was_set_for_openai_goes_to_no_other_vendor(
-    server: Server, judge_of: Callable[..., OpenAiJudge], monkeypatch: pytest.MonkeyPatch
+    server: Server, judge_of: Callable[..., LlmJudge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {
         "OPENAI_API_KEY": "sk-other",
@@ -461,7 +467,7 @@ def test_openai_itself_gets_what_was_set_for_it(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_foreign_key_is_sent(
-    server: Server, judge_of: Callable[..., OpenAiJudge], monkeypatch: pytest.MonkeyPatch
+    server: Server, judge_of: Callable[..., LlmJudge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     judge_of(api_key_env=None).judge(CASES[:1])
@@ -480,12 +486,14 @@ def test_addresses_that_are_none(url: str) -> None:
 # --- cache, version, end ---------------------------------------------------------------------------------------------
 
 
-def test_a_question_is_paid_for_once(server: Server, judge_of: Callable[..., OpenAiJudge], tmp_path: Path) -> None:
+def test_a_question_is_paid_for_once(server: Server, judge_of: Callable[..., LlmJudge], tmp_path: Path) -> None:
     prices = Prices(1.0, 1.0)
-    first, account = judge_of(cache=VerdictCache(tmp_path), prices=prices).judge_counted([*CASES, CASES[0]])
+    judged = judge_of(cache=VerdictCache(tmp_path), prices=prices).judge([*CASES, CASES[0]])
+    first, account = judged.judgements, judged.counts
     assert len(server.requests) == 2  # the third case is the first again
     assert (account["calls"], account["calls.stored"]) == (3, 1)
-    again, account = judge_of(cache=VerdictCache(tmp_path), prices=prices).judge_counted([*CASES, CASES[0]])
+    judged = judge_of(cache=VerdictCache(tmp_path), prices=prices).judge([*CASES, CASES[0]])
+    again, account = judged.judgements, judged.counts
     assert again == first
     assert len(server.requests) == 2
     assert account == {"calls": 3, "calls.stored": 3}
@@ -507,16 +515,15 @@ def test_a_question_is_paid_for_once(server: Server, judge_of: Callable[..., Ope
     assert len(server.requests) == asked_now + 1
 
 
-def test_failures_are_not_stored(server: Server, judge_of: Callable[..., OpenAiJudge], tmp_path: Path) -> None:
+def test_failures_are_not_stored(server: Server, judge_of: Callable[..., LlmJudge], tmp_path: Path) -> None:
     server.plays = [fails(400, "too long"), good]
     judge = judge_of(cache=VerdictCache(tmp_path))
-    assert judge.judge(CASES)[0][0].status is VerdictStatus.REFUSED
+    assert judge.judge(CASES).judgements[0][0].status is VerdictStatus.REFUSED
     assert labels(judge) == [[1, 0, 1], [1]]
     assert len(server.requests) == 3
-    assert judge.health()["cache_hits"] == 1
 
 
-def test_version(judge_of: Callable[..., OpenAiJudge], server: Server) -> None:
+def test_version(judge_of: Callable[..., LlmJudge], server: Server) -> None:
     judges = [
         judge_of(),
         judge_of(temperature=0.5),
@@ -531,12 +538,10 @@ def test_version(judge_of: Callable[..., OpenAiJudge], server: Server) -> None:
     assert judges[0].version.startswith(f"{server.url}#m/taxonomy@{TAXONOMY.digest}/full:")
 
 
-def test_closed(judge_of: Callable[..., OpenAiJudge]) -> None:
+def test_closed(judge_of: Callable[..., LlmJudge]) -> None:
     judge = judge_of()
-    assert judge.health()["alive"] == 1.0
     judge.close()
     judge.close()
-    assert judge.health()["alive"] == 0.0
     with pytest.raises(EngineError, match="closed"):
         judge.judge(CASES)
 
@@ -544,7 +549,14 @@ def test_closed(judge_of: Callable[..., OpenAiJudge]) -> None:
 def test_closing_ends_calls_that_wait_for_their_turn(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real clock: a call that would have to wait an hour ends at once, and so does its thread."""
     transport = OpenAiTransport(Endpoint(server.url, "m"), RateLimits(requests_per_minute=1 / 60, concurrency=2))
-    judge = OpenAiJudge(transport, "api", TAXONOMY, "full")
+    judge = LlmJudge("api", transport, JudgeOptions(TAXONOMY))
+    waits, wait = threading.Event(), transport._limiter._sleep
+
+    def sleep(seconds: float) -> None:
+        waits.set()
+        wait(seconds)
+
+    transport._limiter._sleep = sleep
     judge.judge(CASES[:1])
     ended: list[BaseException] = []
 
@@ -556,8 +568,7 @@ def test_closing_ends_calls_that_wait_for_their_turn(server: Server, monkeypatch
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while judge.health()["limited_s"] == 0.0:  # until it waits
-        threading.Event().wait(0.01)
+    assert waits.wait(60)
     judge.close()
     thread.join(60)
     assert len(ended) == 1 and "closed" in str(ended[0])
