@@ -36,6 +36,7 @@ def _set(content: dict[str, Any], key: str, value: Any) -> None:
         ("generate/temperature", 0, ["generate.temperature", "greater than 0"]),
         ("generate/top_p", 1.5, ["generate.top_p"]),
         ("weigh/beta", 1.5, ["weigh.beta"]),
+        ("weigh/mine", "suffix", ["weigh.mine"]),
         ("weigh/beta", -2, ["weigh.beta"]),
         ("weigh/min_verified_share", -0.1, ["weigh.min_verified_share"]),
         ("weigh/rule", "most", ["weigh.rule"]),
