@@ -1,0 +1,115 @@
+"""stages/judge/stage.py on one shard of hand-made rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from bcpg_cluster.errors import EngineError
+from bcpg_cluster.records import (
+    ErrorType,
+    SampleId,
+    Step,
+    Verdict,
+    VerdictStatus,
+)
+from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
+from bcpg_cluster.stages.judge.stage import judge
+from bcpg_cluster.store.rows import (
+    Row,
+    prompt_row,
+    step_rows,
+    verdicts_from,
+    weighted_from,
+)
+from tests.unit.stages.rows import NONSENSE, PROMPTS, RIGHT_STEP, SCORED, job, run_weigh, weighing
+
+
+class Scripted:
+    """A judge that answers what it is told, and notes what it was asked."""
+
+    version = "scripted/1"
+
+    def __init__(self, answers: Sequence[tuple[Judgement, ...]], **counts: float) -> None:
+        self.answers, self.counts, self.asked = tuple(answers), counts, list[JudgeCase]()
+
+    def judge(self, cases: Sequence[JudgeCase]) -> Judged:
+        self.asked = list(cases)
+        return Judged(self.answers, self.counts)
+
+    def close(self) -> None:
+        pass
+
+
+def judging(**steps: int) -> dict[str, list[Row]]:
+    rows = [
+        row for name, number in steps.items() for row in step_rows(
+            SampleId(1, "a", int(name[1:])), [Step(k, k + 1, f"{name}.{k}") for k in range(number)]
+        )
+    ]  # fmt: skip
+    return {"prompts": list(map(prompt_row, PROMPTS)), "steps": rows}
+
+
+def test_judge_writes_one_verdict_for_every_step():
+    engine = Scripted([(RIGHT_STEP, NONSENSE), (SCORED,)])
+    result = judge(judging(s0=2, s1=1), job(), engine=engine, name="llm", show_gold=False)
+    verdicts = verdicts_from(result.rows)
+    assert verdicts[SampleId(1, "a", 0)] == [
+        Verdict(SampleId(1, "a", 0), 0, "llm", "scripted/1", VerdictStatus.JUDGED, 1, None, ErrorType.NONE, "fine"),
+        Verdict(SampleId(1, "a", 0), 1, "llm", "scripted/1", VerdictStatus.UNPARSABLE, raw="banana"),
+    ]
+    assert verdicts[SampleId(1, "a", 1)][0].score == 0.25
+    assert engine.asked[0] == JudgeCase("1 +1 +1", ("s0.0", "s0.1"), None)
+    assert result.metrics == {"status.judged": 2.0, "status.unparsable": 1.0, "steps": 3, "samples": 2, "tokens": 3}
+
+
+def test_judge_shows_the_gold_answer_only_where_it_may():
+    engine = Scripted([(RIGHT_STEP,)])
+    judge(judging(s0=1), job(), engine=engine, name="llm", show_gold=True)
+    assert engine.asked[0].gold == "3"
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ([(RIGHT_STEP,)], "gave 1 verdicts on 2 steps"),
+        ([(RIGHT_STEP,) * 3], "gave 3 verdicts on 2 steps"),
+        ([()], "gave 0 verdicts on 2 steps"),
+        ([], "answered 0 of 1 cases"),
+        ([(RIGHT_STEP,) * 2] * 2, "answered 2 of 1 cases"),
+    ],
+)
+def test_a_judge_with_a_wrong_number_of_verdicts_fails(answers: list[tuple[Judgement, ...]], words: str):
+    with pytest.raises(EngineError, match=words):
+        judge(judging(s0=2), job(), engine=Scripted(answers), name="llm", show_gold=False)
+
+
+def test_what_a_judge_cost_is_in_the_receipt():
+    engine = Scripted([(RIGHT_STEP, NONSENSE)], calls=2.0, cost=0.5)
+    result = judge(judging(s0=2), job(), engine=engine, name="llm", show_gold=False)
+    assert result.metrics == {
+        "status.judged": 1.0, "status.unparsable": 1.0, "judge.calls": 2.0, "judge.cost": 0.5, "steps": 2, "samples": 1,
+        "tokens": 2,
+    }  # fmt: skip
+    with pytest.raises(EngineError, match="gave 1 verdicts on 2 steps"):
+        judge(judging(s0=2), job(), engine=Scripted([(RIGHT_STEP,)], calls=2.0), name="llm", show_gold=False)
+    idle = Scripted([], calls=2.0)
+    assert "judge.calls" not in judge(judging(), job(), engine=idle, name="llm", show_gold=False).metrics
+
+
+def test_a_judge_is_not_asked_about_nothing():
+    engine = Scripted([(RIGHT_STEP,)])
+    assert judge(judging(), job(), engine=engine, name="llm", show_gold=False).rows == []
+    assert engine.asked == []
+
+
+def test_prefix_mining_stops_where_the_judges_do_not_agree():
+    said = {"llm": [NONSENSE, RIGHT_STEP, RIGHT_STEP], "prm": [SCORED] * 3}
+    voters = ["llm", "prm"]
+    assert run_weigh(weighing(said), voters=voters).metrics["tokens.mined"] == 6
+    prefix = run_weigh(weighing(said), voters=voters, mine="prefix")
+    assert (prefix.metrics["tokens.mined"], prefix.metrics["steps.mined"]) == (0, 0)
+    assert not any(any(row.mined) for row in weighted_from(prefix.rows))
+    decided = run_weigh(weighing(said), voters=voters, mine="prefix", rule="any")
+    assert decided.metrics["tokens.mined"] == 12
