@@ -19,7 +19,7 @@ from bcpg_cluster.errors import DataError
 from bcpg_cluster.records import OutcomeStatus, StopReason
 from bcpg_cluster.stages.verify.line_process import LineProcess
 from bcpg_cluster.stages.verify.mathematics.boxes import answer_boxes, without_placeholders
-from bcpg_cluster.stages.verify.mathematics.notation import Reading, plain_text, read_answer, unwrapped
+from bcpg_cluster.stages.verify.mathematics.notation import Reading, plain_text, read_answer, unwrapped, with_unit_after
 from bcpg_cluster.stages.verify.mathematics.plain_equality import plainly_equal, same_units
 from bcpg_cluster.stages.verify.protocol import Verification, part_to_check, without_answer
 
@@ -168,12 +168,13 @@ class MathVerifier:
 
     def _search(self, text: str) -> str | Verification | None:
         """The last expression of a text without a box."""
-        reply = self._process.ask({"response": plain_text(without_placeholders(text))})
+        searched = plain_text(without_placeholders(text))
+        reply = self._process.ask({"response": searched})
         if reply["status"] != "searched":
             self._counts["error"] += 1
             return Verification(OutcomeStatus.VERIFIER_ERROR, None, why=reply.get("message", ""))
         found: str | None = reply["found"]
-        return found
+        return None if found is None else with_unit_after(found, searched)
 
     def _compare(self, gold: str, said: str) -> _Comparison:
         """Compare all readings of two answers."""

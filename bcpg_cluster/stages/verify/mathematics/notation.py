@@ -104,6 +104,9 @@ class Reading:
     kind: str = ""
 
 
+_WORDS_TO_THE_STOP = re.compile(r"[ \t]*(?P<words>[a-zA-Z][a-zA-Z /^0-9]{0,30}?)[ \t]*(?=[.,;:!?)\n]|\Z)")
+
+
 def read_answer(answer: str) -> tuple[Reading, ...]:
     """The meanings of an answer, the likelier first; empty for an answer without any text."""
     text = unwrapped(one_spelling(to_latex(answer)) if len(answer) <= _MAX_REWRITTEN else answer)
@@ -149,6 +152,17 @@ def plain_text(response: str) -> str:
     """A whole response in ASCII and LaTeX, for finding its last expression where it has no box."""
     text = with_braces(re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", to_latex(response)))
     return _E_NOTATION.sub(_written_out, text)
+
+
+def with_unit_after(found: str, text: str) -> str:
+    """An expression found in a text without a box, together with the known unit that ends its sentence there ("it is 60 m.")."""
+    start = text.rfind(found)
+    if start < 0 or not found[-1:].isdigit():
+        return found
+    match = _WORDS_TO_THE_STOP.match(text, start + len(found))
+    if match is None or read_unit(match["words"]) is None:
+        return found
+    return f"{found} {match['words'].strip()}"
 
 
 def _with_plain_notation(text: str) -> str:
