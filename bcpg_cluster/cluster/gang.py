@@ -115,8 +115,8 @@ class Gang:
             if time.monotonic() - started > self._placement_timeout_s:
                 self.kill()
                 raise UserError(
-                    f"no nodes for {', '.join(waiting)} of {self.name} came within {self._placement_timeout_s:.0f} s",
-                    rule="all ranks of the group have their resources at once",
+                    f"no nodes with room for {', '.join(waiting)} of {self.name} came up within {self._placement_timeout_s:.0f} s",
+                    rule="all ranks of a group need their resources at the same time",
                     remedy=f"see `ray status`; add nodes, or raise pools.{self.name}.placement_timeout_s",
                 )
             self._raise_if_stopped()

@@ -255,7 +255,7 @@ class Pool:
                 raise self._broken
             if not slot.is_draining:  # the others can do the work: a smaller pool is better than none
                 self._size -= 1
-            self._on_retry(slot.member.name, f"{why}; the pool goes on with {self._size}")
+            self._on_retry(slot.member.name, f"{why}; the pool continues with {self._size}")
             self._remove(slot)
 
     def _retry_start(self, slot: _Slot, why: str) -> None:

@@ -136,7 +136,7 @@ def _rollouts(file: RolloutFile, group: ImportedGroup, tokenizer: ImportTokenize
         check_round_trip(found.response, ids, texts, f"{file.path}, line {line}")
         if found.response.lstrip().startswith(_THINK) and _ends_with(prompt_ids, tokenizer.encode(_THINK)[0]):
             raise DataError(
-                f"{file.path}, line {line}: the response begins with {_THINK}, and so does what the chat template asks for",
+                f"{file.path}, line {line}: the response begins with {_THINK}, which already ends the chat template's prompt",
                 rule="a prompt ends where the response begins; thinking is opened once, by the template or by the response",
                 remedy=f"remove the leading {_THINK} from the responses",
             )
@@ -163,10 +163,10 @@ def check_round_trip(response: str, ids: Sequence[int], texts: Sequence[str], wh
         (k for k, (a, b) in enumerate(zip(response, joined, strict=False)) if a != b), min(len(response), len(joined))
     )
     raise DataError(
-        f"{where}: the tokenizer does not give the response back: from character {place} on it was "
-        f"{response[place : place + 20]!r} and came back as {joined[place : place + 20]!r} "
+        f"{where}: the tokenizer changes the response: from character {place} on it was "
+        f"{response[place : place + 20]!r} and comes back as {joined[place : place + 20]!r} "
         f"({len(ids)} tokens, {len(texts)} texts)",
-        rule="the texts of a response's tokens join to the response, or steps could not be laid on tokens",
+        rule="the texts of a response's tokens join to the response; otherwise its steps cannot be mapped to tokens",
         remedy="use the tokenizer of the policy that is trained; write the text as it normalises it; leave special tokens "
         "such as the end token out (that one is added here)",
     )

@@ -20,8 +20,8 @@ def new_directory(target: Path) -> Iterator[Path]:
     target = target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(
-            f"{target} is there already",
-            rule="exports and imports make a new directory and never write into one that holds something",
+            f"{target} already exists",
+            rule="exports and imports create a new directory and never write into one that holds files",
             remedy="give another directory, or remove this one",
         )
     with whole_directory(target) as staging:

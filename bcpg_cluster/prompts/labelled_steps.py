@@ -80,12 +80,14 @@ def read_labelled_steps(path: str) -> list[LabelledSolution]:
         for index, entry in enumerate(_entries(file))
     ]
     if not solutions:
-        raise DataError(f"{path} holds no solution", rule="a file of labelled steps has an entry", remedy=_REMEDY)
+        raise DataError(
+            f"{path} holds no solution", rule="a file of labelled steps has at least one entry", remedy=_REMEDY
+        )
     seen: set[str] = set()
     for solution in solutions:
         if solution.solution_id in seen:
             raise DataError(
-                f"{path}: id {solution.solution_id!r} comes twice",
+                f"{path}: id {solution.solution_id!r} occurs twice",
                 rule="ids are unique in a file of labelled steps",
                 remedy="rename one of the two, or leave all ids out",
             )

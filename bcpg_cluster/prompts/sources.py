@@ -111,7 +111,7 @@ def value_of(row: Row, column: str, where: str) -> Any:
     for part in column.split("."):
         if not isinstance(value, Mapping) or part not in value:
             raise DataError(
-                f"{where}: there is no column {column!r}; there are {', '.join(map(str, row)) or 'none'}",
+                f"{where}: no column {column!r}; known: {', '.join(map(str, row)) or 'none'}",
                 rule="the column mapping names columns of the data set (a.b reaches into objects)",
                 remedy="correct the mapping, e.g. question: problem",
             )
@@ -187,7 +187,7 @@ def _dataset_rows(
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
         if no_answer:
-            problem = f"the hub does not answer ({no_answer}), and what was fetched earlier does not hold it: {problem}"
+            problem = f"the hub does not answer ({no_answer}), and it was not fetched earlier: {problem}"
         if directory is None:
             problem = f"no file or directory of that name is here; {problem}"
             raise _unreadable(source, problem, _SOURCES, near_paths(source), HubError) from None
@@ -199,7 +199,7 @@ def _dataset_rows(
         split = splits[0]
     if split not in splits:
         raise DataError(
-            f"{source} has no split {split!r}; there are {', '.join(splits)}",
+            f"{source} has no split {split!r}; known: {', '.join(splits)}",
             rule="a data set with several splits needs one named",
             remedy=f"split: {splits[0]}",
         )

@@ -89,7 +89,7 @@ def load_run_config(run_dir: RunPath) -> Config:
         raise RunDirectoryError(
             f"{run_dir} is not a run: it has no {CONFIG}",
             rule="--run-dir names a directory made by `bcpg-cluster iterate`",
-            remedy="see runs/ for what is there",
+            remedy="see runs/ for the runs here",
         )
     try:
         content = yaml.safe_load(path.read_text())

@@ -196,7 +196,7 @@ class Pusher:
             absent = sorted(set(digests) - set(receive.result()))
             if different or absent:
                 raise PushError(
-                    f"{member.name}: {len(different)} parameters arrived other than in the snapshot "
+                    f"{member.name}: {len(different)} parameters differ from the snapshot "
                     f"({different[:3]}), {len(absent)} did not arrive ({absent[:3]})"
                 )
 

@@ -264,7 +264,7 @@ class StoredJournal:
         holder = _lease_holder(self._run_dir, self._clock()) or "unknown"
         return StoreError(
             f"{self._run_dir} was taken over by process {holder}: this process gave no sign for {LEASE_S:.0f} s. "
-            "Nothing of what it does from here on counts"
+            "Nothing it does from here on counts"
         )
 
     def _write_lock(self, *, is_released: bool) -> None:

@@ -169,7 +169,7 @@ def _replay(lines: Iterator[bytes], place: RunPath) -> tuple[ManifestState, int]
                 break
             raise RunDirectoryError(
                 f"{place}, line {number}: not an event; the file was changed by something else",
-                rule="only bcpg-cluster writes a manifest, and a crash can tear its last line alone",
+                rule="only bcpg-cluster writes a manifest, and a crash can tear only its last line",
                 remedy="put back a copy of the manifest, or give another --run-dir",
             ) from None
         good += len(line)

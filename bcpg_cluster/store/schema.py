@@ -104,7 +104,7 @@ def schema_of(table: str) -> pa.Schema:
     """The columns of a table, with the schema's version in its metadata."""
     schema = _VERDICTS if table.startswith("verdicts.") else SCHEMAS.get(table)
     if schema is None:
-        raise StoreError(f"no table is called {table!r}")
+        raise StoreError(f"unknown table {table!r}")
     return schema.with_metadata({"bcpg_schema_version": str(SCHEMA_VERSION), "bcpg_table": table})
 
 

@@ -117,7 +117,7 @@ def check_sizes(sizes: Mapping[str, int | None], pools: Sequence[PoolState]) -> 
         pool = by_name.get(name)
         if pool is None:
             raise UserError(
-                f"there is no pool {name!r}",
+                f"unknown pool {name!r}",
                 rule=f"this run has the pools {', '.join(by_name)}",
                 remedy="name one of these",
             )
@@ -131,14 +131,15 @@ def check_sizes(sizes: Mapping[str, int | None], pools: Sequence[PoolState]) -> 
             raise UserError(
                 f"{name} cannot be given back to its own rule: it has none",
                 rule=f"a pool resizes itself when pools.{name}.target_queue_per_actor is set",
-                remedy=f"stop the run and go on with --set pools.{name}.target_queue_per_actor=4 (pools may change between starts)",
+                remedy=f"stop the run and resume with --set pools.{name}.target_queue_per_actor=4 "
+                "(pools may change between starts)",
             )
         if size is not None and not pool.low <= size <= pool.high:
             key = "min" if size < pool.low else "max"
             raise UserError(
                 f"{name} cannot have {size} members: pools.{name}.{key} is {pool.low if key == 'min' else pool.high}",
                 rule=f"a pool stays within its bounds, here {pool.low} to {pool.high}",
-                remedy=f"stop the run and go on with --set pools.{name}.{key}={max(size, 1)} (pools may change between starts)",
+                remedy=f"stop the run and resume with --set pools.{name}.{key}={max(size, 1)} (pools may change between starts)",
             )
 
 

@@ -88,4 +88,4 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 130, printed[-3000:]
-    assert "Run the same command again to go on" in printed
+    assert "Run the same command again to resume" in printed

@@ -49,14 +49,14 @@ def check_token(address: str) -> None:
         raise _token_error(address, "this process has none, though RAY_AUTH_MODE is token") from None
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-            raise _token_error(address, "it refuses this process's, or its sending none") from None
+            raise _token_error(address, "it refused this process's token, or this process sent none") from None
         # Whatever else it is, `ray.init` says it better.
 
 
 def _token_error(address: str, why: str) -> UserError:
     return UserError(
-        f"the Ray cluster at {address} wants its token: {why}",
-        rule="all nodes and clients of a cluster have the same token, and RAY_AUTH_MODE=token in their environment",
+        f"the Ray cluster at {address} requires its token: {why}",
+        rule="all nodes and clients of a cluster share one token and have RAY_AUTH_MODE=token in their environment",
         remedy="copy the head's ~/.ray/auth_token to this machine and export RAY_AUTH_MODE=token",
     )
 
@@ -72,8 +72,8 @@ def joining(address: str, reason: str) -> Iterator[None]:
         words = " | ".join(line.strip() for line in str(error).splitlines() if line.strip())
         if "version mismatch" in words.lower():
             raise UserError(
-                f"the Ray cluster at {address} is of another version: {words}",
-                rule="the command and all nodes have the same Ray, and the same Python to the patch release",
+                f"the Ray cluster at {address} runs another version: {words}",
+                rule="the command and all nodes run the same Ray, and the same Python down to the patch release",
                 remedy="run the command with the cluster's own environment (`ray exec`, `ray job submit`), or install its versions",
             ) from None
         raise UserError(

@@ -59,7 +59,7 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         near = difflib.get_close_matches(name, TASKS, n=1)
         raise DataError(
-            f"there is no ready-made task {name!r}",
+            f"unknown task {name!r}",
             rule=f"tasks are {', '.join(TASKS)} and {GYM}NAME",
             remedy=f"did you mean {near[0]}?" if near else "name one of them, or map the columns of your own data set",
         )

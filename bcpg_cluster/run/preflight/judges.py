@@ -34,9 +34,9 @@ def check_judge(name: str, judge: JudgeConfig) -> None:
     is_bound = prompt.answer == "json" and judge.structured == "schema"
     if is_bound and judge.answer_after and not any(option in judge.engine_args for option in _REASONING_OPTIONS):
         raise ConfigError(
-            f"judges.{name}: its answer follows {judge.answer_after!r}, but vLLM would bind all it says to the JSON schema: "
-            "it could never say that",
-            rule="the answer of a judge that thinks aloud is asked for by the prompt alone, or by lines",
+            f"judges.{name}: answer_after is {judge.answer_after!r}, but vLLM would bind the whole output to the JSON schema, "
+            "so the judge could never write it",
+            rule="a judge that thinks aloud gets its answer format from the prompt alone, or answers in lines",
             remedy="set structured: none, or use a prompt with answer = 'lines'",
         )
 

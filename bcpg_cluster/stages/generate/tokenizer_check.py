@@ -60,7 +60,7 @@ def check_tokenizer(tokenizer: Any, check: TokenizerCheck) -> None:
         raise DataError(
             f"{check.key}: the chat template of {check.model} renders every problem as {rendered[0][:80]!r}",
             rule="a chat template shows the model what the user says",
-            remedy="mend chat_template.jinja beside its tokenizer",
+            remedy="fix chat_template.jinja beside its tokenizer",
         )
     for text in check.texts:
         _check_round_trip(tokenizer, text, check)
@@ -100,7 +100,7 @@ def _render(tokenizer: Any, text: str, check: TokenizerCheck) -> str:
         raise DataError(
             f"{check.key}: the chat template of {check.model} fails on a {roles} message ({text[:60]!r}): {error}",
             rule="prompts are rendered by the model's own chat template",
-            remedy="mend chat_template.jinja beside its tokenizer"
+            remedy="fix chat_template.jinja beside its tokenizer"
             + (", or take a judge prompt without a system message" if check.system else ""),
         ) from error
     return rendered
@@ -118,8 +118,8 @@ def _check_round_trip(tokenizer: Any, text: str, check: TokenizerCheck) -> None:
         (k for k, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b), min(len(wanted), len(found))
     )
     raise DataError(
-        f"{check.key}: the tokenizer of {check.model} does not give a problem's text back: {wanted[place : place + 30]!r} "
-        f"came back as {found[place : place + 30]!r} (problem {text[:40]!r}...)",
-        rule="the tokens of a text spell the text, or the model reads and writes something else than is checked",
+        f"{check.key}: the tokenizer of {check.model} changes a problem's text: {wanted[place : place + 30]!r} "
+        f"comes back as {found[place : place + 30]!r} (problem {text[:40]!r}...)",
+        rule="the tokens of a text spell the text; otherwise the model reads and writes something other than what is checked",
         remedy="take the tokenizer that belongs to the model, or prompts in characters that it knows",
     )

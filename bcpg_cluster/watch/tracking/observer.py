@@ -46,7 +46,7 @@ class TrackingObserver:
     def _look(self) -> None:
         for feed in list(self._feeds):
             if feed.failure is not None:
-                self._note(f"{feed.kind} is gone, the run goes on without it: {feed.failure} (see {feed.log_path})")
+                self._note(f"{feed.kind} is gone, the run continues without it: {feed.failure} (see {feed.log_path})")
                 self._feeds.remove(feed)
             elif feed.where is not None and feed.kind not in self._shown:
                 self._note(f"{feed.kind}: {feed.where}")

@@ -70,7 +70,7 @@ def run_import(
             markup=False,
         )
     console.print(
-        f"go on with: bcpg-cluster iterate --config {directory / CONFIG} --run-dir {directory}",
+        f"continue with: bcpg-cluster iterate --config {directory / CONFIG} --run-dir {directory}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -115,7 +115,7 @@ def import_tokenizer(config: Config) -> ImportTokenizer:
         raise DataError(
             f"policy.model: the tokenizer of {model} cannot be loaded: {error}",
             rule="imported responses are tokenised by the policy's own tokenizer",
-            remedy="correct policy.model, or see to it that the hub can be reached",
+            remedy="correct policy.model, or make sure the hub can be reached",
         ) from None
     return TransformersTokenizer(tokenizer, token_texts)
 

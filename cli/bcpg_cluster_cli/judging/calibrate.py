@@ -91,7 +91,7 @@ def run_calibrate(
     if not found.steps:
         raise UserError(
             f"no step of {source} has both a score of {judge!r} and a label ({found.counts()})",
-            rule="calibration wants steps that the judge scored and whose label is known",
+            rule="calibration needs steps that the judge scored and whose label is known",
             remedy="judge a round first, choose another measure, or give a file with --labels",
         )
     curve = calibration_curve(found.steps)
@@ -194,9 +194,9 @@ def _labelled_step(line: str, where: str) -> LabelledStep:
         holds = False
     if not holds:
         raise DataError(
-            f"{where} does not hold: {line[:200]}",
+            f"{where} is invalid: {line[:200]}",
             rule='a line is {"score": from 0 to 1, "label": 0 or 1, "tokens": a count, 1 by default}',
-            remedy="mend the line",
+            remedy="fix the line",
         )
     return LabelledStep(float(score), bool(label), tokens)
 

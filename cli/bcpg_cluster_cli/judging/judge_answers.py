@@ -69,7 +69,7 @@ def _kept(path: Path, version: str) -> dict[str, tuple[Judgement, ...]]:
             key, of_version, said = _read_line(line)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path} holds a line that is no answer ({error})",
+                f"{path} has an invalid line ({error})",
                 rule="only judge-eval writes its answers",
                 remedy="remove the file to ask the judge again, or give another --output",
             ) from None

@@ -134,7 +134,7 @@ def consensus_rules(
             rules[-1].check_judges(judges)
     except ValueError as error:
         raise ConfigError(
-            f"these rules do not hold for the judges {list(judges)}: {error}",
+            f"these rules are invalid for the judges {list(judges)}: {error}",
             rule=f"a rule is one of {', '.join(RULES)}; k_of_n as k_of_n:2, weighted with an accuracy for every judge",
             remedy="correct --rule, or give --accuracy NAME=0.8 for every judge",
         ) from None

@@ -115,7 +115,7 @@ def make_setup(
     if config.seed <= tuning < config.seed + num_seeds and len(rates) > 1:
         raise ConfigError(
             f"--tuning-seed {tuning} is one of the measured seeds {config.seed} .. {config.seed + num_seeds - 1}",
-            rule="learning rates are chosen on other data than is measured",
+            rule="learning rates are chosen on other data than the measured runs use",
             remedy="leave it out",
         )
     prompts = preflight(config)
@@ -145,7 +145,7 @@ def parse_rates(text: str | None, rate: float) -> tuple[float, ...]:
     if not rates or any(not 0 < value < float("inf") for value in rates) or len(set(rates)) != len(rates):
         raise ConfigError(
             f"--learning-rates {text!r}",
-            rule="different positive numbers with commas between them",
+            rule="comma-separated positive numbers, all different",
             remedy="e.g. 1e-4,3e-4",
         )
     return rates

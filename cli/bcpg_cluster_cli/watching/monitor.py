@@ -72,7 +72,7 @@ def serve(servers: Sequence[Server], folder: Path) -> None:
                 process.returncode = os.waitstatus_to_exitcode(status)
                 raise UserError(
                     f"{server.name} ended with {process.returncode}: {_last_words(log)}",
-                    rule=f"it runs until it is stopped: {' '.join(server.command)}",
+                    rule=f"it must run until it is stopped: {' '.join(server.command)}",
                     remedy=f"see {log}",
                 )
     except KeyboardInterrupt:

@@ -182,7 +182,7 @@ class OpenAiTransport:
             return
         if failure.http_status == 404:
             raise ConfigError(
-                f"{self._address} is not there: {failure.message}",
+                f"{self._address} was not found: {failure.message}",
                 rule="base_url ends where /chat/completions begins (often with /v1), and serves the model",
                 remedy="correct base_url or model",
             )

@@ -90,7 +90,7 @@ class Endpoint:
             )
         # What cannot stand in a header would come back in the HTTP library's error message.
         if not (key and key.isascii() and key.isprintable() and " " not in key):
-            what = "does not hold a key" if key else "is not set"
+            what = "holds no valid key" if key else "is not set"
             raise ConfigError(
                 f"the environment variable {name} {what}",
                 rule="api_key_env names the environment variable with the endpoint's API key",

@@ -162,6 +162,6 @@ def check_deepspeed_config(deepspeed: dict[str, Any] | None, zero_stage: int = 2
     if unknown := sorted(set(deepspeed or {}) - config.asked):
         raise ConfigError(
             f"train.deepspeed sets {', '.join(unknown)}",
-            rule="DeepSpeed's parser never looks at it",
+            rule="DeepSpeed's parser never reads it",
             remedy="correct the spelling, or leave it out; see https://www.deepspeed.ai/docs/config-json/",
         )
