@@ -11,7 +11,7 @@ from bcpg_cluster.cluster.lifecycle import meet, ping, rendezvous
 from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.errors import EngineError, MemberLostError, UserError
 
-_QUICK_S = 5.0  # a placement that takes no longer is nobody's news
+_QUICK_S = 5.0  # a placement that takes no longer is not news
 
 
 class Gang:

@@ -119,7 +119,7 @@ class Comparison:
         self._directory, self._setup = directory.absolute(), setup
         self._workforce, self._observer, self._stop_asked, self._say = workforce, observer, stop_asked, say
         self._rates: dict[str, float] = {}
-        self._collected: set[Path] = set()  # looked at in this process, and good
+        self._collected: set[Path] = set()  # checked in this process, and good
         check_directory(directory, setup)
         _write_json(self._directory / _ASKED, _asked(setup))
         train, validation = split_validation(setup.prompts.train, setup.validation_prompts)
@@ -253,7 +253,7 @@ def arm_config(base: Config, arm: Arm, seed: int, rate: float | None) -> Config:
     """The configuration an arm runs with; a ``rate`` scales the whole schedule.
 
     Raises:
-        ConfigError: a setting that does not hold.
+        ConfigError: an invalid setting.
     """
     per_shard = base.generate.prompts_per_shard
     settings = [f"seed={seed}", f"name={arm.name}", *arm.settings]

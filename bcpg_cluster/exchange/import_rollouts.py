@@ -1,7 +1,7 @@
-"""Responses made elsewhere become round 1 of a new run, which goes on at `verify`.
+"""Responses made elsewhere become round 1 of a new run, which continues at `verify`.
 
 They are tokenised once, here, by the policy's own tokenizer; from then on their ids are the truth, as those of drawn
-responses are. What nobody knows of them is absent and said to be: no sampler log-probs (an empty list), no seed, and for the
+responses are. What is unknown about them is absent and said to be: no sampler log-probs (an empty list), no seed, and for the
 policy version a number below 0 that stands for ``external:<digest of the file>`` (``import.json`` in the round's folder).
 Training needs neither: the reference of round 1 is the base policy by the trainer's own forward (docs/method.md).
 """
@@ -39,7 +39,7 @@ class ImportSummary:
     Attributes:
         policy: ``external:<first 16 hex digits of the file's sha256>``.
         num_alone: prompts with a single response: such a group is always uniform and teaches nothing.
-        absent: columns of ``rollouts`` that hold nothing, since nobody knows.
+        absent: columns of ``rollouts`` that hold nothing, since it is unknown.
     """
 
     policy: str
@@ -71,7 +71,7 @@ def import_rollouts(
         check_prompts: raises :class:`DataError` for prompts this run may not learn from (its test problems, say).
 
     Raises:
-        DataError: the file does not hold, the tokenizer does not give a response back as it was, or ``run_dir`` is not free.
+        DataError: the file is invalid, the tokenizer changes a response, or ``run_dir`` is not free.
     """
     file = RolloutFile(source, columns)
     check_prompts([group.prompt for group in file.groups])

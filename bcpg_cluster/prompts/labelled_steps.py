@@ -3,7 +3,7 @@
 A file is a JSON array or JSON lines. An entry has a ``problem`` (or ``question``), its ``steps`` as a list of texts, and either
 
 * ``label``: the index of the first wrong step, -1 for none (ProcessBench, arXiv 2412.06559), or
-* ``labels``: a label a step, 1 (or true) for right, 0 (or false) for wrong, null where nobody knows;
+* ``labels``: a label a step, 1 (or true) for right, 0 (or false) for wrong, null where it is unknown;
 
 and perhaps an ``id`` and the gold ``answer``. Other fields are left alone.
 """
@@ -72,7 +72,7 @@ def read_labelled_steps(path: str) -> list[LabelledSolution]:
     """The solutions of one file, in its order. An entry without an id is called by the file's name and its place from 0.
 
     Raises:
-        DataError: the file is missing, empty or not JSON, an entry does not hold, or an id comes twice.
+        DataError: the file is missing, empty or not JSON, an entry is invalid, or an id occurs twice.
     """
     file = Path(path)
     solutions = [

@@ -251,7 +251,7 @@ def local_only(place: RunPath, what: str) -> Path:
 
 
 def read_json(path: RunPath) -> Any:
-    """A small JSON file; ``None`` when it is not there or is none."""
+    """A small JSON file; ``None`` when it is missing or not JSON."""
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""How a person speaks to a run that goes on: requests and answers as whole files in the run's directory.
+"""How a person talks to a running run: requests and answers as whole files in the run's directory.
 
 Whoever sees the directory can speak to the run, from any machine, and nothing has to listen on a port. The run looks for requests
 about once a second while it waits for its members; one that finds the run in a push waits until that is over.

@@ -56,7 +56,7 @@ def seconds_left(done: int, total: int, first: int, passed_s: float) -> float | 
     """How long a stage still takes at the pace it had so far; ``None`` until a piece was done.
 
     Args:
-        first: pieces that were there at the start (a run that goes on), which took none of ``passed_s``.
+        first: pieces that were there at the start (of a resumed run), which took none of ``passed_s``.
     """
     if done >= total:
         return 0.0
@@ -269,7 +269,7 @@ def is_alive(
     """Whether a process that can be spoken to works on the run. Plain answers take no time, the others some seconds.
 
     On the machine of the run its lock tells, which the kernel frees with the process. Elsewhere the heartbeat has to move: one
-    that looks old may come from a clock that is slow, so it is looked at twice.
+    that looks old may come from a clock that is slow, so it is checked twice.
     """
     first = read_live(run_dir)
     if first is None or first.ended is not None:

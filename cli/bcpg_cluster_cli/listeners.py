@@ -52,7 +52,7 @@ def track_overrides(kinds: list[str], config: Config) -> list[str]:
     """``--track`` as overrides: a tracker the configuration has a section for keeps it.
 
     Raises:
-        ConfigError: no tracker is called so.
+        ConfigError: an unknown tracker.
     """
     unknown = [kind for kind in kinds if kind not in TRACKERS]
     if unknown:

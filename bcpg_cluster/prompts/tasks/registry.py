@@ -42,7 +42,7 @@ def find_task(name: str) -> Task:
     """The task of that name; ``reasoning_gym/NAME`` is a task for every generator of that package.
 
     Raises:
-        DataError: there is none; says which there are.
+        DataError: an unknown task; names the known ones.
     """
     if name.startswith(GYM):
         return Task(

@@ -20,7 +20,7 @@ _REASONING_OPTIONS = (
 
 
 def check_judge(name: str, judge: JudgeConfig) -> None:
-    """Raises :class:`ConfigError` for a judge prompt that is none, a key that is not set, a cache that cannot be written, or
+    """Raises :class:`ConfigError` for an invalid judge prompt, a key that is not set, a cache that cannot be written, or
     an engine that would bind a judge's thoughts to the schema of its answer.
     """
     if judge.cache is not None:

@@ -54,7 +54,7 @@ def check_golds(config: Config, sets: PromptSets) -> None:
 
 
 def check_answers(config: Config, prompts: Iterable[Prompt]) -> None:
-    """Let the verifier look at every gold answer. Raises :class:`DataError` for one it could never find equal."""
+    """Let the verifier check every gold answer. Raises :class:`DataError` for one it could never find equal."""
     verifier = make_verifier(config)
     try:
         for prompt in prompts:

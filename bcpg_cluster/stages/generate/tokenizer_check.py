@@ -1,4 +1,4 @@
-"""A model's tokenizer and chat template, looked at before any engine starts: does it load, render, and give text back?"""
+"""A model's tokenizer and chat template, checked before any engine starts: does it load, render, and give text back?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _THINK = "<think>"
 
 @dataclass(frozen=True, slots=True)
 class TokenizerCheck:
-    """What to look at.
+    """What to check.
 
     Attributes:
         key: where the configuration names the model.
@@ -37,7 +37,7 @@ class TokenizerCheck:
 
 
 def check_tokenizers(checks: Sequence[TokenizerCheck]) -> None:
-    """Load every tokenizer and look at it (imports transformers: some seconds and some hundred MiB).
+    """Load and check every tokenizer (imports transformers: some seconds and some hundred MiB).
 
     Raises:
         DataError: it does not load, its template is missing or fails, or it does not give a problem's text back.

@@ -77,7 +77,7 @@ class EngineLoop:
         """Answer all requests, in order; blocks. Any number of threads may be in here at once.
 
         Raises:
-            EngineError: the engine refused one of the requests (the other callers go on), or died.
+            EngineError: the engine refused one of the requests (the other callers continue), or died.
         """
         if not requests:
             return []

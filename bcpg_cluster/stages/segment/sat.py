@@ -55,7 +55,7 @@ class SatSegmenter:
         batch_size: windows per forward.
 
     Raises:
-        ConfigError: numbers that do not hold, or a splitter that cannot keep line breaks.
+        ConfigError: invalid numbers, or a splitter that cannot keep line breaks.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ def load_sat(
         device: where wtpsplit's PyTorch model goes (``cuda``), in half precision off the CPU; not for ONNX.
 
     Raises:
-        ConfigError: neither package is installed, the directory does not hold what is needed, or the model cannot be
+        ConfigError: neither package is installed, the directory lacks what is needed, or the model cannot be
             loaded.
     """
     check_sat_model(model, tokenizer, backend=backend, needs_onnx=providers is not None)

@@ -82,5 +82,5 @@ _BLANK_LINES = re.compile(r"\n[^\S\n]*+\n\s*")
 
 
 def blank_line_cuts(text: str) -> list[int]:
-    """The characters at which text goes on after a blank line, in order."""
+    """The characters at which text continues after a blank line, in order."""
     return [match.end() for match in _BLANK_LINES.finditer(text)]

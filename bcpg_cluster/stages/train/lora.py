@@ -57,7 +57,7 @@ def add_adapters(causal_lm: PreTrainedModel, lora: LoraSettings, seed: int) -> d
     Args:
         causal_lm: with its output head still a plain layer; the head is never adapted.
         lora: which layers, and how large.
-        seed: of the matrices A. Every rank of a group, and a training that goes on after a kill, draws the same ones.
+        seed: of the matrices A. Every rank of a group, and a training resumed after a kill, draws the same ones.
 
     Returns:
         The adapters, by the checkpoint name of the weight they change.

@@ -1,4 +1,4 @@
-"""``bcpg-cluster import``: responses made elsewhere become round 1 of a new run, which ``iterate`` then goes on with."""
+"""``bcpg-cluster import``: responses made elsewhere become round 1 of a new run, which ``iterate`` then continues."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_import(
         columns: ``OURS=THEIRS`` for each column that has another name in the file.
 
     Raises:
-        UserError: the config, the file or the column mapping does not hold, or the run directory is not free.
+        UserError: the config, the file or the column mapping is invalid, or the run directory is not free.
     """
     config = read_config(config_source, overrides, seed)
     mapping = read_columns(columns)
@@ -80,7 +80,7 @@ def run_import(
 
 
 def read_columns(pairs: Sequence[str]) -> dict[str, str]:
-    """The mapping of ``OURS=THEIRS`` pairs. Raises :class:`UserError` for one that is none."""
+    """The mapping of ``OURS=THEIRS`` pairs. Raises :class:`UserError` for an invalid one."""
     mapping = {}
     for pair in pairs:
         ours, equals, theirs = pair.partition("=")

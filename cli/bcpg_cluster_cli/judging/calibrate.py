@@ -68,7 +68,7 @@ def run_calibrate(
     """Print the curve over lambda and the chosen value.
 
     Args:
-        run_dir: where verdicts are read from; the newest run by default. Not looked at with ``labels``.
+        run_dir: where verdicts are read from; the newest run by default. Not read with ``labels``.
         judge: the judge that scores.
         measure: the judge taken for the truth; by default the run's only one with role ``measure``.
         labels: a JSONL file instead of a run: ``score`` in [0, 1], ``label`` 0 or 1, ``tokens`` (1 by default) a line.
@@ -181,7 +181,7 @@ def _labelled_step(line: str, where: str) -> LabelledStep:
     """One line of a labelled file.
 
     Raises:
-        DataError: it does not hold.
+        DataError: it is invalid.
     """
     try:
         row: Any = json.loads(line)

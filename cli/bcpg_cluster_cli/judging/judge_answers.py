@@ -1,4 +1,4 @@
-"""Asking a judge about many cases, with every answer on disk as soon as it is there: a run that stops goes on."""
+"""Asking a judge about many cases, with every answer on disk as soon as it is there: a stopped run resumes."""
 
 from __future__ import annotations
 

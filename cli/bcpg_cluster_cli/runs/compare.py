@@ -59,7 +59,7 @@ def run_compare(
     config = setup.config
     arms = [Arm(m.name, m.settings(config), rate_of=m.name, rounds=rounds) for m in chosen]
     for arm in arms:
-        arm_config(config, arm, config.seed, setup.learning_rates[0])  # a setting that does not hold shows here
+        arm_config(config, arm, config.seed, setup.learning_rates[0])  # an invalid setting shows here
     directory = local_only(new_run(run_dir, config, f"compare-{config.name}"), "a comparison")
     reference = REFERENCE if any(arm.name == REFERENCE for arm in arms) else arms[0].name
     seeds = [config.seed + index for index in range(num_seeds)]

@@ -1,4 +1,4 @@
-"""``bcpg-cluster doctor``: what is installed, which engines would be used, and how to mend what is missing."""
+"""``bcpg-cluster doctor``: what is installed, which engines would be used, and how to fix what is missing."""
 
 from __future__ import annotations
 

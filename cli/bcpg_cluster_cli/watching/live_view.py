@@ -26,7 +26,7 @@ def live_view(live: dict[str, Any] | None, is_running: bool) -> RenderableType:
 
 
 def state_line(live: dict[str, Any], is_running: bool, now: float) -> str:
-    """Whether the run goes on, is over, or is gone without having said so."""
+    """Whether the run is running, has ended, or died without a word."""
     where = f"process {live['pid']} on {live['host']}"
     if is_running:
         return f"running, round {'-' if live['round'] is None else live['round']} ({where})"

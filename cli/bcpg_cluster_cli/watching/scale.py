@@ -1,4 +1,4 @@
-"""``bcpg-cluster scale``: resize pools of a run while it goes on."""
+"""``bcpg-cluster scale``: resize a running run's pools."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def read_sizes(asked: Sequence[str]) -> dict[str, int | None]:
 
 
 def check_alive(directory: RunPath) -> None:
-    """Raises :class:`UserError` when nobody works on the run."""
+    """Raises :class:`UserError` when no process works on the run."""
     if is_alive(directory):
         return
     live = read_live(directory)

@@ -51,7 +51,7 @@ class OpenAiTransport:
         clock, wall_clock, sleep, jitter: time and chance; for tests.
 
     Raises:
-        ConfigError: no key, or a base URL that is none.
+        ConfigError: no key, or an invalid base URL.
     """
 
     def __init__(

@@ -68,7 +68,7 @@ class Endpoint:
         """The API key; a stand-in for servers that want none (the client insists on one, and must not find another).
 
         Raises:
-            ConfigError: the environment variable is not set, or the URL is none that may be recorded.
+            ConfigError: the environment variable is not set, or the URL may not be recorded.
         """
         url = urlsplit(self.base_url)
         if url.scheme not in ("http", "https") or not url.hostname or url.username or url.password or url.query:

@@ -42,7 +42,7 @@ class VllmStepScorer:
         context_tokens: how much of a response a later window shows at least before the steps it scores.
 
     Raises:
-        ConfigError: engine_args that do not hold, or a model or tokenizer that does not fit the convention.
+        ConfigError: invalid engine_args, or a model or tokenizer that does not fit the convention.
     """
 
     def __init__(
