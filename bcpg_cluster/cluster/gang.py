@@ -72,13 +72,13 @@ class Gang:
         self._has_met = False
 
     def raise_if_failed(self) -> None:
-        """Raise what a rank that could not be made has to say, as soon as it is known (e.g. bad vendor options)."""
+        """Raise the error of a rank that could not be made, as soon as it is known (e.g. bad vendor options)."""
         for start in self._starts:
             if start.done() and (error := start.exception()) is not None and not isinstance(error, EngineError):
                 self._fail(error)
 
     def try_start(self) -> None:
-        """Start the members and end them again: what they cannot be made from shows before anything depends on it."""
+        """Start the members and end them again, so that options they cannot be made from fail before anything depends on them."""
         self.begin_start()
         self._await_nodes()
         self._collect(self._starts, self._start_timeout_s)

@@ -241,7 +241,7 @@ class Pool:
             slot.ready.add_done_callback(lambda _: self.on_news())
 
     def _look_for_node(self, slot: _Slot) -> None:
-        """The start's time limit runs from when the member has a node; that there is none has a limit of its own."""
+        """The start's time limit runs from when the member has a node; waiting for one has a limit of its own."""
         now = self._clock()
         if now < slot.next_look:
             return

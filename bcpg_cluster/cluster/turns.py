@@ -22,7 +22,7 @@ class Turns:
         is_colocated: whether pools take turns.
         sleepers: pools whose engines free what they hold and stay, where they can (``sleep`` and ``wake_up`` of what they
             host). Members that cannot sleep are closed, as those of all other pools are.
-        always: pools that start at once and never have to go, where the others take turns.
+        always: pools that start at once and never leave, where the others take turns.
         patience_s: for falling asleep and waking up; past it a member is closed.
     """
 

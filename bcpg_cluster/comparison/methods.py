@@ -119,7 +119,7 @@ def parse_methods(text: str) -> tuple[Method, ...]:
     """Read ``name,name,...``; blanks around a name do not matter, the order stays.
 
     Raises:
-        ConfigError: a name that is not known (with those that look like it), one that stands twice, or none at all.
+        ConfigError: an unknown name (with those like it), one given twice, or none at all.
     """
     names = [name.strip() for name in text.split(",")]
     if not any(names):

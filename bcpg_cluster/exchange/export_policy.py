@@ -54,7 +54,7 @@ def export_policy(
 
     Raises:
         RunDirectoryError: no round has trained yet, there is no such version, or its files were deleted.
-        DataError: the snapshot is not a model (fakes have none), or ``out`` holds something.
+        DataError: the snapshot is not a model (fakes have none), or ``out`` is not empty.
         StoreError: the weights are not those the manifest noted.
     """
     from bcpg_cluster.stages.push.snapshot import read_digests, read_parameters

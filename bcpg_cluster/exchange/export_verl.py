@@ -55,7 +55,7 @@ def export_verl(
     """Write one Parquet file a split (``train`` and ``test``, say) to a new directory.
 
     Raises:
-        DataError: a split's name is not a word, there is no problem at all, or ``out`` holds something.
+        DataError: a split's name is not a word, there is no problem at all, or ``out`` is not empty.
     """
     for split in splits:
         if not re.fullmatch(r"\w+", split):

@@ -1,4 +1,4 @@
-"""Where exports and imports go: a directory that was not there, and appears whole or not at all."""
+"""Where exports and imports go: a new directory, which appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def new_directory(target: Path) -> Iterator[Path]:
     """A directory to fill; it gets ``target``'s name when the block ends well, and is removed when it does not.
 
     Raises:
-        DataError: ``target`` is there already and is not an empty directory.
+        DataError: ``target`` already exists and is not an empty directory.
     """
     target = target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

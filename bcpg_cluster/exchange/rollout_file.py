@@ -54,7 +54,7 @@ class RolloutFile:
 
     Raises:
         DataError: the file is missing, empty or not UTF-8; a line is not an object, lacks a column, has an empty response,
-            says something else of its prompt than a line before, or repeats a (prompt, sample). Names the line.
+            contradicts an earlier line about its prompt, or repeats a (prompt, sample). Names the line.
     """
 
     def __init__(self, path: Path, columns: Mapping[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Solutions whose steps somebody labelled, read from files: ProcessBench's format, and one label a step.
+"""Solutions with labelled steps, read from files: ProcessBench's format, and one label a step.
 
 A file is a JSON array or JSON lines. An entry has a ``problem`` (or ``question``), its ``steps`` as a list of texts, and either
 

@@ -66,7 +66,7 @@ def prompts_from_rows(rows: Iterable[Row], columns: Columns, source: str) -> lis
     """One prompt a row.
 
     Raises:
-        DataError: a mapped column is not there (says which are), a value is empty or no text or number, or an id repeats.
+        DataError: a mapped column is missing (names those there are), a value is empty or no text or number, or an id repeats.
     """
     prompts: list[Prompt] = []
     first_row: dict[str, int] = {}
@@ -104,7 +104,7 @@ def read_mapped_prompts(
 
 
 def value_of(row: Row, column: str, where: str) -> Any:
-    """What a column holds. Raises :class:`DataError` naming the columns there are when it is not there."""
+    """What a column holds. Raises :class:`DataError`, naming the known columns, when it is missing."""
     if column in row:
         return row[column]
     value: Any = row

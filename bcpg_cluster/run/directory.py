@@ -23,7 +23,7 @@ _PARTIAL = re.compile(rf"\.{re.escape(CONFIG)}\.\d+\.partial")
 
 
 def check_run_directory(run_dir: RunPath, config: Config) -> None:
-    """See that ``run_dir`` is free or belongs to this very run, without writing anything.
+    """Check that ``run_dir`` is free or belongs to this very run, without writing anything.
 
     Raises:
         RunDirectoryError: it is a file, in use, holds something else, was made with another configuration or by a newer version, or

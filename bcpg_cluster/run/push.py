@@ -104,7 +104,7 @@ class Pusher:
         return self._facts(method, why, time.monotonic() - started, proof)
 
     def confirm(self, version: int, snapshot_path: str | RunPath, canaries: Sequence[Canary]) -> PushFacts:
-        """Prove that members which started from the snapshot hold it; the facts for the manifest. Raises like ``run.push``."""
+        """Prove that members which started from the snapshot hold it; the facts for the manifest. Raises like :meth:`push`."""
         started = time.monotonic()
         proof = self._settle(version, snapshot_path, canaries)
         return self._facts("disk", "members started from the snapshot", time.monotonic() - started, proof)

@@ -40,7 +40,7 @@ def steps_path(round_: int) -> str:
 
 
 def check_rows(weighed: WeighCounts, objective: Objective) -> None:
-    """Look at what weigh counted before any engine starts.
+    """Check what weigh counted, before any engine starts.
 
     Args:
         weighed: of the whole round.

@@ -98,7 +98,7 @@ def _lines(segments: Mapping[str, bytes]) -> Iterator[bytes]:
 
 
 def lock_holder(run_dir: RunPath) -> str | None:
-    """Who works on a run now (a process id, with its machine in an object store); ``None`` when no process does. Changes nothing."""
+    """The process that works on a run now (with its machine in an object store); ``None`` when there is none. Changes nothing."""
     if isinstance(run_dir, StoredPath):
         return _lease_holder(run_dir)
     path = run_dir / LOCK
@@ -113,7 +113,7 @@ def lock_holder(run_dir: RunPath) -> str | None:
 
 
 def in_use_error(run_dir: RunPath, holder: str) -> RunDirectoryError:
-    """What is said when a second process wants to work on a run."""
+    """The error for a second process that wants to work on a run."""
     return RunDirectoryError(
         f"{run_dir} is in use by process {holder}",
         rule="one process works on a run at a time",
@@ -213,7 +213,7 @@ class StoredJournal:
         return _lines(self._before)
 
     def begin(self, good: int) -> None:
-        """Nothing here can be torn, so anything else than all of it is somebody else's doing."""
+        """Nothing here can be torn, so anything but all of it was done by another process."""
         if good != sum(map(len, self._before.values())):
             place = self._run_dir / SEGMENTS
             raise RunDirectoryError(

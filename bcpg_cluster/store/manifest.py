@@ -286,7 +286,7 @@ class Manifest:
         """Let go of tables of a round, of all later rounds, and of snapshots from ``versions`` on. Files stay on disk.
 
         Args:
-            changed: the configuration to continue with, as ``identity`` and ``config.run``; in the same event, since results and
+            changed: the configuration to continue with, as ``identity`` and ``config``; in the same event, since results and
                 configuration must not part.
         """
         event = {"event": "reopened", "round": round_, "tables": tables, "versions": versions}

@@ -158,10 +158,10 @@ class StoredPath:
         self._ask("remove", remove)
 
     def check_reachable(self) -> None:
-        """See that driver, credentials and bucket are there, by one listing.
+        """Check that driver, credentials and bucket are there, by one listing.
 
         Raises:
-            RunDirectoryError: one of them is not.
+            RunDirectoryError: one of them is missing.
         """
         try:
             self._ask("list", _list_bucket)

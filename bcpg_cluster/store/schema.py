@@ -2,7 +2,7 @@
 
 | table | one row for | written by |
 |---|---|---|
-| ``prompts.files``, ``eval_prompts`` | a prompt of this round, of the test set | the coordinator |
+| ``prompts``, ``eval_prompts`` | a prompt of this round, of the test set | the coordinator |
 | ``rollouts``, ``eval_rollouts`` | a sample | generate, evaluate |
 | ``outcomes``, ``eval_outcomes`` | a sample | verify |
 | ``steps`` | a step of a wrong sample in a kept group | segment |

@@ -1,6 +1,6 @@
 """How a person talks to a running run: requests and answers as whole files in the run's directory.
 
-Whoever sees the directory can speak to the run, from any machine, and nothing has to listen on a port. The run looks for requests
+Whoever sees the directory can talk to the run, from any machine, and nothing has to listen on a port. The run looks for requests
 about once a second while it waits for its members; one that finds the run in a push waits until that is over.
 """
 
@@ -79,7 +79,7 @@ class Control:
             take_away(path)
 
     def take(self) -> Iterator[ScaleRequest]:
-        """Requests that wait, each once. What is no request is removed."""
+        """Requests that wait, each once. Anything else is removed."""
         for path in self._files():
             if not path.name.endswith(_REQUEST):
                 continue
@@ -107,7 +107,7 @@ class Control:
 
 
 def check_sizes(sizes: Mapping[str, int | None], pools: Sequence[PoolState]) -> None:
-    """Look at a request before anything is done.
+    """Check a request before anything is done.
 
     Raises:
         UserError: a pool that the run does not have or that cannot be resized, or a size outside its bounds.

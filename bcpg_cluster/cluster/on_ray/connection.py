@@ -1,4 +1,4 @@
-"""Before a driver joins a Ray cluster: is it there, does it take our token, is it of our version?
+"""Before a driver joins a Ray cluster: is it there, does it take our token, does it run our version?
 
 Ray itself takes 20 s to refuse a token and two minutes to miss a cluster that is not there, after which it ends the process.
 """
@@ -15,7 +15,7 @@ _PATIENCE_S = 5.0
 
 
 def check_address(address: str, reason: str) -> None:
-    """Raises :class:`UserError` when nothing listens at ``host:port``, or it is no address of a cluster's head."""
+    """Raises :class:`UserError` when nothing listens at ``host:port``, or it is not the address of a cluster's head."""
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
         raise UserError(

@@ -89,7 +89,7 @@ def read_task(
         size, seed, parameters, excluded: of problems that reasoning-gym makes; see ``reasoning_gym.make_prompts``.
 
     Raises:
-        DataError: there is no such task, it cannot be read, or a row of it is not what it should be.
+        DataError: the task is unknown, cannot be read, or has an invalid row.
     """
     task = find_task(name)
     if name.startswith(GYM):

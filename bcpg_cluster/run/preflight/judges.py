@@ -1,4 +1,4 @@
-"""What can be known of judges and models before an engine starts: what is wrong, and what will probably disappoint."""
+"""Checks judges before an engine starts: what is wrong, and what will probably disappoint."""
 
 from __future__ import annotations
 

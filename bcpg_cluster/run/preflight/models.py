@@ -23,7 +23,7 @@ _NUM_PROBES = 64  # problems a tokenizer is tried on
 
 
 def check_models(config: Config) -> None:
-    """Look at every local model, judge prompt, endpoint and segmenter, before an engine does.
+    """Check every local model, judge prompt, endpoint and segmenter before an engine reads them.
 
     Raises:
         DataError: a directory that is not a Hugging Face checkpoint with a tokenizer.
@@ -93,7 +93,7 @@ def tokenizer_checks(config: Config, prompts: PromptSets) -> list[TokenizerCheck
 
 
 def check_tokenizers(config: Config, prompts: PromptSets) -> None:
-    """Look at tokenizers and chat templates, in a process of its own: what transformers imports would stay in the driver.
+    """Check tokenizers and chat templates, in a separate process: what transformers imports would stay in the driver.
 
     Raises:
         DataError, ConfigError: see ``stages.generate.tokenizer_check``.
@@ -125,7 +125,7 @@ def check_vendor_options(config: Config) -> None:
 
 def check_hub_model(key: str, name: str) -> None:
     """Raises :class:`DataError` for a model of the hub that no engine of this machine could load: it is not in the cache, and
-    the hub does not answer. What the hub has against a name its own client says best, later.
+    the hub does not answer. Why the hub refuses a name, its own client says best, later.
     """
     from huggingface_hub import try_to_load_from_cache
 

@@ -40,7 +40,7 @@ def check_tokenizers(checks: Sequence[TokenizerCheck]) -> None:
     """Load and check every tokenizer (imports transformers: some seconds and some hundred MiB).
 
     Raises:
-        DataError: it does not load, its template is missing or fails, or it does not give a problem's text back.
+        DataError: it does not load, its template is missing or fails, or it changes a problem's text.
         ConfigError: its template opens thinking and the configuration does not say so.
     """
     for check in checks:
@@ -48,7 +48,7 @@ def check_tokenizers(checks: Sequence[TokenizerCheck]) -> None:
 
 
 def check_tokenizer(tokenizer: Any, check: TokenizerCheck) -> None:
-    """Look at a loaded tokenizer. Raises like :func:`check_tokenizers`."""
+    """Check a loaded tokenizer. Raises like :func:`check_tokenizers`."""
     if not tokenizer.chat_template:
         raise DataError(
             f"{check.key}: {check.model} has no chat template",

@@ -113,7 +113,7 @@ class SatSegmenter:
 
 
 def check_sat_numbers(threshold: float, stride: int, block_size: int, batch_size: int) -> None:
-    """Raises :class:`ConfigError` for numbers that no splitter can work by."""
+    """Raises :class:`ConfigError` for numbers that no splitter can use."""
     if not 0 < threshold < 1:
         raise ConfigError(
             f"threshold is {threshold}",
@@ -205,7 +205,7 @@ def load_sat(
 def check_sat_model(
     model: str, tokenizer: str | None = None, *, backend: Backend = "auto", needs_onnx: bool = False
 ) -> None:
-    """See that a package is installed and a local directory complete; loads nothing and asks no hub.
+    """Check that a package is installed and a local directory complete; loads nothing and asks no hub.
 
     Raises:
         ConfigError: says what is missing.

@@ -56,7 +56,7 @@ def scrape_targets(session: Path) -> list[str]:
 
 
 def check_answers(targets: Sequence[str], timeout_s: float = 2.0) -> None:
-    """See that the Ray behind the targets lives (a session's folder stays when its Ray is gone).
+    """Check that the Ray behind the targets is alive (a session's folder stays when its Ray is gone).
 
     Raises:
         UserError: none of them can be reached.

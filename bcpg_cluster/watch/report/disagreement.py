@@ -1,6 +1,6 @@
 """Where a run's judges disagree: which steps of which samples, how strongly, and what each judge said.
 
-Read from a round's tables, without asking anybody. The page made from it is ``watch/report/disagreement_page.py``.
+Read from a round's tables, without asking any judge. The page made from it is ``watch/report/disagreement_page.py``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Opinion:
 
 @dataclass(frozen=True, slots=True)
 class JudgedStep:
-    """A step with everybody's opinion, by judge.
+    """A step with every judge's opinion.
 
     Attributes:
         opinions: of the judges that are compared.

@@ -92,10 +92,10 @@ class TrackingObserver:
 
 
 def check_trackers(tracking: TrackingConfig) -> None:
-    """See that the packages of the chosen trackers are there, without importing them.
+    """Check that the packages of the chosen trackers are installed, without importing them.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: one is not installed.
     """
     for kind in tracking.chosen:
         missing = [package for package in _NEEDS[kind] if find_spec(package) is None]

@@ -49,7 +49,7 @@ def run_export(
         data_source, ability: of verl's rows; the run's name by default.
 
     Raises:
-        UserError: an unknown export, the run is not that far, or ``out`` holds something.
+        UserError: an unknown export, the run is not that far, or ``out`` is not empty.
     """
     if what not in WHATS or style not in STYLES:
         raise UserError(

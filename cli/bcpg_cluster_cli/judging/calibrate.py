@@ -78,7 +78,7 @@ def run_calibrate(
         points: about how many lambdas are printed.
 
     Raises:
-        UserError: nothing to calibrate on, or no lambda that does what is asked.
+        UserError: nothing to calibrate on, or no lambda that meets the request.
     """
     if labels is not None:
         found, source = _Found(list(_read_labels(labels))), str(labels)

@@ -1,4 +1,4 @@
-"""``bcpg-cluster judge-eval``: a config's judges, alone and together, on solutions whose steps somebody labelled."""
+"""``bcpg-cluster judge-eval``: a config's judges, alone and together, on solutions with labelled steps."""
 
 from __future__ import annotations
 

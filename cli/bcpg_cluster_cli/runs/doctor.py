@@ -31,7 +31,7 @@ class Finding:
 
 
 def run_doctor(*, as_json: bool) -> None:
-    """Look around and print; exit code 1 when something needed is missing."""
+    """Check and print; exit code 1 when something needed is missing."""
     findings = examine()
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
