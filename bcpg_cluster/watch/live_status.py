@@ -6,7 +6,6 @@ one, so that the file's age says whether the process is alive even while the run
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -17,14 +16,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from bcpg_cluster.cluster.state import MemberState, PoolState
+from bcpg_cluster.cluster.state import PoolState
 from bcpg_cluster.errors import Interrupted, UnreachableError
 from bcpg_cluster.store.journal import lock_holder
 from bcpg_cluster.store.layout import LIVE
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.whole_files import write_whole
+from bcpg_cluster.watch.live import Ending, EventNow, LastPush, Live, PoolNow, StageNow, TrainingNow, Versions
 from bcpg_cluster.watch.observer import (
     Event,
     Noted,
@@ -70,22 +69,17 @@ class LiveStatus:
         self._path, self._clock = run_dir / LIVE, clock
         self._guard = threading.Lock()
         self._over = threading.Event()
-        self._facts: dict[str, Any] = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "boot": _boot_id(),
-            "started": clock(),
-            "ended": None,
-            "round": None,
-            "versions": {"served": None, "trained": None},
-            "last_push": None,
-            "training": None,
-            "num_retries": 0,
-        }
+        self._started = clock()
+        self._ended: Ending | None = None
+        self._round: int | None = None
+        self._versions = Versions(served=None, trained=None)
+        self._last_push: LastPush | None = None
+        self._training: TrainingNow | None = None
+        self._num_retries = 0
         self._stages: dict[tuple[int, str], _Progress] = {}
-        self._pools: list[dict[str, Any]] = []
+        self._pools: list[PoolNow] = []
         self._times: dict[str, tuple[float, float]] = {}
-        self._events: deque[dict[str, Any]] = deque(maxlen=_NUM_EVENTS)
+        self._events: deque[EventNow] = deque(maxlen=_NUM_EVENTS)
         self._thread = threading.Thread(target=self._keep_writing, name="live-status", daemon=True)
 
     def __enter__(self) -> LiveStatus:
@@ -101,7 +95,7 @@ class LiveStatus:
         how = "done" if error is None else "stopped" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
         why = "" if error is None else f"{type(error).__name__}: {error}".splitlines()[0]
         with self._guard:
-            self._facts["ended"] = {"how": how, "why": why, "time": self._clock()}
+            self._ended = Ending(how=how, why=why, time=self._clock())
             self._pools = []
         with suppress(OSError, UnreachableError):  # the run's own error is the one to see
             self._write()
@@ -124,7 +118,7 @@ class LiveStatus:
             case Retried(what=what, why=why):
                 self._event("retry", f"{what}: {why}"[:500])
                 with self._guard:
-                    self._facts["num_retries"] += 1
+                    self._num_retries += 1
             case RoundFinished(report=report):
                 self._event("report", f"round {report.round} is done")
 
@@ -132,7 +126,7 @@ class LiveStatus:
         """A stage's count; a new round takes the place of the one before."""
         now = self._clock()
         with self._guard:
-            self._facts["round"] = heard.round
+            self._round = heard.round
             for key in [key for key in self._stages if key[0] != heard.round]:
                 del self._stages[key]
             fresh = _Progress(heard.done, heard.total, heard.done, now, now)
@@ -146,119 +140,101 @@ class LiveStatus:
             before_busy_s, before_ready_s = self._times.get(state.name, (0.0, 0.0))
             busy_s, ready_s = state.busy_s - before_busy_s, state.ready_s - before_ready_s
             self._times[state.name] = state.busy_s, state.ready_s
-            shown.append({**asdict(state), "busy_share": busy_s / ready_s if ready_s > 0 else None})
+            shown.append(PoolNow.read({**asdict(state), "busy_share": busy_s / ready_s if ready_s > 0 else None}))
         served = {m.policy_version for state in states for m in state.members if m.policy_version is not None}
         with self._guard:
             self._pools = shown
             if served:
-                self._facts["versions"]["served"] = max(served)
+                self._versions = Versions(served=max(served), trained=self._versions.trained)
 
     def _step(self, heard: StepTrained) -> None:
         """How far the training is."""
         step = heard.step
         with self._guard:
-            self._facts["training"] = {
-                "round": heard.round,
-                "steps": step.step + 1,
-                "num_steps": step.num_steps,
-                "loss": step.loss,
-            }
+            self._training = TrainingNow(
+                round=heard.round, steps=step.step + 1, num_steps=step.num_steps, loss=step.loss
+            )
 
     def _push(self, heard: WeightsPushed) -> None:
         """The last push."""
         facts = heard.facts
         with self._guard:
-            self._facts["last_push"] = {
-                "version": heard.version,
-                "time": self._clock(),
-                "method": facts.method,
-                "seconds": facts.seconds,
-                "worst_nats": facts.worst_nats,
-                "canaries": facts.canaries,
-                "num_members": facts.num_members,
-            }
-            self._facts["versions"] = {"served": heard.version, "trained": heard.version}
+            self._last_push = LastPush(
+                version=heard.version,
+                time=self._clock(),
+                method=facts.method,
+                seconds=facts.seconds,
+                worst_nats=facts.worst_nats,
+                canaries=facts.canaries,
+                num_members=facts.num_members,
+            )
+            self._versions = Versions(served=heard.version, trained=heard.version)
 
     def _event(self, kind: str, text: str) -> None:
         with self._guard:
-            self._events.append({"time": self._clock(), "kind": kind, "text": text})
+            self._events.append(EventNow(time=self._clock(), kind=kind, text=text))
 
     # --- what is written
 
-    def content(self) -> dict[str, Any]:
-        """All of it, as plain data."""
+    def content(self) -> Live:
+        """All of it."""
         now = self._clock()
         with self._guard:
             stages = [
-                {
-                    "round": round_,
-                    "name": name,
-                    "done": progress.done,
-                    "total": progress.total,
-                    "seconds_left": seconds_left(
+                StageNow(
+                    round=round_,
+                    name=name,
+                    done=progress.done,
+                    total=progress.total,
+                    seconds_left=seconds_left(
                         progress.done, progress.total, progress.first, progress.updated - progress.began
                     ),
-                }
+                )
                 for (round_, name), progress in self._stages.items()
             ]
-            return {
-                **self._facts,
-                "versions": dict(self._facts["versions"]),
-                "heartbeat": now,
-                "stages": stages,
-                "pools": list(self._pools),
-                "events": list(self._events),
-            }
+            return Live(
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                boot=_boot_id(),
+                started=self._started,
+                heartbeat=now,
+                ended=self._ended,
+                round=self._round,
+                versions=self._versions,
+                last_push=self._last_push,
+                training=self._training,
+                num_retries=self._num_retries,
+                stages=stages,
+                pools=list(self._pools),
+                events=list(self._events),
+            )
 
     def _keep_writing(self) -> None:
-        written, at = "", 0.0
+        written: Live | None = None
         while not self._over.wait(_EVERY_S):
             content = self.content()
-            plain = json.dumps({key: value for key, value in content.items() if key != "heartbeat"})
-            if plain != written or self._clock() - at >= HEARTBEAT_S - _EVERY_S:
-                with suppress(
-                    OSError, UnreachableError
-                ):  # a full or absent disk is met, and told of, by the run itself
-                    self._write()
-                    written, at = plain, self._clock()
+            if written is None or _is_due(content, written):
+                with suppress(OSError, UnreachableError):  # the run itself meets a full or absent disk, and tells of it
+                    self._write(content)
+                    written = content
 
-    def _write(self) -> None:
-        write_whole(self._path, json.dumps(self.content()).encode())
+    def _write(self, content: Live | None = None) -> None:
+        write_whole(self._path, (content or self.content()).model_dump_json().encode())
+
+
+def _is_due(content: Live, written: Live) -> bool:
+    """Whether there is news, or the heartbeat has to move."""
+    is_same = content.model_copy(update={"heartbeat": written.heartbeat}) == written
+    return not is_same or content.heartbeat - written.heartbeat >= HEARTBEAT_S - _EVERY_S
 
 
 # --- reading it ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
-    """What was read. ``content`` is that of ``live.json``."""
-
-    content: dict[str, Any]
-
-    @property
-    def ended(self) -> dict[str, Any] | None:
-        """How, why and when the run ended; ``None`` when it did not say."""
-        return self.content["ended"]
-
-    def age_s(self, now: float) -> float:
-        """Seconds since its last heartbeat, if both clocks agree."""
-        return now - self.content["heartbeat"]
-
-    def pools(self) -> list[PoolState]:
-        """The pools as they were last seen."""
-        return [
-            PoolState(
-                **{key: value for key, value in pool.items() if key not in ("members", "busy_share")},
-                members=tuple(MemberState(**member) for member in pool["members"]),
-            )
-            for pool in self.content["pools"]
-        ]
-
-
 def read_live(run_dir: RunPath) -> Live | None:
     """The live status; ``None`` when there is none (the run was never started by a command that keeps one)."""
     try:
-        return Live(json.loads((run_dir / LIVE).read_bytes()))
+        return Live.model_validate_json((run_dir / LIVE).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
 
@@ -276,13 +252,13 @@ def is_alive(
         return False
     if lock_holder(run_dir) is not None:
         return True
-    if first.content["boot"] == _boot_id():
+    if first.boot == _boot_id():
         return False
     if abs(first.age_s(now())) < 3 * HEARTBEAT_S:
         return True
     wait(2 * HEARTBEAT_S)
     second = read_live(run_dir)
-    return second is not None and second.ended is None and second.content["heartbeat"] != first.content["heartbeat"]
+    return second is not None and second.ended is None and second.heartbeat != first.heartbeat
 
 
 def _boot_id() -> str:

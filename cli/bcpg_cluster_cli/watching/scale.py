@@ -34,7 +34,9 @@ def run_scale(asked: Sequence[str], run_dir: str | RunPath | None, wait_s: float
     directory = find_run(run_dir)
     check_alive(directory)
     live = read_live(directory)
-    if live is not None and (pools := live.pools()):  # a run that just starts has not told of them yet
+    if live is not None and (
+        pools := [pool.state() for pool in live.pools]
+    ):  # a run that just starts has not told of them yet
         check_sizes(sizes, pools)
     control = Control(directory)
     request = control.ask(sizes, _who())
@@ -76,9 +78,7 @@ def check_alive(directory: RunPath) -> None:
         return
     live = read_live(directory)
     raise UserError(
-        f"{directory} is not running"
-        if live is None
-        else f"{directory}: {state_line(live.content, False, time.time())}",
+        f"{directory} is not running" if live is None else f"{directory}: {state_line(live, False, time.time())}",
         rule="scale talks to the process that works on a run (`iterate` or `stage`)",
         remedy="resume the run (`bcpg-cluster iterate`), or set other pool sizes there with --set "
         "pools.<name>.members=N",

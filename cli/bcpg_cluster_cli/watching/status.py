@@ -38,7 +38,7 @@ def run_status(run_dir: str | RunPath | None, *, watch: bool, as_json: bool) -> 
     console = Console()
     console.print(str(directory), highlight=False, markup=False, soft_wrap=True)
     console.print(f"ray namespace {facts['ray_namespace']}", highlight=False)
-    console.print(live_view(facts["live"], facts["is_running"]))
+    console.print(live_view(read_live(directory), facts["is_running"]))
     for facts_of in facts["imports"]:
         console.print(f"round 1: {import_text(facts_of)}", highlight=False, markup=False, soft_wrap=True)
     console.print(_rounds([report for _, report in sorted(state.reports.items())]))
@@ -75,10 +75,9 @@ def _watch(directory: RunPath, *, as_json: bool) -> None:
     with suppress(KeyboardInterrupt), Live(console=Console(), auto_refresh=False, transient=False) as screen:
         while True:
             is_running = is_alive(directory)
-            found = read_live(directory)
-            live = None if found is None else found.content
+            live = read_live(directory)
             if as_json:
-                typer.echo(json.dumps({"is_running": is_running, "live": live}))
+                typer.echo(json.dumps({"is_running": is_running, "live": None if live is None else live.plain()}))
             else:
                 screen.update(live_view(live, is_running), refresh=True)
             if not is_running:
@@ -96,7 +95,7 @@ def run_facts(directory: RunPath, state: ManifestState) -> dict[str, Any]:
         "name": created.get("name"),
         "ray_namespace": ray_namespace(directory),
         "is_running": lock_holder(directory) is not None or is_alive(directory),
-        "live": None if live is None else live.content,
+        "live": None if live is None else live.plain(),
         "policy_version": max(state.snapshots, default=0),
         "rounds": [
             {key: value for key, value in report.plain().items() if key != "per_problem"}

@@ -14,6 +14,7 @@ from bcpg_cluster.cluster.state import MemberState, PoolState
 from bcpg_cluster.errors import EngineError, Interrupted
 from bcpg_cluster.store.layout import LIVE
 from bcpg_cluster.store.manifest import Manifest
+from bcpg_cluster.watch.live import Ending, Live
 from bcpg_cluster.watch.live_status import HEARTBEAT_S, LiveStatus, is_alive, read_live, seconds_left
 from bcpg_cluster.watch.observer import Noted, PoolsSeen, Retried, StageProgress, StepTrained, WeightsPushed
 from bcpg_cluster_cli.watching.live_view import duration, live_view, state_line
@@ -48,7 +49,7 @@ def test_what_is_heard_is_in_the_file(tmp_path: Path, clock: Any):
         live.hear(WeightsPushed(3, push_facts()))
         live.hear(Noted("rollout: 1 -> 2 members"))
         live.hear(Retried("piece 1", "gone"))
-        content = live.content()
+        content = live.content().plain()
     assert content["stages"] == [{"round": 1, "name": "generate", "done": 5, "total": 10, "seconds_left": 10.0}]
     assert content["pools"][0]["busy_share"] == 0.25  # of the time since the look before
     assert content["training"] == {"round": 1, "steps": 5, "num_steps": 9, "loss": 0.25}
@@ -58,23 +59,23 @@ def test_what_is_heard_is_in_the_file(tmp_path: Path, clock: Any):
     shown = read_live(tmp_path)
     assert shown is not None
     assert shown.ended is not None
-    assert (shown.ended["how"], shown.content["last_push"]["seconds"]) == ("done", 1.5)
+    assert (shown.ended.how, shown.last_push.seconds) == ("done", 1.5)
 
 
 def test_pools_come_back_as_they_were_told(tmp_path: Path):
     with LiveStatus(tmp_path) as live:
         live.hear(PoolsSeen([pool()]))
-        (tmp_path / LIVE).write_text(json.dumps(live.content()))
+        (tmp_path / LIVE).write_text(json.dumps(live.content().plain()))
         found = read_live(tmp_path)
         assert found is not None
-        assert found.pools() == [pool()]
+        assert [seen.state() for seen in found.pools] == [pool()]
 
 
 def test_a_new_round_takes_the_place_of_the_one_before(tmp_path: Path):
     live = LiveStatus(tmp_path)
     live.hear(StageProgress(1, "generate", 4, 4))
     live.hear(StageProgress(2, "generate", 0, 4))
-    assert [(stage["round"], stage["done"]) for stage in live.content()["stages"]] == [(2, 0)]
+    assert [(stage.round, stage.done) for stage in live.content().stages] == [(2, 0)]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_the_file_says_how_the_run_ended(tmp_path: Path, error: Exception | None
     found = read_live(tmp_path)
     assert found is not None
     assert found.ended is not None
-    assert (found.ended["how"], found.ended["why"]) == (how, why)
+    assert (found.ended.how, found.ended.why) == (how, why)
     assert not is_alive(tmp_path)
 
 
@@ -112,7 +113,7 @@ def test_the_heartbeat_goes_on_while_the_run_waits(tmp_path: Path):
         for _ in range(600):
             found = read_live(tmp_path)
             assert found is not None
-            beats.add(found.content["heartbeat"])
+            beats.add(found.heartbeat)
             if len(beats) == 3:
                 break
             waited.wait(0.1)
@@ -136,7 +137,7 @@ def test_a_heartbeat_says_who_lives_elsewhere_whatever_the_clocks_say(tmp_path: 
     live = LiveStatus(tmp_path, clock=lambda: there["now"] + skew)
 
     def beat() -> None:
-        (tmp_path / LIVE).write_text(json.dumps({**live.content(), "boot": "another machine"}))
+        (tmp_path / LIVE).write_text(json.dumps({**live.content().plain(), "boot": "another machine"}))
 
     def wait(seconds: float) -> None:
         there["now"] += seconds
@@ -162,7 +163,7 @@ def test_durations(seconds: float, text: str):
     assert duration(seconds) == text
 
 
-def shown(live: dict[str, Any] | None, is_running: bool) -> str:
+def shown(live: Live | None, is_running: bool) -> str:
     from rich.console import Console
 
     console = Console(width=160)
@@ -191,7 +192,8 @@ def test_the_view_says_when_a_run_is_gone_or_over(tmp_path: Path, clock: Any):
     live = LiveStatus(tmp_path, clock=clock)
     content = live.content()
     assert "was last heard of 40 s ago" in state_line(content, False, clock.now + 40)
-    content["ended"] = {"how": "failed", "why": "EngineError: no memory", "time": clock.now}
+    ended = Ending(how="failed", why="EngineError: no memory", time=clock.now)
+    content = content.model_copy(update={"ended": ended})
     assert state_line(content, False, clock.now + 5) == "not running: failed 5 s ago (EngineError: no memory)"
     assert shown(None, False).strip() == "not running"
     assert "no live status" in shown(None, True)

@@ -1,4 +1,4 @@
-"""build.py: what is looked at before anything heavy starts, and the small translations."""
+"""run/build: what is looked at before anything heavy starts, and the small translations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import pytest
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, DataError
-from bcpg_cluster.run.build import assembly as build
-from bcpg_cluster.run.build import engines as implementations
+from bcpg_cluster.run.build import engines, members
 from bcpg_cluster.run.build.footprint import check_memory, free_memory_gib, local_resources
-from bcpg_cluster.run.build.judges import load_judge_prompt, model_digest
+from bcpg_cluster.run.build.judges import judge_engine_args, load_judge_prompt, model_digest
 from bcpg_cluster.run.build.segmenters import step_rules
 from bcpg_cluster.run.build.settings import train_settings
-from bcpg_cluster.run.preflight.models import check_models
+from bcpg_cluster.run.preflight.models import check_models, check_vendor_options
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.segment.structure import REFLECTION_CUES
@@ -180,15 +179,15 @@ def test_adapters_and_foreign_code_reach_the_trainer_and_the_engines(make_config
     assert (settings.revision, settings.trust_remote_code) == ("v1", True)
     named = make_config(train={"lora": {"target_modules": ["q_proj", "v_proj"]}})
     assert train_settings(named, 1).lora == LoraSettings(target_modules=("q_proj", "v_proj"))
-    assert implementations.policy_engine_args(config.policy) == {
+    assert engines.policy_engine_args(config.policy) == {
         "seed": 3,
         "revision": "v1",
         "tokenizer_revision": "v1",
         "trust_remote_code": True,
     }
-    assert implementations.policy_engine_args(make_config().policy) == {}
-    assert implementations.judge_engine_args(config.judges["p"]) == {"revision": "v2"}
-    assert implementations.judge_engine_args(config.judges["q"]) == {"revision": "v2", "trust_remote_code": True}
+    assert engines.policy_engine_args(make_config().policy) == {}
+    assert judge_engine_args(config.judges["p"]) == {"revision": "v2"}
+    assert judge_engine_args(config.judges["q"]) == {"revision": "v2", "trust_remote_code": True}
 
 
 def test_layers_for_adapters_are_looked_for_before_anything_starts(make_config: MakeConfig):
@@ -213,7 +212,7 @@ def test_a_model_is_named_by_its_content(tmp_path: Path):
 
 def test_members_host_the_stages_of_their_pool(tmp_path: Path, make_config: MakeConfig):
     content = make_config().model_dump(mode="json")
-    worker = build.host_cpu(content)
+    worker = members.host_cpu(content)
     assert set(worker._stages) == {
         "verify",
         "verify_evaluation",
@@ -221,10 +220,10 @@ def test_members_host_the_stages_of_their_pool(tmp_path: Path, make_config: Make
         "weigh",
         *(f"judge.{j}" for j in _cpu_judges()),
     }
-    rollout: Any = build.host_rollout(content, 4, None, 0)
+    rollout: Any = members.host_rollout(content, 4, None, 0)
     assert set(rollout._stages) == {"generate", "evaluate"}
     assert rollout.engine_call("policy_version") == 4
-    trainer = build.host_trainer(content, 0, 1)
+    trainer = members.host_trainer(content, 0, 1)
     assert trainer.ping() == "ready"
 
 
@@ -234,7 +233,7 @@ def _cpu_judges() -> tuple[str, ...]:
 
 @pytest.mark.parametrize(("name", "output"), [("fake", None), ("fake:garbage", "garbage"), ("fake:endless", "endless")])
 def test_fakes_with_faults(make_config: MakeConfig, name: str, output: str | None):
-    engine = implementations.make_rollout_engine(make_config(policy={"model": name}), 0, None, 0)
+    engine = engines.make_rollout_engine(make_config(policy={"model": name}), 0, None, 0)
     assert isinstance(engine, FakeGenerator)
     assert engine._faults.output == output
     engine.load_snapshot(name, 1)  # the base model, after a round that taught nothing
@@ -242,4 +241,4 @@ def test_fakes_with_faults(make_config: MakeConfig, name: str, output: str | Non
 
 
 def test_vendor_options_of_a_run_without_vendors_import_none(make_config: MakeConfig):
-    build.check_vendor_options(make_config())
+    check_vendor_options(make_config())
