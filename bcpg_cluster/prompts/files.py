@@ -48,6 +48,18 @@ def read_prompts(path: str) -> list[Prompt]:
     return prompts
 
 
+def line_of(path: Path, prompt: Prompt) -> int | None:
+    """The line of a prompt file on which a prompt stands, from 1; ``None`` where no line has its id."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # an empty line: all others were read before
+            continue
+        if isinstance(row, dict) and str(row.get("prompt_id")) == prompt.prompt_id:
+            return number
+    return None
+
+
 def _parse(line: str, where: str) -> Prompt:
     try:
         content = json.loads(line)

@@ -8,6 +8,17 @@ from typing import Annotated
 
 import typer
 
+from bcpg_cluster_cli.options import (
+    AddressOption,
+    ColumnOption,
+    ConfigOption,
+    JsonOption,
+    RoundOption,
+    RunDirOption,
+    SeedOption,
+    SetOption,
+)
+
 app = typer.Typer(
     name="bcpg-cluster",
     help="Iterative offline RL of reasoning LLMs: generate, segment, judge, train, push, round after round.",
@@ -15,25 +26,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-ConfigOption = Annotated[
-    str | None,
-    typer.Option("--config", "-c", help="A YAML file or the name of a shipped config (default: laptop, without GPUs)."),
-]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one key: section.key=value. Repeatable.")]
-RunDirOption = Annotated[
-    str | None,
-    typer.Option("--run-dir", help="Where the run lives: a directory or s3://bucket/path (default: runs/<name>)."),
-]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="The run's seed (default: the config's).")]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        "--address", help="The Ray cluster, or 'local' (default: RAY_ADDRESS, a Ray running here, a local one)."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-RoundOption = Annotated[int, typer.Option("--round", help="The round, from 1.")]
 
 
 @app.command()
@@ -170,9 +162,7 @@ def import_(
     set_: SetOption = None,
     run_dir: RunDirOption = None,
     seed: SeedOption = None,
-    column: Annotated[
-        list[str] | None, typer.Option("--column", help="OURS=THEIRS for a column with another name.")
-    ] = None,
+    column: ColumnOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Start a run with responses made elsewhere; `iterate` continues by verifying them."""
@@ -360,6 +350,22 @@ def validate(config: ConfigOption = None, set_: SetOption = None, run_dir: RunDi
     from bcpg_cluster_cli.runs.validate import run_validate
 
     run_validate(config, set_ or [], run_dir)
+
+
+@app.command()
+def grade(
+    file: Annotated[Path, typer.Argument(help="JSON lines with response and gold, perhaps stop_reason and expected.")],
+    kind: Annotated[str | None, typer.Option("--kind", help="math (the default), exact, code or function.")] = None,
+    gold: Annotated[bool, typer.Option("--gold", help="List the gold answers that no response can match.")] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    column: ColumnOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Check rewards on data of your own: each sample's reward, what was read from it, and why."""
+    from bcpg_cluster_cli.runs.grade import run_grade
+
+    run_grade(file, config, set_ or [], kind=kind, are_golds=gold, columns=column or [], as_json=json_)
 
 
 @app.command()

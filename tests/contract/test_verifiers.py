@@ -36,7 +36,8 @@ from bcpg_cluster.stages.verify.user_function import FunctionVerifier
 
 STOP, LENGTH, ABORTED = StopReason.STOP, StopReason.LENGTH, StopReason.ABORTED
 HARD = r"\boxed{\int_0^1 \sin(x^x) e^{x^{x^3}} dx}"  # takes sympy far longer than the limits below
-ENDLESS = r"\boxed{9^{9^{9^{9}}}}"
+ENDLESS = r"\boxed{\sum_{k=1}^{10^{9}} \frac{1}{k^{k}}}"
+SURD, TWO_SURDS = r"\boxed{2\sqrt{2}}", r"\sqrt{8}"  # algebra: asks the process
 
 
 @dataclass(frozen=True)
@@ -320,7 +321,7 @@ def test_an_orphan_ends_by_itself(tmp_path):
         "from bcpg_cluster.records import StopReason\n"
         "from bcpg_cluster.stages.verify.math_answer import MathVerifier\n"
         "v = MathVerifier(time_limit_s=1.0)\n"
-        "v.check_gold('9')\n"
+        "v.check_gold('\\\\pi')\n"
         f"threading.Thread(target=v.verify, args=({ENDLESS!r}, '9', StopReason.STOP), daemon=True).start()\n"
         "time.sleep(0.3)\n"
         "print(v._process.pid, flush=True)\n"
@@ -343,16 +344,16 @@ def _is_running(pid: int) -> bool:
 
 def test_a_tiny_limit_is_an_error_and_never_a_wrong_answer(monkeypatch: pytest.MonkeyPatch, tmp_path):
     """On a program that says "wrong" at once: no reply is read after the time, however quick it is."""
-    reply = '{"status": "verified", "extracted": "17", "is_equal": false, "is_parsed": true}'
+    reply = '{"status": "compared", "is_equal": false, "is_parsed": true, "why": ""}'
     (tmp_path / "quick.py").write_text(
         f"import sys\nprint('{{}}', flush=True)\nfor _ in sys.stdin: print('{reply}', flush=True)"
     )
     monkeypatch.setattr(math_answer, "_PROGRAM", tmp_path / "quick.py")
     verifier = MathVerifier(time_limit_s=1e-6)
     try:
-        check(verifier.verify("\\boxed{18}", "18", STOP), OutcomeStatus.VERIFIER_ERROR, None)
+        check(verifier.verify(SURD, TWO_SURDS, STOP), OutcomeStatus.VERIFIER_ERROR, None)
         with pytest.raises(DataError, match="no reply within"):
-            verifier.check_gold("18")
+            verifier.check_gold(TWO_SURDS)
     finally:
         verifier.close()
 
@@ -360,12 +361,12 @@ def test_a_tiny_limit_is_an_error_and_never_a_wrong_answer(monkeypatch: pytest.M
 def test_a_killed_process_costs_one_answer():
     verifier = MathVerifier(time_limit_s=60.0)
     try:
-        check(verifier.verify("\\boxed{18}", "18", STOP), OutcomeStatus.VERIFIED, 1.0)
+        check(verifier.verify(SURD, TWO_SURDS, STOP), OutcomeStatus.VERIFIED, 1.0)
         first = verifier._process.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        check(verifier.verify("\\boxed{18}", "18", STOP), OutcomeStatus.VERIFIER_ERROR, None)
-        check(verifier.verify("\\boxed{18}", "18", STOP), OutcomeStatus.VERIFIED, 1.0)
+        check(verifier.verify(SURD, TWO_SURDS, STOP), OutcomeStatus.VERIFIER_ERROR, None)
+        check(verifier.verify(SURD, TWO_SURDS, STOP), OutcomeStatus.VERIFIED, 1.0)
         assert verifier._process.pid not in (None, first)
     finally:
         verifier.close()
@@ -373,20 +374,20 @@ def test_a_killed_process_costs_one_answer():
 
 def test_close_ends_the_process_and_the_verifier():
     verifier = MathVerifier(time_limit_s=60.0)
-    verifier.check_gold("18")
+    verifier.check_gold(TWO_SURDS)
     pid = verifier._process.pid
     verifier.close()
     verifier.close()
     assert pid is not None and not _is_running(pid)
     with pytest.raises(RuntimeError, match="closed"):
-        verifier.verify("\\boxed{18}", "18", STOP)
+        verifier.verify(SURD, TWO_SURDS, STOP)
 
 
 def test_a_process_that_cannot_start_is_not_the_responses_fault(monkeypatch: pytest.MonkeyPatch, tmp_path):
     (tmp_path / "broken.py").write_text("import math_verify_is_not_here")
     monkeypatch.setattr(math_answer, "_PROGRAM", tmp_path / "broken.py")
     with pytest.raises(EngineError, match="does not start"):
-        MathVerifier().verify("\\boxed{18}", "18", STOP)
+        MathVerifier().verify(SURD, TWO_SURDS, STOP)
 
 
 def test_long_responses_pass_the_pipe(math_verifier: MathVerifier):

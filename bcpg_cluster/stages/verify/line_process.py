@@ -19,6 +19,8 @@ from typing import Any
 
 from bcpg_cluster.errors import EngineError
 
+_OURS = str(Path(__file__).parents[3])  # where this package lies, last: the program may import from it
+
 
 class LineProcess:
     """Asks a Python program. Thread-safe: one request at a time.
@@ -85,7 +87,7 @@ class LineProcess:
             self._stop()
 
     def _start(self) -> None:
-        path = os.pathsep.join(entry for entry in sys.path if entry)
+        path = os.pathsep.join([*(entry for entry in sys.path if entry), _OURS])
         self._child = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,

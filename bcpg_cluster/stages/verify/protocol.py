@@ -20,12 +20,16 @@ class Verification:
         reward: 1.0 or 0.0; ``None`` exactly with ``ENGINE_LOST`` and ``VERIFIER_ERROR``.
         extracted: the answer as it was read, when one was found.
         is_unparsed: there is an answer, but nothing that could be compared was read from it (it counts as wrong).
+        extracted_gold: the gold answer as it was read, where a verifier reads it.
+        why: what decided, in a few words for people; empty where a verifier does not say.
     """
 
     status: OutcomeStatus
     reward: float | None
     extracted: str | None = None
     is_unparsed: bool = False
+    extracted_gold: str | None = None
+    why: str = ""
 
 
 class Verifier(Protocol):
@@ -72,10 +76,10 @@ def part_to_check(response: str, stop_reason: StopReason, *, prompt_opens_thinki
             its answer.
     """
     if stop_reason is StopReason.ABORTED:
-        return Verification(OutcomeStatus.ENGINE_LOST, None)
+        return Verification(OutcomeStatus.ENGINE_LOST, None, why="the generation was aborted")
     part = answer_part(response)
     if part is None or not part.strip() or (prompt_opens_thinking and THINK_END not in response):
-        return without_answer(stop_reason)
+        return without_answer(stop_reason, "no text after the last </think>" if response.strip() else "no text")
     return part
 
 
@@ -89,7 +93,7 @@ def check_not_empty(gold: str) -> None:
         )
 
 
-def without_answer(stop_reason: StopReason) -> Verification:
+def without_answer(stop_reason: StopReason, why: str = "no answer") -> Verification:
     """The verdict on a response in which there is nothing to check."""
     cut_off = stop_reason is StopReason.LENGTH
-    return Verification(OutcomeStatus.TRUNCATED if cut_off else OutcomeStatus.NO_ANSWER, 0.0)
+    return Verification(OutcomeStatus.TRUNCATED if cut_off else OutcomeStatus.NO_ANSWER, 0.0, why=why)

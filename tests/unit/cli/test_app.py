@@ -44,7 +44,7 @@ def test_help_and_version(bcpg: Bcpg):
     assert shown.code == 0
     for command in (
         "iterate", "compare", "calibrate", "export", "import", "segment-text", "judge-eval", "disagreements", "stage",
-        "status", "inspect", "plan", "validate", "doctor",
+        "status", "inspect", "plan", "grade", "validate", "doctor",
     ):  # fmt: skip
         assert command in shown.out
     assert bcpg("--version").out.strip() == __version__
