@@ -1,5 +1,5 @@
 # Two commands are all a newcomer needs: make iterate, make test.
-.PHONY: iterate test lint setup setup-dev
+.PHONY: iterate test test-slow test-all lint setup setup-dev
 
 ROUNDS ?= 3
 ARGS ?=
@@ -14,8 +14,16 @@ setup-dev:
 iterate: setup
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/bcpg-cluster iterate --rounds $(ROUNDS) $(ARGS)
 
+# Two processes: one has the engines, the other everything that needs none (tests/two_workers.py).
+PYTEST = PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m pytest -n 2 $(PYTEST_ARGS)
+
 test: setup-dev
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+	@$(PYTEST) -m "not gpu and not slow"
+
+test-slow: setup-dev
+	@$(PYTEST) -m "not gpu and slow"
+
+test-all: test test-slow
 
 lint: setup-dev
 	@.venv/bin/ruff check .

@@ -145,9 +145,11 @@ def main() -> None:
     options = parser.parse_args()
     started = facts()
     config = load_config(options.config)
-    from bcpg_cluster.stages.generate.vllm_options import ACTOR_ENVIRONMENT
+    from bcpg_cluster.stages.generate.vllm_options import engine_environment
 
-    environment = {**ACTOR_ENVIRONMENT, "VLLM_LOGGING_LEVEL": "WARNING", **config.pool("rollout").env}
+    rollout = config.pool("rollout")
+    engine = engine_environment(config.engine_args("rollout"), rollout.num_gpus)
+    environment = {**engine, "VLLM_LOGGING_LEVEL": "WARNING", **rollout.env}
     os.environ.update(environment)
     policy = resolve_asset(config.policy.model)
     results: dict[str, Any] = {}

@@ -37,7 +37,7 @@ from bcpg_cluster.records import Prompt, SampleId
 from bcpg_cluster.run.build.members import host_rollout
 from bcpg_cluster.run.dataflow import Dataflow
 from bcpg_cluster.stages.generate.stage import request_seed
-from bcpg_cluster.stages.generate.vllm_options import ACTOR_ENVIRONMENT
+from bcpg_cluster.stages.generate.vllm_options import engine_environment
 from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec
 from bcpg_cluster.store.layout import new_attempt
 from bcpg_cluster.store.manifest import Manifest
@@ -109,7 +109,8 @@ def main() -> None:
     shards = split_shards(prompts, config.generate.prompts_per_shard)
     rollout = config.pool("rollout")
     # One processor's worth of threads for each side, like a member of the pool. PATH and niceness: as for any run.
-    environment = {**ACTOR_ENVIRONMENT, "VLLM_LOGGING_LEVEL": "WARNING", **rollout.env, "PATH": os.environ["PATH"]}
+    engine = engine_environment(config.engine_args("rollout"), rollout.num_gpus)
+    environment = {**engine, "VLLM_LOGGING_LEVEL": "WARNING", **rollout.env, "PATH": os.environ["PATH"]}
     sample = config.generate
     sampling = {
         "max_tokens": sample.max_tokens,

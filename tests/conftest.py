@@ -24,7 +24,14 @@ from bcpg_cluster.run.directory import open_run
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.watch.observer import SilentObserver
 from bcpg_cluster_cli import app as command_line
-from tests.proofs import pytest_addoption, pytest_configure, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401  (hooks)
+from tests.proofs import (  # noqa: F401  (hooks)
+    pytest_addoption,
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
+from tests.real_run import real_run  # noqa: F401  (a fixture)
+from tests.two_workers import pytest_xdist_make_scheduler  # noqa: F401  (a hook)
 
 # Slow machines are no findings.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])

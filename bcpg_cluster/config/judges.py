@@ -159,3 +159,6 @@ class WeighConfig(Section):
     (``mask``); in neither (``drop``)."""
     flip_rate: float = Field(0.0, ge=0, le=1)
     """Share of the step labels to flip at random, by the run's seed, to see how much judge quality matters."""
+    mine: Annotated[Literal["consensus", "prefix"], Decides.WHEN_SET] = "consensus"
+    """Which steps of a wrong response are mined: all that the ``consensus`` calls right, or only the ``prefix``, those before
+    the first step that it calls wrong or cannot decide."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from bcpg_cluster.config.identity import Decides
 from bcpg_cluster.config.section import Section
 
 
@@ -13,8 +14,8 @@ class VerifyConfig(Section):
     """How an answer is checked."""
 
     kind: Literal["exact", "math", "code", "function"] = "exact"
-    """``exact`` reads the last match of ``answer_pattern``; ``math`` is math-verify; ``code`` runs the last code block against
-    unit tests in a sandbox; ``function`` calls a function of yours."""
+    """``exact`` reads the last match of ``answer_pattern``; ``math`` is math-verify; ``code`` runs the program in the
+    response against unit tests in a sandbox; ``function`` calls a function of yours."""
     answer_pattern: str = r"answer (\S+)"
     """``exact``: a regular expression whose one group is the answer."""
     numeric: bool = True
@@ -34,6 +35,16 @@ class VerifyConfig(Section):
     """``code``: elapsed time of one program, in seconds."""
     memory_gib: float = Field(2.0, gt=0)
     """``code``: memory of one program, in GiB."""
+    idle_limit_s: Annotated[float, Decides.WHEN_SET] = Field(10.0, gt=0)
+    """``code``: seconds a program may sleep or wait for nothing; past them it is wrong."""
+    overdue_is_wrong: Annotated[bool, Decides.WHEN_SET] = True
+    """``code``: a program out of elapsed time has reward 0, unless it mostly waited for a processor; otherwise it has no reward."""
+    tolerance: Annotated[float, Decides.WHEN_SET] = Field(1e-6, ge=0)
+    """``code``: how far floats that a program prints or returns may be off, absolutely or relatively."""
+    packages: Annotated[tuple[str, ...], Decides.WHEN_SET] = ("numpy", "scipy", "sympy", "mpmath")
+    """``code``: installed distributions that a program may import besides the standard library."""
+    num_parallel: Annotated[int | None, Decides.NEVER] = Field(None, ge=1)
+    """``code``: programs that run at once in one member; ``None`` is one for each of its processors."""
     allow_unsandboxed: bool = False
     """``code``: run programs without isolation where the kernel allows none."""
 

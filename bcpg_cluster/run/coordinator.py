@@ -163,6 +163,9 @@ class Coordinator:
         return Learned(
             samples=samples,
             mined_share=weighed.mined_share,
+            mined_gradient_share=weighed.mined_gradient_share,
+            uncertain_right_share=weighed.uncertain_right_share,
+            right_steps=round_report.right_step_report(weighed),
             judges=round_report.judge_report(weighed, self._config.voters, measures),
             verdicts={stage.name: totals[stage.name] for stage in stages if stage.name.startswith("judge.")},
             generate=totals["generate"],

@@ -108,6 +108,21 @@ class JudgesReport(Stored):
     abstained: dict[str, int]
 
 
+class RightSteps(Stored):
+    """The right steps of a round's wrong answers, by one source of labels. ``None``: nothing to divide by.
+
+    Attributes:
+        uncertain_share: of the tokens of right steps, those the policy gave a probability below 0.9 when it drew them.
+        answers_share: of wrong answers, those with at least one right step.
+        prefix_share: mean over wrong answers of the share of tokens before the first step not labelled right; the last
+            step, which states the answer, counts as wrong.
+    """
+
+    uncertain_share: float | None
+    answers_share: float | None
+    prefix_share: float | None
+
+
 class PushFacts(Stored):
     """How new weights reached the rollout engines, and how that was proven.
 
@@ -172,6 +187,11 @@ class RoundReport(AccuracyReport):
         more_tests: the further test sets' accuracy, by name.
         truncated_share, mean_tokens: of the evaluation's responses.
         mined_share: of the tokens of wrong responses; ``None`` where there were none.
+        mined_gradient_share: of their gradient mass, the sum of 1 - p over their tokens; ``None`` where there was none, or the
+            policy's log-probs are unknown.
+        uncertain_right_share: :attr:`RightSteps.uncertain_share` by the labels of the consensus; ``None`` likewise.
+        right_steps: by whose labels: ``consensus``, then each judge with role ``measure``. Empty in rounds weighed before
+            these were counted, as the two above are ``None``.
         generate, outcomes, verdicts: sums of the receipts' metrics (``verdicts`` by stage), see ``counts.py`` of each stage.
         train: ``None`` in round 0.
         tokens_per_s, seconds: by stage; wall time from a stage's first lease to its last receipt.
@@ -185,6 +205,9 @@ class RoundReport(AccuracyReport):
     evaluation_tokens_per_s: float | None = None
     samples: SampleAccount | None = None
     mined_share: float | None = None
+    mined_gradient_share: float | None = None
+    uncertain_right_share: float | None = None
+    right_steps: dict[str, RightSteps] = {}
     judges: JudgesReport | None = None
     generate: dict[str, float] = {}
     outcomes: dict[str, float] = {}

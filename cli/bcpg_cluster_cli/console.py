@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
-from bcpg_cluster.store.reports import Estimate, JudgesReport, PushFacts, RoundReport, TrainingSummary
+from bcpg_cluster.store.reports import Estimate, JudgesReport, PushFacts, RightSteps, RoundReport, TrainingSummary
 from bcpg_cluster.watch.observer import Event, Noted, Retried, RoundFinished, StageProgress
 from bcpg_cluster.watch.report.round_report import judge_account
 
@@ -115,7 +115,10 @@ def _rows(report: RoundReport) -> list[tuple[str, str]]:
         samples = report.samples
         dropped = ", ".join(f"{reason} {number}" for reason, number in samples.dropped.items()) or "none"
         rows.append(("samples", f"asked {samples.asked} = kept {samples.kept} + dropped ({dropped})"))
-        rows.append(("mined share of tokens of wrong responses", percent(report.mined_share)))
+        rows.append(("mined share of tokens of wrong responses", _mined_text(report)))
+        rows += [
+            (f"right steps of wrong responses, by {labels}", _right_text(r)) for labels, r in report.right_steps.items()
+        ]
         rows += _answer_rows(OutcomeCounts.read(report.outcomes))
         rows += [] if report.judges is None else _judge_rows(report.judges)
         rows += _account_rows(report.verdicts)
@@ -128,6 +131,19 @@ def _rows(report: RoundReport) -> list[tuple[str, str]]:
 
 def _change_text(report: RoundReport, measure: str) -> str:
     return f"   {points(report.change.get(measure))} points on the round before" if report.change else ""
+
+
+def _mined_text(report: RoundReport) -> str:
+    """The mined share of tokens, and of their gradient mass where that is known."""
+    tokens, gradient = percent(report.mined_share), report.mined_gradient_share
+    return tokens if gradient is None else f"{tokens}, which carry {percent(gradient)} of their gradient mass"
+
+
+def _right_text(right: RightSteps) -> str:
+    return (
+        f"in {percent(right.answers_share)} of responses; {percent(right.prefix_share)} of tokens come before the first "
+        f"mistake; {percent(right.uncertain_share)} of right tokens were uncertain (p < 0.9)"
+    )
 
 
 def _judge_rows(judges: JudgesReport) -> list[tuple[str, str]]:
@@ -220,12 +236,18 @@ def _train_text(train: TrainingSummary) -> str:
     )
 
 
-def closing_line(reports: dict[int, RoundReport]) -> str:
-    """How accuracy moved from the base policy."""
+def closing_lines(reports: dict[int, RoundReport]) -> str:
+    """How accuracy moved from the base policy, how much the last round mined, and what share of the gradient mass that was."""
     base, last = reports[0], reports[max(reports)]
     change = last.change_from_base
-    return (
+    moved = (
         f"after round {last.round}: sampled {percent(base.accuracy)} -> {percent(last.accuracy)} "
         f"({points(change.get('accuracy'))} points), greedy {percent(base.accuracy_greedy)} -> "
         f"{percent(last.accuracy_greedy)} ({points(change.get('accuracy_greedy'))} points)"
     )
+    if last.mined_share is None:
+        return moved
+    mined = f"mined in round {last.round}: {percent(last.mined_share)} of the tokens of wrong responses"
+    if last.mined_gradient_share is not None:
+        mined += f", {percent(last.mined_gradient_share)} of their gradient mass"
+    return f"{moved}\n{mined}"

@@ -177,6 +177,7 @@ def test_what_is_no_address(address: str):
     assert "ray job submit" in caught.value.remedy
 
 
+@pytest.mark.slow  # the command has 30 s of patience with a silent head
 def test_a_lost_head_ends_the_command_and_the_run_goes_on_elsewhere(
     short_tmp: Path, fakes_content: Callable[[], dict[str, Any]], tmp_path: Path
 ):

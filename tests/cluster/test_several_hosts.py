@@ -29,6 +29,7 @@ from tests.cluster.launched import REPOSITORY, Launched, launched, wait_until
 
 _MISSING = missing_parts()
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.engine,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(_MISSING is not None, reason=_MISSING or ""),

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 
-from bcpg_cluster.stages.generate.vllm_options import ACTOR_ENVIRONMENT
+from bcpg_cluster.stages.generate.vllm_options import engine_environment
 
-# Before anything imports torch or vllm.
-os.environ.update(ACTOR_ENVIRONMENT)
+# Before anything imports torch or vllm: what a member with an eager engine on CPUs has.
+os.environ.update(engine_environment({"enforce_eager": True}, num_gpus=0))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# vLLM compiles one small function at the first log-prob (40 s on a fresh machine); these tests do without.
-os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager

@@ -1,7 +1,8 @@
 """One contract for every trainer: what plain torch does in one process, DeepSpeed does at any ZeRO stage and rank count.
 
-The DeepSpeed side runs in processes of its own, one pair for all stages (imports cost more than the work); they write
-what they saw to files, and the tests look at that.
+The DeepSpeed side runs in processes of its own, one pair for all cases (imports cost more than the work); they write
+what they saw to files, and the tests look at that. ``QUICK`` are the cases of `make test`: two ranks, each way to lay out the
+weights (whole, sharded, adapters, bfloat16), and an objective for each kind of rows. The others are slow ones.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ SETTINGS = TrainSettings(
     logprob_chunk_tokens=7,
     seed=3,
 )
+COMBINATIONS = [(1, "tied", stage) for stage in STAGES] + [(2, head, stage) for head in HEADS for stage in STAGES]
 # Without these the tiny model would be kept whole on every rank, and reduced in one bucket.
 SHARDED = {"zero_optimization": {"stage3_param_persistence_threshold": 0, "reduce_bucket_size": 3000}}
 OPTIONS = {
@@ -74,6 +76,7 @@ LORA = {
     "lora-3-bfloat16": replace(SETTINGS, lora=ADAPTERS, zero_stage=3, deepspeed=SHARDED, dtype="bfloat16"),
 }
 BORDERS = ("bfloat16-1", "bfloat16-3", "lora-3-bfloat16")
+RESUMED_LORA = ("lora-0", "lora-3")
 LORA_COMBINATIONS = [(2, name) for name in LORA] + [(1, "lora-0"), (1, "lora-3")]
 # Every kind of rows: samples, right ones, pairs, mismatches; every kind of divisor; packed, and over gathered weights.
 OBJECTIVES = {
@@ -88,9 +91,34 @@ OBJECTIVES = {
     "topr": replace(SETTINGS, objective=Topr(length="token")),
 }
 OBJECTIVE_COMBINATIONS = [(2, name) for name in OBJECTIVES] + [(1, name) for name in ("bcpg packed", "dpo", "kto")]
+# By world size and name. What a test compares with another case (a resumed training with one that was left alone) is in the
+# same half.
+QUICK = {
+    (2, name)
+    for name in (
+        *("tied-2", "failures-2", "untied-3", "bfloat16-1", "border bfloat16-1", "lora-2"),
+        *("bcpg packed", "rft", "dpo packed", "kto", "stopped", "again", "peer lost"),
+    )
+}
 # The right responses are pushed down, and training is to notice it at the second step.
 FALLING = replace(SETTINGS, early_stop_nats=1e-6, early_stop_window=1, checkpoint_every_steps=1, zero_stage=2)
 TIMEOUT_S = 400
+
+
+def cases(*combinations: tuple[Any, ...], names: Callable[..., tuple[int, str]]) -> list[Any]:
+    """Parameters of a test, slow unless ``names(*combination)`` is a quick case."""
+    return [
+        pytest.param(*each, marks=() if names(*each) in QUICK else pytest.mark.slow, id="-".join(map(str, each)))
+        for each in combinations
+    ]
+
+
+def on_two_ranks(name: str) -> tuple[int, str]:
+    return 2, name
+
+
+def as_named(world_size: int, name: str) -> tuple[int, str]:
+    return world_size, name
 
 
 def make_rows(seed: int = 0, count: int = 11) -> list[TrainRow]:
@@ -291,17 +319,13 @@ def exercise_failures(
     return seen
 
 
-def exercise_objectives(trainer: TrainerRank, model: str, root: Path, world_size: int) -> dict[str, Any]:
-    """Every objective under DeepSpeed, then an early stop and its resumption."""
-    seen: dict[str, Any] = {}
-    prepared = torch.load(root / "objective_rows.pt", weights_only=False)
-    for name, settings in OBJECTIVES.items():
-        if (world_size, name) not in OBJECTIVE_COMBINATIONS:
-            continue
-        trainer.open(model, replace(settings, deepspeed=SHARDED))
-        seen[name] = trainer.train(prepared[name], None)
-        trainer.save_snapshot(str(root / f"{name}-{world_size}"))
-    return seen | exercise_early_stop(trainer, model, root / "tied", f"stopped-{world_size}")
+def exercise_objective(trainer: TrainerRank, model: str, root: Path, name: str, world_size: int) -> list[StepReport]:
+    """An objective under DeepSpeed."""
+    rows = torch.load(root / "objective_rows.pt", weights_only=False)[name]
+    trainer.open(model, replace(OBJECTIVES[name], deepspeed=SHARDED))
+    reports = trainer.train(rows, None)
+    trainer.save_snapshot(str(root / f"{name}-{world_size}"))
+    return reports
 
 
 def exercise_early_stop(trainer: TrainerRank, model: str, directory: Path, name: str) -> dict[str, Any]:
@@ -320,8 +344,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_rank(rank: int, world_size: int, ports: tuple[int, int], directory: str, models: dict[str, str]) -> None:
-    """A DeepSpeed rank's whole life: every stage and head, then failures, then a second group in the same process."""
+def run_rank(
+    rank: int, world_size: int, ports: tuple[int, int], directory: str, models: dict[str, str], names: Collection[str]
+) -> None:
+    """A DeepSpeed rank's whole life: the cases of these names, then a second group in the same process."""
     root = Path(directory)
     seen: dict[str, Any] = {}
     try:
@@ -329,46 +355,60 @@ def run_rank(rank: int, world_size: int, ports: tuple[int, int], directory: str,
         from bcpg_cluster.stages.train.deepspeed.trainer import DeepSpeedRank
 
         trainer = DeepSpeedRank(rank, world_size, "127.0.0.1", ports[0], timeout_s=60)
-        for stage in STAGES:
-            settings = replace(SETTINGS, zero_stage=stage, deepspeed=SHARDED)
-            for head in HEADS if world_size > 1 else ("tied",):
-                snapshot = str(root / head / f"snapshot-{world_size}-{stage}")
-                seen[f"{head}-{stage}"] = exercise(trainer, models[head], settings, root / head, snapshot)
-            if world_size > 1:
-                seen[f"failures-{stage}"] = exercise_failures(
-                    trainer, models["tied"], settings, root / "tied", is_first=rank == 0
-                )
-        if world_size > 1:
-            for name, settings in OPTIONS.items():
-                seen[name] = exercise(trainer, models["tied"], settings, root / "tied", str(root / name))
-        for name, settings in LORA.items():
-            if (world_size, name) in LORA_COMBINATIONS:
-                seen[name] = exercise(
-                    trainer, models["tied"], settings, root / "tied", str(root / f"{name}-{world_size}")
-                )
-        for name in BORDERS if world_size > 1 else ():
-            trainer.open(models["tied"], (OPTIONS | LORA)[name])
-            seen[f"border {name}"] = trainer.save_snapshot(str(root / f"border-{name}"))
-        for name in ("lora-0", "lora-3"):
-            if world_size > 1:
-                seen[f"failures-{name}"] = exercise_failures(
-                    trainer, models["tied"], LORA[name], root / "tied", is_first=rank == 0
-                )
-        seen["objectives"] = exercise_objectives(trainer, models["tied"], root, world_size)
+        for name in names:
+            seen[name] = run_case(trainer, name, rank, world_size, root, models)
         trainer.close()
-        again = DeepSpeedRank(rank, world_size, "127.0.0.1", ports[1], timeout_s=60)
-        settings = replace(SETTINGS, zero_stage=2, deepspeed=SHARDED)
-        seen["again"] = exercise(again, models["tied"], settings, root / "tied", str(root / f"again-{world_size}"))
-        if world_size > 1 and rank == 1:
-            torch.save(seen, root / f"seen-{world_size}-{rank}.pt")
-            os._exit(0)  # a peer that is gone
-        if world_size > 1:
-            seen["peer lost"] = lose_peer(again, root / "tied" / "reference.pt")
-        else:
-            again.close()
+        if "again" in names:
+            again = DeepSpeedRank(rank, world_size, "127.0.0.1", ports[1], timeout_s=60)
+            snapshot = str(root / f"again-{world_size}")
+            seen["again"] = exercise(again, models["tied"], whole_settings("tied-2"), root / "tied", snapshot)
+            if "peer lost" in names and rank == 1:
+                torch.save(seen, root / f"seen-{world_size}-{rank}.pt")
+                os._exit(0)  # a peer that is gone
+            if "peer lost" in names:
+                seen["peer lost"] = lose_peer(again, root / "tied" / "reference.pt")
+            else:
+                again.close()
     except BaseException:
         seen["error"] = traceback.format_exc()
     torch.save(seen, root / f"seen-{world_size}-{rank}.pt")
+
+
+def run_case(trainer: TrainerRank, name: str, rank: int, world_size: int, root: Path, models: dict[str, str]) -> Any:
+    """What a case of :func:`case_names` saw; None for those of the second group."""
+    kind, _, rest = name.partition("-")
+    tied, directory = models["tied"], root / "tied"
+    if name in ("again", "peer lost"):
+        return None
+    if name == "stopped":
+        return exercise_early_stop(trainer, tied, directory, f"stopped-{world_size}")
+    if name in OBJECTIVES:
+        return exercise_objective(trainer, tied, root, name, world_size)
+    if kind == "failures":
+        settings = LORA[rest] if rest in LORA else whole_settings(f"tied-{rest}")
+        return exercise_failures(trainer, tied, settings, directory, is_first=rank == 0)
+    if kind.startswith("border "):
+        trainer.open(tied, (OPTIONS | LORA)[name.removeprefix("border ")])
+        return trainer.save_snapshot(str(root / name.replace(" ", "-")))
+    if kind in HEADS:
+        snapshot = str(root / kind / f"snapshot-{world_size}-{rest}")
+        return exercise(trainer, models[kind], whole_settings(name), root / kind, snapshot)
+    return exercise(trainer, tied, (OPTIONS | LORA)[name], directory, str(root / f"{name}-{world_size}"))
+
+
+def whole_settings(name: str) -> TrainSettings:
+    """Of a case HEAD-STAGE, which trains whole weights."""
+    return replace(SETTINGS, zero_stage=int(name.partition("-")[2]), deepspeed=SHARDED)
+
+
+def case_names() -> list[tuple[int, str]]:
+    """Every case, by world size and name, in the order they are run in."""
+    whole = [(world_size, f"{head}-{stage}") for world_size, head, stage in COMBINATIONS]
+    failures = [(2, f"failures-{of}") for of in (*STAGES, *RESUMED_LORA)]
+    borders = [(2, f"border {name}") for name in BORDERS]
+    last = [(world_size, name) for world_size in (1, 2) for name in ("stopped", "again")]
+    options = [(2, name) for name in OPTIONS]
+    return [*whole, *options, *LORA_COMBINATIONS, *borders, *failures, *OBJECTIVE_COMBINATIONS, *last, (2, "peer lost")]
 
 
 def lose_peer(trainer: TrainerRank, reference: Path) -> str:
@@ -418,15 +458,21 @@ def plain_lora(root: Path, models: dict[str, str], plain: object) -> dict[str, d
 
 
 @pytest.fixture(scope="module")
-def groups(root: Path, models: dict[str, str], plain: object, prepared: object) -> dict[int, list[dict[str, Any]]]:
-    """What DeepSpeed groups of 1 and of 2 ranks do, by world size."""
+def groups(
+    request: pytest.FixtureRequest, root: Path, models: dict[str, str], plain: object, prepared: object
+) -> dict[int, list[dict[str, Any]]]:
+    """What DeepSpeed groups of 1 and of 2 ranks do, by world size: the quick cases, the slow ones or both, as tests were chosen."""
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    chosen = {not item.get_closest_marker("slow") for item in request.session.items if item.path == request.path}
     seen = {}
     for world_size in (2, 1):
+        names = [name for size, name in case_names() if size == world_size and ((size, name) in QUICK) in chosen]
+        if not names:
+            continue
         ports = (free_port(), free_port())
         ranks = [
-            context.Process(target=run_rank, args=(rank, world_size, ports, str(root), models))
+            context.Process(target=run_rank, args=(rank, world_size, ports, str(root), models, names))
             for rank in range(world_size)
         ]
         for process in ranks:
@@ -825,10 +871,11 @@ def test_rows_that_cannot_be_trained_on(models: dict[str, str]) -> None:
 
 # --- DeepSpeed against the reference trainer --------------------------------------------------------------------------
 
-COMBINATIONS = [(1, "tied", stage) for stage in STAGES] + [(2, head, stage) for head in HEADS for stage in STAGES]
 
-
-@pytest.mark.parametrize(("world_size", "head", "stage"), COMBINATIONS)
+@pytest.mark.parametrize(
+    ("world_size", "head", "stage"),
+    cases(*COMBINATIONS, names=lambda world_size, head, stage: (world_size, f"{head}-{stage}")),
+)
 def test_deepspeed_trains_as_plain_torch(
     world_size: int, head: str, stage: int, groups: Any, plain: Any, root: Path
 ) -> None:
@@ -857,35 +904,35 @@ def test_deepspeed_trains_as_plain_torch(
     assert_same_parameters(parameters(snapshot), parameters(root / head / "snapshot-plain"), 1e-5)
 
 
-@pytest.mark.parametrize(("world_size", "name"), OBJECTIVE_COMBINATIONS)
+@pytest.mark.parametrize(("world_size", "name"), cases(*OBJECTIVE_COMBINATIONS, names=as_named))
 def test_deepspeed_trains_any_objective_as_plain_torch(
     world_size: int, name: str, groups: Any, trained: Any, root: Path
 ) -> None:
     for seen in groups[world_size]:
-        assert_same_reports(seen["objectives"][name], trained[name], 2e-5)
-        assert seen["objectives"][name] == groups[world_size][0]["objectives"][name]
+        assert_same_reports(seen[name], trained[name], 2e-5)
+        assert seen[name] == groups[world_size][0][name]
     assert_same_parameters(parameters(root / f"{name}-{world_size}"), parameters(root / f"{name}-plain"), 1e-4)
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", cases((1,), (2,), names=lambda world_size: (world_size, "stopped")))
 def test_deepspeed_stops_early_on_all_ranks_and_stays_stopped(world_size: int, groups: Any, root: Path) -> None:
     for seen in groups[world_size]:
-        assert [report.step for report in seen["objectives"]["stopped"]] == [0, 1]
-        assert seen["objectives"]["stopped again"] == seen["objectives"]["stopped"]
+        assert [report.step for report in seen["stopped"]["stopped"]] == [0, 1]
+        assert seen["stopped"]["stopped again"] == seen["stopped"]["stopped"]
     one, another = (
         verify_snapshot(str(root / "tied" / f"stopped-{world_size}-snapshot-{end}")) for end in ("", " again")
     )
     assert one == another
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", cases(*((stage,) for stage in STAGES), names=lambda stage: (2, f"failures-{stage}")))
 def test_deepspeed_diverges_on_all_ranks_before_the_step(stage: int, groups: Any) -> None:
     for seen in groups[2]:
         assert seen[f"failures-{stage}"]["nan loss"] == "unchanged"
         assert seen[f"failures-{stage}"]["inf gradient"] == "unchanged"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", cases(*((stage,) for stage in STAGES), names=lambda stage: (2, f"failures-{stage}")))
 def test_deepspeed_resumes_bit_for_bit(stage: int, groups: Any, root: Path) -> None:
     for seen in groups[2]:
         failures = seen[f"failures-{stage}"]
@@ -898,12 +945,12 @@ def test_deepspeed_resumes_bit_for_bit(stage: int, groups: Any, root: Path) -> N
     assert verify_snapshot(str(root / "tied" / f"resumed-{stage}")) == groups[2][0][f"tied-{stage}"]["digests"]
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", cases(*((name,) for name in OPTIONS), names=on_two_ranks))
 def test_deepspeed_options(name: str, groups: Any, plain: Any, root: Path) -> None:
     is_bf16 = name.startswith("bfloat16")
     for seen in groups[2]:
         assert_same_reports(seen[name]["reports"], plain["tied"]["reports"], 0.05 if is_bf16 else 1e-5)
-    found = parameters(root / name)
+    found = parameters(root / f"{name}-2")
     assert groups[2][0][name]["push"] == (plain["tied"]["specs"], groups[2][0][name]["digests"])
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}  # master weights, not their bf16 copies
     wanted = parameters(root / "tied" / "snapshot-plain")
@@ -915,7 +962,7 @@ def test_deepspeed_options(name: str, groups: Any, plain: Any, root: Path) -> No
         assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in found.values())
 
 
-@pytest.mark.parametrize("name", BORDERS)
+@pytest.mark.parametrize("name", cases(*((name,) for name in BORDERS), names=lambda name: (2, f"border {name}")))
 def test_a_round_in_bfloat16_starts_from_all_of_the_weights(name: str, groups: Any, models: Any, root: Path) -> None:
     """Not from their bf16 halves: updates that are too small for those would be lost between rounds."""
     before = parameters_of_model(models["tied"])
@@ -926,10 +973,10 @@ def test_a_round_in_bfloat16_starts_from_all_of_the_weights(name: str, groups: A
         assert torch.equal(found[parameter], tensor), parameter
 
 
-def test_deepspeed_makes_a_second_group_in_one_process(groups: Any, plain: Any) -> None:
-    for world_size in (1, 2):
-        for seen in groups[world_size]:
-            assert_same_reports(seen["again"]["reports"], plain["tied"]["reports"], 1e-5)
+@pytest.mark.parametrize("world_size", cases((1,), (2,), names=lambda world_size: (world_size, "again")))
+def test_deepspeed_makes_a_second_group_in_one_process(world_size: int, groups: Any, plain: Any) -> None:
+    for seen in groups[world_size]:
+        assert_same_reports(seen["again"]["reports"], plain["tied"]["reports"], 1e-5)
 
 
 def test_deepspeed_says_that_a_peer_is_gone(groups: Any) -> None:
@@ -1066,7 +1113,7 @@ def test_layers_that_cannot_be_adapted(models: dict[str, str]) -> None:
         assert caught.value.remedy == "this model has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
 
 
-@pytest.mark.parametrize(("world_size", "name"), LORA_COMBINATIONS)
+@pytest.mark.parametrize(("world_size", "name"), cases(*LORA_COMBINATIONS, names=as_named))
 def test_deepspeed_trains_adapters_as_plain_torch(
     world_size: int, name: str, groups: Any, plain_lora: Any, root: Path
 ) -> None:
@@ -1089,7 +1136,8 @@ def test_deepspeed_trains_adapters_as_plain_torch(
         assert differences.mean() < 1e-3
 
 
-@pytest.mark.parametrize("name", ["lora-0", "lora-3"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RESUMED_LORA)
 def test_deepspeed_resumes_adapters_bit_for_bit(name: str, groups: Any, root: Path) -> None:
     stage = int(name[-1])
     for seen in groups[2]:

@@ -26,12 +26,12 @@ from hypothesis import strategies as st
 from bcpg_cluster.errors import ConfigError, DataError, EngineError
 from bcpg_cluster.records import OutcomeStatus, StopReason
 from bcpg_cluster.stages.verify import contract, math_answer
-from bcpg_cluster.stages.verify.code import CodeVerifier, find_code, same_output
-from bcpg_cluster.stages.verify.code_tests import Case, CodeTests
+from bcpg_cluster.stages.verify.code.code_tests import Case, CodeTests
+from bcpg_cluster.stages.verify.code.limits import Limits
+from bcpg_cluster.stages.verify.code.verifier import CodeVerifier
 from bcpg_cluster.stages.verify.exact import ExactVerifier, read_number
 from bcpg_cluster.stages.verify.math_answer import MathVerifier
 from bcpg_cluster.stages.verify.protocol import Verification, Verifier
-from bcpg_cluster.stages.verify.sandbox import Limits
 from bcpg_cluster.stages.verify.user_function import FunctionVerifier
 
 STOP, LENGTH, ABORTED = StopReason.STOP, StopReason.LENGTH, StopReason.ABORTED
@@ -425,7 +425,7 @@ def _code(text: str) -> str:
         ("def add(a, b) return", OutcomeStatus.VERIFIED, 0.0),
         ("import sys; sys.exit(0)", OutcomeStatus.VERIFIED, 0.0),
         ("def add(a, b):\n    while True: pass", OutcomeStatus.VERIFIED, 0.0),
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", OutcomeStatus.VERIFIER_ERROR, None),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", OutcomeStatus.VERIFIED, 0.0),
     ],
 )
 def test_code_as_a_function(code_verifier: CodeVerifier, code: str, status: OutcomeStatus, reward: float | None):
@@ -450,13 +450,19 @@ def test_code_with_asserts_cannot_leave_early(code_verifier: CodeVerifier):
         check(code_verifier.verify(_code(leave), gold, STOP), OutcomeStatus.VERIFIED, 0.0)
 
 
-def test_code_out_of_wall_time_has_no_reward():
-    verifier = CodeVerifier(Limits(cpu_s=5), allow_unsandboxed=True)
-    verifier._sandbox.limits = Limits(
-        cpu_s=5, wall_s=0.5
-    )  # after the sandbox was tried, which a busy machine may take long for
-    response = _code("import time\ndef add(a, b): time.sleep(1000)")
-    check(verifier.verify(response, ADD, STOP), OutcomeStatus.VERIFIER_ERROR, None)
+def test_code_that_sleeps_is_wrong():
+    verifier = CodeVerifier(Limits(cpu_s=5, idle_s=0.2), allow_unsandboxed=True)
+    check(
+        verifier.verify(_code("import time\ndef add(a, b): time.sleep(1000)"), ADD, STOP), OutcomeStatus.VERIFIED, 0.0
+    )
+
+
+@pytest.mark.parametrize(("is_wrong", "reward"), [(True, 0.0), (False, None)])
+def test_code_out_of_wall_time_is_wrong_by_option(is_wrong: bool, reward: float | None):
+    verifier = CodeVerifier(Limits(cpu_s=5, wall_s=0.2), overdue_is_wrong=is_wrong, allow_unsandboxed=True)
+    found = verifier.verify(_code("import time\ndef add(a, b): time.sleep(1000)"), ADD, STOP)
+    check(found, OutcomeStatus.VERIFIED if is_wrong else OutcomeStatus.VERIFIER_ERROR, reward)
+    assert verifier.counts == ({} if is_wrong else {"overdue": 1})
 
 
 def test_code_after_thinking_only(code_verifier: CodeVerifier):
@@ -464,42 +470,6 @@ def test_code_after_thinking_only(code_verifier: CodeVerifier):
     check(verifier.verify(ADDS, ADD, STOP), OutcomeStatus.NO_ANSWER, 0.0)
     check(verifier.verify("hm</think>" + ADDS, ADD, STOP), OutcomeStatus.VERIFIED, 1.0)
     check(code_verifier.verify(ADDS.strip().rstrip("`"), ADD, LENGTH), OutcomeStatus.TRUNCATED, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("```python\n1\n```\nor\n```python\n2\n```", "2\n"),
-        ("```python\n1\n```\nprints\n```text\n2\n```", "1\n"),
-        ("```\n1\n```", "1\n"),
-        ("```python\n```\n", None),
-        ("```python\n1\n", None),
-        ("1", None),
-        ("~~~py\n1\n~~~", "1\n"),
-    ],
-)
-def test_which_block_is_the_code(text: str, code: str | None):
-    assert find_code(text) == code
-
-
-@pytest.mark.parametrize(
-    ("printed", "wanted", "same"),
-    [
-        ("3\n", "3", True),
-        (" 3 \n\n", "3\n", True),
-        ("3.0 x", "3.00 x", True),
-        ("1e1", "10", True),
-        ("3", "4", False),
-        ("3\n4", "3 4", False),
-        ("3", "3\n3", False),
-        ("nan", "NaN", False),
-        ("0.1", "0.10000000001", False),
-        ("", "", True),
-        ("", "0", False),
-    ],
-)
-def test_equal_outputs(printed: str, wanted: str, same: bool):
-    assert same_output(printed, wanted) is same
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1), st.text())

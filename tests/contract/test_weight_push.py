@@ -233,6 +233,7 @@ def test_wire_carries_any_dtypes_in_bounded_buffers(monkeypatch: pytest.MonkeyPa
     import torch
 
     from bcpg_cluster.stages.push import vllm_transfer as wire
+    from bcpg_cluster.stages.push.vllm_sender import WeightSender
 
     torch.manual_seed(0)
     tensors = [torch.randn(3).bfloat16(), torch.randn(5, 7), torch.tensor(2.5, dtype=torch.float64), torch.arange(11)]
@@ -251,9 +252,9 @@ def test_wire_carries_any_dtypes_in_bounded_buffers(monkeypatch: pytest.MonkeyPa
     with pytest.raises(PushError, match="unknown dtype"):
         wire.spec_bytes(TensorSpec("x", "float31", (1,)))
     with pytest.raises(PushError, match="join one"):
-        wire.WeightSender().send(iter(pairs))
+        WeightSender().send(iter(pairs))
     with pytest.raises(PushError, match="no sender"):
-        wire.WeightSender().join(PushGroup("127.0.0.1", 1, 2, "carrier-pigeon"))
+        WeightSender().join(PushGroup("127.0.0.1", 1, 2, "carrier-pigeon"))
     monkeypatch.setattr("vllm.__version__", "0.33.0")
     with pytest.raises(EngineError, match=r"0\.32"):
         wire.check_vllm_version()

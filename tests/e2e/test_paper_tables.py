@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("methods", "labels", "beta", "noise", "sft", "efficiency", "rounds", "extensions")
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_every_part_of_the_tables_runs_on_real_engines(tmp_path: Path):
     command = [

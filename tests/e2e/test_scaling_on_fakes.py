@@ -24,22 +24,18 @@ from bcpg_cluster.store.shards import read_shard, read_table
 GATED = """
 import sys, time
 from pathlib import Path
-from bcpg_cluster import build
-from bcpg_cluster.stages.fakes.faults import FakeJudge
+from bcpg_cluster.stages.fakes.judge import FakeJudge
 from bcpg_cluster_cli import app
 
 gate = Path(sys.argv.pop(1))
+judge = FakeJudge.judge
 
-class Gated(FakeJudge):
-    def judge(self, cases):
-        while not gate.exists():
-            time.sleep(0.02)
-        return super().judge(cases)
+def judge_behind_the_gate(self, *given):
+    while self.name == "llm" and not gate.exists():
+        time.sleep(0.02)
+    return judge(self, *given)
 
-make = build.make_judge
-build.make_judge = lambda config, name, *rest: (
-    Gated(name, precision=0.9, recall=0.8) if name == "llm" else make(config, name, *rest)
-)
+FakeJudge.judge = judge_behind_the_gate
 app.main()
 """
 
@@ -156,12 +152,12 @@ def test_judges_follow_their_queue_and_a_person_resizes_pools(
     assert watched.code == 0
     assert "not running: done" in watched.out
 
-    left_alone = run_rounds(tmp_path / "alone", gated.config, 1)
-    state = read_manifest(run_dir)
+    run_rounds(tmp_path / "alone", gated.config, 1)
+    state, left_alone = read_manifest(run_dir), read_manifest(tmp_path / "alone")
     for key in ("accuracy", "samples", "mined_share", "per_problem"):
-        assert state.reports[1][key] == left_alone.reports[1][key]
+        assert getattr(state.reports[1], key) == getattr(left_alone.reports[1], key)
     rows = read_table(run_dir, state.receipts(1, "verdicts.llm"))
-    alone = read_table(tmp_path / "alone", read_manifest(tmp_path / "alone").receipts(1, "verdicts.llm"))
+    alone = read_table(tmp_path / "alone", left_alone.receipts(1, "verdicts.llm"))
     assert verdicts_from(rows) == verdicts_from(alone)
     for receipts in state.shards.values():
         for receipt in receipts.values():

@@ -10,16 +10,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bcpg_cluster.exchange.export_policy import export_policy
+from bcpg_cluster.stages.generate.vllm_options import EAGER_ON_CPUS
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.rows import prompts_from, rollouts_from
 from bcpg_cluster.store.shards import read_table
-from tests.e2e.conftest import real_environment
+from tests.real_run import RealRun, real_environment
 
 pytestmark = pytest.mark.engine
 
@@ -47,10 +47,10 @@ def _ask(url: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def server(real_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(real_run: RealRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The server's address, once it answers."""
     folder = tmp_path_factory.mktemp("served")
-    export_policy(real_run[0], folder / "policy", run_name="laptop", base_model="embedded:policy")
+    export_policy(real_run.directory, folder / "policy", run_name="laptop", base_model="embedded:policy")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,6 +60,7 @@ def server(real_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory)
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_NO_USAGE_STATS": "1",
+        **EAGER_ON_CPUS,
     }
     command = [*SERVER, *FOR_CPUS, "--model", str(folder / "policy"), "--host", "127.0.0.1", "--port", str(port)]
     address, log = f"http://127.0.0.1:{port}", folder / "log.txt"
@@ -83,8 +84,8 @@ def server(real_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory)
             process.kill()
 
 
-def test_it_answers_as_the_runs_engines_did(real_run: tuple[Path, str], server: str) -> None:
-    run_dir, _ = real_run
+def test_it_answers_as_the_runs_engines_did(real_run: RealRun, server: str) -> None:
+    run_dir = real_run.directory
     state = read_manifest(run_dir)
     questions = {p.prompt_id: p.question for p in prompts_from(read_table(run_dir, state.receipts(1, "eval_prompts")))}
     rollouts = rollouts_from(read_table(run_dir, state.receipts(1, "eval_rollouts")))

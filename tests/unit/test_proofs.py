@@ -25,7 +25,12 @@ def test_each(n): assert n
 @pytest.mark.parametrize("n", [1, 2])
 def test_some(n):
     if n == 2: pytest.skip("no two")
+@pytest.mark.slow
+def test_slow(): pass
+@pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_in_both(n): pass
 """
+QUICK, SLOW = ("-m", "not slow", "--require-cluster-tests=quick"), ("-m", "slow", "--require-cluster-tests=slow")
 
 
 def session(folder: Path, entries: list[str], *arguments: str) -> tuple[int, str]:
@@ -35,7 +40,7 @@ def session(folder: Path, entries: list[str], *arguments: str) -> tuple[int, str
     (folder / "proofs.py").write_text((ROOT / "tests" / "proofs.py").read_text())
     (folder / "test_a.py").write_text(TESTS)
     (folder / "test_whole.py").write_text("import pytest; pytest.importorskip('no_such_package'); def_ = 1")
-    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "proofs", "-p", "no:cacheprovider", *arguments]
     done = subprocess.run(
         command, cwd=folder, env={"PATH": "", "PYTHONPATH": str(folder)}, capture_output=True, text=True
@@ -60,8 +65,25 @@ def session(folder: Path, entries: list[str], *arguments: str) -> tuple[int, str
 def test_what_a_required_session_makes_of_it(
     tmp_path: Path, entry: str, arguments: list[str], code: int, said: str
 ) -> None:
-    found, printed = session(tmp_path, [entry], "--require-cluster-tests", *arguments)
+    found, printed = session(tmp_path, [entry], "--require-cluster-tests=quick", *arguments)
     assert (found, said in printed) == (code, True), printed
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["in this process", "in a worker"])
+def test_each_half_answers_for_its_own(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    names = ("good", "slow", "in_both", "skipped", "gone")
+    entries = [f"test_a.py::test_{name}" for name in names]
+    for half, missing in ((QUICK, ("skipped", "gone")), (SLOW, ("gone",))):
+        code, printed = session(tmp_path, entries, "test_a.py", "-k", "not bad", *workers, *half)
+        assert code == 1
+        assert f"prove nothing: {', '.join(f'test_a.py::test_{name}' for name in missing)}. That" in printed, printed
+
+
+@pytest.mark.parametrize("name", ["slow", "in_both"])
+def test_a_half_that_leaves_its_own_out_fails(tmp_path: Path, name: str) -> None:
+    entry = f"test_a.py::test_{name}"
+    code, printed = session(tmp_path, [entry], "test_a.py::test_good", entry, "-k", "good", *SLOW)
+    assert code == 1 and f"1 of 1 prove nothing: {entry}" in printed, printed
 
 
 def test_without_the_option_a_skip_is_said_and_not_a_failure(tmp_path: Path) -> None:

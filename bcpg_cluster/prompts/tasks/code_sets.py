@@ -1,4 +1,4 @@
-"""Programming problems, checked by unit tests (the format: ``stages/verify/code_tests.py``)."""
+"""Programming problems, checked by unit tests (the format: ``stages/verify/code/code_tests.py``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.prompts.sources import Row, text_of, value_of
 from bcpg_cluster.prompts.tasks.task import Measure, Task
-from bcpg_cluster.stages.verify.code_tests import Case, CodeTests
+from bcpg_cluster.stages.verify.code.code_tests import Case, CodeTests
 
 CODE = "{question}\n\nPlease reason step by step, then give the complete Python program in one ```python block."
 FUNCTION = (
@@ -42,7 +42,7 @@ def _unusable(where: str, problem: object) -> DataError:
     return DataError(
         f"{where}: its tests cannot be read: {problem}",
         rule="the columns are those of the data set as its authors publish it",
-        remedy="give that data set, or write prompts with tests yourself (bcpg_cluster/stages/verify/code_tests.py)",
+        remedy="give that data set, or write prompts with tests yourself (bcpg_cluster/stages/verify/code/code_tests.py)",
     )
 
 

@@ -5,6 +5,7 @@ Called in the members' own processes. Heavy imports happen inside the functions.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from bcpg_cluster.config.embedded import resolve_asset
@@ -66,11 +67,20 @@ def make_verifier(config: Config) -> Verifier:
 
         return MathVerifier(section.time_limit_s, prompt_opens_thinking=section.prompt_opens_thinking)
     if section.kind == "code":
-        from bcpg_cluster.stages.verify.code import CodeVerifier
-        from bcpg_cluster.stages.verify.sandbox import Limits
+        from bcpg_cluster.stages.verify.code.limits import Limits
+        from bcpg_cluster.stages.verify.code.verifier import CodeVerifier
 
         return CodeVerifier(
-            Limits(cpu_s=section.cpu_limit_s, wall_s=section.wall_limit_s, memory_gib=section.memory_gib),
+            Limits(
+                cpu_s=section.cpu_limit_s,
+                wall_s=section.wall_limit_s,
+                idle_s=section.idle_limit_s,
+                memory_gib=section.memory_gib,
+            ),
+            tolerance=section.tolerance,
+            packages=section.packages,
+            num_parallel=section.num_parallel,
+            overdue_is_wrong=section.overdue_is_wrong,
             allow_unsandboxed=section.allow_unsandboxed,
             prompt_opens_thinking=section.prompt_opens_thinking,
         )
@@ -86,6 +96,30 @@ def make_verifier(config: Config) -> Verifier:
     from bcpg_cluster.stages.verify.exact import ExactVerifier
 
     return ExactVerifier(section.answer_pattern, section.numeric)
+
+
+def num_verifying_threads(config: Config) -> int:
+    """How many answers of a shard are checked at once: programs side by side, anything else one by one."""
+    if config.verify.kind != "code":
+        return 1
+    return config.verify.num_parallel or len(os.sched_getaffinity(0))
+
+
+def verify_lease_s(config: Config) -> float:
+    """How long a shard of programs may take where each uses up its limit; 0 where no programs are run.
+
+    Programs of the largest shard, times the longer of the limits on processor and idle time, times the shards a member works
+    on, over the programs that run at once. A program that passes case after case may take longer than one limit, one that
+    fails ends; wall time beyond both limits is a busy machine's.
+    """
+    if config.verify.kind != "code":
+        return 0.0
+    shards = [config.generate.prompts_per_shard * config.generate.group_size]
+    shards.append(config.evaluate.prompts_per_shard * (config.evaluate.num_samples + config.evaluate.greedy))
+    longest_s = max(config.verify.cpu_limit_s, config.verify.idle_limit_s)
+    pool = config.pool("cpu")
+    num_at_once = config.verify.num_parallel or max(int(pool.num_cpus), 1)
+    return max(shards) * longest_s * pool.leases_per_member / num_at_once
 
 
 def make_trainer_rank(kind: str, timeout_s: float, rank: int, world_size: int, host: str, port: int) -> TrainerRank:

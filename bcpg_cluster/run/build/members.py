@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.run.build.engines import make_rollout_engine, make_trainer_rank, make_verifier
+from bcpg_cluster.run.build.engines import make_rollout_engine, make_trainer_rank, make_verifier, num_verifying_threads
 from bcpg_cluster.run.build.judges import make_judge
 from bcpg_cluster.run.build.segmenters import make_segmenter
 from bcpg_cluster.stages.generate.protocol import Sampling, TextGenerator
@@ -69,12 +69,11 @@ def host_cpu(config: Mapping[str, Any]) -> StageWorker:
     """A member of the cpu pool: verification, segmentation, weighing, and the judges that need no engine."""
     settings = Config.model_validate(config)
     verifier = make_verifier(settings)
+    check = partial(verify, verifier=verifier, num_threads=num_verifying_threads(settings))
     judges = {name: make_judge(settings, name) for name in settings.judges if settings.judge_pool(name) == "cpu"}
     stages: dict[str, Stage] = {
-        "verify": partial(verify, verifier=verifier, prompts_table="prompts", rollouts_table="rollouts"),
-        "verify_evaluation": partial(
-            verify, verifier=verifier, prompts_table="eval_prompts", rollouts_table="eval_rollouts"
-        ),
+        "verify": partial(check, prompts_table="prompts", rollouts_table="rollouts"),
+        "verify_evaluation": partial(check, prompts_table="eval_prompts", rollouts_table="eval_rollouts"),
         "segment": partial(
             segment, cut=make_segmenter(settings.segment), min_verified_share=settings.weigh.min_verified_share
         ),

@@ -39,4 +39,5 @@ def weigh_settings(config: Config) -> WeighSettings:
         flip_rate=section.flip_rate,
         seed=config.seed,
         objective=config.objective,
+        mine=section.mine,
     )

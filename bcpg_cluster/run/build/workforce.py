@@ -17,11 +17,12 @@ from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.pools import PoolConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import Interrupted
+from bcpg_cluster.run.build.engines import verify_lease_s
 from bcpg_cluster.run.build.footprint import member_group
 from bcpg_cluster.run.build.members import host_cpu, host_judges, host_rollout, host_trainer
 from bcpg_cluster.run.scaler import PoolBounds
 from bcpg_cluster.run.serving import CatchUp, Serving, Weights
-from bcpg_cluster.stages.generate.vllm_options import ACTOR_ENVIRONMENT
+from bcpg_cluster.stages.generate.vllm_options import engine_environment
 from bcpg_cluster.stages.graph import CPU_POOL, ROLLOUT_POOL
 
 
@@ -113,7 +114,7 @@ def start_workforce(
             name,
             runtime,
             partial(_spec, config, name, _host(name, content, serving, base)),
-            _limits(config.pool(name)),
+            _limits(config, name),
             on_retry=served_run.retry,
             welcome=CatchUp(serving, base) if name == ROLLOUT_POOL else None,
         )
@@ -127,10 +128,11 @@ def start_workforce(
     return Workforce(pools, gang, turns, serving, served_run)
 
 
-def _limits(settings: PoolConfig) -> PoolLimits:
+def _limits(config: Config, pool: str) -> PoolLimits:
+    settings = config.pool(pool)
     return PoolLimits(
         settings.leases_per_member,
-        settings.lease_timeout_s,
+        max(settings.lease_timeout_s, verify_lease_s(config)) if pool == CPU_POOL else settings.lease_timeout_s,
         settings.start_timeout_s,
         settings.max_attempts,
         settings.placement_timeout_s,
@@ -183,7 +185,7 @@ def _spec(config: Config, pool: str, host: _Host, member: int) -> MemberSpec:
         num_cpus=settings.num_cpus,
         num_gpus=0.0 if has_ray_workers else settings.num_gpus,  # those take the GPUs of the member's group themselves
         resources=settings.resources,
-        env={**_member_environment(), **settings.env},
+        env={**_member_environment(config, pool), **settings.env},
         group=member_group(config, pool, name),
     )
 
@@ -199,13 +201,14 @@ def _trainer_spec(config: Config, content: Mapping[str, Any], group: int, rank: 
         num_cpus=settings.num_cpus,
         num_gpus=settings.num_gpus,
         resources=settings.resources,
-        env={**_member_environment(), **settings.env},
+        env={**_member_environment(config, TRAINER), **settings.env},
         group=member_group(config, TRAINER, f"{TRAINER}{suffix}"),
         bundle=rank,
     )
 
 
-def _member_environment() -> dict[str, str]:
+def _member_environment(config: Config, pool: str) -> dict[str, str]:
     """What every member needs before it imports anything heavy (measured reasons: docs/decisions.md)."""
     quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
-    return {**ACTOR_ENVIRONMENT, **quiet, "PATH": os.environ.get("PATH", "")}
+    engine = engine_environment(config.engine_args(pool), config.pool(pool).num_gpus)
+    return {**engine, **quiet, "PATH": os.environ.get("PATH", "")}

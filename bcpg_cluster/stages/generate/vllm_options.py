@@ -18,6 +18,10 @@ ACTOR_ENVIRONMENT: Final[Mapping[str, str]] = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
 }
+EAGER_ON_CPUS: Final[Mapping[str, str]] = {
+    # An eager engine compiles one small function all the same, at its first log-prob: ten seconds of CPU time for nothing.
+    "TORCHDYNAMO_DISABLE": "1",
+}
 
 
 # What the rest of this file relies on; a configuration may not say otherwise.
@@ -30,6 +34,12 @@ RESERVED: Final[Mapping[str, str]] = {
     "worker_extension_cls": "weight pushes need their own",
     "skip_tokenizer_init": "prompts are rendered and responses cut into texts by the model's tokenizer",
 }
+
+
+def engine_environment(engine_args: Mapping[str, Any], num_gpus: float) -> dict[str, str]:
+    """What an actor with an engine of these options sets before anything imports torch or vllm."""
+    is_eager_on_cpus = not num_gpus and engine_args.get("enforce_eager") is True
+    return {**ACTOR_ENVIRONMENT, **(EAGER_ON_CPUS if is_eager_on_cpus else {})}
 
 
 def check_engine_args(model: str, engine_args: Mapping[str, Any]) -> None:

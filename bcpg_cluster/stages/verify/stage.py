@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from bcpg_cluster.records import Outcome
+from concurrent.futures import ThreadPoolExecutor
+
+from bcpg_cluster.records import Outcome, Rollout
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
-from bcpg_cluster.stages.verify.protocol import Verifier
+from bcpg_cluster.stages.verify.protocol import Verification, Verifier
 from bcpg_cluster.store.rows import outcome_row, prompts_from, rollouts_from
 
 
 def verify(
-    tables: Tables, job: StageJob, *, verifier: Verifier, prompts_table: str, rollouts_table: str
+    tables: Tables,
+    job: StageJob,
+    *,
+    verifier: Verifier,
+    prompts_table: str,
+    rollouts_table: str,
+    num_threads: int = 1,
 ) -> StageResult:
-    """One outcome for every rollout of the shard."""
+    """One outcome for every rollout of the shard; ``num_threads`` ask the verifier at once."""
     gold = {prompt.prompt_id: prompt.answer for prompt in prompts_from(tables[prompts_table])}
     outcomes, unparsed = [], 0
     rollouts = rollouts_from(tables[rollouts_table])
-    for rollout in rollouts:
-        checked = verifier.verify(rollout.text, gold[rollout.id.prompt_id], rollout.stop_reason)
+
+    def check(rollout: Rollout) -> Verification:
+        return verifier.verify(rollout.text, gold[rollout.id.prompt_id], rollout.stop_reason)
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        found = list(threads.map(check, rollouts))
+    for rollout, checked in zip(rollouts, found, strict=True):
         unparsed += checked.is_unparsed
         outcomes.append(Outcome(rollout.id, checked.status, checked.reward, checked.extracted))
     tokens = sum(len(rollout.token_ids) for rollout in rollouts)

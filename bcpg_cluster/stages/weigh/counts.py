@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bcpg_cluster.stages.weigh.right_steps import RightStepCounts
+
 Said = Literal["right", "wrong", "none"]
 Unit = Literal["tokens", "steps"]
 
@@ -26,6 +28,14 @@ _PLAIN = {
     "rows": "rows",
     "right_rows": "rows.right",
     "wrong_rows": "rows.wrong",
+}
+_MASS = {"wrong_mass": "mass.wrong", "mined_mass": "mass.mined"}
+_RIGHT_STEPS = {
+    "answers": "answers",
+    "answers_with_right": "with_right",
+    "prefix_shares": "prefix_shares",
+    "tokens": "tokens",
+    "uncertain_tokens": "uncertain",
 }
 
 
@@ -57,6 +67,9 @@ class WeighCounts:
     Attributes:
         dropped: samples by reason; with ``kept`` they make ``asked``.
         abstained: steps without a usable verdict, by judge and status.
+        wrong_mass, mined_mass: gradient mass (``stages.weigh.right_steps``) of all tokens and of the mined ones, where the
+            policy's log-probs are known.
+        right_steps: by whose labels say which steps are right: ``CONSENSUS``, and each measure.
     """
 
     asked: int = 0
@@ -76,15 +89,29 @@ class WeighCounts:
     abstained: Counter[tuple[str, str]] = field(default_factory=Counter)
     pairs: Counter[PairCell] = field(default_factory=Counter)
     quality: Counter[QualityCell] = field(default_factory=Counter)
+    wrong_mass: float = 0.0
+    mined_mass: float = 0.0
+    right_steps: dict[str, RightStepCounts] = field(default_factory=dict)
 
     @property
     def mined_share(self) -> float | None:
         """Of the tokens of wrong responses; ``None`` where there are none."""
         return self.mined_tokens / self.wrong_tokens if self.wrong_tokens else None
 
+    @property
+    def mined_gradient_share(self) -> float | None:
+        """Of the gradient mass of wrong responses; ``None`` where there is none, or log-probs are unknown."""
+        return self.mined_mass / self.wrong_mass if self.wrong_mass else None
+
+    @property
+    def uncertain_right_share(self) -> float | None:
+        """Of the tokens of right steps by the consensus, those the policy was not sure of; ``None`` where nothing is known."""
+        by_consensus = self.right_steps.get(CONSENSUS)
+        return None if by_consensus is None else by_consensus.uncertain_share
+
     def metrics(self) -> dict[str, float]:
         """As a receipt carries them."""
-        counted = {name: float(getattr(self, attribute)) for attribute, name in _PLAIN.items()}
+        counted = {name: float(getattr(self, attribute)) for attribute, name in (_PLAIN | _MASS).items()}
         counted |= {f"dropped.{reason}": float(number) for reason, number in self.dropped.items()}
         counted |= {f"abstained.{judge}.{status}": float(n) for (judge, status), n in self.abstained.items()}
         for pair, number in self.pairs.items():
@@ -92,6 +119,10 @@ class WeighCounts:
             counted[name] = float(number)
         for cell, number in self.quality.items():
             counted[f"quality.{cell.judge}.{cell.measure}.{cell.truth}.{cell.said}.{cell.unit}"] = float(number)
+        for labels, right in self.right_steps.items():
+            counted |= {
+                f"right_steps.{labels}.{name}": float(getattr(right, key)) for key, name in _RIGHT_STEPS.items()
+            }
         return counted
 
     @classmethod
@@ -100,6 +131,7 @@ class WeighCounts:
         counts = cls()
         for attribute, name in _PLAIN.items():
             setattr(counts, attribute, int(metrics.get(name, 0)))
+        counts.wrong_mass, counts.mined_mass = (metrics.get(name, 0.0) for name in _MASS.values())
         for name, value in metrics.items():
             kind, _, rest = name.partition(".")
             match kind, rest.split("."):
@@ -118,4 +150,17 @@ class WeighCounts:
                     ("tokens" | "steps") as unit,
                 ]:
                     counts.quality[QualityCell(judge, measure, truth, said, unit)] += int(value)
+                case "right_steps", [labels, "answers"]:
+                    counts.right_steps[labels] = _read_right_steps(labels, metrics)
         return counts
+
+
+def _read_right_steps(labels: str, metrics: Mapping[str, float]) -> RightStepCounts:
+    found = {key: metrics.get(f"right_steps.{labels}.{name}", 0.0) for key, name in _RIGHT_STEPS.items()}
+    return RightStepCounts(
+        answers=int(found["answers"]),
+        answers_with_right=int(found["answers_with_right"]),
+        prefix_shares=found["prefix_shares"],
+        tokens=int(found["tokens"]),
+        uncertain_tokens=int(found["uncertain_tokens"]),
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, combinations
+from itertools import chain, combinations, compress
 
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.records import DropReason, Rollout, SampleId, Step, StopReason, Verdict
@@ -18,7 +18,8 @@ from bcpg_cluster.stages.weigh.consensus import ConsensusRule, consensus
 from bcpg_cluster.stages.weigh.counts import CONSENSUS, PairCell, QualityCell, Said, WeighCounts
 from bcpg_cluster.stages.weigh.groups import shard_groups
 from bcpg_cluster.stages.weigh.pairing import PAIRINGS, mismatches
-from bcpg_cluster.stages.weigh.weights import Truncated, flip_labels, mined_tokens, token_weights
+from bcpg_cluster.stages.weigh.right_steps import RightStepCounts, gradient_masses
+from bcpg_cluster.stages.weigh.weights import Mine, Truncated, flip_labels, mined_steps, mined_tokens, token_weights
 from bcpg_cluster.store.rows import (
     Rival,
     WeightedRow,
@@ -45,6 +46,7 @@ class WeighSettings:
         flip_rate: share of the step labels turned over at random.
         seed: the run's; of the flips and the pairs.
         objective: says what a row is (its ``rows``), and how pairs are made.
+        mine: which of the steps that the consensus calls right are mined.
     """
 
     voters: Sequence[str]
@@ -57,6 +59,7 @@ class WeighSettings:
     flip_rate: float
     seed: int
     objective: Objective
+    mine: Mine = "consensus"
 
 
 def weigh(tables: Tables, job: StageJob) -> StageResult:
@@ -85,13 +88,13 @@ def weigh(tables: Tables, job: StageJob) -> StageResult:
                 raise StoreError(f"{rollout.id} was kept without a reward")
             cut: Sequence[Step] = steps.get(rollout.id, ())
             labels: Sequence[int] = ()
+            masses: Sequence[float] = ()
             if reward == 0.0:
-                labels = _decide(rollout, cut, verdicts, settings, counts)
+                masses = gradient_masses(rollout.sampler_logprobs)  # none where they are unknown
+                labels = _decide(rollout, cut, masses, verdicts, settings, counts)
             weights, mined = _token_columns(rollout, cut, labels, settings.beta)
             if reward == 0.0:
-                counts.wrong_samples += 1
-                counts.wrong_tokens += len(mined)
-                counts.mined_tokens += sum(mined)
+                _count_wrong(mined, masses, counts)
             kept.append(
                 WeightedRow(
                     rollout.id,
@@ -120,6 +123,15 @@ def _token_columns(
     ended, length = rollout.stop_reason is StopReason.STOP, len(rollout.token_ids)
     weights = token_weights(length, cut, labels, beta, eos_is_last=ended)
     return weights, mined_tokens(length, cut, labels, eos_is_last=ended)
+
+
+def _count_wrong(mined: Sequence[bool], masses: Sequence[float], counts: WeighCounts) -> None:
+    """A wrong response's tokens and their gradient mass, and how much of both is mined."""
+    counts.wrong_samples += 1
+    counts.wrong_tokens += len(mined)
+    counts.mined_tokens += sum(mined)
+    counts.wrong_mass += sum(masses)
+    counts.mined_mass += sum(compress(masses, mined))
 
 
 # --- what a row is
@@ -184,19 +196,20 @@ def _account(
 def _decide(
     rollout: Rollout,
     cut: Sequence[Step],
+    masses: Sequence[float],
     verdicts: Mapping[str, Mapping[SampleId, Sequence[Verdict]]],
     settings: WeighSettings,
     counts: WeighCounts,
 ) -> list[int]:
-    """The labels a wrong response is mined by; everything worth knowing about them is added to ``counts``."""
+    """Which steps of a wrong response are mined; everything worth knowing about their labels is added to ``counts``."""
 
     def votes(names: Sequence[str]) -> dict[str, Sequence[Verdict]]:
         return {name: _of(verdicts[name], rollout.id, cut) for name in names}
 
     decided = consensus(votes(settings.voters), settings.thresholds, settings.rule)
     flips = f"{settings.seed}/flips/{rollout.id.round}/{rollout.id.prompt_id}/{rollout.id.sample}"
-    mined = flip_labels(decided.labels, settings.flip_rate, flips)
-    labels: dict[str, list[int | None]] = {**decided.judge_labels, CONSENSUS: [*mined]}
+    labels = flip_labels(decided.labels, settings.flip_rate, flips)
+    mined = mined_steps(labels, settings.mine)
     truths: Mapping[str, Sequence[int | None]] = {}
     if settings.measures:
         truths = consensus(votes(settings.measures), settings.thresholds).judge_labels
@@ -206,15 +219,28 @@ def _decide(
     counts.undecided_steps += decided.num_undecided
     counts.wrong_steps += len(cut)
     counts.mined_steps += sum(mined[:-1])
+    _count_votes(cut, {**decided.judge_labels, CONSENSUS: [*labels]}, truths, settings.voters, counts)
+    for source, of_source in {CONSENSUS: labels, **truths}.items():
+        counts.right_steps.setdefault(source, RightStepCounts()).add(cut, of_source, masses)
+    return mined
+
+
+def _count_votes(
+    cut: Sequence[Step],
+    labels: Mapping[str, Sequence[int | None]],
+    truths: Mapping[str, Sequence[int | None]],
+    voters: Sequence[str],
+    counts: WeighCounts,
+) -> None:
+    """What voters said beside one another, and what they and the consensus said beside each measure."""
     for index, step in enumerate(cut[:-1]):
-        for first, second in combinations(settings.voters, 2):
+        for first, second in combinations(voters, 2):
             counts.pairs[PairCell(first, second, _said(labels[first][index]), _said(labels[second][index]))] += 1
         for measure, truth in truths.items():
             for name, of_judge in labels.items():
                 known, said = _said(truth[index]), _said(of_judge[index])
                 counts.quality[QualityCell(name, measure, known, said, "steps")] += 1
                 counts.quality[QualityCell(name, measure, known, said, "tokens")] += step.end - step.start
-    return mined
 
 
 def _of(verdicts: Mapping[SampleId, Sequence[Verdict]], id_: SampleId, cut: Sequence[Step]) -> Sequence[Verdict]:

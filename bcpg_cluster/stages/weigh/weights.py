@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 from bcpg_cluster.records import DropReason, Step
@@ -12,6 +13,10 @@ from bcpg_cluster.records import DropReason, Step
 Truncated = Literal["negative", "mask", "drop"]
 """What becomes of a response that was cut off at the token limit: it is used like any other (its reward is 0 unless it
 holds an answer), left out of training but counted in rbar, or left out of both."""
+
+Mine = Literal["consensus", "prefix"]
+"""Which right steps of a wrong response are mined: all that the consensus calls right (BCPG-NSA), or only those before the
+first that it does not (VPPO, arXiv 2601.18984, is the nearest published method)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,27 @@ def flip_labels(labels: Sequence[int], rate: float, seed: int | str) -> list[int
         raise ValueError(f"flip_rate is a share in [0, 1], got {rate}")
     draw = random.Random(seed)
     return [*(1 - label if draw.random() < rate else label for label in labels[:-1]), *labels[-1:]]
+
+
+def mined_steps(labels: Sequence[int], mine: Mine) -> list[int]:
+    """Which steps of a wrong response are mined, from the labels of the consensus: 1 for those that are.
+
+    ``prefix`` mines no step at or after the first that the consensus does not call right. A step it could not decide (its
+    rule fails closed: label 0) ends the prefix like a wrong one.
+
+    Args:
+        labels: I_{i,k}, one per step, after any flips.
+        mine: see :data:`Mine`.
+
+    Raises:
+        ValueError: an unknown way to mine.
+    """
+    match mine:
+        case "consensus":
+            return [*labels]
+        case "prefix":
+            return [*accumulate(labels, min)]
+    raise ValueError(f"mine is 'consensus' or 'prefix', got {mine!r}")
 
 
 def mined_tokens(

@@ -64,6 +64,12 @@ METRICS = (
     # rewards and judges
     _gauge("reward", "1", "", "mean reward of the round's samples that were verified so far"),
     _gauge("mined_share", "1", "", "share of the tokens of wrong responses that lie in mined steps"),
+    _gauge("mined_gradient_share", "1", "", "of the gradient mass (the sum of 1 - p over tokens) of wrong responses, the share "
+           "that lies in mined steps"),
+    _gauge("uncertain_right_share", "1", "labels", "of the tokens in right steps of wrong responses, the share that the policy "
+           "gave a probability below 0.9; right by the `consensus`, or by a judge of role `measure`"),
+    _gauge("right_step_answers_share", "1", "labels", "share of the wrong responses that hold a right step"),
+    _gauge("right_prefix_share", "1", "labels", "mean share of a wrong response's tokens before its first step not labelled right"),
     _gauge("judge_agreement", "1", "judges", "share of the steps on which two voters say the same, abstentions left out"),
     _gauge("judge_kappa", "1", "judges", "Cohen's kappa of the same"),
     _gauge("judge_precision", "1", "judge measure", "of the tokens a judge calls right, the share that is, by a judge of role "

@@ -47,6 +47,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Rewards and judges": (
         Panel("Reward and test accuracy", ("reward", "accuracy"), share=True),
         Panel("Mined share of the tokens of wrong responses", ("mined_share",), share=True),
+        Panel("Mined share of the gradient mass of wrong responses", ("mined_gradient_share",), share=True),
+        Panel("Uncertain tokens in right steps of wrong responses", ("uncertain_right_share",), share=True),
+        Panel("Right steps of wrong responses", ("right_step_answers_share", "right_prefix_share"), share=True),
         Panel("Agreement of judges", ("judge_agreement", "judge_kappa")),
         Panel("Precision of judges by tokens", ("judge_precision",), share=True),
         Panel("Recall of judges by tokens", ("judge_recall",), share=True),

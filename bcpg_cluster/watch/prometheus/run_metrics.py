@@ -124,6 +124,11 @@ class RunMetrics:
 
     def _judges(self, weighed: WeighCounts) -> None:
         self._set_known("bcpg_mined_share", weighed.mined_share)
+        self._set_known("bcpg_mined_gradient_share", weighed.mined_gradient_share)
+        for labels, right in weighed.right_steps.items():
+            self._set_known("bcpg_uncertain_right_share", right.uncertain_share, labels=labels)
+            self._set_known("bcpg_right_step_answers_share", right.answers_share, labels=labels)
+            self._set_known("bcpg_right_prefix_share", right.prefix_share, labels=labels)
         said = judge_report(weighed, self._voters, self._measures)
         for pair, facts in said.agreement.items():
             self._set_known("bcpg_judge_agreement", facts.agreement, judges=pair)

@@ -19,6 +19,7 @@ from bcpg_cluster.store.reports import (
     JudgeQuality,
     JudgesReport,
     PushFacts,
+    RightSteps,
     RoundReport,
     SampleAccount,
     TrainingSummary,
@@ -51,6 +52,9 @@ class Learned:
 
     samples: SampleAccount
     mined_share: float | None
+    mined_gradient_share: float | None
+    uncertain_right_share: float | None
+    right_steps: Mapping[str, RightSteps]
     judges: JudgesReport
     verdicts: Mapping[str, dict[str, float]]
     generate: dict[str, float]
@@ -185,6 +189,16 @@ def judge_report(weighed: WeighCounts, voters: Sequence[str], measures: Sequence
         agreement={f"{one}+{other}": _agreement(weighed, one, other) for one, other in combinations(voters, 2)},
         abstained={f"{judge}.{status}": number for (judge, status), number in weighed.abstained.items()},
     )
+
+
+def right_step_report(weighed: WeighCounts) -> dict[str, RightSteps]:
+    """The right steps of wrong answers, by whose labels; empty where the receipts are older than the counts."""
+    return {
+        labels: RightSteps(
+            uncertain_share=counts.uncertain_share, answers_share=counts.answers_share, prefix_share=counts.prefix_share
+        )
+        for labels, counts in weighed.right_steps.items()
+    }
 
 
 def judge_account(verdicts: Mapping[str, float]) -> dict[str, float] | None:

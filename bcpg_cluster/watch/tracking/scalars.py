@@ -26,7 +26,8 @@ def round_scalars(report: RoundReport) -> dict[str, float]:
 
     What a report says of single problems, and its lists of reasons, are left to the report.
     """
-    kept = ("accuracy", "stderr", "accuracy_greedy", "stderr_greedy", "truncated_share", "mean_tokens", "mined_share")
+    kept = ("accuracy", "stderr", "accuracy_greedy", "stderr_greedy", "truncated_share", "mean_tokens", "mined_share",
+            "mined_gradient_share", "uncertain_right_share")  # fmt: skip
     found: dict[str, Any] = {name: getattr(report, name) for name in kept}
     found |= {f"pass_at_{k}": estimate.mean for k, estimate in report.pass_at_k.items()}
     for name, of_set in report.more_tests.items():
@@ -34,6 +35,9 @@ def round_scalars(report: RoundReport) -> dict[str, float]:
     if report.samples is not None:
         found |= {"samples_asked": report.samples.asked, "samples_kept": report.samples.kept}
         found |= {f"dropped/{reason}": number for reason, number in report.samples.dropped.items()}
+    for labels, right in report.right_steps.items():
+        shares = ("uncertain_share", "answers_share", "prefix_share")
+        found |= {f"right_steps/{labels}/{name}": getattr(right, name) for name in shares}
     if report.judges is not None:
         for pair, facts in report.judges.agreement.items():
             found |= {f"agreement/{pair}": facts.agreement, f"kappa/{pair}": facts.kappa}

@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bcpg_cluster.cluster.on_ray.runtime import choose_cluster
+from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.build.footprint import free_memory_gib, local_gpus
+from bcpg_cluster.stages.verify.code.sandbox import Sandbox
 
 _SET_UP = "run `make setup`"
 
@@ -56,6 +58,7 @@ def examine() -> list[Finding]:
         _cpu_numbers(),
         _memory(),
         _cluster(),
+        _isolation(),
     ]
 
 
@@ -128,3 +131,12 @@ def _memory() -> Finding:
 def _cluster() -> Finding:
     choice = choose_cluster(None)
     return Finding("ray cluster", "ok", f"{choice.address}: {choice.reason}")
+
+
+def _isolation() -> Finding:
+    """How programs in responses would be kept apart here; nothing but ``verify.kind: code`` needs it."""
+    try:
+        sandbox = Sandbox()
+    except ConfigError as error:
+        return Finding("programs in responses", "note", f"not isolated: {error.problem}", error.remedy)
+    return Finding("programs in responses", "ok", sandbox.isolation.value)

@@ -19,7 +19,7 @@ from bcpg_cluster.run.snapshots import drop_torn_snapshots
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import RoundReport
-from bcpg_cluster_cli.console import ConsoleObserver, closing_line, print_report
+from bcpg_cluster_cli.console import ConsoleObserver, closing_lines, print_report
 from bcpg_cluster_cli.listeners import listeners, track_overrides
 from bcpg_cluster_cli.session import new_run, start_runtime
 from bcpg_cluster_cli.signals import stop_on_signals
@@ -80,4 +80,4 @@ def _finish(reports: dict[int, RoundReport], directory: RunPath, console: Consol
     console.print(f"run: {directory}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
         typer.echo(json.dumps([report.plain() for report in reports.values()]))
-    console.print(closing_line(reports), highlight=False, style="bold", soft_wrap=True)
+    console.print(closing_lines(reports), highlight=False, style="bold", soft_wrap=True)

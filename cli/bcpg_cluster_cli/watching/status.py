@@ -52,7 +52,16 @@ def run_status(run_dir: str | RunPath | None, *, watch: bool, as_json: bool) -> 
 
 def _rounds(reports: Sequence[RoundReport]) -> Table:
     table = Table(
-        "round", "sampled", "greedy", "change sampled", "change greedy", "kept / asked", "mined", "push", "seconds"
+        "round",
+        "sampled",
+        "greedy",
+        "change sampled",
+        "change greedy",
+        "kept / asked",
+        "mined",
+        "of gradient",
+        "push",
+        "seconds",
     )
     for report in reports:
         samples, push = report.samples, report.push
@@ -64,6 +73,7 @@ def _rounds(reports: Sequence[RoundReport]) -> Table:
             points(report.change.get("accuracy_greedy")),
             f"{samples.kept} / {samples.asked}" if samples else "-",
             percent(report.mined_share),
+            percent(report.mined_gradient_share),
             f"{push.method}, {push.canaries}" if push else "-",
             f"{report.round_seconds:.0f}",
         )

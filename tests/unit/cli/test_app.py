@@ -27,7 +27,7 @@ from bcpg_cluster.store.reports import Estimate, RoundReport
 from bcpg_cluster.store.rows import weighted_from
 from bcpg_cluster.store.shards import read_table
 from bcpg_cluster.watch.observer import Noted, Retried
-from bcpg_cluster_cli.console import ConsoleObserver, account_text, closing_line, percent, points, print_report
+from bcpg_cluster_cli.console import ConsoleObserver, account_text, closing_lines, percent, points, print_report
 from bcpg_cluster_cli.session import find_run
 
 
@@ -61,9 +61,10 @@ def test_iterate_prints_what_a_person_wants_to_know(bcpg: Bcpg, config_file: Pat
         "seconds",
     ):  # fmt: skip
         assert words in ended.out
-    last = ended.out.strip().splitlines()[-1]
-    assert last.startswith("after round 1: sampled ")
-    assert "points" in last
+    moved, mined = ended.out.strip().splitlines()[-2:]
+    assert moved.startswith("after round 1: sampled ")
+    assert "points" in moved
+    assert mined.startswith("mined in round 1: ") and mined.endswith("% of their gradient mass")
     assert set(read_manifest(tmp_path / "r").reports) == {0, 1}
     assert json.loads((tmp_path / "r/rounds/0001/report.json").read_text())["round"] == 1
 
@@ -152,6 +153,10 @@ def test_status(bcpg: Bcpg, run_dir: Path, tree_digest: Callable[..., dict[str, 
     assert [row["round"] for row in facts["rounds"]] == [0, 1, 2, 3]
     for row in facts["rounds"]:
         assert {"accuracy", "stderr", "accuracy_greedy", "stderr_greedy"} <= set(row)
+        if row["round"]:
+            assert 0 < row["mined_gradient_share"] < 1
+            assert row["uncertain_right_share"] == row["right_steps"]["consensus"]["uncertain_share"]
+            assert set(row["right_steps"]) == {"consensus", "truth"}
     assert facts["policy_version"] == 3
     assert facts["ray_namespace"] == ray_namespace(run_dir) != ray_namespace(run_dir.parent)
     assert facts["is_running"] is False
@@ -220,6 +225,32 @@ def test_stage_weigh_again_with_another_beta_and_lambda(bcpg: Bcpg, run_dir: Pat
     assert refused.code == 2
     assert "weigh.beta (0.125 -> 0.5)" in refused.err
     assert bcpg("iterate", "-c", run_dir / "config.yaml", "--run-dir", run_dir, "--inline").code == 0
+
+
+def test_stage_weigh_again_mines_prefixes_and_asks_no_judge(bcpg: Bcpg, run_dir: Path):
+    old = read_manifest(run_dir)
+    again = ("stage", "weigh", "--round", 3, "--run-dir", run_dir, "--inline", "--discard-later")
+    ended = bcpg(*again, "--set", "weigh.mine=prefix")
+    assert ended.code == 0, ended.err
+    new = read_manifest(run_dir)
+    for judge in ("llm", "prm", "truth"):
+        assert new.receipts(3, f"verdicts.{judge}") == old.receipts(3, f"verdicts.{judge}")
+    mined = [
+        {
+            row.id: row.mined
+            for row in weighted_from(read_table(run_dir, state.receipts(3, "weighted")))
+            if not row.reward
+        }
+        for state in (old, new)
+    ]
+    assert mined[0] != mined[1]
+    for id_, by_consensus in mined[0].items():
+        prefix = mined[1][id_]
+        assert prefix == tuple(sorted(prefix, reverse=True))
+        assert all(before or not after for before, after in zip(by_consensus, prefix, strict=True))
+    assert new.reports[3].mined_gradient_share < old.reports[3].mined_gradient_share  # type: ignore[operator]
+    assert new.reports[3].right_steps == old.reports[3].right_steps
+    assert load_run_config(run_dir).identity == (new.created or {})["identity"] != (old.created or {})["identity"]
 
 
 def test_stage_segment_again_with_other_steps(bcpg: Bcpg, run_dir: Path):
@@ -468,7 +499,18 @@ def test_doctor(bcpg: Bcpg):
     ended = bcpg("doctor", "--json")
     findings = {finding["what"]: finding for finding in json.loads(ended.out)}
     assert findings["python"]["state"] == "ok"
-    assert {"ray", "torch", "vllm", "deepspeed", "compiler", "memory", "cpu", "gpus", "ray cluster"} <= set(findings)
+    assert {
+        "ray",
+        "torch",
+        "vllm",
+        "deepspeed",
+        "compiler",
+        "memory",
+        "cpu",
+        "gpus",
+        "ray cluster",
+        "programs in responses",
+    } <= set(findings)
     missing = [finding for finding in findings.values() if finding["state"] == "missing"]
     assert ended.code == (1 if missing else 0)
     assert all(finding["remedy"] for finding in missing)
@@ -541,7 +583,35 @@ def test_an_account_of_stored_answers_alone():
 def test_numbers_that_do_not_exist_are_dashes():
     assert (percent(None), percent(0.5), percent(0.5, 0.012)) == ("-", "50.0 %", "50.0 % ± 1.2")
     assert (points(None), points(Estimate(mean=-0.1))) == ("-", "-10.0")
-    assert "sampled - -> -" in closing_line({0: RoundReport(round=0), 1: RoundReport(round=1)})
+    assert "sampled - -> -" in closing_lines({0: RoundReport(round=0), 1: RoundReport(round=1)})
+
+
+def test_the_closing_lines_say_how_much_was_mined_where_it_is_known():
+    base = RoundReport(round=0)
+
+    def last_line(**shares: float) -> str:
+        return closing_lines({0: base, 2: RoundReport(round=2, **shares)}).splitlines()[-1]  # type: ignore[arg-type]
+
+    tokens = "mined in round 2: 34.1 % of the tokens of wrong responses"
+    assert last_line(mined_share=0.341, mined_gradient_share=0.08) == f"{tokens}, 8.0 % of their gradient mass"
+    assert last_line(mined_share=0.341) == tokens  # a round weighed before gradient mass was counted
+    assert last_line().startswith("after round 2: ")
+
+
+def test_a_round_from_before_gradient_mass_was_counted_is_shown_without_it(finished_run: Any):
+    def shown(report: dict[str, Any]) -> str:
+        console = Console(file=io.StringIO(), width=200)
+        print_report(console, RoundReport.read(report))
+        return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+
+    report = json.loads(json.dumps(finished_run.reports[1]))
+    assert "of their gradient mass" in shown(report)
+    assert "right steps of wrong responses, by truth" in shown(report)
+    for name in ("mined_gradient_share", "uncertain_right_share", "right_steps"):
+        del report[name]
+    old = shown(report)
+    assert "mined share of tokens of wrong responses" in old
+    assert "gradient mass" not in old and "right steps of" not in old
 
 
 def test_which_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

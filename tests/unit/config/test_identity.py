@@ -23,6 +23,7 @@ SHIPPED = {
     "ablations/bcpg": "092c21968aea1bc4",
     "ablations/beta-0": "88ed2fc0d8c4f0e9",
     "ablations/beta-minus-0.5": "c4d79e2041fbbc34",
+    "ablations/prefix": "11a74dace246195e",
     "ablations/rft": "8fb7053e2ec731e1",
     "laptop": "36f5288201c3d8e0",
     "one-gpu": "fce7b075e45ca8c9",
@@ -59,6 +60,8 @@ OVERRIDDEN = [
     pytest.param(["push.tolerance_nats=0.5", "push.deadline_s=9"], "af5c6dadbb6249a7", id="push"),
     pytest.param(["train.checkpoint_every_steps=9", "train.group_timeout_s=9"], "36f5288201c3d8e0", id="checkpoints"),
     pytest.param(["weigh.beta=0.25", "weigh.flip_rate=0.1"], "e68df7ffa6d6b891", id="beta"),
+    pytest.param(["weigh.mine=consensus"], "36f5288201c3d8e0", id="mine by consensus"),
+    pytest.param(["weigh.mine=prefix"], "6bb1e34720a54387", id="mine prefixes"),
     pytest.param(["pools={}", "judges.prm.pool=other"], "a3a16fd6f92abfe9", id="judge's pool"),
     pytest.param(
         [_api("extra_body: {a: {b: 1}}")],
@@ -177,6 +180,7 @@ def test_marks_of_some_keys(keys: list[str], decides: Decides):
 
 def test_a_mark_holds_for_the_keys_inside_unless_they_have_their_own():
     assert marks_at(Config, ("weigh", "beta")).first_read_by == "weigh"
+    assert marks_at(Config, ("weigh", "mine")) == Marks(Decides.WHEN_SET, "weigh")
     assert marks_at(Config, ("weigh", "min_verified_share")).first_read_by == "segment"
     assert marks_at(Config, ("weigh", "accuracies", "llm")).first_read_by == "weigh"
     assert marks_at(Config, ("train", "lora", "rank")) == Marks(Decides.WHEN_SET, "train")

@@ -36,6 +36,7 @@ def _set(content: dict[str, Any], key: str, value: Any) -> None:
         ("generate/temperature", 0, ["generate.temperature", "greater than 0"]),
         ("generate/top_p", 1.5, ["generate.top_p"]),
         ("weigh/beta", 1.5, ["weigh.beta"]),
+        ("weigh/mine", "suffix", ["weigh.mine"]),
         ("weigh/beta", -2, ["weigh.beta"]),
         ("weigh/min_verified_share", -0.1, ["weigh.min_verified_share"]),
         ("weigh/rule", "most", ["weigh.rule"]),
@@ -238,6 +239,8 @@ def test_identity_ignores_what_may_change_in_mid_run(make_config: Callable[..., 
         {"train": {"checkpoint_every_steps": 7}},
         {"train": {"group_timeout_s": 7.0}},
         {"train": {"lora": None}},
+        {"verify": {"num_parallel": 3}},
+        {"verify": {"tolerance": 1e-6, "overdue_is_wrong": True, "idle_limit_s": 10.0}},
     ):
         assert make_config(**same).identity == base, same
 
@@ -254,6 +257,10 @@ def test_identity_sees_what_decides_results(make_config: Callable[..., Config]):
         make_config(objective={"tau": 0.2, "length": "token"}),
         make_config(weigh={"truncated": "mask"}),
         make_config(weigh={"flip_rate": 0.1}),
+        make_config(verify={"tolerance": 1e-9}),
+        make_config(verify={"overdue_is_wrong": False}),
+        make_config(verify={"packages": ["numpy"]}),
+        make_config(verify={"idle_limit_s": 5.0}),
         make_config(push={"tolerance_nats": 0.1}),
         make_config(prompts={"order": "stated"}),
         make_config(train={"lora": {}}),

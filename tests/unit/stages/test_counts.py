@@ -11,8 +11,10 @@ from bcpg_cluster.records import DropReason, Outcome, OutcomeStatus, SampleId, S
 from bcpg_cluster.stages.generate.counts import RolloutCounts
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
 from bcpg_cluster.stages.weigh.counts import PairCell, QualityCell, WeighCounts
+from bcpg_cluster.stages.weigh.right_steps import RightStepCounts
 
 number = st.integers(0, 10**6)
+mass = st.floats(0, 1e6)
 judge = st.sampled_from(["llm", "prm", "a-b", "c_d"])
 said = st.sampled_from(["right", "wrong", "none"])
 
@@ -42,13 +44,21 @@ def test_weighing_by_hand():
     counts.abstained["llm", "timeout"] = 2
     counts.pairs[PairCell("llm", "prm", "right", "none")] = 5
     counts.quality[QualityCell("consensus", "truth", "wrong", "right", "tokens")] = 7
+    counts.wrong_mass, counts.mined_mass = 2.0, 0.5
+    counts.right_steps["consensus"] = RightStepCounts(3, 2, 0.75, 8, 2)
     named = {name: value for name, value in counts.metrics().items() if value}
     assert named == {
         "asked": 4.0, "kept": 3.0, "tokens.wrong": 8.0, "tokens.mined": 2.0, "dropped.all_right": 1.0,
         "abstained.llm.timeout": 2.0, "pair.llm+prm.right.none": 5.0, "quality.consensus.truth.wrong.right.tokens": 7.0,
+        "mass.wrong": 2.0, "mass.mined": 0.5, "right_steps.consensus.answers": 3.0, "right_steps.consensus.with_right": 2.0,
+        "right_steps.consensus.prefix_shares": 0.75, "right_steps.consensus.tokens": 8.0,
+        "right_steps.consensus.uncertain": 2.0,
     }  # fmt: skip
     assert counts.mined_share == 0.25
-    assert WeighCounts().mined_share is None
+    assert (counts.mined_gradient_share, counts.uncertain_right_share) == (0.25, 0.25)
+    nothing = WeighCounts.read({"tokens.wrong": 8.0, "tokens.mined": 2.0})  # weighed before these were counted
+    assert (nothing.mined_share, nothing.mined_gradient_share, nothing.uncertain_right_share) == (0.25, None, None)
+    assert nothing.right_steps == {} and WeighCounts().mined_share is None
     assert WeighCounts.read({**counts.metrics(), "of.another.program": 1.0, "pair.x.y": 1.0}) == counts
 
 
@@ -58,7 +68,11 @@ def test_weighing_by_hand():
     st.dictionaries(st.tuples(judge, st.sampled_from([str(status) for status in VerdictStatus])), number),
     st.dictionaries(st.builds(PairCell, judge, judge, said, said), number),
     st.dictionaries(st.builds(QualityCell, judge, judge, said, said, st.sampled_from(["tokens", "steps"])), number),
+    st.tuples(mass, mass),
+    st.dictionaries(judge, st.builds(RightStepCounts, number, number, mass, number, number)),
 )
-def test_any_account_survives_its_metrics(plain, dropped, abstained, pairs, quality):
-    counts = WeighCounts(*plain, Counter(dropped), Counter(abstained), Counter(pairs), Counter(quality))
+def test_any_account_survives_its_metrics(plain, dropped, abstained, pairs, quality, masses, right_steps):
+    counts = WeighCounts(
+        *plain, Counter(dropped), Counter(abstained), Counter(pairs), Counter(quality), *masses, right_steps
+    )
     assert WeighCounts.read(counts.metrics()) == counts

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,8 @@ from bcpg_cluster.stages.train.objective import OBJECTIVES, Bcpg, Dpo, Grpo, Kto
 from bcpg_cluster.stages.verify.exact import ExactVerifier
 from bcpg_cluster.stages.verify.protocol import Verification
 from bcpg_cluster.stages.verify.stage import verify
+from bcpg_cluster.stages.weigh.consensus import ConsensusRule
+from bcpg_cluster.stages.weigh.counts import WeighCounts
 from bcpg_cluster.stages.weigh.stage import WeighSettings, weigh
 from bcpg_cluster.store.rows import (
     Row,
@@ -210,6 +215,24 @@ def test_verify_counts_what_could_not_be_parsed_and_keeps_failures_apart():
     assert result.metrics == {
         "status.verified": 2.0, "status.verifier_error": 1.0, "samples": 3.0, "unparsed": 1.0, "rewards": 1.0, "tokens": 6.0,
     }  # fmt: skip
+
+
+def test_verify_asks_side_by_side_and_keeps_the_order():
+    """Two answers are under way at once (the barrier opens for no fewer), and every outcome stands by its own rollout."""
+    both = threading.Barrier(2, timeout=60)
+
+    class Waits(Reads):
+        def verify(self, response: str, gold: str, stop_reason: StopReason) -> Verification:
+            both.wait()
+            return Verification(OutcomeStatus.VERIFIED, float(response == "right"), response)
+
+    texts = ["right", "wrong", "wrong", "right", "right", "wrong"]
+    tables = {
+        "prompts": list(map(prompt_row, PROMPTS)),
+        "rollouts": rollout_rows(*(rollout("a", n, text) for n, text in enumerate(texts))),
+    }
+    result = verify(tables, job(), verifier=Waits(), prompts_table="prompts", rollouts_table="rollouts", num_threads=2)
+    assert [outcome.extracted for outcome in outcomes_from(result.rows).values()] == texts
 
 
 # --- segment, judge, weigh on one shard of hand-made rows
@@ -468,6 +491,83 @@ def test_flips_turn_what_is_mined_and_not_what_judges_said():
             assert result.metrics[f"quality.consensus.truth.{truth}.{consensus}.tokens"] == 6
     assert [result.metrics["steps.mined"] for result in (plain, turned)] == [2, 0]
     assert plain.metrics == run_weigh(weighing(said), measures=["truth"], flip_rate=0.0, seed=99).metrics
+
+
+def with_probabilities(tables: dict[str, list[Row]], *of_wrong: float) -> dict[str, list[Row]]:
+    """The tables, with these probabilities for the wrong response's tokens, and 1/2 for all tokens of the others."""
+    wrong = SampleId(1, "a", 1)
+    rollouts = [
+        replace(r, sampler_logprobs=tuple(map(math.log, of_wrong if r.id == wrong else [0.5] * len(r.token_ids))))
+        for r in rollouts_from(tables["rollouts"])
+    ]
+    return tables | {"rollouts": rollout_rows(*rollouts)}
+
+
+def test_gradient_mass_by_hand():
+    said = {"llm": [RIGHT_STEP, WRONG_STEP, RIGHT_STEP], "truth": [RIGHT_STEP, RIGHT_STEP, WRONG_STEP]}
+    # step 0: 1 - p = 0.75, 0.2, and four of 0.05; step 1: six of 0.5; the answer and the end token: nine of 0.25
+    tables = with_probabilities(weighing(said), 0.25, 0.8, *[0.95] * 4, *[0.5] * 6, *[0.75] * 9)
+    metrics = run_weigh(tables, measures=["truth"]).metrics
+    counts = WeighCounts.read(metrics)
+    assert metrics["mass.mined"] == pytest.approx(0.95 + 0.2)
+    assert metrics["mass.wrong"] == pytest.approx(1.15 + 3.0 + 2.25)
+    assert counts.mined_gradient_share == pytest.approx(1.15 / 6.4)
+    assert counts.uncertain_right_share == pytest.approx(2 / 6)
+    assert counts.right_steps["truth"].uncertain_share == pytest.approx(8 / 12)
+    assert [counts.right_steps[by].prefix_share for by in ("consensus", "truth")] == pytest.approx([6 / 21, 12 / 21])
+    assert set(counts.right_steps) == {"consensus", "truth"}
+    assert counts.right_steps["consensus"].answers_share == 1.0
+    both = WeighCounts.read(total_of(metrics, metrics))  # additive over shards
+    assert both.mined_gradient_share == counts.mined_gradient_share
+    assert both.right_steps["consensus"].answers == 2
+
+
+def total_of(*metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: sum(of_shard[name] for of_shard in metrics) for name in metrics[0]}
+
+
+def test_nothing_is_said_of_gradient_mass_without_log_probs():
+    tables = weighing({"llm": [RIGHT_STEP, WRONG_STEP, RIGHT_STEP]})
+    imported = [replace(r, sampler_logprobs=()) for r in rollouts_from(tables["rollouts"])]
+    counts = WeighCounts.read(run_weigh(tables | {"rollouts": rollout_rows(*imported)}).metrics)
+    assert (counts.mined_gradient_share, counts.uncertain_right_share) == (None, None)
+    assert counts.mined_share is not None and counts.right_steps["consensus"].prefix_share == pytest.approx(6 / 21)
+
+
+def test_prefix_mining_stops_where_the_judges_do_not_agree():
+    said = {"llm": [NONSENSE, RIGHT_STEP, RIGHT_STEP], "prm": [SCORED] * 3}
+    voters = ["llm", "prm"]
+    assert run_weigh(weighing(said), voters=voters).metrics["tokens.mined"] == 6
+    prefix = run_weigh(weighing(said), voters=voters, mine="prefix")
+    assert (prefix.metrics["tokens.mined"], prefix.metrics["steps.mined"]) == (0, 0)
+    assert not any(any(row.mined) for row in weighted_from(prefix.rows))
+    decided = run_weigh(weighing(said), voters=voters, mine="prefix", rule="any")
+    assert decided.metrics["tokens.mined"] == 12
+
+
+RULES = ["all", "any", "majority", ConsensusRule("k_of_n", num_needed=2), ConsensusRule("all", abstention="left_out"),
+         ConsensusRule("weighted", accuracies={"llm": 0.9, "prm": 0.8, "third": 0.6})]  # fmt: skip
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(*[st.sampled_from([RIGHT_STEP, WRONG_STEP, NONSENSE])] * 3), min_size=3, max_size=3),
+    st.sampled_from(RULES),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_prefix_mining_under_every_rule_and_with_flips(votes: list[Any], rule: Any, flip_rate: float):
+    names = ["llm", "prm", "third"]
+    tables = weighing({name: [of_step[k] for of_step in votes] for k, name in enumerate(names)})
+    result = {
+        mine: run_weigh(tables, voters=names, rule=rule, flip_rate=flip_rate, mine=mine)
+        for mine in ("consensus", "prefix")
+    }
+    mined = {mine: weighted_from(of_mine.rows)[1].mined for mine, of_mine in result.items()}
+    first, second = mined["consensus"][0], mined["consensus"][6]
+    assert mined["prefix"] == (first,) * 6 + (first and second,) * 6 + (False,) * 9
+    by_consensus, by_prefix = (result[mine].metrics for mine in ("consensus", "prefix"))
+    differing = {name for name in by_consensus if by_consensus[name] != by_prefix[name]}
+    assert differing <= {"tokens.mined", "steps.mined", "mass.mined"}  # what judges said does not change
 
 
 def test_flips_differ_by_sample_round_and_seed():

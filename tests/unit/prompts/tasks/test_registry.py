@@ -23,8 +23,8 @@ from bcpg_cluster.prompts.tasks.reasoning_gym import find_answer, score
 from bcpg_cluster.prompts.tasks.registry import TASKS, find_task, read_prompt_source, read_task
 from bcpg_cluster.records import Prompt, StopReason
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
-from bcpg_cluster.stages.verify.code import CodeVerifier
-from bcpg_cluster.stages.verify.code_tests import CodeTests
+from bcpg_cluster.stages.verify.code.code_tests import CodeTests
+from bcpg_cluster.stages.verify.code.verifier import CodeVerifier
 from bcpg_cluster.stages.verify.user_function import FunctionVerifier
 
 ADD = {

@@ -14,7 +14,13 @@ from bcpg_cluster.config.responses import SegmentConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, DataError
 from bcpg_cluster.records import OutcomeStatus, StopReason
-from bcpg_cluster.run.build.engines import make_rollout_engine, make_trainer_rank, make_verifier
+from bcpg_cluster.run.build.engines import (
+    make_rollout_engine,
+    make_trainer_rank,
+    make_verifier,
+    num_verifying_threads,
+    verify_lease_s,
+)
 from bcpg_cluster.run.build.judges import judge_endpoint, make_judge, model_digest
 from bcpg_cluster.run.build.segmenters import check_segmenter, make_segmenter
 from bcpg_cluster.run.preflight.models import check_models
@@ -28,8 +34,8 @@ from bcpg_cluster.stages.judge.llm_judge import LlmJudge
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase
 from bcpg_cluster.stages.judge.windows import WindowLimits
 from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, StructuralSegmenter
-from bcpg_cluster.stages.verify.code import CodeVerifier
-from bcpg_cluster.stages.verify.code_tests import Case, CodeTests
+from bcpg_cluster.stages.verify.code.code_tests import Case, CodeTests
+from bcpg_cluster.stages.verify.code.verifier import CodeVerifier
 from bcpg_cluster.stages.verify.exact import ExactVerifier
 from bcpg_cluster.stages.verify.math_answer import MathVerifier
 from bcpg_cluster.stages.verify.user_function import FunctionVerifier
@@ -132,9 +138,31 @@ def test_code(verifier_of: Callable[..., Any]):
     verifier = verifier_of(kind="code", allow_unsandboxed=True, cpu_limit_s=5, wall_limit_s=60.0, memory_gib=1.0)
     assert isinstance(verifier, CodeVerifier)
     limits = verifier._sandbox.limits
-    assert (limits.cpu_s, limits.wall_s, limits.memory_gib) == (5, 60.0, 1.0)
+    assert (limits.cpu_s, limits.wall_s, limits.idle_s, limits.memory_gib) == (5, 60.0, 10.0, 1.0)
     gold = CodeTests("stdin", (Case("2", "4"),)).to_json()
     assert verifier.verify("```python\nprint(int(input()) ** 2)\n```", gold, StopReason.STOP).reward == 1.0
+
+
+def test_a_lease_is_as_long_as_its_programs_may_take(make_config: MakeConfig):
+    """60 programs, each asleep until its limit of 10 s, two shards at once on one processor: 20 minutes."""
+    sizes: dict[str, Any] = {
+        "generate": {"group_size": 4, "prompts_per_shard": 15},
+        "evaluate": {"num_samples": 1, "greedy": False, "prompts_per_shard": 8},
+    }
+    assert verify_lease_s(make_config(verify={"kind": "code"}, **sizes)) == 60 * 10 * 2
+    assert (
+        verify_lease_s(make_config(verify={"kind": "code", "num_parallel": 4, "cpu_limit_s": 20}, **sizes))
+        == 60 * 20 * 2 / 4
+    )
+    sizes["evaluate"] = {"num_samples": 9, "greedy": True, "prompts_per_shard": 8}
+    assert verify_lease_s(make_config(verify={"kind": "code"}, **sizes)) == 80 * 10 * 2
+    assert verify_lease_s(make_config(**sizes)) == 0.0
+
+
+def test_programs_are_checked_side_by_side(make_config: MakeConfig):
+    assert num_verifying_threads(make_config()) == 1
+    assert num_verifying_threads(make_config(verify={"kind": "code"})) == len(os.sched_getaffinity(0))
+    assert num_verifying_threads(make_config(verify={"kind": "code", "num_parallel": 3})) == 3
 
 
 def test_function(verifier_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

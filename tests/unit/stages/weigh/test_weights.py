@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,13 @@ from hypothesis import strategies as st
 
 from bcpg_cluster.records import DropReason, Step
 from bcpg_cluster.stages.segment.structure import StepRules, segment
-from bcpg_cluster.stages.weigh.weights import flip_labels, group_advantages, mined_tokens, token_weights
+from bcpg_cluster.stages.weigh.weights import (
+    flip_labels,
+    group_advantages,
+    mined_steps,
+    mined_tokens,
+    token_weights,
+)
 
 
 def test_advantages_by_hand():
@@ -167,6 +174,56 @@ def test_weights_by_hand():
     # the shared token counts only when both of its steps are mined
     assert mined_tokens(9, STEPS, [0, 1, 0, 0], eos_is_last=True) == (False,) * 2 + (True, True) + (False,) * 5
     assert mined_tokens(9, STEPS, [0, 1, 1, 0], eos_is_last=True) == (False,) * 2 + (True,) * 4 + (False,) * 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "prefix"),
+    [
+        ([], []),
+        ([1, 1, 1, 1], [1, 1, 1, 1]),
+        ([0, 1, 1, 1], [0, 0, 0, 0]),
+        ([1, 1, 0, 1], [1, 1, 0, 0]),
+        ([1, 0, 1, 0], [1, 0, 0, 0]),
+    ],
+)
+def test_prefix_mining_by_hand(labels: list[int], prefix: list[int]):
+    assert mined_steps(labels, "prefix") == prefix
+    assert mined_steps(labels, "consensus") == labels
+    with pytest.raises(ValueError, match="'suffix'"):
+        mined_steps(labels, "suffix")  # type: ignore[arg-type]
+
+
+@given(LABELS)
+def test_the_prefix_is_the_longest_run_of_right_steps_from_the_start(labels: list[int]):
+    prefix = mined_steps(labels, "prefix")
+    number = sum(prefix)
+    assert prefix == [1] * number + [0] * (len(labels) - number)
+    assert all(label >= mined for label, mined in zip(labels, prefix, strict=True))
+    assert number == len(labels) or labels[number] == 0
+    nothing_right_after_a_mistake = labels == sorted(labels, reverse=True)
+    assert (prefix == labels) == nothing_right_after_a_mistake
+    assert mined_steps(prefix, "prefix") == prefix
+
+
+@given(LABELS, st.randoms())
+def test_what_follows_the_first_mistake_is_of_no_account(labels: list[int], random: Random):
+    number = sum(mined_steps(labels, "prefix"))
+    tail = labels[number + 1 :]
+    random.shuffle(tail)
+    assert mined_steps([*labels[: number + 1], *tail], "prefix") == mined_steps(labels, "prefix")
+
+
+@given(LABELS.filter(bool), st.data(), st.booleans())
+def test_tokens_mined_by_prefix_are_mined_by_consensus(labels: list[int], data: st.DataObject, eos: bool):
+    shared = data.draw(st.lists(st.booleans(), min_size=len(labels), max_size=len(labels)))
+    steps = [Step(2 * k, 2 * k + 2, "ab", shares_last_token=is_shared) for k, is_shared in enumerate(shared)]
+    masks = {
+        mine: mined_tokens(2 * len(labels), steps, mined_steps(labels, mine), eos_is_last=eos)
+        for mine in ("consensus", "prefix")
+    }
+    assert all(all_right or not prefix for all_right, prefix in zip(masks["consensus"], masks["prefix"], strict=True))
+    number = sum(masks["prefix"])
+    assert masks["prefix"] == (True,) * number + (False,) * (2 * len(labels) - number)
 
 
 def test_the_step_before_the_answer_keeps_its_shared_token_out():

@@ -77,6 +77,13 @@ def test_a_whole_run(
     made = sum(receipt.num_bytes for receipt in receipts if receipt.table not in ("prompts", "eval_prompts"))
     assert notebook.get("store_bytes") == made
     assert notebook.get("mined_share") == last["mined_share"]
+    assert notebook.get("mined_gradient_share") == pytest.approx(
+        last["mined_gradient_share"]
+    )  # summed in another order
+    assert notebook.get("uncertain_right_share", labels="consensus") == last["uncertain_right_share"] is not None
+    for labels in ("consensus", "truth"):
+        for metric, share in (("right_step_answers_share", "answers_share"), ("right_prefix_share", "prefix_share")):
+            assert notebook.get(metric, labels=labels) == pytest.approx(last["right_steps"][labels][share])
     assert notebook.get("judge_agreement", judges="llm+prm") == last["judges"]["agreement"]["llm+prm"]["agreement"]
     precision = last["judges"]["quality"]["consensus"]["truth"]["tokens"]["precision"]
     assert notebook.get("judge_precision", judge="consensus", measure="truth") == precision

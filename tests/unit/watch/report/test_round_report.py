@@ -11,7 +11,7 @@ import pytest
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.records import GREEDY_SAMPLE, Outcome, OutcomeStatus, Receipt, SampleId
 from bcpg_cluster.stages.weigh.counts import WeighCounts
-from bcpg_cluster.store.reports import AccuracyReport, Estimate, SampleAccount, UnitQuality
+from bcpg_cluster.store.reports import AccuracyReport, Estimate, RightSteps, RoundReport, SampleAccount, UnitQuality
 from bcpg_cluster.watch.report.accuracy import agreement, cohens_kappa, label_quality
 from bcpg_cluster.watch.report.round_report import (
     accuracy_report,
@@ -20,6 +20,7 @@ from bcpg_cluster.watch.report.round_report import (
     judge_account,
     judge_report,
     rates,
+    right_step_report,
     total,
 )
 
@@ -140,6 +141,20 @@ def test_judges_about_whom_nothing_is_known():
     assert report.quality["llm"]["truth"].tokens == UnitQuality(precision=None, recall=None, true_share=None, count=0.0)
     assert report.agreement["llm+prm"].kappa is None
     assert report.abstained == {"llm.timeout": 3}
+
+
+def test_right_steps_by_hand():
+    name = "right_steps.truth"
+    counts = {f"{name}.answers": 4.0, f"{name}.with_right": 3.0, f"{name}.prefix_shares": 1.0, f"{name}.tokens": 10.0}
+    found = right_step_report(WeighCounts.read(counts | {f"{name}.uncertain": 2.0}))
+    assert found == {"truth": RightSteps(uncertain_share=0.2, answers_share=0.75, prefix_share=0.25)}
+    assert right_step_report(WeighCounts.read({"tokens.wrong": 8.0})) == {}  # weighed before these were counted
+
+
+def test_a_report_from_before_gradient_mass_was_counted():
+    old = RoundReport.read({"round": 1, "mined_share": 0.25})
+    assert (old.mined_gradient_share, old.uncertain_right_share, old.right_steps) == (None, None, {})
+    assert old.plain() == {"round": 1, "mined_share": 0.25}
 
 
 def test_rates():
