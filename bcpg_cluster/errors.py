@@ -4,7 +4,7 @@
 
     BcpgError
     ├── UserError              bad input: says the value, the rule and the remedy; exit code 2
-    │   ├── ConfigError        a configuration that does not hold
+    │   ├── ConfigError        an invalid configuration
     │   ├── DataError          prompts or models that cannot be used
     │   │   └── HubError       a data set that could not be fetched from a hub
     │   └── RunDirectoryError  a run directory made by something else, or half-written
@@ -12,10 +12,10 @@
     ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
     │   ├── MemberLostError    the process behind an engine is gone or does not answer
     │   └── UnreachableError   an object store does not answer, or refuses
-    ├── ClusterLostError       the cluster's head is gone; the run can go on with another
+    ├── ClusterLostError       the cluster's head is gone; the run can resume on another
     ├── PushError              new weights did not arrive, or are not what was sent
     ├── TrainingDivergedError  the loss or the gradient is not finite
-    └── Interrupted            the person asked to stop; the run can go on later
+    └── Interrupted            the person asked to stop; the run can resume later
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _rebuild_user_error(kind: type[UserError], problem: str, rule: str, remedy: 
 
 
 class ConfigError(UserError):
-    """A configuration that does not hold."""
+    """An invalid configuration."""
 
 
 class DataError(UserError):
@@ -70,7 +70,7 @@ class MemberLostError(EngineError):
 
 
 class ClusterLostError(BcpgError):
-    """The cluster's head is gone, and with it all members; the run can go on with another cluster."""
+    """The cluster's head is gone, and with it all members; the run can resume on another cluster."""
 
 
 class UnreachableError(EngineError):
@@ -86,4 +86,4 @@ class TrainingDivergedError(BcpgError):
 
 
 class Interrupted(BcpgError):
-    """The person asked to stop; what is sealed stays, and the run can go on later."""
+    """The person asked to stop; what is sealed stays, and the run can resume later."""

@@ -11,7 +11,7 @@ from bcpg_cluster.cluster.lifecycle import meet, ping, rendezvous
 from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.errors import EngineError, MemberLostError, UserError
 
-_QUICK_S = 5.0  # a placement that takes no longer is nobody's news
+_QUICK_S = 5.0  # a placement that takes no longer is not news
 
 
 class Gang:
@@ -72,13 +72,13 @@ class Gang:
         self._has_met = False
 
     def raise_if_failed(self) -> None:
-        """Raise what a rank that could not be made has to say, as soon as it is known (e.g. bad vendor options)."""
+        """Raise the error of a rank that could not be made, as soon as it is known (e.g. bad vendor options)."""
         for start in self._starts:
             if start.done() and (error := start.exception()) is not None and not isinstance(error, EngineError):
                 self._fail(error)
 
     def try_start(self) -> None:
-        """Start the members and end them again: what they cannot be made from shows before anything depends on it."""
+        """Start the members and end them again, so that options they cannot be made from fail before anything depends on them."""
         self.begin_start()
         self._await_nodes()
         self._collect(self._starts, self._start_timeout_s)
@@ -115,8 +115,8 @@ class Gang:
             if time.monotonic() - started > self._placement_timeout_s:
                 self.kill()
                 raise UserError(
-                    f"no nodes for {', '.join(waiting)} of {self.name} came within {self._placement_timeout_s:.0f} s",
-                    rule="all ranks of the group have their resources at once",
+                    f"no nodes with room for {', '.join(waiting)} of {self.name} came up within {self._placement_timeout_s:.0f} s",
+                    rule="all ranks of a group need their resources at the same time",
                     remedy=f"see `ray status`; add nodes, or raise pools.{self.name}.placement_timeout_s",
                 )
             self._raise_if_stopped()

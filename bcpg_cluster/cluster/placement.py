@@ -62,8 +62,8 @@ class Line:
     Attributes:
         needed: of all its members.
         needed_at_once: of all pools that are there together with it, in the turn that needs most.
-        has: what all nodes have of it; ``at_most`` what they could have (``None``: nobody can say).
-        free: of ``has``, what nobody uses now.
+        has: what all nodes have of it; ``at_most`` what they could have (``None``: unknown).
+        free: of ``has``, what is unused now.
         is_short: more is needed at once than ``has``.
     """
 
@@ -138,7 +138,7 @@ def plan(
 
 
 def _missing(turns: Sequence[Sequence[Ask]], nodes: Sequence[Resources]) -> str:
-    """What certainly cannot be had of these nodes; empty when nothing is certain."""
+    """What these nodes certainly cannot give; empty when nothing is certain."""
     said: list[str] = []
     has = added(nodes)
     for turn in turns:
@@ -246,7 +246,7 @@ def in_words(bundle: Resources) -> str:
 
 def largest_nodes(launcher_file: Mapping[str, object]) -> tuple[dict[str, float], ...]:
     """The nodes a Ray launcher file (``ray up``) allows at most, the head included. Node types whose resources it leaves to
-    the cloud provider are left out: nobody but the provider knows them.
+    the cloud provider are left out: only the provider knows them.
     """
     types = launcher_file.get("available_node_types") or {}
     head = launcher_file.get("head_node_type")

@@ -63,7 +63,7 @@ class Pool:
         self._gone_busy_s = self._gone_ready_s = 0.0  # of members that are no more
         self._is_parked = False
         self.on_news: Callable[[], object] = lambda: None
-        # A poll looks at the members of which a call has ended, and not at all of them: there may be a thousand.
+        # A poll checks the members of which a call has ended, and not all of them: there may be a thousand.
         self._news: deque[_Slot] = deque()
         self._next_deadline = math.inf  # no lease ends before
 
@@ -190,7 +190,7 @@ class Pool:
 
         Raises:
             EngineError: a piece of work, or the start of a member, failed ``max_attempts`` times.
-            BcpgError: an error that trying again cannot mend (bad input), as the member raised it.
+            BcpgError: an error that trying again cannot fix (bad input), as the member raised it.
         """
         self._absorb_starts()
         done = [finished for slot in self._slots_to_look_at() for finished in self._absorb_leases(slot)]
@@ -200,7 +200,7 @@ class Pool:
         return done
 
     def settle(self) -> None:
-        """Take in starts and ends of members, but no work: for times in which nobody polls the pool. Raises like :meth:`poll`."""
+        """Take in starts and ends of members, but no work: for times in which no stage polls the pool. Raises like :meth:`poll`."""
         self._absorb_starts()
         self._end_drained()
 
@@ -241,7 +241,7 @@ class Pool:
             slot.ready.add_done_callback(lambda _: self.on_news())
 
     def _look_for_node(self, slot: _Slot) -> None:
-        """The start's time limit runs from when the member has a node; that there is none has a limit of its own."""
+        """The start's time limit runs from when the member has a node; waiting for one has a limit of its own."""
         now = self._clock()
         if now < slot.next_look:
             return
@@ -255,7 +255,7 @@ class Pool:
                 raise self._broken
             if not slot.is_draining:  # the others can do the work: a smaller pool is better than none
                 self._size -= 1
-            self._on_retry(slot.member.name, f"{why}; the pool goes on with {self._size}")
+            self._on_retry(slot.member.name, f"{why}; the pool continues with {self._size}")
             self._remove(slot)
 
     def _retry_start(self, slot: _Slot, why: str) -> None:

@@ -84,7 +84,7 @@ class Runtime(Protocol):
         ...
 
     def members_must_see(self, mark: RunMark) -> None:
-        """Have members that are started from now on look for the run directory's mark, and fail with a ``UserError`` without."""
+        """Have members that are started from now on check for the run directory's mark, and fail with a ``UserError`` without."""
         ...
 
     def shutdown(self) -> None:

@@ -30,9 +30,9 @@ class PoolState:
 
     Attributes:
         size: members asked for; ``low`` and ``high`` are its bounds.
-        sized_by: who decides its size: ``config.run``, ``queue`` (itself, by its queue) or ``person``.
+        sized_by: who decides its size: ``config``, ``queue`` (itself, by its queue) or ``person``.
         num_queued: pieces of work that no member has yet.
-        busy_s, ready_s: seconds in which members had work, and were ready, over all members that ever were. Between two looks,
+        busy_s, ready_s: seconds in which members had work, and were ready, over all members that ever were. Between two readings,
             the change of the one over the change of the other is the busy share.
         needs: the resources of one member, as Ray would be asked for them.
         target_queue_per_actor: what it resizes itself by; ``None`` when it does not.

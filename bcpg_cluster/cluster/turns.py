@@ -22,7 +22,7 @@ class Turns:
         is_colocated: whether pools take turns.
         sleepers: pools whose engines free what they hold and stay, where they can (``sleep`` and ``wake_up`` of what they
             host). Members that cannot sleep are closed, as those of all other pools are.
-        always: pools that start at once and never have to go, where the others take turns.
+        always: pools that start at once and never leave, where the others take turns.
         patience_s: for falling asleep and waking up; past it a member is closed.
     """
 
@@ -60,7 +60,7 @@ class Turns:
             self._pools[name].unpark()
 
     def take(self, name: str | None) -> None:
-        """Have ``name`` on the machine and nobody else; returns before its members are ready.
+        """Have ``name`` alone on the machine; returns before its members are ready.
 
         ``trainer`` is the group of trainers, which the caller starts; ``None`` needs only those that are always there.
         """
@@ -83,7 +83,7 @@ class Turns:
             self._asleep.add(name)
             return
         pool.park()
-        pool.poll(assign=False)  # nobody has a lease between two turns, so all of them go now
+        pool.poll(assign=False)  # no member has a lease between two turns, so all of them go now
 
     def _wake(self, name: str) -> None:
         pool = self._pools[name]

@@ -119,24 +119,24 @@ def parse_methods(text: str) -> tuple[Method, ...]:
     """Read ``name,name,...``; blanks around a name do not matter, the order stays.
 
     Raises:
-        ConfigError: a name that is not known (with those that look like it), one that stands twice, or none at all.
+        ConfigError: an unknown name (with those like it), one given twice, or none at all.
     """
     names = [name.strip() for name in text.split(",")]
     if not any(names):
         raise _bad(text, "it names no method", f"--methods {','.join(PAPER_METHODS)}")
     if not all(names):
-        raise _bad(text, "there is nothing between two commas, or at an end", "leave the comma out")
+        raise _bad(text, "a name is missing between two commas, or at an end", "remove the extra comma")
     for name in names:
         if name not in METHODS:
             near = _near(name)
             raise _bad(
                 text,
-                f"there is no method {name!r}",
+                f"unknown method {name!r}",
                 f"did you mean {' or '.join(near)}?" if near else "take names from that list",
             )
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
-        raise _bad(text, f"{', '.join(twice)} stands there more than once", "name each method once")
+        raise _bad(text, f"{', '.join(twice)} is given more than once", "name each method once")
     return tuple(METHODS[name] for name in names)
 
 
@@ -152,5 +152,5 @@ def _near(name: str) -> list[str]:
 
 def _bad(text: str, problem: str, remedy: str) -> ConfigError:
     return ConfigError(
-        f"--methods {text!r}: {problem}", rule=f"names with commas between them, of {', '.join(METHODS)}", remedy=remedy
+        f"--methods {text!r}: {problem}", rule=f"comma-separated names, known: {', '.join(METHODS)}", remedy=remedy
     )

@@ -86,7 +86,7 @@ def split_validation(train: Sequence[Prompt], number: int) -> tuple[list[Prompt]
     if not 0 <= number < len(train):
         raise DataError(
             f"{number} validation prompts of {len(train)} train prompts",
-            rule="the validation split is held out of prompts.train, which must have some left",
+            rule="the validation split is held out of prompts.train, and some prompts must be left to train on",
             remedy="lower --validation-prompts or give a larger train file",
         )
     held_out = set(random.Random(0).sample(range(len(train)), number))
@@ -119,7 +119,7 @@ class Comparison:
         self._directory, self._setup = directory.absolute(), setup
         self._workforce, self._observer, self._stop_asked, self._say = workforce, observer, stop_asked, say
         self._rates: dict[str, float] = {}
-        self._collected: set[Path] = set()  # looked at in this process, and good
+        self._collected: set[Path] = set()  # checked in this process, and good
         check_directory(directory, setup)
         _write_json(self._directory / _ASKED, _asked(setup))
         train, validation = split_validation(setup.prompts.train, setup.validation_prompts)
@@ -157,7 +157,7 @@ class Comparison:
         if 0 not in state.reports or any((1, table) not in state.sealed for table in verdicts):
             with open_run(directory, config) as manifest:
                 coordinator_over(self._workforce, config, manifest, self._observer, self._stop_asked, prompts).collect()
-            self._say(f"{directory.relative_to(self._directory)}: the offline set is there")
+            self._say(f"{directory.relative_to(self._directory)}: the offline set is ready")
         _check_has_mixed_groups(directory)
         self._collected.add(directory)
 
@@ -253,7 +253,7 @@ def arm_config(base: Config, arm: Arm, seed: int, rate: float | None) -> Config:
     """The configuration an arm runs with; a ``rate`` scales the whole schedule.
 
     Raises:
-        ConfigError: a setting that does not hold.
+        ConfigError: an invalid setting.
     """
     per_shard = base.generate.prompts_per_shard
     settings = [f"seed={seed}", f"name={arm.name}", *arm.settings]
@@ -280,7 +280,7 @@ def check_directory(directory: Path, setup: Setup) -> None:
         ]
         if different:
             raise RunDirectoryError(
-                f"{directory} holds a comparison made otherwise: {', '.join(different)}",
+                f"{directory} holds a comparison made with other settings: {', '.join(different)}",
                 rule="a comparison keeps its configuration, learning rates and validation split; methods, seeds and "
                 "rounds may be added",
                 remedy="give another --run-dir",
@@ -311,7 +311,9 @@ def _check_has_mixed_groups(directory: Path) -> None:
         accuracy = state.reports[0].accuracy
         raise DataError(
             f"{directory}: no prompt has both right and wrong answers"
-            + ("" if accuracy is None else f" (the start is right in {100 * accuracy:.1f} % of the test samples)"),
+            + (
+                "" if accuracy is None else f" (the start model is right on {100 * accuracy:.1f} % of the test samples)"
+            ),
             rule="every method learns from groups with right and wrong answers",
             remedy="use easier or harder prompts, more of them (prompts.per_round), or larger groups",
         )

@@ -42,7 +42,7 @@ def deciding_changes(before: Config, after: Config) -> list[Change]:
 
 
 def check_rerun_changes(stage: str, before: Config, after: Config) -> None:
-    """See that a stage may be run again with these changes.
+    """Check that a stage may be run again with these changes.
 
     Raises:
         UserError: a key that decides results differs, and something before the stage reads it.

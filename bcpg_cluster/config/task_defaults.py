@@ -25,7 +25,7 @@ def complete_from_tasks(content: dict[str, Any]) -> None:
     task that is measured. A section that is not a mapping is left to the configuration's own check.
 
     Raises:
-        DataError: there is no task of that name.
+        DataError: an unknown task.
     """
     prompts = content.get("prompts")
     if not isinstance(prompts, Mapping):

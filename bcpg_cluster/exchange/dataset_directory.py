@@ -69,7 +69,7 @@ def write_dataset(out: Path, files: Sequence[DataFile], columns: Sequence[Column
     """Write the files and the card into a new directory, whole or not at all.
 
     Raises:
-        DataError: there is not one row, or the directory holds something already.
+        DataError: there is not one row, or the directory is not empty.
     """
     schema = pa.schema([pa.field(column.name, column.type) for column in columns])
     rows = {file.split: 0 for file in files}

@@ -54,7 +54,7 @@ def export_policy(
 
     Raises:
         RunDirectoryError: no round has trained yet, there is no such version, or its files were deleted.
-        DataError: the snapshot is not a model (fakes have none), or ``out`` holds something.
+        DataError: the snapshot is not a model (fakes have none), or ``out`` is not empty.
         StoreError: the weights are not those the manifest noted.
     """
     from bcpg_cluster.stages.push.snapshot import read_digests, read_parameters
@@ -122,7 +122,7 @@ def _copy(source: Path, staging: Path) -> None:
 
 
 def _complete_generation_config(staging: Path) -> None:
-    """Where the base brought no generation config, write one with the end token: without it nobody knows where to stop."""
+    """Where the base brought no generation config, write one with the end token: without it no reader knows where to stop."""
     if (staging / _GENERATION).is_file():
         return
     config = json.loads((staging / "config.json").read_text(encoding="utf-8"))
@@ -189,7 +189,7 @@ def _accuracy_line(name: str, report: RoundReport | None) -> str:
 
 
 def read_front_matter(text: str) -> dict[str, Any]:
-    """The YAML head of a Markdown page; empty where there is none that can be read."""
+    """The YAML head of a Markdown page; empty where none can be read."""
     found = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, flags=re.DOTALL)
     if found is None:
         return {}

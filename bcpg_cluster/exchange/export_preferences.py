@@ -71,7 +71,7 @@ def export_preferences(
 
     Raises:
         RunDirectoryError: a chosen round was not verified yet.
-        DataError: no problem has both a right and a wrong response, or ``out`` holds something.
+        DataError: no problem has both a right and a wrong response, or ``out`` is not empty.
     """
     state = read_manifest(run_dir)
     tables = ("prompts", "rollouts", "outcomes")

@@ -113,7 +113,7 @@ def export_steps(
 
     Raises:
         RunDirectoryError: a chosen round was not judged yet.
-        DataError: no response has steps, or ``out`` holds something.
+        DataError: no response has steps, or ``out`` is not empty.
         StoreError: tables that do not fit each other.
     """
     state = read_manifest(run_dir)

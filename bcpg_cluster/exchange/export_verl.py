@@ -1,7 +1,7 @@
 """Problems as verl's trainers read them: ``data.train_files=DIR/train.parquet data.val_files=DIR/test.parquet``.
 
 Columns by https://verl.readthedocs.io/en/latest/preparation/prepare_data.html. verl chooses the reward function by
-``data_source``, so it has to be a name that the reward function in use knows.
+``data_source``, so it must be a name that the reward function in use knows.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def export_verl(
     """Write one Parquet file a split (``train`` and ``test``, say) to a new directory.
 
     Raises:
-        DataError: a split's name is no word, there is no problem at all, or ``out`` holds something.
+        DataError: a split's name is not a word, there is no problem at all, or ``out`` is not empty.
     """
     for split in splits:
         if not re.fullmatch(r"\w+", split):

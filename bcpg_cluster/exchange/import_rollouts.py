@@ -1,7 +1,7 @@
-"""Responses made elsewhere become round 1 of a new run, which goes on at `verify`.
+"""Responses made elsewhere become round 1 of a new run, which continues at `verify`.
 
 They are tokenised once, here, by the policy's own tokenizer; from then on their ids are the truth, as those of drawn
-responses are. What nobody knows of them is absent and said to be: no sampler log-probs (an empty list), no seed, and for the
+responses are. What is unknown about them is absent and said to be: no sampler log-probs (an empty list), no seed, and for the
 policy version a number below 0 that stands for ``external:<digest of the file>`` (``import.json`` in the round's folder).
 Training needs neither: the reference of round 1 is the base policy by the trainer's own forward (docs/method.md).
 """
@@ -39,7 +39,7 @@ class ImportSummary:
     Attributes:
         policy: ``external:<first 16 hex digits of the file's sha256>``.
         num_alone: prompts with a single response: such a group is always uniform and teaches nothing.
-        absent: columns of ``rollouts`` that hold nothing, since nobody knows.
+        absent: columns of ``rollouts`` that hold nothing, since it is unknown.
     """
 
     policy: str
@@ -71,7 +71,7 @@ def import_rollouts(
         check_prompts: raises :class:`DataError` for prompts this run may not learn from (its test problems, say).
 
     Raises:
-        DataError: the file does not hold, the tokenizer does not give a response back as it was, or ``run_dir`` is not free.
+        DataError: the file is invalid, the tokenizer changes a response, or ``run_dir`` is not free.
     """
     file = RolloutFile(source, columns)
     check_prompts([group.prompt for group in file.groups])
@@ -136,7 +136,7 @@ def _rollouts(file: RolloutFile, group: ImportedGroup, tokenizer: ImportTokenize
         check_round_trip(found.response, ids, texts, f"{file.path}, line {line}")
         if found.response.lstrip().startswith(_THINK) and _ends_with(prompt_ids, tokenizer.encode(_THINK)[0]):
             raise DataError(
-                f"{file.path}, line {line}: the response begins with {_THINK}, and so does what the chat template asks for",
+                f"{file.path}, line {line}: the response begins with {_THINK}, which already ends the chat template's prompt",
                 rule="a prompt ends where the response begins; thinking is opened once, by the template or by the response",
                 remedy=f"remove the leading {_THINK} from the responses",
             )
@@ -163,10 +163,10 @@ def check_round_trip(response: str, ids: Sequence[int], texts: Sequence[str], wh
         (k for k, (a, b) in enumerate(zip(response, joined, strict=False)) if a != b), min(len(response), len(joined))
     )
     raise DataError(
-        f"{where}: the tokenizer does not give the response back: from character {place} on it was "
-        f"{response[place : place + 20]!r} and came back as {joined[place : place + 20]!r} "
+        f"{where}: the tokenizer changes the response: from character {place} on it was "
+        f"{response[place : place + 20]!r} and comes back as {joined[place : place + 20]!r} "
         f"({len(ids)} tokens, {len(texts)} texts)",
-        rule="the texts of a response's tokens join to the response, or steps could not be laid on tokens",
+        rule="the texts of a response's tokens join to the response; otherwise its steps cannot be mapped to tokens",
         remedy="use the tokenizer of the policy that is trained; write the text as it normalises it; leave special tokens "
         "such as the end token out (that one is added here)",
     )

@@ -40,7 +40,7 @@ class TransformersTokenizer:
         if not tokenizer.chat_template:
             raise DataError(
                 "the policy's tokenizer has no chat template",
-                rule="prompts of imported responses are rendered as those of drawn ones are",
+                rule="prompts of imported responses are rendered like those of generated ones",
                 remedy="add chat_template.jinja to the model's directory",
             )
         self._tokenizer, self._texts_of = tokenizer, texts_of

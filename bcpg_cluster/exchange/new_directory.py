@@ -1,4 +1,4 @@
-"""Where exports and imports go: a directory that was not there, and appears whole or not at all."""
+"""Where exports and imports go: a new directory, which appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def new_directory(target: Path) -> Iterator[Path]:
     """A directory to fill; it gets ``target``'s name when the block ends well, and is removed when it does not.
 
     Raises:
-        DataError: ``target`` is there already and is not an empty directory.
+        DataError: ``target`` already exists and is not an empty directory.
     """
     target = target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(
-            f"{target} is there already",
-            rule="exports and imports make a new directory and never write into one that holds something",
+            f"{target} already exists",
+            rule="exports and imports create a new directory and never write into one that holds files",
             remedy="give another directory, or remove this one",
         )
     with whole_directory(target) as staging:

@@ -54,7 +54,7 @@ class RolloutFile:
 
     Raises:
         DataError: the file is missing, empty or not UTF-8; a line is not an object, lacks a column, has an empty response,
-            says something else of its prompt than a line before, or repeats a (prompt, sample). Names the line.
+            contradicts an earlier line about its prompt, or repeats a (prompt, sample). Names the line.
     """
 
     def __init__(self, path: Path, columns: Mapping[str, str] | None = None) -> None:
@@ -63,7 +63,7 @@ class RolloutFile:
         unknown = sorted(set(columns or {}) - set(self._columns))
         if unknown:
             raise DataError(
-                f"the column mapping names {', '.join(unknown)}",
+                f"the column mapping names unknown columns: {', '.join(unknown)}",
                 rule=f"columns that can be mapped are {', '.join(self._columns)}",
                 remedy="write OURS=THEIRS, e.g. response=completion",
             )
@@ -129,7 +129,7 @@ class RolloutFile:
         if stop not in (StopReason.STOP, StopReason.LENGTH):
             raise DataError(
                 f"{where}: stop_reason is {stop!r}",
-                rule="a response ended by itself (stop, also where nothing is said) or was cut off (length)",
+                rule="a response ended by itself (stop, the default) or was cut off (length)",
                 remedy=_REMEDY,
             )
         return ImportedResponse(
@@ -173,16 +173,16 @@ class RolloutFile:
         elif group.prompt != prompt:
             what = "prompt" if group.prompt.question != prompt.question else "answer"
             raise DataError(
-                f"{where}: another {what} than line {group.lines[0]} has for the same prompt ({id_!r})",
+                f"{where}: the {what} differs from that of line {group.lines[0]} for the same prompt ({id_!r})",
                 rule="the responses of a group share one prompt and one right answer",
                 remedy="give other prompts other prompt_ids, or correct the answer",
             )
         sample = len(group.samples) if found.sample is None else found.sample
         if sample in group.samples:
             raise DataError(
-                f"{where}: sample {sample} of prompt {id_!r} is there already, in line "
+                f"{where}: sample {sample} of prompt {id_!r} is already in line "
                 f"{group.lines[group.samples.index(sample)]}",
-                rule="prompt_id and sample together name a response once",
+                rule="prompt_id and sample together name one response",
                 remedy="number the samples of a prompt, or leave the column out",
             )
         group.samples.append(sample)

@@ -25,7 +25,7 @@ def rounds_with(state: ManifestState, tables: Sequence[str], asked: Sequence[int
         raise RunDirectoryError(
             f"{which} has {'not ' if lacking else ''}all of the finished tables {', '.join(tables)}",
             rule="only finished tables are exported",
-            remedy="go on with the run first, or choose another round; `bcpg-cluster status` shows what there is",
+            remedy="resume the run first, or choose another round; `bcpg-cluster status` shows what there is",
         )
     return sorted(set(asked)) or have
 

@@ -23,7 +23,7 @@ def near_paths(name: str) -> str:
     try:
         there = [entry.name for entry in path.parent.iterdir()]
     except OSError:
-        return "" if is_hub_id(name) else f"the directory {path.parent} is not there either"
+        return "" if is_hub_id(name) else f"the directory {path.parent} does not exist either"
     near = [entry for entry in there if Path(entry).stem == path.name] or difflib.get_close_matches(
         path.name, there, n=1
     )

@@ -1,9 +1,9 @@
-"""Solutions whose steps somebody labelled, read from files: ProcessBench's format, and one label a step.
+"""Solutions with labelled steps, read from files: ProcessBench's format, and one label a step.
 
 A file is a JSON array or JSON lines. An entry has a ``problem`` (or ``question``), its ``steps`` as a list of texts, and either
 
 * ``label``: the index of the first wrong step, -1 for none (ProcessBench, arXiv 2412.06559), or
-* ``labels``: a label a step, 1 (or true) for right, 0 (or false) for wrong, null where nobody knows;
+* ``labels``: a label a step, 1 (or true) for right, 0 (or false) for wrong, null where it is unknown;
 
 and perhaps an ``id`` and the gold ``answer``. Other fields are left alone.
 """
@@ -72,7 +72,7 @@ def read_labelled_steps(path: str) -> list[LabelledSolution]:
     """The solutions of one file, in its order. An entry without an id is called by the file's name and its place from 0.
 
     Raises:
-        DataError: the file is missing, empty or not JSON, an entry does not hold, or an id comes twice.
+        DataError: the file is missing, empty or not JSON, an entry is invalid, or an id occurs twice.
     """
     file = Path(path)
     solutions = [
@@ -80,12 +80,14 @@ def read_labelled_steps(path: str) -> list[LabelledSolution]:
         for index, entry in enumerate(_entries(file))
     ]
     if not solutions:
-        raise DataError(f"{path} holds no solution", rule="a file of labelled steps has an entry", remedy=_REMEDY)
+        raise DataError(
+            f"{path} holds no solution", rule="a file of labelled steps has at least one entry", remedy=_REMEDY
+        )
     seen: set[str] = set()
     for solution in solutions:
         if solution.solution_id in seen:
             raise DataError(
-                f"{path}: id {solution.solution_id!r} comes twice",
+                f"{path}: id {solution.solution_id!r} occurs twice",
                 rule="ids are unique in a file of labelled steps",
                 remedy="rename one of the two, or leave all ids out",
             )

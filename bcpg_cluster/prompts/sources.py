@@ -66,7 +66,7 @@ def prompts_from_rows(rows: Iterable[Row], columns: Columns, source: str) -> lis
     """One prompt a row.
 
     Raises:
-        DataError: a mapped column is not there (says which are), a value is empty or no text or number, or an id repeats.
+        DataError: a mapped column is missing (names those there are), a value is empty or no text or number, or an id repeats.
     """
     prompts: list[Prompt] = []
     first_row: dict[str, int] = {}
@@ -104,14 +104,14 @@ def read_mapped_prompts(
 
 
 def value_of(row: Row, column: str, where: str) -> Any:
-    """What a column holds. Raises :class:`DataError` naming the columns there are when it is not there."""
+    """What a column holds. Raises :class:`DataError`, naming the known columns, when it is missing."""
     if column in row:
         return row[column]
     value: Any = row
     for part in column.split("."):
         if not isinstance(value, Mapping) or part not in value:
             raise DataError(
-                f"{where}: there is no column {column!r}; there are {', '.join(map(str, row)) or 'none'}",
+                f"{where}: no column {column!r}; known: {', '.join(map(str, row)) or 'none'}",
                 rule="the column mapping names columns of the data set (a.b reaches into objects)",
                 remedy="correct the mapping, e.g. question: problem",
             )
@@ -187,7 +187,7 @@ def _dataset_rows(
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
         if no_answer:
-            problem = f"the hub does not answer ({no_answer}), and what was fetched earlier does not hold it: {problem}"
+            problem = f"the hub does not answer ({no_answer}), and it was not fetched earlier: {problem}"
         if directory is None:
             problem = f"no file or directory of that name is here; {problem}"
             raise _unreadable(source, problem, _SOURCES, near_paths(source), HubError) from None
@@ -199,7 +199,7 @@ def _dataset_rows(
         split = splits[0]
     if split not in splits:
         raise DataError(
-            f"{source} has no split {split!r}; there are {', '.join(splits)}",
+            f"{source} has no split {split!r}; known: {', '.join(splits)}",
             rule="a data set with several splits needs one named",
             remedy=f"split: {splits[0]}",
         )

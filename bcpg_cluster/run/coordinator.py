@@ -4,8 +4,8 @@
                             train (gang) ─► snapshot v1 ─► push, proven by canaries ─► evaluate v1 ─► report
                    round 2: the same, from v1 ...
 
-The coordinator holds no rows. It asks the manifest what is missing, has it done, and notes what came of it; so going on after
-a crash is the same as going on. ``Parts`` are made by ``run.build.assembly``; nothing here names an implementation.
+The coordinator holds no rows. It asks the manifest what is missing, has it done, and notes what came of it; so resuming after
+a crash is the same as continuing. ``Parts`` are made by ``run.build.assembly``; nothing here names an implementation.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Dataflow:
         parameters: for the jobs of all stages (e.g. the policy version).
         stop_asked: polled; when true, leases under way are finished (at most ``grace_s``) and ``Interrupted`` is raised.
         tend: called in every turn, to look after the pools.
-        poll_s: the longest time between two looks at ``stop_asked`` and at leases that may be overdue.
+        poll_s: the longest time between two checks of ``stop_asked`` and of leases that may be overdue.
         clock, bell: how time passes; a simulation brings its own.
     """
 
@@ -91,7 +91,7 @@ class Dataflow:
         for pool in used:
             pool.on_news = self._bell.set
         if not self._frontier.is_complete:
-            for stage in self._stages:  # what a run that goes on has already is not part of its pace
+            for stage in self._stages:  # what a resumed run has already is not part of its pace
                 self._tell_progress(stage.name, stage.output)
         self._submit(self._frontier.ready())
         while not self._frontier.is_complete:

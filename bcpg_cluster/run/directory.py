@@ -23,7 +23,7 @@ _PARTIAL = re.compile(rf"\.{re.escape(CONFIG)}\.\d+\.partial")
 
 
 def check_run_directory(run_dir: RunPath, config: Config) -> None:
-    """See that ``run_dir`` is free or belongs to this very run, without writing anything.
+    """Check that ``run_dir`` is free or belongs to this very run, without writing anything.
 
     Raises:
         RunDirectoryError: it is a file, in use, holds something else, was made with another configuration or by a newer version, or
@@ -89,7 +89,7 @@ def load_run_config(run_dir: RunPath) -> Config:
         raise RunDirectoryError(
             f"{run_dir} is not a run: it has no {CONFIG}",
             rule="--run-dir names a directory made by `bcpg-cluster iterate`",
-            remedy="see runs/ for what is there",
+            remedy="see runs/ for the runs here",
         )
     try:
         content = yaml.safe_load(path.read_text())

@@ -75,7 +75,7 @@ class Pusher:
         ``from_disk`` leaves the wire alone: the trainer does not hold these weights.
 
         Raises:
-            PushError: an engine holds something else than what was sent. The run must not go on.
+            PushError: an engine holds something other than what was sent. The run must not continue.
         """
         started = time.monotonic()
         over_wire = self._settings.backend != "disk" and not from_disk and self._gang.is_up
@@ -104,7 +104,7 @@ class Pusher:
         return self._facts(method, why, time.monotonic() - started, proof)
 
     def confirm(self, version: int, snapshot_path: str | RunPath, canaries: Sequence[Canary]) -> PushFacts:
-        """Prove that members which started from the snapshot hold it; the facts for the manifest. Raises like ``run.push``."""
+        """Prove that members which started from the snapshot hold it; the facts for the manifest. Raises like :meth:`push`."""
         started = time.monotonic()
         proof = self._settle(version, snapshot_path, canaries)
         return self._facts("disk", "members started from the snapshot", time.monotonic() - started, proof)
@@ -112,7 +112,7 @@ class Pusher:
     def _settle(
         self, version: int, snapshot_path: str | RunPath, canaries: Sequence[Canary], *, reload: bool = False
     ) -> CanaryProof:
-        """Have every member hold ``version`` and prove it; members lost meanwhile are replaced, and all is looked at anew.
+        """Have every member hold ``version`` and prove it; members lost meanwhile are replaced, and all are checked again.
 
         ``reload`` has all of them load the snapshot, whatever version they say they hold.
         """
@@ -170,7 +170,7 @@ class Pusher:
         )
 
     def _send(self, version: int, members: Sequence[RolloutClient], digests: dict[str, str], started: float) -> None:
-        """Over the wire, within the deadline. Raises EngineError when it has to be given up."""
+        """Over the wire, within the deadline. Raises EngineError when it is given up."""
         trainers = (member.name for member in self._gang.members)
         group_of = (*trainers, *(member.name for member in members))  # a name is never used twice
         if group_of != self._met:
@@ -196,7 +196,7 @@ class Pusher:
             absent = sorted(set(digests) - set(receive.result()))
             if different or absent:
                 raise PushError(
-                    f"{member.name}: {len(different)} parameters arrived other than in the snapshot "
+                    f"{member.name}: {len(different)} parameters differ from the snapshot "
                     f"({different[:3]}), {len(absent)} did not arrive ({absent[:3]})"
                 )
 
@@ -209,7 +209,7 @@ class Pusher:
             error = future.exception()
             if isinstance(error, BcpgError) and not isinstance(error, PushError):
                 raise error
-            if error is not None:  # whatever broke on the wire, the snapshot mends it
+            if error is not None:  # whatever broke on the wire, the snapshot fixes it
                 raise EngineError(f"push: {type(error).__name__}: {error}") from error
         if pending:
             raise EngineError(f"the push did not finish within {self._settings.deadline_s:.0f} s")

@@ -1,5 +1,5 @@
-"""Looks after a run's pools while it goes on, about once a second: resizes those that resize themselves by their queue, does what a
-person asked for, takes in members that came up or went while nobody polls their pool, and tells the observer of all of it.
+"""Looks after a running run's pools, about once a second: resizes those that resize themselves by their queue, does what a
+person asked for, takes in members that came up or went while no stage polls their pool, and tells the observer of all of it.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def steps_path(round_: int) -> str:
 
 
 def check_rows(weighed: WeighCounts, objective: Objective) -> None:
-    """Look at what weigh counted before any engine starts.
+    """Check what weigh counted, before any engine starts.
 
     Args:
         weighed: of the whole round.
@@ -74,7 +74,7 @@ def train_round(
 ) -> SnapshotRecord:
     """Train version ``round_`` from the sealed table of its round and count its snapshot.
 
-    A group that is lost is started again and goes on from the last step checkpoint.
+    A group that is lost is started again and resumes from the last step checkpoint.
 
     Raises:
         DataError: the rows do not fit the objective.
@@ -108,7 +108,7 @@ def take_checkpoints(run_dir: RunPath, round_: int) -> str:
     """The directory for the step checkpoints of a group's next try, with what the last try left moved into it. (Where the run
     lies in an object store they are on the members' machines, and these do the moving.)
 
-    A group that was given up may be at work still, on a host that lost its link. It goes on writing, and deleting, under the
+    A group that was given up may be at work still, on a host that lost its link. It keeps writing, and deleting, under the
     name that it was told; the move takes what counts out of its reach.
     """
     if not isinstance(run_dir, Path):
@@ -123,7 +123,7 @@ def take_checkpoints(run_dir: RunPath, round_: int) -> str:
 
 
 class _StepTeller:
-    """Tells the observer of every step once, while the training goes on; a group that starts again repeats some."""
+    """Tells the observer of every step once, while the training is running; a group that starts again repeats some."""
 
     def __init__(self, trainers: TrainerClient, round_: int, observer: Observer) -> None:
         self._trainers, self._round, self._observer = trainers, round_, observer
@@ -138,7 +138,7 @@ class _StepTeller:
             self._asked = self._trainers.steps(self._num_told)
 
     def finish(self, reports: Sequence[StepReport]) -> None:
-        """Tell the steps nobody was told yet."""
+        """Tell the steps that were not told yet."""
         self._asked = None
         self._tell(reports[self._num_told :])
 

@@ -69,7 +69,7 @@ class StageWorker:
         return "ready"
 
     def run(self, job: StageJob) -> Receipt:
-        """Do one job and write its shard; the receipt still has to be accepted by the manifest."""
+        """Do one job and write its shard; the manifest must still accept the receipt."""
         started = time.monotonic()
         tables = {table: read_shard(job.run_dir, receipt) for table, receipt in job.inputs.items()}
         result = self._stages[job.stage](tables, job)

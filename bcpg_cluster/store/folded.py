@@ -14,7 +14,7 @@ _FIELDS = tuple(Receipt.__dataclass_fields__)
 class FoldedReceipts(Mapping[int, Receipt]):
     """The accepted shards of a table, packed; to be read as a whole.
 
-    Each look unpacks the table anew (some 5 microseconds a receipt), so take ``dict(folded)`` to look up many.
+    Each lookup unpacks the table anew (some 5 microseconds a receipt), so take ``dict(folded)`` to look up many.
     """
 
     __slots__ = ("_num", "_packed")

@@ -3,7 +3,7 @@
 In an object store there is neither append nor lock, only objects that appear whole, and "create where there is none". So the lines
 lie in segments, ``manifest/<epoch>-<number>.jsonl``, the last of which is put anew for every line until it is full. Whoever takes
 a run creates segment 0 of the next epoch, which one process alone can do, and notes there how far it read the epoch before.
-What a writer that lost the run still adds behind that point counts for nobody: no clock is trusted for that.
+What a writer that lost the run still adds behind that point does not count: no clock is trusted for that.
 
 Clocks only decide when a run may be taken that was not given back: when its ``run.lock`` was not renewed for ``LEASE_S``
 seconds, or at once where the process that held it ran on this machine and is gone.
@@ -36,7 +36,7 @@ _SEGMENT = re.compile(r"(\d{6})-(\d{6})\.jsonl")
 
 
 class Journal(Protocol):
-    """The open journal of a run. Nobody else adds lines while it is open."""
+    """The open journal of a run. No other process adds lines while it is open."""
 
     def lines(self) -> Iterator[bytes]:
         """All lines so far; in a file the last may be torn."""
@@ -98,7 +98,7 @@ def _lines(segments: Mapping[str, bytes]) -> Iterator[bytes]:
 
 
 def lock_holder(run_dir: RunPath) -> str | None:
-    """Who works on a run now (a process id, with its machine in an object store); ``None`` when nobody does. Changes nothing."""
+    """The process that works on a run now (with its machine in an object store); ``None`` when there is none. Changes nothing."""
     if isinstance(run_dir, StoredPath):
         return _lease_holder(run_dir)
     path = run_dir / LOCK
@@ -113,7 +113,7 @@ def lock_holder(run_dir: RunPath) -> str | None:
 
 
 def in_use_error(run_dir: RunPath, holder: str) -> RunDirectoryError:
-    """What is said when a second process wants to work on a run."""
+    """The error for a second process that wants to work on a run."""
     return RunDirectoryError(
         f"{run_dir} is in use by process {holder}",
         rule="one process works on a run at a time",
@@ -213,7 +213,7 @@ class StoredJournal:
         return _lines(self._before)
 
     def begin(self, good: int) -> None:
-        """Nothing here can be torn, so anything else than all of it is somebody else's doing."""
+        """Nothing here can be torn, so anything but all of it was done by another process."""
         if good != sum(map(len, self._before.values())):
             place = self._run_dir / SEGMENTS
             raise RunDirectoryError(
@@ -264,7 +264,7 @@ class StoredJournal:
         holder = _lease_holder(self._run_dir, self._clock()) or "unknown"
         return StoreError(
             f"{self._run_dir} was taken over by process {holder}: this process gave no sign for {LEASE_S:.0f} s. "
-            "Nothing of what it does from here on counts"
+            "Nothing it does from here on counts"
         )
 
     def _write_lock(self, *, is_released: bool) -> None:

@@ -7,7 +7,7 @@
       manifest.jsonl         the truth: which shards, snapshots and pushes count
       manifest/              the same in an object store, in segments (``store.journal``)
       run.lock               held by the process that works on the run
-      mark.txt               by which members on other machines see that they look at the same directory
+      mark.txt               by which members on other machines see that they have the same directory
       live.json              what that process does now, and when it was last heard of
       control/               requests to it (`bcpg-cluster scale`) and its answers
       rounds/0001/<table>/00003-<attempt>.parquet

@@ -110,7 +110,7 @@ class ManifestState:
         return True
 
     def _fold(self, round_: int) -> None:
-        """A round with a report is seldom looked at again, and its receipts are many."""
+        """A round with a report is seldom read again, and its receipts are many."""
         for key, accepted in self.shards.items():
             if key[0] == round_ and isinstance(accepted, dict):
                 self.shards[key] = FoldedReceipts(accepted)
@@ -134,7 +134,7 @@ class ManifestState:
         return [receipt for _, receipt in sorted(self.shards.get((round_, table), {}).items())]
 
     def missing(self, round_: int, table: str, num_shards: int) -> list[int]:
-        """The shards of a table that nobody has delivered yet."""
+        """The shards of a table that are still missing."""
         accepted = self.shards.get((round_, table), {})
         return [shard for shard in range(num_shards) if shard not in accepted]
 
@@ -169,7 +169,7 @@ def _replay(lines: Iterator[bytes], place: RunPath) -> tuple[ManifestState, int]
                 break
             raise RunDirectoryError(
                 f"{place}, line {number}: not an event; the file was changed by something else",
-                rule="only bcpg-cluster writes a manifest, and a crash can tear its last line alone",
+                rule="only bcpg-cluster writes a manifest, and a crash can tear only its last line",
                 remedy="put back a copy of the manifest, or give another --run-dir",
             ) from None
         good += len(line)
@@ -275,7 +275,7 @@ class Manifest:
         self._append({"event": "report", "round": report.round, "report": report.plain()})
 
     def add_retry(self, what: str, why: str) -> None:
-        """Note a piece of work that had to be done again."""
+        """Note a piece of work that was done again."""
         self._append({"event": "retry", "what": what, "why": why[:2000]})
 
     def add_import(self, facts: dict[str, Any]) -> None:
@@ -286,7 +286,7 @@ class Manifest:
         """Let go of tables of a round, of all later rounds, and of snapshots from ``versions`` on. Files stay on disk.
 
         Args:
-            changed: the configuration to go on with, as ``identity`` and ``config.run``; in the same event, since results and
+            changed: the configuration to continue with, as ``identity`` and ``config``; in the same event, since results and
                 configuration must not part.
         """
         event = {"event": "reopened", "round": round_, "tables": tables, "versions": versions}

@@ -1,4 +1,4 @@
-"""A mark in the run directory, by which a process on another machine sees that it looks at the same directory."""
+"""A mark in the run directory, by which a process on another machine sees that it has the same directory."""
 
 from __future__ import annotations
 

@@ -101,11 +101,11 @@ class StoredPath:
 
     def exists(self) -> bool:
         """Whether an object is here, or below."""
-        return bool(self._ask("look at", lambda fs, key: fs.exists(key)))
+        return bool(self._ask("check", lambda fs, key: fs.exists(key)))
 
     def is_file(self) -> bool:
         """Whether an object is here."""
-        return bool(self._ask("look at", lambda fs, key: fs.isfile(key)))
+        return bool(self._ask("check", lambda fs, key: fs.isfile(key)))
 
     def is_dir(self) -> bool:
         """Whether an object is below."""
@@ -158,17 +158,17 @@ class StoredPath:
         self._ask("remove", remove)
 
     def check_reachable(self) -> None:
-        """See that driver, credentials and bucket are there, by one listing.
+        """Check that driver, credentials and bucket are there, by one listing.
 
         Raises:
-            RunDirectoryError: one of them is not.
+            RunDirectoryError: one of them is missing.
         """
         try:
             self._ask("list", _list_bucket)
         except (UnreachableError, FileNotFoundError) as error:
             raise RunDirectoryError(
                 f"{self.url} cannot be reached: {error}",
-                rule="the bucket of a run is there before the run, and the credentials at hand may list, read and write it",
+                rule="the bucket of a run exists before the run starts, and the credentials at hand may list, read and write it",
                 remedy="correct --run-dir, the environment (AWS_..., GOOGLE_..., FSSPEC_...), or storage.options of the config",
             ) from None
 
@@ -226,7 +226,7 @@ def run_path(place: str | Path | StoredPath, options: Mapping[str, Any] | None =
         extra = _EXTRAS.get(protocol)
         raise RunDirectoryError(
             f"{place} cannot be opened: {error}",
-            rule="a run lives in a directory, or where an installed fsspec driver leads to",
+            rule="a run lives in a directory, or at an address with an installed fsspec driver",
             remedy=f"pip install 'bcpg-cluster[{extra}]'" if extra else "install the driver, or correct the address",
         ) from None
     bucket, _, _ = rest.partition("/")
@@ -251,7 +251,7 @@ def local_only(place: RunPath, what: str) -> Path:
 
 
 def read_json(path: RunPath) -> Any:
-    """A small JSON file; ``None`` when it is not there or is none."""
+    """A small JSON file; ``None`` when it is missing or not JSON."""
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):

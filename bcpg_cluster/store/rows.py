@@ -76,12 +76,12 @@ def _id_of(row: Row) -> SampleId:
 
 
 def prompt_row(prompt: Prompt) -> Row:
-    """A row of ``prompts.files``."""
+    """A row of ``prompts``."""
     return {"prompt_id": prompt.prompt_id, "question": prompt.question, "answer": prompt.answer}
 
 
 def prompts_from(rows: Iterable[Row]) -> list[Prompt]:
-    """The prompts of rows of ``prompts.files``."""
+    """The prompts of rows of ``prompts``."""
     return [Prompt(**row) for row in rows]
 
 

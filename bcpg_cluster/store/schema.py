@@ -2,7 +2,7 @@
 
 | table | one row for | written by |
 |---|---|---|
-| ``prompts.files``, ``eval_prompts`` | a prompt of this round, of the test set | the coordinator |
+| ``prompts``, ``eval_prompts`` | a prompt of this round, of the test set | the coordinator |
 | ``rollouts``, ``eval_rollouts`` | a sample | generate, evaluate |
 | ``outcomes``, ``eval_outcomes`` | a sample | verify |
 | ``steps`` | a step of a wrong sample in a kept group | segment |
@@ -104,7 +104,7 @@ def schema_of(table: str) -> pa.Schema:
     """The columns of a table, with the schema's version in its metadata."""
     schema = _VERDICTS if table.startswith("verdicts.") else SCHEMAS.get(table)
     if schema is None:
-        raise StoreError(f"no table is called {table!r}")
+        raise StoreError(f"unknown table {table!r}")
     return schema.with_metadata({"bcpg_schema_version": str(SCHEMA_VERSION), "bcpg_table": table})
 
 

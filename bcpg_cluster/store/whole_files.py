@@ -38,7 +38,7 @@ def make_parents(path: RunPath) -> None:
 
 
 def take_away(path: RunPath) -> bool:
-    """Delete a file; False when somebody else has. Of two who try at once one is told True (in an object store perhaps both)."""
+    """Delete a file; False when another process has. Of two who try at once one is told True (in an object store perhaps both)."""
     if isinstance(path, StoredPath):
         was_there = path.exists()
         path.remove_tree()

@@ -1,6 +1,6 @@
-"""How a person speaks to a run that goes on: requests and answers as whole files in the run's directory.
+"""How a person talks to a running run: requests and answers as whole files in the run's directory.
 
-Whoever sees the directory can speak to the run, from any machine, and nothing has to listen on a port. The run looks for requests
+Whoever sees the directory can talk to the run, from any machine, and nothing has to listen on a port. The run looks for requests
 about once a second while it waits for its members; one that finds the run in a push waits until that is over.
 """
 
@@ -79,7 +79,7 @@ class Control:
             take_away(path)
 
     def take(self) -> Iterator[ScaleRequest]:
-        """Requests that wait, each once. What is no request is removed."""
+        """Requests that wait, each once. Anything else is removed."""
         for path in self._files():
             if not path.name.endswith(_REQUEST):
                 continue
@@ -107,7 +107,7 @@ class Control:
 
 
 def check_sizes(sizes: Mapping[str, int | None], pools: Sequence[PoolState]) -> None:
-    """Look at a request before anything is done.
+    """Check a request before anything is done.
 
     Raises:
         UserError: a pool that the run does not have or that cannot be resized, or a size outside its bounds.
@@ -117,7 +117,7 @@ def check_sizes(sizes: Mapping[str, int | None], pools: Sequence[PoolState]) -> 
         pool = by_name.get(name)
         if pool is None:
             raise UserError(
-                f"there is no pool {name!r}",
+                f"unknown pool {name!r}",
                 rule=f"this run has the pools {', '.join(by_name)}",
                 remedy="name one of these",
             )
@@ -131,14 +131,15 @@ def check_sizes(sizes: Mapping[str, int | None], pools: Sequence[PoolState]) -> 
             raise UserError(
                 f"{name} cannot be given back to its own rule: it has none",
                 rule=f"a pool resizes itself when pools.{name}.target_queue_per_actor is set",
-                remedy=f"stop the run and go on with --set pools.{name}.target_queue_per_actor=4 (pools may change between starts)",
+                remedy=f"stop the run and resume with --set pools.{name}.target_queue_per_actor=4 "
+                "(pools may change between starts)",
             )
         if size is not None and not pool.low <= size <= pool.high:
             key = "min" if size < pool.low else "max"
             raise UserError(
                 f"{name} cannot have {size} members: pools.{name}.{key} is {pool.low if key == 'min' else pool.high}",
                 rule=f"a pool stays within its bounds, here {pool.low} to {pool.high}",
-                remedy=f"stop the run and go on with --set pools.{name}.{key}={max(size, 1)} (pools may change between starts)",
+                remedy=f"stop the run and resume with --set pools.{name}.{key}={max(size, 1)} (pools may change between starts)",
             )
 
 

@@ -55,7 +55,7 @@ def seconds_left(done: int, total: int, first: int, passed_s: float) -> float | 
     """How long a stage still takes at the pace it had so far; ``None`` until a piece was done.
 
     Args:
-        first: pieces that were there at the start (a run that goes on), which took none of ``passed_s``.
+        first: pieces that were there at the start (of a resumed run), which took none of ``passed_s``.
     """
     if done >= total:
         return 0.0
@@ -134,7 +134,7 @@ class LiveStatus:
             known.done, known.total, known.updated = heard.done, heard.total, now
 
     def _see_pools(self, states: Sequence[PoolState]) -> None:
-        """The pools as they are, and how busy they were since the last look."""
+        """The pools as they are, and how busy they were since the last reading."""
         shown = []
         for state in states:
             before_busy_s, before_ready_s = self._times.get(state.name, (0.0, 0.0))
@@ -242,10 +242,10 @@ def read_live(run_dir: RunPath) -> Live | None:
 def is_alive(
     run_dir: RunPath, *, now: Callable[[], float] = time.time, wait: Callable[[float], None] = time.sleep
 ) -> bool:
-    """Whether a process that can be spoken to works on the run. Plain answers take no time, the others some seconds.
+    """Whether a process that answers requests works on the run. Plain answers take no time, the others some seconds.
 
     On the machine of the run its lock tells, which the kernel frees with the process. Elsewhere the heartbeat has to move: one
-    that looks old may come from a clock that is slow, so it is looked at twice.
+    that looks old may come from a clock that is slow, so it is checked twice.
     """
     first = read_live(run_dir)
     if first is None or first.ended is not None:

@@ -44,10 +44,10 @@ def iterate(
     ] = False,
     track: Annotated[
         list[str] | None,
-        typer.Option("--track", help="Also log to tensorboard, trackio, wandb or mlflow. May be given often."),
+        typer.Option("--track", help="Also log to tensorboard, trackio, wandb or mlflow. Repeatable."),
     ] = None,
 ) -> None:
-    """Run rounds of the main job. Run the same command again to go on with a run that was stopped."""
+    """Run rounds of the main job. Run the same command again to resume a stopped run."""
     from bcpg_cluster_cli.runs.iterate import run_iterate
 
     run_iterate(rounds, config, set_ or [], run_dir, seed, address, track=track or [], as_json=json_, inline=inline)
@@ -56,7 +56,7 @@ def iterate(
 @app.command()
 def compare(
     methods: Annotated[
-        str, typer.Option("--methods", "-m", help="Names with commas between them; docs/compare.md lists them.")
+        str, typer.Option("--methods", "-m", help="Comma-separated names; docs/compare.md lists them.")
     ] = "bcpg_nsa,bcpg,topr,grpo_offline,dpo,rft",
     seeds: Annotated[int, typer.Option("--seeds", help="How many seeds, counted from the config's.")] = 5,
     rounds: Annotated[int, typer.Option("--rounds", "-n", min=1, help="Rounds of every method.")] = 1,
@@ -81,7 +81,7 @@ def compare(
     json_: JsonOption = False,
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process without Ray.")] = False,
 ) -> None:
-    """Train methods on the same offline data and compare them. Run it again to go on, or to add methods and seeds."""
+    """Train methods on the same offline data and compare them. Run it again to resume, or to add methods and seeds."""
     from bcpg_cluster_cli.runs.compare import run_compare
 
     run_compare(
@@ -165,7 +165,7 @@ def import_(
     column: ColumnOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Start a run with responses made elsewhere; `iterate` goes on by verifying them."""
+    """Start a run with responses made elsewhere; `iterate` continues by verifying them."""
     from bcpg_cluster_cli.exchange.import_rollouts import run_import
 
     run_import(file, config, set_ or [], run_dir, seed, column or [], as_json=json_)
@@ -204,7 +204,7 @@ def judge_eval(
     ] = None,
     abstention: Annotated[str, typer.Option("--abstention", help="against or left_out.")] = "against",
     accuracy: Annotated[
-        list[str] | None, typer.Option("--accuracy", help="NAME=0.8, for the rule `weighted`; may be given often.")
+        list[str] | None, typer.Option("--accuracy", help="NAME=0.8, for the rule `weighted`; repeatable.")
     ] = None,
     prior: Annotated[float, typer.Option("--prior", help="Chance that a step is right, for `weighted`.")] = 0.5,
     limit: Annotated[
@@ -216,7 +216,7 @@ def judge_eval(
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """How good a config's judges are, alone and together, on solutions whose steps somebody labelled."""
+    """How good a config's judges are, alone and together, on solutions with labelled steps."""
     from bcpg_cluster.run.build.default_config import read_config
     from bcpg_cluster.run.build.judges import make_judge
     from bcpg_cluster_cli.judging.judge_eval import run_judge_eval
@@ -246,7 +246,7 @@ def disagreements(
     judge: Annotated[list[str] | None, typer.Option("--judge", help="A judge to compare (default: all).")] = None,
     json_: JsonOption = False,
 ) -> None:
-    """The samples of a round that the judges quarrel about most."""
+    """The samples of a round that the judges disagree about most."""
     from bcpg_cluster_cli.judging.disagreements import run_disagreements
 
     run_disagreements(run_dir, round_, number, page, judge or [], as_json=json_)
@@ -259,7 +259,7 @@ def stage(
     run_dir: RunDirOption = None,
     set_: SetOption = None,
     discard_later: Annotated[
-        bool, typer.Option("--discard-later", help="Also give up what was made from this stage's results.")
+        bool, typer.Option("--discard-later", help="Also discard what was made from this stage's results.")
     ] = False,
     address: AddressOption = None,
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process without Ray.")] = False,
@@ -289,7 +289,7 @@ def scale(
     wait: Annotated[float, typer.Option("--wait", min=1.0, help="Seconds to wait for the run's answer.")] = 60.0,
     json_: JsonOption = False,
 ) -> None:
-    """Resize pools of a run while it goes on, e.g. `scale judge.llm=4 prm=2`."""
+    """Resize a running run's pools, e.g. `scale judge.llm=4 prm=2`."""
     from bcpg_cluster_cli.watching.scale import run_scale
 
     run_scale(sizes, run_dir, wait, as_json=json_)
@@ -298,7 +298,7 @@ def scale(
 @app.command()
 def monitor(
     port: Annotated[int, typer.Option("--port", help="Where Prometheus listens, on 127.0.0.1.")] = 9090,
-    interval: Annotated[float, typer.Option("--interval", min=1.0, help="Seconds between two looks.")] = 10.0,
+    interval: Annotated[float, typer.Option("--interval", min=1.0, help="Seconds between two scrapes.")] = 10.0,
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder of its data (default: in the Ray session's folder).")
     ] = None,
@@ -370,7 +370,7 @@ def grade(
 
 @app.command()
 def doctor(json_: JsonOption = False) -> None:
-    """What is installed, which engines would be used, and how to mend what is missing."""
+    """What is installed, which engines would be used, and how to fix what is missing."""
     from bcpg_cluster_cli.runs.doctor import run_doctor
 
     run_doctor(as_json=json_)
@@ -378,7 +378,7 @@ def doctor(json_: JsonOption = False) -> None:
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         from bcpg_cluster import __version__

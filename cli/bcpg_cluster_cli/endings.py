@@ -1,4 +1,4 @@
-"""How a command ends that could not do its work: the words, their colour and the exit code."""
+"""How a failed command ends: the words, their colour and the exit code."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from bcpg_cluster.errors import BcpgError, Interrupted, UserError
 def say_and_code(error: BcpgError) -> int:
     """Print what a person needs to know; the exit code: 2 for bad input, 130 for a wanted stop, 1 for the rest."""
     if isinstance(error, Interrupted):
-        typer.secho(f"{error}\nRun the same command again to go on.", fg="yellow", err=True)
+        typer.secho(f"{error}\nRun the same command again to resume.", fg="yellow", err=True)
         return 130
     if isinstance(error, UserError):
         typer.secho(f"error: {error}", fg="red", err=True)
         return 2
     typer.secho(
-        f"error: {type(error).__name__}: {error}\nWhat was finished is kept; run the same command to go on.",
+        f"error: {type(error).__name__}: {error}\nWhat was finished is kept; run the same command again to resume.",
         fg="red",
         err=True,
     )

@@ -52,12 +52,12 @@ def track_overrides(kinds: list[str], config: Config) -> list[str]:
     """``--track`` as overrides: a tracker the configuration has a section for keeps it.
 
     Raises:
-        ConfigError: no tracker is called so.
+        ConfigError: an unknown tracker.
     """
     unknown = [kind for kind in kinds if kind not in TRACKERS]
     if unknown:
         raise ConfigError(
-            f"--track {unknown[0]}: no tracker is called so",
+            f"--track {unknown[0]}: unknown tracker",
             rule=f"trackers are {', '.join(TRACKERS)}",
             remedy="correct the name",
         )

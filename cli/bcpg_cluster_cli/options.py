@@ -10,9 +10,7 @@ ConfigOption = Annotated[
     str | None,
     typer.Option("--config", "-c", help="A YAML file or the name of a shipped config (default: laptop, without GPUs)."),
 ]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Override one key: section.key=value. May be given often.")
-]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one key: section.key=value. Repeatable.")]
 RunDirOption = Annotated[
     str | None,
     typer.Option("--run-dir", help="Where the run lives: a directory or s3://bucket/path (default: runs/<name>)."),

@@ -82,13 +82,13 @@ def find_run(run_dir: str | RunPath | None) -> RunPath:
             raise RunDirectoryError(
                 f"{place} is not a run",
                 rule="--run-dir names a directory made by `bcpg-cluster iterate`",
-                remedy="see runs/ for what is there",
+                remedy="see runs/ for the runs here",
             )
         return place
     found = sorted(Path("runs").glob("*/manifest.jsonl"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise RunDirectoryError(
-            "there is no run in runs/",
+            "no run in runs/",
             rule="a run is made by `bcpg-cluster iterate`",
             remedy="start one, or give --run-dir",
         )

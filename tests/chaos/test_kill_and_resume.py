@@ -236,7 +236,7 @@ def test_ctrl_c_and_two_at_once(tmp_path: Path, long_config: Path):
         first.kill()
     assert first.returncode == 130, told
     assert "stopping: finishing what is under way" in shown
-    assert "Run the same command again to go on." in told
+    assert "Run the same command again to resume." in told
     assert "Traceback" not in told
     done = max(read_manifest(run_dir).reports, default=0)
     again = start_real(*arguments, "--rounds", done + 1)

@@ -122,8 +122,8 @@ def test_the_right_token_joins(head: Head):
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"RAY_AUTH_TOKEN": "0" * 64}, "it refuses this process's"),
-        ({"RAY_AUTH_MODE": "disabled"}, "its sending none"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "it refused this process's token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "this process sent none"),
         ({"RAY_AUTH_TOKEN": ""}, "this process has none"),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_wrong_token_is_refused_with_the_remedy(head: Head, environment: dict[
 def test_a_driver_of_another_version_is_refused_with_the_remedy(head: Head):
     joined = head.join('ray.__version__ = "2.59.0"')
     assert joined.returncode == 1
-    assert "is of another version" in joined.stderr and "Ray: 2.59.0" in joined.stderr
+    assert "runs another version" in joined.stderr and "Ray: 2.59.0" in joined.stderr
     assert "run the command with the cluster's own environment" in joined.stderr
 
 
@@ -205,7 +205,7 @@ def test_a_lost_head_ends_the_command_and_the_run_goes_on_elsewhere(
             process.kill()
         words = " ".join(log.read_text().split())
         assert "ClusterLostError: the Ray cluster is lost" in words, words[-3000:]
-        assert "run the same command to go on" in words
+        assert "run the same command again to resume" in words
     finally:
         stop_head(lost)
     kept = max(read_manifest(run_dir).reports)

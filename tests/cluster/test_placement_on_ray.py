@@ -126,7 +126,7 @@ def test_a_group_waits_for_a_node_and_says_so(cluster: Any, runtime: RayRuntime)
 
 def test_a_group_does_not_wait_for_ever(runtime: RayRuntime):
     trainers = gang(runtime, 1, "never", placement_timeout_s=0.1)
-    with pytest.raises(UserError, match=r"no nodes for trainer/0\.0 of trainer came within") as caught:
+    with pytest.raises(UserError, match=r"no nodes with room for trainer/0\.0 of trainer came up within") as caught:
         trainers.ensure_up()
     assert "pools.trainer.placement_timeout_s" in caught.value.remedy
     assert not trainers.is_up

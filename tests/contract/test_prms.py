@@ -347,7 +347,7 @@ def test_what_cannot_be_served_is_said_before_it_starts(tmp_path: Path, shepherd
         VllmStepScorer(path, "prm", engine_args={})
     with pytest.raises(ConfigError, match=r"\['enforce_eager'\] mean nothing"):
         TransformersStepScorer(path, "prm", engine_args={"enforce_eager": True})
-    with pytest.raises(ConfigError, match="no engine 'jax'"):
+    with pytest.raises(ConfigError, match="unknown engine 'jax'"):
         make_step_scorer(path, "prm", engine="jax", engine_args={})
     with pytest.raises(ConfigError, match="not scored by the convention 'skywork'"):
         make_step_scorer(shepherd_path, "prm", convention="skywork", engine_args={})

@@ -162,7 +162,7 @@ def python(code: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("kind", "command", "why"),
     [
-        ("nobody", None, "no tracker is called 'nobody'"),
+        ("nobody", None, "unknown tracker 'nobody'"),
         ("mlflow", python("import os; os._exit(7)"), "ended with 7"),
         ("wandb", python('import sys; print(\'{"failed": "no such account"}\'); sys.exit(1)'), "no such account"),
         ("trackio", python("import signal; signal.pause()"), "did not finish within 1 s"),
@@ -177,7 +177,9 @@ def test_a_tracker_that_fails_is_said_once_and_stops_nothing(
     for report in finished_run.reports.values():
         observer.hear(RoundFinished(RoundReport.read(report)))
     observer.close(1.0 if why.startswith("did not") else 120.0)
-    assert [why in note and note.startswith(f"{kind} is gone, the run goes on without it") for note in notes] == [True]
+    assert [why in note and note.startswith(f"{kind} is gone, the run continues without it") for note in notes] == [
+        True
+    ]
     observer.hear(
         RoundFinished(RoundReport.read({**finished_run.reports[1], "round": 9}))
     )  # and it is left alone from then on

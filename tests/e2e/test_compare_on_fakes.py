@@ -219,9 +219,9 @@ def test_a_rate_scales_the_whole_schedule(make_config: Callable[..., Config]):
     ("arguments", "says"),
     [
         (("--seeds", "0"), "--seeds 0"),
-        (("--methods", "bcpg_nsa,nope"), "there is no method 'nope'"),
+        (("--methods", "bcpg_nsa,nope"), "unknown method 'nope'"),
         (("--learning-rates", "1e-4,x"), "--learning-rates '1e-4,x'"),
-        (("--learning-rates", "1e-4,-1"), "different positive numbers"),
+        (("--learning-rates", "1e-4,-1"), "comma-separated positive numbers"),
         (("--validation-prompts", "40"), "40 validation prompts of 40 train prompts"),
         (("--validation-prompts", "0"), "with 3 learning rates to choose from"),
         (("--tuning-seed", "1"), "is one of the measured seeds 0 .. 4"),

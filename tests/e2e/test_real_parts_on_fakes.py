@@ -275,4 +275,4 @@ def test_import_iterate_export(bcpg: Bcpg, config_file: Path, prompt_files: tupl
         assert {verdict["judge"] for step in row["steps"] for verdict in step["verdicts"]} == {"llm", "prm", "truth"}
     taken = bcpg("export", "steps", "--out", tmp_path / "steps", *arguments)
     assert taken.code == 2
-    assert "is there already" in taken.err
+    assert "already exists" in taken.err

@@ -121,7 +121,7 @@ def test_judges_follow_their_queue_and_a_person_resizes_pools(
     gated.wait_for(lambda: gated.states("judge.llm") == ["ready"] * 4)  # those that were to go stay
 
     for sizes, words in (
-        (["judge.x=2"], "there is no pool 'judge.x'"),
+        (["judge.x=2"], "unknown pool 'judge.x'"),
         (["judge.llm=0"], "pools.judge.llm.min is 1"),
         (["judge.llm=9"], "pools.judge.llm.max is 4"),
         (["trainer=2"], "trainer group cannot be resized"),
@@ -137,7 +137,7 @@ def test_judges_follow_their_queue_and_a_person_resizes_pools(
     process.wait()
     over = bcpg("scale", "judge.llm=2", "--run-dir", run_dir)
     assert over.code == 2
-    assert "did not say goodbye" in over.err
+    assert "did not end properly" in over.err
     assert "bcpg-cluster iterate" in over.err
     assert "not running" in bcpg("status", "--run-dir", run_dir).out
 

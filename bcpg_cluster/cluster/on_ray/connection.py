@@ -1,4 +1,4 @@
-"""Before a driver joins a Ray cluster: is it there, does it take our token, is it of our version?
+"""Before a driver joins a Ray cluster: is it there, does it take our token, does it run our version?
 
 Ray itself takes 20 s to refuse a token and two minutes to miss a cluster that is not there, after which it ends the process.
 """
@@ -15,7 +15,7 @@ _PATIENCE_S = 5.0
 
 
 def check_address(address: str, reason: str) -> None:
-    """Raises :class:`UserError` when nothing listens at ``host:port``, or it is no address of a cluster's head."""
+    """Raises :class:`UserError` when nothing listens at ``host:port``, or it is not the address of a cluster's head."""
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
         raise UserError(
@@ -49,14 +49,14 @@ def check_token(address: str) -> None:
         raise _token_error(address, "this process has none, though RAY_AUTH_MODE is token") from None
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-            raise _token_error(address, "it refuses this process's, or its sending none") from None
+            raise _token_error(address, "it refused this process's token, or this process sent none") from None
         # Whatever else it is, `ray.init` says it better.
 
 
 def _token_error(address: str, why: str) -> UserError:
     return UserError(
-        f"the Ray cluster at {address} wants its token: {why}",
-        rule="all nodes and clients of a cluster have the same token, and RAY_AUTH_MODE=token in their environment",
+        f"the Ray cluster at {address} requires its token: {why}",
+        rule="all nodes and clients of a cluster share one token and have RAY_AUTH_MODE=token in their environment",
         remedy="copy the head's ~/.ray/auth_token to this machine and export RAY_AUTH_MODE=token",
     )
 
@@ -72,8 +72,8 @@ def joining(address: str, reason: str) -> Iterator[None]:
         words = " | ".join(line.strip() for line in str(error).splitlines() if line.strip())
         if "version mismatch" in words.lower():
             raise UserError(
-                f"the Ray cluster at {address} is of another version: {words}",
-                rule="the command and all nodes have the same Ray, and the same Python to the patch release",
+                f"the Ray cluster at {address} runs another version: {words}",
+                rule="the command and all nodes run the same Ray, and the same Python down to the patch release",
                 remedy="run the command with the cluster's own environment (`ray exec`, `ray job submit`), or install its versions",
             ) from None
         raise UserError(

@@ -53,7 +53,7 @@ class Link:
         self._watcher = threading.Thread(target=self._watch, args=(every_s,), name="cluster-link", daemon=True)
 
     def start(self) -> None:
-        """Begin to look, in a thread."""
+        """Start checking, in a thread."""
         self._watcher.start()
 
     @property
@@ -81,7 +81,7 @@ class Link:
             self._under_way.discard(answer)
 
     def look_now(self) -> None:
-        """One look; gives the head up when it has been silent for too long."""
+        """One check; gives the head up when it has been silent for too long."""
         if self._look(self._address):
             self._heard = self._clock()
         elif self._clock() - self._heard > self._patience_s and self._error is None:
@@ -100,7 +100,7 @@ class Link:
             self.look_now()
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop checking."""
         self._ended.set()
 
 

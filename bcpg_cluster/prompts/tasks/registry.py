@@ -42,7 +42,7 @@ def find_task(name: str) -> Task:
     """The task of that name; ``reasoning_gym/NAME`` is a task for every generator of that package.
 
     Raises:
-        DataError: there is none; says which there are.
+        DataError: an unknown task; names the known ones.
     """
     if name.startswith(GYM):
         return Task(
@@ -59,7 +59,7 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         near = difflib.get_close_matches(name, TASKS, n=1)
         raise DataError(
-            f"there is no ready-made task {name!r}",
+            f"unknown task {name!r}",
             rule=f"tasks are {', '.join(TASKS)} and {GYM}NAME",
             remedy=f"did you mean {near[0]}?" if near else "name one of them, or map the columns of your own data set",
         )
@@ -89,7 +89,7 @@ def read_task(
         size, seed, parameters, excluded: of problems that reasoning-gym makes; see ``reasoning_gym.make_prompts``.
 
     Raises:
-        DataError: there is no such task, it cannot be read, or a row of it is not what it should be.
+        DataError: the task is unknown, cannot be read, or has an invalid row.
     """
     task = find_task(name)
     if name.startswith(GYM):

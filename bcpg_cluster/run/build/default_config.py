@@ -54,8 +54,8 @@ def choose_config(
             return name
     raise ConfigError(
         f"no --config was given, and no shipped config for GPUs fits {where}, which has {gpus:g} GPUs",
-        rule="without --config the shipped config that uses most of a cluster's GPUs runs; the laptop default runs by itself "
-        "only on this machine alone",
+        rule="without --config, the shipped config that uses most of a cluster's GPUs runs; the laptop default is chosen "
+        "only for this machine alone, without GPUs",
         remedy="--config one of: " + ", ".join(f"{name} ({used:g} GPUs)" for name, used in uses.items()),
     )
 

@@ -59,7 +59,7 @@ def make_verifier(config: Config) -> Verifier:
     """What checks final answers.
 
     Raises:
-        ConfigError: this machine cannot isolate programs (``code``), or the function's path is none.
+        ConfigError: this machine cannot isolate programs (``code``), or the function's path is invalid.
     """
     section = config.verify
     if section.kind == "math":

@@ -64,7 +64,7 @@ def check_placement(found: Plan) -> None:
         return
     raise ConfigError(
         f"this cluster cannot hold the run: {found.why}\n{table(found.lines)}",
-        rule="pools.*.members times num_cpus, num_gpus and resources, over what is there at once, fit on the cluster's nodes",
+        rule="pools.*.members times num_cpus, num_gpus and resources, over what runs at once, fit on the cluster's nodes",
         remedy="add nodes, lower pools.<name>.members, correct what a member asks for, or try `placement: colocated`; if nodes "
         "are yet to come and this machine cannot know of it, set autoscaling: true",
     )
@@ -80,7 +80,7 @@ def check_memory(config: Config, available_gib: float) -> None:
         at_once = "" if config.placement == "separate" else " in their largest turn"
         raise ConfigError(
             f"the pools need {needed:.1f} GiB{at_once}, this machine has {available_gib:.1f} GiB free ({shown})",
-            rule="on one machine the sum of pools.*.members x memory_gib over what is there at once fits into its free memory",
+            rule="on one machine the sum of pools.*.members x memory_gib over what runs at once fits into its free memory",
             remedy="lower pools.<name>.members, correct memory_gib"
             + ("" if at_once else ", or let pools take turns: placement: colocated"),
         )

@@ -1,1 +1,1 @@
-"""What is known to be wrong before anything starts."""
+"""Checks that run before anything starts."""

@@ -1,4 +1,4 @@
-"""What can be known of judges and models before an engine starts: what is wrong, and what will probably disappoint."""
+"""Checks judges before an engine starts: what is wrong, and what will probably disappoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REASONING_OPTIONS = (
 
 
 def check_judge(name: str, judge: JudgeConfig) -> None:
-    """Raises :class:`ConfigError` for a judge prompt that is none, a key that is not set, a cache that cannot be written, or
+    """Raises :class:`ConfigError` for an invalid judge prompt, a key that is not set, a cache that cannot be written, or
     an engine that would bind a judge's thoughts to the schema of its answer.
     """
     if judge.cache is not None:
@@ -34,9 +34,9 @@ def check_judge(name: str, judge: JudgeConfig) -> None:
     is_bound = prompt.answer == "json" and judge.structured == "schema"
     if is_bound and judge.answer_after and not any(option in judge.engine_args for option in _REASONING_OPTIONS):
         raise ConfigError(
-            f"judges.{name}: its answer follows {judge.answer_after!r}, but vLLM would bind all it says to the JSON schema: "
-            "it could never say that",
-            rule="the answer of a judge that thinks aloud is asked for by the prompt alone, or by lines",
+            f"judges.{name}: answer_after is {judge.answer_after!r}, but vLLM would bind the whole output to the JSON schema, "
+            "so the judge could never write it",
+            rule="a judge that thinks aloud gets its answer format from the prompt alone, or answers in lines",
             remedy="set structured: none, or use a prompt with answer = 'lines'",
         )
 

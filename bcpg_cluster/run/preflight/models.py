@@ -23,12 +23,12 @@ _NUM_PROBES = 64  # problems a tokenizer is tried on
 
 
 def check_models(config: Config) -> None:
-    """Look at every local model, judge prompt, endpoint and segmenter, before an engine does.
+    """Check every local model, judge prompt, endpoint and segmenter before an engine reads them.
 
     Raises:
         DataError: a directory that is not a Hugging Face checkpoint with a tokenizer.
-        ConfigError: a judge prompt that is none, a key that is not set, a cache that cannot be written, a judge whose thoughts
-            a schema would bind, a segmenter that cannot be had, a layer that ``train.lora`` names and the model does not have.
+        ConfigError: an invalid judge prompt, a key that is not set, a cache that cannot be written, a judge whose thoughts
+            a schema would bind, a segmenter that is not available, a layer that ``train.lora`` names and the model does not have.
     """
     check_segmenter(config.segment)
     for name, judge in config.judges.items():
@@ -57,7 +57,7 @@ def check_models(config: Config) -> None:
 
 
 def tokenizer_checks(config: Config, prompts: PromptSets) -> list[TokenizerCheck]:
-    """What is looked at of the policy's and the LLM judges' tokenizers; PRMs look at theirs when they load."""
+    """What is checked of the policy's and the LLM judges' tokenizers; PRMs check theirs when they load."""
     everything = [*prompts.train, *(prompt for of_set in prompts.measured().values() for prompt in of_set)]
     spread = max(len(everything) // _NUM_PROBES, 1)
     texts = tuple(prompt.question for prompt in everything[::spread][:_NUM_PROBES])
@@ -93,7 +93,7 @@ def tokenizer_checks(config: Config, prompts: PromptSets) -> list[TokenizerCheck
 
 
 def check_tokenizers(config: Config, prompts: PromptSets) -> None:
-    """Look at tokenizers and chat templates, in a process of its own: what transformers imports would stay in the driver.
+    """Check tokenizers and chat templates, in a separate process: what transformers imports would stay in the driver.
 
     Raises:
         DataError, ConfigError: see ``stages.generate.tokenizer_check``.
@@ -105,7 +105,7 @@ def check_tokenizers(config: Config, prompts: PromptSets) -> None:
 
 
 def check_vendor_options(config: Config) -> None:
-    """Let vLLM's and DeepSpeed's own parsers look at what is passed through to them (imports both: some seconds).
+    """Let vLLM's and DeepSpeed's own parsers check what is passed through to them (imports both: some seconds).
 
     Raises:
         ConfigError: an option the vendor does not know or does not accept.
@@ -125,7 +125,7 @@ def check_vendor_options(config: Config) -> None:
 
 def check_hub_model(key: str, name: str) -> None:
     """Raises :class:`DataError` for a model of the hub that no engine of this machine could load: it is not in the cache, and
-    the hub does not answer. What the hub has against a name its own client says best, later.
+    the hub does not answer. Why the hub refuses a name, its own client says best, later.
     """
     from huggingface_hub import try_to_load_from_cache
 

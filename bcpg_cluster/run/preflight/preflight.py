@@ -11,7 +11,7 @@ from bcpg_cluster.watch.tracking.observer import check_trackers
 
 
 def preflight(config: Config, *, is_thorough: bool = False) -> PromptSets:
-    """Everything that can be known to be wrong before an engine starts; the prompts, read and checked.
+    """Check all that can be checked before an engine starts; returns the prompts, read and checked.
 
     Args:
         is_thorough: also take what needs minutes on large sets or imports the vendors: golds under math-verify, options by the

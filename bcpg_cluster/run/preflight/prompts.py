@@ -53,7 +53,7 @@ def read_all_prompts(config: Config) -> PromptSets:
 
 
 def check_golds(config: Config, sets: PromptSets) -> None:
-    """Let the verifier look at the gold answers of all sets. Raises :class:`DataError` naming each bad one's place."""
+    """Let the verifier check the gold answers of all sets. Raises :class:`DataError` naming each bad one's place."""
     section = config.prompts
     sources = [(section.train, sets.train), (section.test, sets.test)]
     sources += [(section.more_tests[name], prompts) for name, prompts in sets.more_tests.items()]
@@ -61,7 +61,7 @@ def check_golds(config: Config, sets: PromptSets) -> None:
 
 
 def check_answers(config: Config, prompts: Sequence[Prompt]) -> None:
-    """Let the verifier look at gold answers. Raises :class:`DataError` for those that no answer could match."""
+    """Let the verifier check gold answers. Raises :class:`DataError` for those that no answer could match."""
     _check_sources(config, [("", prompts)])
 
 

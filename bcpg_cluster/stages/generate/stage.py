@@ -33,7 +33,7 @@ def generate(
     """Draw ``group_size`` responses to every prompt of the shard, and one greedy one (sample -1) if asked.
 
     The job's ``policy_version`` is what the coordinator believes the engine holds; any other is refused, so that no
-    rollout is ever written with weights that nobody knows. Its ``run_seed`` seeds the samples.
+    rollout is ever written with unknown weights. Its ``run_seed`` seeds the samples.
 
     Raises:
         EngineError: the engine holds other weights, or failed.

@@ -1,4 +1,4 @@
-"""A model's tokenizer and chat template, looked at before any engine starts: does it load, render, and give text back?"""
+"""A model's tokenizer and chat template, checked before any engine starts: does it load, render, and give text back?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _THINK = "<think>"
 
 @dataclass(frozen=True, slots=True)
 class TokenizerCheck:
-    """What to look at.
+    """What to check.
 
     Attributes:
         key: where the configuration names the model.
@@ -37,10 +37,10 @@ class TokenizerCheck:
 
 
 def check_tokenizers(checks: Sequence[TokenizerCheck]) -> None:
-    """Load every tokenizer and look at it (imports transformers: some seconds and some hundred MiB).
+    """Load and check every tokenizer (imports transformers: some seconds and some hundred MiB).
 
     Raises:
-        DataError: it does not load, its template is missing or fails, or it does not give a problem's text back.
+        DataError: it does not load, its template is missing or fails, or it changes a problem's text.
         ConfigError: its template opens thinking and the configuration does not say so.
     """
     for check in checks:
@@ -48,7 +48,7 @@ def check_tokenizers(checks: Sequence[TokenizerCheck]) -> None:
 
 
 def check_tokenizer(tokenizer: Any, check: TokenizerCheck) -> None:
-    """Look at a loaded tokenizer. Raises like :func:`check_tokenizers`."""
+    """Check a loaded tokenizer. Raises like :func:`check_tokenizers`."""
     if not tokenizer.chat_template:
         raise DataError(
             f"{check.key}: {check.model} has no chat template",
@@ -60,7 +60,7 @@ def check_tokenizer(tokenizer: Any, check: TokenizerCheck) -> None:
         raise DataError(
             f"{check.key}: the chat template of {check.model} renders every problem as {rendered[0][:80]!r}",
             rule="a chat template shows the model what the user says",
-            remedy="mend chat_template.jinja beside its tokenizer",
+            remedy="fix chat_template.jinja beside its tokenizer",
         )
     for text in check.texts:
         _check_round_trip(tokenizer, text, check)
@@ -100,7 +100,7 @@ def _render(tokenizer: Any, text: str, check: TokenizerCheck) -> str:
         raise DataError(
             f"{check.key}: the chat template of {check.model} fails on a {roles} message ({text[:60]!r}): {error}",
             rule="prompts are rendered by the model's own chat template",
-            remedy="mend chat_template.jinja beside its tokenizer"
+            remedy="fix chat_template.jinja beside its tokenizer"
             + (", or take a judge prompt without a system message" if check.system else ""),
         ) from error
     return rendered
@@ -118,8 +118,8 @@ def _check_round_trip(tokenizer: Any, text: str, check: TokenizerCheck) -> None:
         (k for k, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b), min(len(wanted), len(found))
     )
     raise DataError(
-        f"{check.key}: the tokenizer of {check.model} does not give a problem's text back: {wanted[place : place + 30]!r} "
-        f"came back as {found[place : place + 30]!r} (problem {text[:40]!r}...)",
-        rule="the tokens of a text spell the text, or the model reads and writes something else than is checked",
+        f"{check.key}: the tokenizer of {check.model} changes a problem's text: {wanted[place : place + 30]!r} "
+        f"comes back as {found[place : place + 30]!r} (problem {text[:40]!r}...)",
+        rule="the tokens of a text spell the text; otherwise the model reads and writes something other than what is checked",
         remedy="take the tokenizer that belongs to the model, or prompts in characters that it knows",
     )

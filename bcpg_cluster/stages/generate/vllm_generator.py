@@ -39,7 +39,7 @@ class VllmGenerator:
         max_model_len: most tokens of a prompt and its response together.
 
     Raises:
-        ConfigError: engine_args that do not hold.
+        ConfigError: invalid engine_args.
         EngineError: vLLM's version is not the one supported, or the engine did not start.
     """
 

@@ -1,4 +1,4 @@
-"""One thread that owns a vLLM engine; everybody else talks to the thread.
+"""One thread that owns a vLLM engine; all others talk to the thread.
 
 vLLM's engine is not thread-safe, yet two shards at once must share one continuous batch. So a single thread builds the
 engine, admits requests, steps, and runs control functions between two steps; callers only wait::
@@ -53,7 +53,7 @@ class EngineLoop:
         name: of the thread, for stack dumps.
 
     Raises:
-        Exception: whatever ``run.build.assembly`` raised.
+        Exception: whatever ``build`` raised.
     """
 
     def __init__(self, build: Callable[[], Any], name: str) -> None:
@@ -77,7 +77,7 @@ class EngineLoop:
         """Answer all requests, in order; blocks. Any number of threads may be in here at once.
 
         Raises:
-            EngineError: the engine refused one of the requests (the other callers go on), or died.
+            EngineError: the engine refused one of the requests (the other callers continue), or died.
         """
         if not requests:
             return []

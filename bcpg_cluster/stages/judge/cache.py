@@ -42,7 +42,7 @@ def request_key(
     Args:
         model: digest of the model's files, or endpoint and model name.
         schema: JSON schema the answer is bound to; ``None`` for free text.
-        decoding: temperature, token limit and the like.
+        decoding: temperature, token limit and similar settings.
         sample: which of several draws of the same request, from 0.
     """
     whole = {"model": model, "messages": list(messages), "schema": schema, "decoding": decoding, "sample": sample}

@@ -127,7 +127,7 @@ class LlmJudge:
         return Judged(tuple(map(tuple, rows)), dict(account))
 
     def sleep(self) -> bool:
-        """See :class:`~bcpg_cluster.stages.job.Sleeper`; false for a transport that is none."""
+        """See :class:`~bcpg_cluster.stages.job.Sleeper`; false for a transport that cannot sleep."""
         return isinstance(self._transport, Sleeper) and self._transport.sleep()
 
     def wake_up(self) -> None:

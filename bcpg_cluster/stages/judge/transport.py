@@ -30,7 +30,7 @@ class Reply:
     Attributes:
         failure: why there is no answer; ``None`` when there is one, still to be read.
         text: the answer, or what is known of the failure.
-        prompt_tokens, answer_tokens: ``None`` where nobody counted them.
+        prompt_tokens, answer_tokens: ``None`` where they were not counted.
         cached_tokens: prompt tokens among them that came from the engine's prefix cache.
         cost: in the currency of the prices given; ``None`` without prices or counts.
         num_retries: tries before this one.
@@ -170,7 +170,7 @@ class GeneratorTransport:
             )
 
     def sleep(self) -> bool:
-        """See :class:`~bcpg_cluster.stages.job.Sleeper`; false for a generator that is none."""
+        """See :class:`~bcpg_cluster.stages.job.Sleeper`; false for a generator that cannot sleep."""
         return isinstance(self._generator, Sleeper) and self._generator.sleep()
 
     def wake_up(self) -> None:

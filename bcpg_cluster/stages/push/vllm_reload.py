@@ -12,7 +12,7 @@ def finish_reload(model: torch.nn.Module, model_config: Any) -> None:
     """VLLM's ``finalize_layerwise_reload``, and then the tied head.
 
     A head tied to the embedding gets the new values with it, but on the CPU backend it multiplies with a copy that was
-    prepacked from the old ones: log-probs are off by nats and nothing is raised. Packing it again mends that.
+    prepacked from the old ones: log-probs are off by nats and nothing is raised. Packing it again fixes that.
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
     from vllm.model_executor.model_loader.reload import finalize_layerwise_reload

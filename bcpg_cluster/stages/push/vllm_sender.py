@@ -48,7 +48,7 @@ class WeightSender:
                 {"master_address": group.host, "master_port": group.port, "world_size": group.world_size}
             )
         else:
-            raise PushError(f"no sender for weight-transfer backend {group.backend!r} (there are: gloo, nccl)")
+            raise PushError(f"no sender for weight-transfer backend {group.backend!r} (known: gloo, nccl)")
         self._backend = group.backend
 
     def send(self, tensors: Iterator[tuple[TensorSpec, torch.Tensor]]) -> None:

@@ -30,7 +30,7 @@ class PushWorker:
     """What vLLM's worker learns from us (its ``worker_extension_cls``): one call for a whole push or reload.
 
     The three things vLLM does not do itself are here, for every backend: digests of what arrived, an error when a
-    parameter is missing (vLLM only warns and goes on with the old values), and leaving loading state after a failure,
+    parameter is missing (vLLM only warns and keeps the old values), and leaving loading state after a failure,
     so that a later reload starts clean.
     """
 

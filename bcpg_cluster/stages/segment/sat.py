@@ -55,7 +55,7 @@ class SatSegmenter:
         batch_size: windows per forward.
 
     Raises:
-        ConfigError: numbers that do not hold, or a splitter that cannot keep line breaks.
+        ConfigError: invalid numbers, or a splitter that cannot keep line breaks.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class SatSegmenter:
 
 
 def check_sat_numbers(threshold: float, stride: int, block_size: int, batch_size: int) -> None:
-    """Raises :class:`ConfigError` for numbers that no splitter can work by."""
+    """Raises :class:`ConfigError` for numbers that no splitter can use."""
     if not 0 < threshold < 1:
         raise ConfigError(
             f"threshold is {threshold}",
@@ -177,7 +177,7 @@ def load_sat(
         device: where wtpsplit's PyTorch model goes (``cuda``), in half precision off the CPU; not for ONNX.
 
     Raises:
-        ConfigError: neither package is installed, the directory does not hold what is needed, or the model cannot be
+        ConfigError: neither package is installed, the directory lacks what is needed, or the model cannot be
             loaded.
     """
     check_sat_model(model, tokenizer, backend=backend, needs_onnx=providers is not None)
@@ -205,7 +205,7 @@ def load_sat(
 def check_sat_model(
     model: str, tokenizer: str | None = None, *, backend: Backend = "auto", needs_onnx: bool = False
 ) -> None:
-    """See that a package is installed and a local directory complete; loads nothing and asks no hub.
+    """Check that a package is installed and a local directory complete; loads nothing and asks no hub.
 
     Raises:
         ConfigError: says what is missing.

@@ -4,7 +4,7 @@ r"""From a response's tokens to its steps, by one of several ways to find pieces
 
     StructuralSegmenter   lines, paragraphs, reflection cues     ──┐
     DelimiterSegmenter    cut at given strings                   ──┼──►  merge_pieces, or every piece is a step
-    engines.sat_splitter  sentences, by a trained model          ──┘
+    SatSegmenter          sentences, by a trained model          ──┘
 
 A segmenter is anything callable with a response's token texts that returns steps which tile them.
 """
@@ -82,5 +82,5 @@ _BLANK_LINES = re.compile(r"\n[^\S\n]*+\n\s*")
 
 
 def blank_line_cuts(text: str) -> list[int]:
-    """The characters at which text goes on after a blank line, in order."""
+    """The characters at which text continues after a blank line, in order."""
     return [match.end() for match in _BLANK_LINES.finditer(text)]

@@ -1,7 +1,7 @@
 """Who trains on which rows when: the whole plan of a round's training, made before its first step.
 
 A plan is a pure function of the rows' lengths, so every rank computes the same one without talking, and a training
-that stopped goes on with exactly the batches it had left.
+that stopped resumes with exactly the batches it had left.
 """
 
 from __future__ import annotations

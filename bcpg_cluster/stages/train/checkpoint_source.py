@@ -46,9 +46,9 @@ def _download(model: str, revision: str | None) -> str:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         where = "" if revision is None else f" at revision {revision!r}"
         raise DataError(
-            f"the model {model!r}{where} cannot be had: {error}",
+            f"the model {model!r}{where} is not available: {error}",
             rule="a model is a checkpoint directory, or the id of one on the Hugging Face hub",
-            remedy="correct the id; log in if the model is gated; without a network download it before, or give a directory",
+            remedy="correct the id; log in if the model is gated; without a network, download it first or give a directory",
         ) from error
     return path
 

@@ -158,7 +158,7 @@ def policy_dtype(settings: TrainSettings) -> torch.dtype:
 
 
 def dropout_seed(settings: TrainSettings, step: int, rank: int) -> int:
-    """Of the adapters' dropout in one step on one rank, so that a training that goes on draws what it would have drawn."""
+    """Of the adapters' dropout in one step on one rank, so that a resumed training draws what it would have drawn."""
     return (settings.seed * 1_000_003 + step) * 4099 + rank
 
 
@@ -323,7 +323,7 @@ def loss_part_names(objective: Objective) -> tuple[str, ...]:
 
 
 def check_finite(step: int, loss_sum: float, grad_norm: float | None = None) -> None:
-    """Raise :class:`TrainingDivergedError` unless the step's numbers are finite (``None`` is not looked at)."""
+    """Raise :class:`TrainingDivergedError` unless the step's numbers are finite (``None`` is not checked)."""
     if not math.isfinite(loss_sum):
         raise TrainingDivergedError(f"step {step}: the loss is {loss_sum}; no parameter was changed by this step")
     if grad_norm is not None and not math.isfinite(grad_norm):

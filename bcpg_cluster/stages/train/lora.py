@@ -57,7 +57,7 @@ def add_adapters(causal_lm: PreTrainedModel, lora: LoraSettings, seed: int) -> d
     Args:
         causal_lm: with its output head still a plain layer; the head is never adapted.
         lora: which layers, and how large.
-        seed: of the matrices A. Every rank of a group, and a training that goes on after a kill, draws the same ones.
+        seed: of the matrices A. Every rank of a group, and a training resumed after a kill, draws the same ones.
 
     Returns:
         The adapters, by the checkpoint name of the weight they change.
@@ -106,7 +106,7 @@ def _is_named(name: str, target: str) -> bool:
 
 
 def check_lora(model_path: str, lora: LoraSettings, *, trust_remote_code: bool = False) -> None:
-    """Look for the layers in the model's structure, without its weights. Raises :class:`ConfigError` like ``target_layers``."""
+    """Check for the layers in the model's structure, without its weights. Raises :class:`ConfigError` like ``target_layers``."""
     if not Path(model_path, "config.json").is_file():
         return  # a hub id, or a directory that another check names
     config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)

@@ -150,7 +150,7 @@ class TrainerRank(Protocol):
     ranks alike; the step plan decides which a rank works on.
 
     Attributes:
-        reports: of the training that goes on or was last, as its steps are done; read from another thread.
+        reports: of the present or last training, as its steps are done; read from another thread.
     """
 
     reports: list[StepReport]

@@ -1,7 +1,7 @@
 """How the sequences of one forward become tensors: a padded rectangle, or one long packed row.
 
-Either way the log-probs come back as a rectangle [Q, T] of Q sequences and T response tokens after padding, so nobody
-after the forward knows which layout it was.
+Either way the log-probs come back as a rectangle [Q, T] of Q sequences and T response tokens after padding, so
+nothing after the forward depends on the layout.
 """
 
 from __future__ import annotations

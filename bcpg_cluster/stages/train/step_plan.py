@@ -32,7 +32,7 @@ def lay_out_training(
     step checkpoint of another training (or of another number of ranks, whose shards do not fit) is then never resumed.
 
     Raises:
-        DataError: a row does not hold what the objective needs.
+        DataError: a row lacks what the objective needs.
     """
     for index, row in enumerate(rows):
         _check_row(index, row, settings)

@@ -77,7 +77,7 @@ class TrainWorker:
     def begin(self, job: TrainJob) -> int:
         """Read the round's rows, load the start weights, make a fresh optimiser; the number of rows."""
         self._rows = weighted_from(read_table(job.run_dir, job.weighted))
-        self._trainer.reports = []  # nobody must take the last round's steps for this one's
+        self._trainer.reports = []  # the last round's steps must not be taken for this one's
         self._trainer.open(local_copy(job.model_path), job.settings)
         return len(self._rows)
 
@@ -101,7 +101,7 @@ class TrainWorker:
         )
 
     def train(self, job: TrainJob, reference: Sequence[Receipt]) -> list[StepReport]:
-        """The round's optimiser steps, going on from the last step checkpoint if there is one.
+        """The round's optimiser steps, resuming from the last step checkpoint if there is one.
 
         Raises:
             StoreError: a training row has no row in the ``reference`` table.
@@ -168,7 +168,7 @@ class TrainWorker:
 
 
 def _checkpoints(job: TrainJob) -> Path:
-    """Engines write step checkpoints to a directory. In the cache every machine has its own, so only the same machines go on
+    """Engines write step checkpoints to a directory. In the cache every machine has its own, so only the same machines resume
     from them; on others the round's training starts at step 0.
     """
     if not isinstance(job.run_dir, StoredPath):

@@ -56,7 +56,7 @@ def scrape_targets(session: Path) -> list[str]:
 
 
 def check_answers(targets: Sequence[str], timeout_s: float = 2.0) -> None:
-    """See that the Ray behind the targets lives (a session's folder stays when its Ray is gone).
+    """Check that the Ray behind the targets is alive (a session's folder stays when its Ray is gone).
 
     Raises:
         UserError: none of them can be reached.
@@ -127,7 +127,7 @@ def grafana_server(session: Path, folder: Path, port: int) -> Server:
     settings = session / "metrics" / "grafana" / "grafana.ini"
     if not settings.is_file():
         raise UserError(
-            f"{settings} is not there",
+            f"{settings} does not exist",
             rule="Ray's dashboard writes Grafana's settings on the head node",
             remedy="start Ray with its dashboard, and this on the head node",
         )
@@ -155,7 +155,7 @@ def check_port(port: int, option: str) -> None:
             probe.bind((LOOPBACK, port))
         except OSError as error:
             raise UserError(
-                f"port {port} of this machine cannot be had: {error.strerror}",
+                f"port {port} of this machine is not available: {error.strerror}",
                 rule=f"{option} is a free port",
                 remedy=f"give another {option}, or stop what listens there (ss -ltnp)",
             ) from None

@@ -104,7 +104,7 @@ def choose_by_precision(
     same recall the most precise one, which is the highest lambda.
 
     Args:
-        min_mined: points that mine fewer steps are not looked at: the precision of three steps says nothing.
+        min_mined: points that mine fewer steps are ignored: the precision of three steps says nothing.
     """
     fit = [p for p in curve if p.precision is not None and p.precision >= target and p.num_mined >= min_mined]
     return max(fit, key=lambda p: (p.recall or 0.0, p.precision), default=None)

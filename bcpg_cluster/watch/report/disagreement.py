@@ -1,6 +1,6 @@
 """Where a run's judges disagree: which steps of which samples, how strongly, and what each judge said.
 
-Read from a round's tables, without asking anybody. The page made from it is ``watch/report/disagreement_page.py``.
+Read from a round's tables, without asking any judge. The page made from it is ``watch/report/disagreement_page.py``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Opinion:
 
 @dataclass(frozen=True, slots=True)
 class JudgedStep:
-    """A step with everybody's opinion, by judge.
+    """A step with every judge's opinion.
 
     Attributes:
         opinions: of the judges that are compared.
@@ -72,7 +72,7 @@ class JudgedSample:
 
     @property
     def dispute(self) -> float:
-        """The sum over its steps: long quarrels before loud ones."""
+        """The sum over its steps: long disagreements before sharp ones."""
         return math.fsum(step.dispute for step in self.steps)
 
     @property
@@ -84,7 +84,7 @@ class JudgedSample:
 def dispute(opinions: Sequence[Opinion]) -> float:
     """Mean over all pairs of judges that answered of the distance of their certainties, 0 for a pair of equal labels.
 
-    So two judges with labels are at 0 or 1; a score of 0.51 against "wrong" is a smaller quarrel than one of 0.99. 0 where
+    So two judges with labels are at 0 or 1; a score of 0.51 against "wrong" is a smaller disagreement than one of 0.99. 0 where
     fewer than two judges answered.
     """
     pairs = [

@@ -21,7 +21,7 @@ class FirstErrorScore:
 
     Attributes:
         acc_error: of the solutions with a wrong step, the share whose first one was named.
-        acc_correct: of the solutions without one, the share called so.
+        acc_correct: of the solutions without one, the share for which the judge says so.
         f1: harmonic mean of the two (no precision/recall F1); 0 when both are 0.
         num_error, num_correct: solutions of either kind.
         num_unreadable: solutions on which there was no prediction; they count as wrong predictions.

@@ -1,4 +1,4 @@
-"""From the run to a tracker's process. Nothing here ever waits for the tracker while the run goes on."""
+"""From the run to a tracker's process. Nothing here ever waits for the tracker while the run is running."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _LONGEST = 500  # characters of a parameter that every MLflow store takes
 
 
 class MlflowTracker:
-    """See :class:`bcpg_cluster.watch.tracking.tracker.Tracker`. A run that goes on is found again by a tag."""
+    """See :class:`bcpg_cluster.watch.tracking.tracker.Tracker`. A resumed run is found again by a tag."""
 
     def __init__(self, run: TrackedRun) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -54,7 +54,7 @@ class MlflowTracker:
         )
 
     def close(self) -> None:
-        """Mark the run as finished (it may go on later)."""
+        """Mark the run as finished (it may resume later)."""
         self._client.set_terminated(self._run_id)
 
 

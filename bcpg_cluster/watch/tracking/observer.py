@@ -46,7 +46,7 @@ class TrackingObserver:
     def _look(self) -> None:
         for feed in list(self._feeds):
             if feed.failure is not None:
-                self._note(f"{feed.kind} is gone, the run goes on without it: {feed.failure} (see {feed.log_path})")
+                self._note(f"{feed.kind} is gone, the run continues without it: {feed.failure} (see {feed.log_path})")
                 self._feeds.remove(feed)
             elif feed.where is not None and feed.kind not in self._shown:
                 self._note(f"{feed.kind}: {feed.where}")
@@ -92,10 +92,10 @@ class TrackingObserver:
 
 
 def check_trackers(tracking: TrackingConfig) -> None:
-    """See that the packages of the chosen trackers are there, without importing them.
+    """Check that the packages of the chosen trackers are installed, without importing them.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: one is not installed.
     """
     for kind in tracking.chosen:
         missing = [package for package in _NEEDS[kind] if find_spec(package) is None]

@@ -24,4 +24,4 @@ def open_tracker(kind: str, run: TrackedRun) -> Tracker:
             from bcpg_cluster.watch.tracking.mlflow_tracker import MlflowTracker
 
             return MlflowTracker(run)
-    raise ValueError(f"no tracker is called {kind!r}")
+    raise ValueError(f"unknown tracker {kind!r}")

@@ -14,7 +14,7 @@ class TrackedRun:
     """A run as trackers know it.
 
     Attributes:
-        id: stays the same when the run goes on in another process, and differs from a new run in a directory of the same name.
+        id: stays the same when the run resumes in another process, and differs from a new run in a directory of the same name.
         name: shown; the run directory's.
         project: what groups runs; the configuration's name.
         folder: local and absolute: what the tracker writes here goes below it.
@@ -36,7 +36,7 @@ class Tracker(Protocol):
     where: str  # for a person: where to look
 
     def log(self, axis: Axis, step: int, values: Mapping[str, float]) -> None:
-        """Note values at a step of an axis. The same step may come again when a run goes on after a kill."""
+        """Note values at a step of an axis. The same step may come again when a run resumes after a kill."""
         ...
 
     def close(self) -> None:

@@ -49,11 +49,11 @@ def run_export(
         data_source, ability: of verl's rows; the run's name by default.
 
     Raises:
-        UserError: there is no such export, the run is not that far, or ``out`` holds something.
+        UserError: an unknown export, the run is not that far, or ``out`` is not empty.
     """
     if what not in WHATS or style not in STYLES:
         raise UserError(
-            f"there is no export {what!r}" if what not in WHATS else f"there is no style {style!r}",
+            f"unknown export {what!r}" if what not in WHATS else f"unknown style {style!r}",
             rule=f"exports are {', '.join(WHATS)}; styles of preferences are {', '.join(STYLES)}",
             remedy="give one of these",
         )
@@ -113,7 +113,7 @@ def pair_settings(config: Config, style: str) -> PairSettings:
 def _policy(directory: RunPath, out: Path, config: Config, rounds: Sequence[int]) -> dict[str, Any]:
     if len(rounds) > 1:
         raise UserError(
-            f"--round was given {len(rounds)} times", rule="a policy is that of one round", remedy="give one --round"
+            f"--round was given {len(rounds)} times", rule="a policy comes from one round", remedy="give one --round"
         )
     version = rounds[0] if rounds else None
     done = export_policy(directory, out, run_name=config.name, base_model=config.policy.model, version=version)

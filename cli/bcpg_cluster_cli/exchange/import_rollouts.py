@@ -1,4 +1,4 @@
-"""``bcpg-cluster import``: responses made elsewhere become round 1 of a new run, which ``iterate`` then goes on with."""
+"""``bcpg-cluster import``: responses made elsewhere become round 1 of a new run, which ``iterate`` then continues."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_import(
         columns: ``OURS=THEIRS`` for each column that has another name in the file.
 
     Raises:
-        UserError: the config, the file or the column mapping does not hold, or the run directory is not free.
+        UserError: the config, the file or the column mapping is invalid, or the run directory is not free.
     """
     config = read_config(config_source, overrides, seed)
     mapping = read_columns(columns)
@@ -70,7 +70,7 @@ def run_import(
             markup=False,
         )
     console.print(
-        f"go on with: bcpg-cluster iterate --config {directory / CONFIG} --run-dir {directory}",
+        f"continue with: bcpg-cluster iterate --config {directory / CONFIG} --run-dir {directory}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -80,7 +80,7 @@ def run_import(
 
 
 def read_columns(pairs: Sequence[str]) -> dict[str, str]:
-    """The mapping of ``OURS=THEIRS`` pairs. Raises :class:`UserError` for one that is none."""
+    """The mapping of ``OURS=THEIRS`` pairs. Raises :class:`UserError` for an invalid one."""
     mapping = {}
     for pair in pairs:
         ours, equals, theirs = pair.partition("=")
@@ -115,7 +115,7 @@ def import_tokenizer(config: Config) -> ImportTokenizer:
         raise DataError(
             f"policy.model: the tokenizer of {model} cannot be loaded: {error}",
             rule="imported responses are tokenised by the policy's own tokenizer",
-            remedy="correct policy.model, or see to it that the hub can be reached",
+            remedy="correct policy.model, or make sure the hub can be reached",
         ) from None
     return TransformersTokenizer(tokenizer, token_texts)
 

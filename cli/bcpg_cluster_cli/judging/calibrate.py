@@ -68,7 +68,7 @@ def run_calibrate(
     """Print the curve over lambda and the chosen value.
 
     Args:
-        run_dir: where verdicts are read from; the newest run by default. Not looked at with ``labels``.
+        run_dir: where verdicts are read from; the newest run by default. Not read with ``labels``.
         judge: the judge that scores.
         measure: the judge taken for the truth; by default the run's only one with role ``measure``.
         labels: a JSONL file instead of a run: ``score`` in [0, 1], ``label`` 0 or 1, ``tokens`` (1 by default) a line.
@@ -78,7 +78,7 @@ def run_calibrate(
         points: about how many lambdas are printed.
 
     Raises:
-        UserError: nothing to calibrate on, or no lambda that does what is asked.
+        UserError: nothing to calibrate on, or no lambda that meets the request.
     """
     if labels is not None:
         found, source = _Found(list(_read_labels(labels))), str(labels)
@@ -91,7 +91,7 @@ def run_calibrate(
     if not found.steps:
         raise UserError(
             f"no step of {source} has both a score of {judge!r} and a label ({found.counts()})",
-            rule="calibration wants steps that the judge scored and whose label is known",
+            rule="calibration needs steps that the judge scored and whose label is known",
             remedy="judge a round first, choose another measure, or give a file with --labels",
         )
     curve = calibration_curve(found.steps)
@@ -181,7 +181,7 @@ def _labelled_step(line: str, where: str) -> LabelledStep:
     """One line of a labelled file.
 
     Raises:
-        DataError: it does not hold.
+        DataError: it is invalid.
     """
     try:
         row: Any = json.loads(line)
@@ -194,9 +194,9 @@ def _labelled_step(line: str, where: str) -> LabelledStep:
         holds = False
     if not holds:
         raise DataError(
-            f"{where} does not hold: {line[:200]}",
+            f"{where} is invalid: {line[:200]}",
             rule='a line is {"score": from 0 to 1, "label": 0 or 1, "tokens": a count, 1 by default}',
-            remedy="mend the line",
+            remedy="fix the line",
         )
     return LabelledStep(float(score), bool(label), tokens)
 

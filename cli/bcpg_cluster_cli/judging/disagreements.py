@@ -1,4 +1,4 @@
-"""``bcpg-cluster disagreements``: the steps a run's judges quarrel about, in the terminal and as a page."""
+"""``bcpg-cluster disagreements``: the steps a run's judges disagree about, in the terminal and as a page."""
 
 from __future__ import annotations
 

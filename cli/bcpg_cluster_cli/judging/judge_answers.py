@@ -1,4 +1,4 @@
-"""Asking a judge about many cases, with every answer on disk as soon as it is there: a run that stops goes on."""
+"""Asking a judge about many cases, with every answer on disk as soon as it is there: a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _kept(path: Path, version: str) -> dict[str, tuple[Judgement, ...]]:
             key, of_version, said = _read_line(line)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path} holds a line that is no answer ({error})",
+                f"{path} has an invalid line ({error})",
                 rule="only judge-eval writes its answers",
                 remedy="remove the file to ask the judge again, or give another --output",
             ) from None

@@ -1,4 +1,4 @@
-"""``bcpg-cluster judge-eval``: a config's judges, alone and together, on solutions whose steps somebody labelled."""
+"""``bcpg-cluster judge-eval``: a config's judges, alone and together, on solutions with labelled steps."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def run_judge_eval(
 ) -> dict[str, Any]:
     """Ask the judges, print and write how good they are; the report.
 
-    Judges are made, asked and closed one after another. Every answer is kept in ``output``, so the same command goes on
-    where it was stopped, and another threshold or rule asks nobody.
+    Judges are made, asked and closed one after another. Every answer is kept in ``output``, so the same command resumes
+    where it was stopped, and another threshold or rule asks no judge again.
 
     Args:
         data: files of labelled steps, as ``NAME=PATH`` or a path (``prompts.labelled_steps.read_subsets``).
@@ -64,8 +64,8 @@ def run_judge_eval(
         output: a directory, by default ``runs/judge-eval-<config's name>``.
 
     Raises:
-        ConfigError: no such judge, or a rule that does not hold or does not fit the judges.
-        DataError: files that do not hold.
+        ConfigError: no such judge, or a rule that is invalid or does not fit the judges.
+        DataError: invalid files.
         EngineError: a judge failed; what was answered is kept.
     """
     names = _chosen(config, judges)
@@ -112,7 +112,7 @@ def consensus_rules(
     """The rules by name (``k_of_n:2`` has its number with it). Without names: none for one judge, else all that can decide.
 
     Raises:
-        ConfigError: one that does not hold, or cannot decide with these judges.
+        ConfigError: one that is invalid, or cannot decide with these judges.
     """
     try:
         weights = {name: float(value) for name, _, value in (text.partition("=") for text in accuracies)}
@@ -134,7 +134,7 @@ def consensus_rules(
             rules[-1].check_judges(judges)
     except ValueError as error:
         raise ConfigError(
-            f"these rules do not hold for the judges {list(judges)}: {error}",
+            f"these rules are invalid for the judges {list(judges)}: {error}",
             rule=f"a rule is one of {', '.join(RULES)}; k_of_n as k_of_n:2, weighted with an accuracy for every judge",
             remedy="correct --rule, or give --accuracy NAME=0.8 for every judge",
         ) from None

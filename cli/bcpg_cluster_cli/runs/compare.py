@@ -59,7 +59,7 @@ def run_compare(
     config = setup.config
     arms = [Arm(m.name, m.settings(config), rate_of=m.name, rounds=rounds) for m in chosen]
     for arm in arms:
-        arm_config(config, arm, config.seed, setup.learning_rates[0])  # a setting that does not hold shows here
+        arm_config(config, arm, config.seed, setup.learning_rates[0])  # an invalid setting shows here
     directory = local_only(new_run(run_dir, config, f"compare-{config.name}"), "a comparison")
     reference = REFERENCE if any(arm.name == REFERENCE for arm in arms) else arms[0].name
     seeds = [config.seed + index for index in range(num_seeds)]
@@ -115,7 +115,7 @@ def make_setup(
     if config.seed <= tuning < config.seed + num_seeds and len(rates) > 1:
         raise ConfigError(
             f"--tuning-seed {tuning} is one of the measured seeds {config.seed} .. {config.seed + num_seeds - 1}",
-            rule="learning rates are chosen on other data than is measured",
+            rule="learning rates are chosen on other data than the measured runs use",
             remedy="leave it out",
         )
     prompts = preflight(config)
@@ -145,7 +145,7 @@ def parse_rates(text: str | None, rate: float) -> tuple[float, ...]:
     if not rates or any(not 0 < value < float("inf") for value in rates) or len(set(rates)) != len(rates):
         raise ConfigError(
             f"--learning-rates {text!r}",
-            rule="different positive numbers with commas between them",
+            rule="comma-separated positive numbers, all different",
             remedy="e.g. 1e-4,3e-4",
         )
     return rates

@@ -1,4 +1,4 @@
-"""``bcpg-cluster doctor``: what is installed, which engines would be used, and how to mend what is missing."""
+"""``bcpg-cluster doctor``: what is installed, which engines would be used, and how to fix what is missing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Finding:
 
 
 def run_doctor(*, as_json: bool) -> None:
-    """Look around and print; exit code 1 when something needed is missing."""
+    """Check and print; exit code 1 when something needed is missing."""
     findings = examine()
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))

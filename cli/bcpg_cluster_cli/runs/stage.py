@@ -47,9 +47,7 @@ def run_stage(
     measuring = evaluation_stages()
     outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": "reference"}
     if name not in outputs:
-        raise UserError(
-            f"there is no stage {name!r}", rule=f"stages are {', '.join(outputs)}", remedy="give one of these"
-        )
+        raise UserError(f"unknown stage {name!r}", rule=f"stages are {', '.join(outputs)}", remedy="give one of these")
     check_rerun_changes(name, before, config)
     is_measuring = name in {stage.name for stage in measuring}
     tables = downstream(measuring if is_measuring else data, outputs[name])
@@ -60,14 +58,14 @@ def run_stage(
         if (round_, "weighted" if name == "train" else outputs[name]) not in manifest.state.shards:
             raise UserError(
                 f"round {round_} has no results of {name!r}",
-                rule="stage runs again what was run before",
+                rule="`stage` only repeats what has run before",
                 remedy="use `bcpg-cluster iterate` to get that far",
             )
         if later and not discard_later:
             raise UserError(
-                f"{', '.join(later)} were made from what {name!r} of round {round_} gave",
-                rule="results never rest on others than those they were made from",
-                remedy="add --discard-later to give them up (files stay on disk until then)",
+                f"{', '.join(later)} were made from the results of {name!r} in round {round_}",
+                rule="a result is never kept without the results it was made from",
+                remedy="add --discard-later to discard them (files stay on disk until then)",
             )
         check_weights_are_there(manifest, round_ if is_measuring else round_ - 1)
         prompts = preflight(config)

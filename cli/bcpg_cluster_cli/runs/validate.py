@@ -1,4 +1,4 @@
-"""``bcpg-cluster validate``: everything that can be known to be wrong before an engine starts."""
+"""``bcpg-cluster validate``: check all that can be checked before an engine starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bcpg_cluster_cli.session import new_run
 
 
 def run_validate(source: str | None, overrides: Sequence[str], run_dir: str | RunPath | None) -> None:
-    """Check and say so; raises what ``iterate`` would raise."""
+    """Check and print the result; raises what ``iterate`` would raise."""
     console = Console()
     config = read_config(source, overrides, None)
     prompts = preflight(config, is_thorough=True)

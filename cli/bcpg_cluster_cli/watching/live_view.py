@@ -27,13 +27,15 @@ def live_view(live: Live | None, is_running: bool) -> RenderableType:
 
 
 def state_line(live: Live, is_running: bool, now: float) -> str:
-    """Whether the run goes on, is over, or is gone without having said so."""
+    """Whether the run is running, has ended, or died without a word."""
     where = f"process {live.pid} on {live.host}"
     if is_running:
         return f"running, round {'-' if live.round is None else live.round} ({where})"
     if live.ended is None:
         age = max(now - live.heartbeat, 0.0)
-        return f"not running: {where} was last heard of {duration(age)} ago and did not say goodbye; iterate goes on with it"
+        return (
+            f"not running: {where} was last heard of {duration(age)} ago and did not end properly; `iterate` resumes it"
+        )
     how, why = live.ended.how, live.ended.why
     return f"not running: {how} {duration(max(now - live.ended.time, 0.0))} ago" + (f" ({why})" if why else "")
 

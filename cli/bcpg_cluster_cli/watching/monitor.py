@@ -52,7 +52,7 @@ def serve(servers: Sequence[Server], folder: Path) -> None:
     """Run the programs until a signal comes or one of them ends. Their output goes to ``folder``.
 
     Raises:
-        UserError: one of them ended by itself; says its last words.
+        UserError: one of them ended by itself; quotes its last output.
     """
     running: list[tuple[Server, subprocess.Popen[bytes], Path]] = []
     # A signal that comes while the programs are being started must find somebody who stops them.
@@ -72,7 +72,7 @@ def serve(servers: Sequence[Server], folder: Path) -> None:
                 process.returncode = os.waitstatus_to_exitcode(status)
                 raise UserError(
                     f"{server.name} ended with {process.returncode}: {_last_words(log)}",
-                    rule=f"it runs until it is stopped: {' '.join(server.command)}",
+                    rule=f"it must run until it is stopped: {' '.join(server.command)}",
                     remedy=f"see {log}",
                 )
     except KeyboardInterrupt:

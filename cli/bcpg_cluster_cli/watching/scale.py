@@ -1,4 +1,4 @@
-"""``bcpg-cluster scale``: resize pools of a run while it goes on."""
+"""``bcpg-cluster scale``: resize a running run's pools."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def read_sizes(asked: Sequence[str]) -> dict[str, int | None]:
         match = _SIZE.fullmatch(text)
         if match is None or match["pool"] in sizes:
             raise UserError(
-                f"{text!r}" + (" names a pool for the second time" if match else " is not POOL=MEMBERS"),
-                rule="each pool once, with a number of members or `auto`",
+                f"{text!r}" + (" names a pool twice" if match else " is not POOL=MEMBERS"),
+                rule="name each pool once, with a number of members or `auto`",
                 remedy="e.g. bcpg-cluster scale judge.llm=4 prm=2",
             )
         sizes[match["pool"]] = None if match["size"] == "auto" else int(match["size"])
@@ -73,14 +73,14 @@ def read_sizes(asked: Sequence[str]) -> dict[str, int | None]:
 
 
 def check_alive(directory: RunPath) -> None:
-    """Raises :class:`UserError` when nobody works on the run."""
+    """Raises :class:`UserError` when no process works on the run."""
     if is_alive(directory):
         return
     live = read_live(directory)
     raise UserError(
         f"{directory} is not running" if live is None else f"{directory}: {state_line(live, False, time.time())}",
-        rule="scale speaks to the process that works on a run (`iterate` or `stage`)",
-        remedy="go on with the run (`bcpg-cluster iterate`), or give its pools other sizes there with --set "
+        rule="scale talks to the process that works on a run (`iterate` or `stage`)",
+        remedy="resume the run (`bcpg-cluster iterate`), or set other pool sizes there with --set "
         "pools.<name>.members=N",
     )
 
@@ -110,8 +110,8 @@ def wait_for_answer(
         if clock() > deadline and control.withdraw(request):
             raise UserError(
                 f"the run did not answer within {wait_s:g} s; the request is withdrawn",
-                rule="a run takes requests up between its waits; a push holds it up for as long as it takes",
-                remedy="look at `bcpg-cluster status`, and ask again",
+                rule="a run takes up requests between its waits; a push delays them until it is done",
+                remedy="check `bcpg-cluster status`, and ask again",
             )
         if clock() > next_check:
             next_check = clock() + 2.0

@@ -25,7 +25,7 @@ from bcpg_cluster_cli.watching.live_view import live_view
 
 
 def run_status(run_dir: str | RunPath | None, *, watch: bool, as_json: bool) -> None:
-    """Print a run's state, once or every second until it ends; works while the run goes on."""
+    """Print a run's state, once or every second until it ends; works while the run is running."""
     directory = find_run(run_dir)
     if watch:
         _watch(directory, as_json=as_json)

@@ -107,7 +107,7 @@ def test_where_a_run_lives_by_default(bcpg: Bcpg, config_file: Path, tmp_path: P
         (["--set", "segment.kind=sat"], "needs segment.model"),
         (["--set", "verify.kind=function"], "needs verify.function"),
         (["--set", "verify={kind: function, function: 'bcpg_cluster.none:f'}"], "No module named 'bcpg_cluster.none'"),
-        (["--set", "prompts.columns.question=problem"], "there is no column 'problem'; there are prompt_id, question"),
+        (["--set", "prompts.columns.question=problem"], "no column 'problem'; known: prompt_id, question"),
         (["--set", "prompts.train=task:gsm9k"], "did you mean gsm8k?"),
         (["--set", "weigh.rule=k_of_n"], "num_needed"),
     ],
@@ -186,7 +186,7 @@ def test_stage_needs_leave_to_discard(bcpg: Bcpg, run_dir: Path, tree_digest: Ca
     before = tree_digest(run_dir, ignore=("run.lock",))
     ended = bcpg("stage", "weigh", "--round", 3, "--run-dir", run_dir, "--inline")
     assert ended.code == 2
-    assert "snapshot v3 were made from what 'weigh' of round 3 gave" in ended.err
+    assert "snapshot v3 were made from the results of 'weigh' in round 3" in ended.err
     assert "--discard-later" in ended.err
     assert tree_digest(run_dir, ignore=("run.lock",)) == before
 
@@ -313,7 +313,7 @@ def test_stage_whose_weights_are_gone(bcpg: Bcpg, run_dir: Path, tree_digest: Ca
 @pytest.mark.parametrize(
     ("name", "round_", "words"),
     [
-        ("jugde", 1, "there is no stage 'jugde'"),
+        ("jugde", 1, "unknown stage 'jugde'"),
         ("weigh", 7, "round 7 has no results of 'weigh'"),
         ("train", 7, "round 7 has no results of 'train'"),
         ("judge.llm", 0, "round 0 has no results of 'judge.llm'"),
@@ -363,8 +363,8 @@ def test_endpoints_that_cannot_be_asked(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["export", "banana", "--out", "o"], "there is no export 'banana'"),
-        (["export", "preferences", "--out", "o", "--style", "x"], "there is no style 'x'"),
+        (["export", "banana", "--out", "o"], "unknown export 'banana'"),
+        (["export", "preferences", "--out", "o", "--style", "x"], "unknown style 'x'"),
         (["export", "steps", "--out", "o", "--run-dir", "nowhere"], "is not a run"),
         (["import", "none.jsonl", "-c", "CONFIG", "--run-dir", "o"], "none.jsonl does not exist"),
         (["import", "none.jsonl", "-c", "CONFIG", "--run-dir", "o", "--column", "x"], "--column 'x' cannot be read"),
@@ -531,7 +531,7 @@ def test_an_error_of_the_run_itself_has_code_1(bcpg: Bcpg, config_file: Path, ru
     assert ended.code == 1
     assert StoreError.__name__ in ended.err
     assert "is not the file that was accepted" in ended.err
-    assert "run the same command to go on" in ended.err
+    assert "run the same command again to resume" in ended.err
 
 
 def test_errors_with_brackets_do_not_break_the_display():
@@ -644,7 +644,7 @@ def test_without_a_config_the_machine_decides(monkeypatch: pytest.MonkeyPatch):
 
 def test_no_run_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunDirectoryError, match="there is no run in runs/"):
+    with pytest.raises(RunDirectoryError, match="no run in runs/"):
         find_run(None)
     assert list(tmp_path.iterdir()) == []
 

@@ -313,8 +313,8 @@ def test_without_a_node_the_pool_goes_on_with_those_it_has(
     clock.now += 101
     pool.poll()
     assert retries == [
-        ("work/1", "found no node within 100 s; the pool goes on with 2"),
-        ("work/2", "found no node within 100 s; the pool goes on with 1"),
+        ("work/1", "found no node within 100 s; the pool continues with 2"),
+        ("work/2", "found no node within 100 s; the pool continues with 1"),
     ]
     assert [member.name for member in pool.members()] == ["work/0"]
     assert (pool.size, len(scripted.members)) == (1, 3)

@@ -111,14 +111,14 @@ def test_names_are_read_in_order():
 @pytest.mark.parametrize(
     ("text", "problem", "remedy"),
     [
-        ("bcpg,grpo", "no method 'grpo'", "did you mean grpo_offline or grpo_nsa?"),
-        ("BCPG-NSA", "no method 'BCPG-NSA'", "did you mean bcpg_nsa?"),
-        ("bcgp", "no method 'bcgp'", "bcpg"),
-        ("zzz", "no method 'zzz'", "take names from that list"),
-        ("bcpg,dpo,bcpg", "bcpg stands there more than once", "once"),
+        ("bcpg,grpo", "unknown method 'grpo'", "did you mean grpo_offline or grpo_nsa?"),
+        ("BCPG-NSA", "unknown method 'BCPG-NSA'", "did you mean bcpg_nsa?"),
+        ("bcgp", "unknown method 'bcgp'", "bcpg"),
+        ("zzz", "unknown method 'zzz'", "take names from that list"),
+        ("bcpg,dpo,bcpg", "bcpg is given more than once", "once"),
         ("", "names no method", "--methods rft,dpo,topr"),
         (" , ", "names no method", "--methods rft,dpo,topr"),
-        ("bcpg,", "nothing between two commas", "leave the comma out"),
+        ("bcpg,", "a name is missing between two commas", "remove the extra comma"),
     ],
 )
 def test_wrong_names_are_told(text, problem, remedy):

@@ -63,7 +63,7 @@ def test_without_a_task_nothing_is_put_in(content: dict[str, Any]):
 
 
 def test_a_task_that_is_none():
-    with pytest.raises(DataError, match="no ready-made task 'gms8k'"):
+    with pytest.raises(DataError, match="unknown task 'gms8k'"):
         completed(prompts={"train": "task:gms8k", "test": "task:gsm8k"})
 
 

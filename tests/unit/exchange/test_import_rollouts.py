@@ -259,7 +259,7 @@ def test_the_embedded_policys_tokenizer(
 @pytest.mark.parametrize(
     ("response", "why"),
     [
-        ("3+4=七", r"from character 4 on it was '七' and came back as ''"),  # unknown to it
+        ("3+4=七", r"from character 4 on it was '七' and comes back as ''"),  # unknown to it
         ("3+4=7<|end|>", r"from character 5 on it was '<|end|>'"),  # a special token adds no text
     ],
 )
@@ -271,7 +271,7 @@ def test_a_response_it_cannot_give_back(
     why: str,
 ) -> None:
     source = write(tmp_path / "g.jsonl", [line("3+4", "7", "7"), line("3+4", response, "7")])
-    with pytest.raises(DataError, match=r"line 2: the tokenizer does not give the response back") as caught:
+    with pytest.raises(DataError, match=r"line 2: the tokenizer changes the response") as caught:
         import_rollouts(source, tmp_path / "run", make_config(), policy_tokenizer)
     assert why in caught.value.problem
     assert [path.name for path in tmp_path.iterdir()] == ["g.jsonl"]
@@ -306,8 +306,12 @@ BAD: list[tuple[str, list[dict[str, Any] | str], str]] = [
     ("not JSON", [line(), "", "{oops"], r"line 3: cannot be read \(Expecting"),
     ("a list", ["[1, 2]"], "line 1: a list"),
     ("duplicate", [line(prompt_id="p", sample=1), line(prompt_id="p", sample=1)], "line 2: sample 1 of .* in line 1"),
-    ("other prompt", [line(prompt_id="p"), line("2?", prompt_id="p")], "line 2: another prompt than line 1"),
-    ("other answer", [line(), line(answer="3")], "line 2: another answer than line 1"),
+    (
+        "other prompt",
+        [line(prompt_id="p"), line("2?", prompt_id="p")],
+        "line 2: the prompt differs from that of line 1",
+    ),
+    ("other answer", [line(), line(answer="3")], "line 2: the answer differs from that of line 1"),
     ("id on some", [line(prompt_id="p"), line()], "line 2: prompt_id is missing"),
     ("sample on some", [line(), line(sample=1)], "line 2: sample is given"),
     ("sample below 0", [line(sample=-1)], "line 1: sample is -1"),
@@ -344,7 +348,7 @@ def test_a_bad_column_option(pair: str) -> None:
 
 
 def test_a_mapping_of_unknown_columns(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="names reward"):
+    with pytest.raises(DataError, match="names unknown columns: reward"):
         RolloutFile(write(tmp_path / "g.jsonl", [line()]), {"reward": "r"})
     with pytest.raises(DataError, match="line 1: lacks text; it has answer, prompt, response"):
         RolloutFile(write(tmp_path / "g.jsonl", [line()]), {"response": "text"})
@@ -354,7 +358,7 @@ def test_a_tokenizer_that_changes_the_text(tmp_path: Path, make_config: Callable
     """Late in the file: the shards that were fine already leave nothing behind."""
     config = make_config(generate={"prompts_per_shard": 1})
     source = write(tmp_path / "g.jsonl", [line("a"), line("b"), line("c", "so It is")])
-    with pytest.raises(DataError, match=r"line 3: .* from character 3 on it was 'It is' and came back as 'it is'"):
+    with pytest.raises(DataError, match=r"line 3: .* from character 3 on it was 'It is' and comes back as 'it is'"):
         import_rollouts(source, tmp_path / "run", config, LoweringTokenizer())
     assert [path.name for path in tmp_path.iterdir()] == ["g.jsonl"]
 
@@ -386,6 +390,6 @@ def test_round_trips_that_fail(ids: tuple[int, ...], texts: tuple[str, ...], pla
 def test_a_run_directory_that_is_taken(tmp_path: Path, make_config: Callable[..., Config]) -> None:
     source = write(tmp_path / "g.jsonl", [line()])
     import_rollouts(source, tmp_path / "run", make_config(), ByteTokenizer())
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists"):
         import_rollouts(source, tmp_path / "run", make_config(), ByteTokenizer())
     assert len(imported(tmp_path / "run")) == 1

@@ -51,7 +51,7 @@ def test_every_format_gives_the_same_prompts(tmp_path: Path):
         assert read_mapped_prompts(str(source), COLUMNS) == PROMPTS
         assert read_mapped_prompts(str(source), COLUMNS, limit=1) == PROMPTS[:1]
     assert read_mapped_prompts(str(folder), COLUMNS, split="test") == PROMPTS
-    with pytest.raises(DataError, match=r"no split None; there are train, test"):
+    with pytest.raises(DataError, match=r"no split None; known: train, test"):
         read_mapped_prompts(str(folder), COLUMNS)
     rows = read_rows(str(folder), data_files=("test.jsonl", "train.jsonl"))
     assert [row["id"] for row in rows] == [3, 4, 9]
@@ -73,7 +73,7 @@ def test_a_column_whose_name_has_a_dot_comes_first():
 @pytest.mark.parametrize(
     ("columns", "row", "problem"),
     [
-        (Columns(), {"problem": "q", "answer": "1"}, "row 0: there is no column 'question'; there are problem, answer"),
+        (Columns(), {"problem": "q", "answer": "1"}, "row 0: no column 'question'; known: problem, answer"),
         (Columns(answer="a.c"), {"question": "q", "a": {"b": 1}}, "no column 'a.c'"),
         (Columns(answer="a.b.c"), {"question": "q", "a": {"b": 1}}, "no column 'a.b.c'"),
         (Columns(), {"question": "q", "answer": ""}, "column 'answer' is ''"),
@@ -148,7 +148,7 @@ def test_names_that_only_a_path_can_be(tmp_path: Path, monkeypatch: pytest.Monke
         ("./t", "did you mean t.jsonl?"),
         (str(tmp_path / "t"), f"did you mean {tmp_path / 't.jsonl'}?"),
         ("tt.jsonl", "did you mean t.jsonl?"),
-        ("data/of/mine", "the directory data/of is not there either"),
+        ("data/of/mine", "the directory data/of does not exist either"),
         ("my problems", "without a network"),
         ("../x", "correct the name"),
     ]:

@@ -165,7 +165,7 @@ def test_a_request_is_done_whole_or_not_at_all(bench: Bench):
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ({"judge.x": 2}, ["no pool 'judge.x'", "rollout, judge, trainer"]),
+        ({"judge.x": 2}, ["unknown pool 'judge.x'", "rollout, judge, trainer"]),
         ({"trainer": 4}, ["trainer group cannot be resized", "pools.trainer.members"]),
         ({"judge": 0}, ["pools.judge.min is 1", "1 to 4", "--set pools.judge.min=1"]),
         ({"judge": 5}, ["pools.judge.max is 4", "1 to 4", "--set pools.judge.max=5"]),

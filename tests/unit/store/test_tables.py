@@ -165,7 +165,7 @@ def test_steps_and_verdicts_out_of_order():
 def test_every_table_has_its_name_and_version_in_the_file():
     for table in [*SCHEMAS, "verdicts.anything"]:
         assert schema_of(table).metadata[b"bcpg_table"] == table.encode()
-    with pytest.raises(StoreError, match="no table is called 'verdict'"):
+    with pytest.raises(StoreError, match="unknown table 'verdict'"):
         schema_of("verdict")
 
 

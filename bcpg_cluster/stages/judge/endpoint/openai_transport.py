@@ -51,7 +51,7 @@ class OpenAiTransport:
         clock, wall_clock, sleep, jitter: time and chance; for tests.
 
     Raises:
-        ConfigError: no key, or a base URL that is none.
+        ConfigError: no key, or an invalid base URL.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class OpenAiTransport:
             return
         if failure.http_status == 404:
             raise ConfigError(
-                f"{self._address} is not there: {failure.message}",
+                f"{self._address} was not found: {failure.message}",
                 rule="base_url ends where /chat/completions begins (often with /v1), and serves the model",
                 remedy="correct base_url or model",
             )

@@ -68,7 +68,7 @@ class Endpoint:
         """The API key; a stand-in for servers that want none (the client insists on one, and must not find another).
 
         Raises:
-            ConfigError: the environment variable is not set, or the URL is none that may be recorded.
+            ConfigError: the environment variable is not set, or the URL may not be recorded.
         """
         url = urlsplit(self.base_url)
         if url.scheme not in ("http", "https") or not url.hostname or url.username or url.password or url.query:
@@ -90,7 +90,7 @@ class Endpoint:
             )
         # What cannot stand in a header would come back in the HTTP library's error message.
         if not (key and key.isascii() and key.isprintable() and " " not in key):
-            what = "does not hold a key" if key else "is not set"
+            what = "holds no valid key" if key else "is not set"
             raise ConfigError(
                 f"the environment variable {name} {what}",
                 rule="api_key_env names the environment variable with the endpoint's API key",

@@ -125,7 +125,7 @@ class MathShepherd:
                 f"the tokenizer of {model} cuts {self._tag!r} into {len(tag)} and '+ -' into {len(pair)} tokens, unknown "
                 "ones counted",
                 rule="in Math-Shepherd's format the step tag, '+' and '-' are one known token each",
-                remedy="set the separator the model was trained with, or the convention that is the model's",
+                remedy="set the separator the model was trained with, or the model's own convention",
             )
         self.separator_id: int | None = int(tag[0])
         self.pair: tuple[int, int] | None = (int(pair[0]), int(pair[1]))
@@ -165,11 +165,11 @@ class RlhFlow:
         good, bad = (self._lay_out("1+1?", ("1+1=2",), answer) if tokenizer.is_fast else None for answer in "+-")
         if separator is not None or good is None or bad is None or not _differ_there(good, bad):
             raise ConfigError(
-                f"{model} is not served as RLHFlow's PRMs are"
+                f"{model} cannot be served like RLHFlow's PRMs"
                 + (f" (separator {separator!r} was given)" if separator is not None else ""),
                 rule="'+' and '-' are one token each after the chat template's assistant header, the tokenizer is a fast one, "
                 "and there is no separator",
-                remedy="set the convention that is the model's, and leave the separator out",
+                remedy="set the model's own convention, and leave the separator out",
             )
         self.pair = good[0][good[1][0]], bad[0][bad[1][0]]
 

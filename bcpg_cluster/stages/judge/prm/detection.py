@@ -29,7 +29,7 @@ def detect_convention(model: str, config: Mapping[str, Any]) -> str:
     raise ConfigError(
         f"{model} ({', '.join(config.get('architectures') or ['no architecture stated'])}) does not say which kind of "
         "process reward model it is",
-        rule=f"the convention is told by the architecture ({', '.join(_ARCHITECTURES)}) or by the model's name",
+        rule=f"the architecture ({', '.join(_ARCHITECTURES)}) or the model's name determines the convention",
         remedy=f"set the convention: {', '.join(CONVENTIONS)}",
     )
 
@@ -57,14 +57,14 @@ def make_convention(
     name = detect_convention(model, config) if name == "auto" else name
     if name not in CONVENTIONS:
         raise ConfigError(
-            f"there is no convention {name!r}", rule=f"auto, {', '.join(CONVENTIONS)}", remedy="correct the name"
+            f"unknown convention {name!r}", rule=f"auto, {', '.join(CONVENTIONS)}", remedy="correct the name"
         )
     wanted = name if name in _ARCHITECTURES.values() else "causal"
     if detected and wanted not in detected:
         raise ConfigError(
             f"{model} is a {', '.join(config['architectures'])}, which is not scored by the convention {name!r}",
             rule="qwen and skywork read a head of their own, math_shepherd and rlhflow the output of a causal language model",
-            remedy="set the convention that is the model's, or leave it to be detected",
+            remedy="set the model's own convention, or leave it to be detected",
         )
     try:
         convention = CONVENTIONS[name](tokenizer, model, separator, system)
@@ -82,7 +82,7 @@ def _unfit(model: str, name: str, why: str) -> ConfigError:
     return ConfigError(
         f"the tokenizer of {model} does not fit the convention {name!r}: {why}",
         rule="every step has one position in the model's input where it is scored",
-        remedy="set the convention, separator and chat template that are the model's",
+        remedy="set the model's own convention, separator and chat template",
     )
 
 

@@ -24,7 +24,7 @@ def make_step_scorer(model: str, name: str, *, engine: str = "auto", **options: 
 
     if engine not in ("auto", "vllm", "transformers"):
         raise ConfigError(
-            f"there is no engine {engine!r} for process reward models",
+            f"unknown engine {engine!r} for process reward models",
             rule="auto, vllm or transformers",
             remedy="correct the name",
         )

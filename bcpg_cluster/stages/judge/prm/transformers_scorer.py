@@ -167,7 +167,7 @@ def _load(model: str, engine_args: Mapping[str, Any], convention: Convention) ->
         raise ConfigError(
             f"the checkpoint of {model} has no {', '.join(missing)}",
             rule=f"the convention {convention.name!r} reads the model's scores through this head",
-            remedy="use the whole checkpoint, or set the convention that is the model's",
+            remedy="use the whole checkpoint, or set the model's own convention",
         )
     return backbone.eval().to(device), {name: tensor.float().to(device) for name, tensor in head.items()}
 

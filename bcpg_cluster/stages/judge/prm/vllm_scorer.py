@@ -38,11 +38,11 @@ class VllmStepScorer:
         model_version: names the weights in :attr:`version`; the model's name by default.
         separator: the step token of the model's vocabulary; ``None`` for what its family was trained with.
         system: the system message the model was trained with; empty for none, ``None`` as for ``separator``.
-        convention: a name of ``prm_conventions.CONVENTIONS``, or ``auto``.
+        convention: a name of ``conventions.CONVENTIONS``, or ``auto``.
         context_tokens: how much of a response a later window shows at least before the steps it scores.
 
     Raises:
-        ConfigError: engine_args that do not hold, or a model or tokenizer that does not fit the convention.
+        ConfigError: invalid engine_args, or a model or tokenizer that does not fit the convention.
     """
 
     def __init__(

@@ -76,7 +76,7 @@ def most_windows(num_steps: int) -> int:
 def window_inputs(
     convention: Convention, cases: Sequence[JudgeCase], capacity: int, context_tokens: int
 ) -> list[WindowInput]:
-    """Everything the model has to be asked to score these cases. Steps that are in no window's score cannot be scored.
+    """Everything the model is asked, to score these cases. Steps that are in no window's score cannot be scored.
 
     Args:
         capacity: the most tokens of one input.

@@ -136,7 +136,7 @@ def check_deepspeed_config(deepspeed: dict[str, Any] | None, zero_stage: int = 2
     """Let DeepSpeed's own parser read ``train.deepspeed``; nothing is loaded and no group is joined.
 
     Raises:
-        ConfigError: a key the trainer owns is set, DeepSpeed refuses the config, or it never looks at a key.
+        ConfigError: a key the trainer owns is set, DeepSpeed refuses the config, or it never reads a key.
     """
     settings = TrainSettings(
         objective=Bcpg(),
@@ -162,6 +162,6 @@ def check_deepspeed_config(deepspeed: dict[str, Any] | None, zero_stage: int = 2
     if unknown := sorted(set(deepspeed or {}) - config.asked):
         raise ConfigError(
             f"train.deepspeed sets {', '.join(unknown)}",
-            rule="DeepSpeed's parser never looks at it",
+            rule="DeepSpeed's parser never reads it",
             remedy="correct the spelling, or leave it out; see https://www.deepspeed.ai/docs/config-json/",
         )

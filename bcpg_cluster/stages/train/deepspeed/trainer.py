@@ -163,7 +163,7 @@ class DeepSpeedRank:
                 loss = loss * (self._world_size / step_plan.divisor)
                 engine.backward(loss, scale_wrt_gas=False)
         torch.distributed.all_reduce(sums.values)
-        # All ranks look at the same sums and norm, so all of them stop or none.
+        # All ranks see the same sums and norm, so all of them stop or none.
         check_finite(step, sums.loss)
         grad_norm = self._plain_grad_norm() if settings.zero_stage == 0 else None
         check_finite(step, 0.0, grad_norm)
@@ -171,7 +171,7 @@ class DeepSpeedRank:
             group["lr"] = rate
         engine.step()
         if grad_norm is None:
-            # ZeRO looks at the norm before it touches a parameter, and skips the step when it is not finite.
+            # ZeRO checks the norm before it touches a parameter, and skips the step when it is not finite.
             grad_norm = float(engine.get_global_grad_norm())
             check_finite(step, 0.0, grad_norm if engine.was_step_applied() else float("nan"))
         return sums.report(
@@ -215,7 +215,7 @@ class DeepSpeedRank:
             for old in directory.glob("step-*"):
                 if old.name != tag:
                     shutil.rmtree(old, ignore_errors=True)
-        self._group.barrier()  # the record stands before any rank goes on
+        self._group.barrier()  # the record stands before any rank continues
 
     def _resume(self, plan: TrainingPlan, checkpoint_dir: str | None) -> list[StepReport]:
         """Load the newest complete checkpoint of this very training; the reports of the steps that are done."""

@@ -23,7 +23,7 @@ def test_what_is_no_size(asked: str):
 
 
 def test_a_pool_named_twice():
-    with pytest.raises(UserError, match="second time"):
+    with pytest.raises(UserError, match="names a pool twice"):
         read_sizes(["prm=1", "prm=2"])
 
 

@@ -172,7 +172,7 @@ def test_a_window_without_a_day():
 
 
 def test_rows_that_do_not_fit(tmp_path: Path):
-    with pytest.raises(DataError, match="no column 'problem'; there are question, answer"):
+    with pytest.raises(DataError, match="no column 'problem'; known: question, answer"):
         read_task("math500", source=_file(tmp_path, ROWS["gsm8k"]))
     with pytest.raises(DataError, match="no '#### answer'"):
         read_task("gsm8k", source=_file(tmp_path, {"question": "q", "answer": "18"}))
@@ -183,7 +183,7 @@ def test_rows_that_do_not_fit(tmp_path: Path):
 
 
 def test_names():
-    with pytest.raises(DataError, match="no ready-made task 'gms8k'") as caught:
+    with pytest.raises(DataError, match="unknown task 'gms8k'") as caught:
         find_task("gms8k")
     assert "gsm8k" in caught.value.remedy
     assert find_task("reasoning_gym/chain_sum").reward_function == "bcpg_cluster.tasks.reasoning_gym:score"

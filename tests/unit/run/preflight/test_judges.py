@@ -30,7 +30,7 @@ def test_a_cache_that_cannot_be_written(make_config: MakeConfig, tmp_path: Path)
 
 def test_thoughts_that_a_schema_would_bind(make_config: MakeConfig):
     bound = {"answer_after": "</think>", "prompt": "embedded:taxonomy"}
-    with pytest.raises(ConfigError, match=r"judges\.j: its answer follows '</think>'") as caught:
+    with pytest.raises(ConfigError, match=r"judges\.j: answer_after is '</think>'") as caught:
         check_judge("j", judge(make_config, **bound).judges["j"])
     assert "structured: none" in caught.value.remedy
     for change in (

@@ -80,9 +80,9 @@ def test_templates_that_fail(
 
 
 def test_tokenizers_that_lose_text(make_tokenizer: Callable[..., Any]) -> None:
-    with pytest.raises(DataError, match=r"does not give a problem's text back: 'What is 12 \+ 7\?' came back as 'what"):
+    with pytest.raises(DataError, match=r"changes a problem's text: 'What is 12 \+ 7\?' comes back as 'what"):
         check_tokenizer(make_tokenizer(normalizer="Lowercase"), CHECK)
-    with pytest.raises(DataError, match=r"'ïve.*came back as 'ive"):
+    with pytest.raises(DataError, match=r"'ïve.*comes back as 'ive"):
         check_tokenizer(make_tokenizer(normalizer="StripAccents"), replace(CHECK, texts=("nai\u0308ve",)))
 
 
@@ -149,5 +149,5 @@ def test_the_shipped_default_passes_in_a_process_of_its_own(tmp_path: Path) -> N
     odd = [{"prompt_id": f"o{k}", "question": f"27 +{k}ß", "answer": "1"} for k in range(600)]
     (tmp_path / "odd.jsonl").write_text("\n".join(map(json.dumps, odd)))
     lossy = load_config("laptop", [f"prompts.train={tmp_path / 'odd.jsonl'}"])
-    with pytest.raises(DataError, match=r"policy\.model: .*does not give a problem's text back"):
+    with pytest.raises(DataError, match=r"policy\.model: .*changes a problem's text"):
         check_tokenizers(lossy, read_all_prompts(lossy))

@@ -49,9 +49,9 @@ def test_hub_ids_that_are_in_the_cache(cache: Path) -> None:
 
 
 def test_hub_ids_that_cannot_be_had(cache: Path) -> None:
-    with pytest.raises(DataError, match="'owner/none' cannot be had"):
+    with pytest.raises(DataError, match="'owner/none' is not available"):
         local_checkpoint("owner/none")
-    with pytest.raises(DataError, match="'owner/none' at revision 'v1' cannot be had"):
+    with pytest.raises(DataError, match="'owner/none' at revision 'v1' is not available"):
         local_checkpoint("owner/none", "v1")
-    with pytest.raises(DataError, match="cannot be had"):
+    with pytest.raises(DataError, match="is not available"):
         local_checkpoint("not/a/hub/id")

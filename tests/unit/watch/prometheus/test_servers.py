@@ -100,7 +100,7 @@ def test_grafana_takes_rays_settings_and_listens_on_loopback_alone(
 
 
 def test_a_taken_port(listening: int) -> None:
-    with pytest.raises(UserError, match=f"port {listening} of this machine cannot be had") as caught:
+    with pytest.raises(UserError, match=f"port {listening} of this machine is not available") as caught:
         servers.check_port(listening, "--port")
     assert "another --port" in caught.value.remedy
 

@@ -257,10 +257,10 @@ def test_default_rules():
         ({"judges": ["who"]}, r"no judges \['who'\]"),
         ({"rules": ["most"]}, "unknown consensus rule"),
         ({"rules": ["k_of_n"]}, "num_needed"),
-        ({"rules": ["k_of_n:x"]}, "do not hold"),
+        ({"rules": ["k_of_n:x"]}, "are invalid"),
         ({"rules": ["k_of_n:3"]}, "3 of 2"),
         ({"rules": ["weighted"], "accuracies": ["prm=0.9"]}, r"\['llm'\]"),
-        ({"rules": ["weighted"], "accuracies": ["prm=high"]}, "do not hold"),
+        ({"rules": ["weighted"], "accuracies": ["prm=high"]}, "are invalid"),
         ({"rules": ["weighted"], "accuracies": ["prm=0.9", "llm=0.3"]}, "accuracy is in"),
     ],
 )
@@ -274,5 +274,5 @@ def test_what_judge_eval_refuses_before_anything_starts(
 
 def test_answers_that_something_else_wrote(config: Config, data: str, tmp_path: Path):
     (tmp_path / "answers-llm.jsonl").write_text('{"case": 1}\n')
-    with pytest.raises(DataError, match="no answer"):
+    with pytest.raises(DataError, match="invalid line"):
         run_judge_eval([data], config, factory(llm=Scripted(labelled)), judges=["llm"], output=tmp_path)

@@ -395,7 +395,7 @@ def test_a_wrong_key_stops_the_run_and_is_never_shown(
     server.plays = [fails(status, f"Incorrect API key provided: {KEY}")] * 2
     judge = judge_of()
     with pytest.raises(
-        ConfigError, match="is not there" if status == 404 else r"refuses the key in \$JUDGE_KEY"
+        ConfigError, match="was not found" if status == 404 else r"refuses the key in \$JUDGE_KEY"
     ) as stop:
         judge.judge(CASES)
     error: BaseException | None = stop.value

@@ -164,10 +164,15 @@ def test_text_that_would_shift_scores_is_refused(name: str, problem: str, steps:
         ("skywork", CharTokenizer(), {"separator": "ab"}, "'ab' is 2 tokens"),
         ("rlhflow", CharTokenizer(), {"separator": "<extra_0>"}, "separator '<extra_0>' was given"),
         # The template's header runs into the answer: no token of its own is scored.
-        ("rlhflow", CharTokenizer(("<s>", "]>+", "]>-"), "[{role}]>{content}<end>"), {}, "not served as RLHFlow"),
+        (
+            "rlhflow",
+            CharTokenizer(("<s>", "]>+", "]>-"), "[{role}]>{content}<end>"),
+            {},
+            "cannot be served like RLHFlow",
+        ),
         ("qwen", CharTokenizer(template="{missing}"), {}, "chat template fails: KeyError|fails: 'missing'"),
         ("qwen", CharTokenizer(template="{role}"), {}, "cannot be told apart"),
-        ("nonsense", CharTokenizer(), {}, "no convention 'nonsense'"),
+        ("nonsense", CharTokenizer(), {}, "unknown convention 'nonsense'"),
     ],
 )
 def test_a_tokenizer_that_does_not_fit_is_an_error(name: str, tokenizer: Any, options: Any, words: str) -> None:
