@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install the Debian packages that some tests need (tests/cluster/REQUIRED says which), where this may be done: as root, with apt.
-# Elsewhere it says what is missing and goes on; those tests are then skipped, and `.ci/run` says so and fails.
+# Elsewhere it says what is missing and continues; those tests are then skipped, and `.ci/run` says so and fails.
 set -euo pipefail
 declare -A needs=([prometheus]=prometheus [chromium]=chromium [/usr/sbin/sshd]=openssh-server [rsync]=rsync [ip]=iproute2 [bwrap]=bubblewrap [setpriv]=util-linux)
 missing=()

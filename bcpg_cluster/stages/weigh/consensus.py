@@ -2,7 +2,7 @@
 
 A vote is a label or a score; scores meet their threshold here, so a new lambda never re-runs a judge. A judge that has
 nothing usable to say abstains, which is never a vote for a step (docs/method.md: fail closed): under the paper's rule a
-step on which anybody abstains is not mined. Other rules, and leaving abstentions out, are :class:`ConsensusRule`.
+step on which any judge abstains is not mined. Other rules, and leaving abstentions out, are :class:`ConsensusRule`.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class ConsensusRule:
             ``k_of_n`` at least ``num_needed`` of them; ``weighted`` a step that is more likely right than wrong, by
             :meth:`log_odds`.
         abstention: what a judge without a usable answer is. ``against`` counts it as a vote against the step (fail closed);
-            ``left_out`` decides among those who answered (``k_of_n``: by the same share of them, rounded up). A step that
-            nobody answered for is right under no rule.
+            ``left_out`` decides among those who answered (``k_of_n``: by the same share of them, rounded up). A step without
+            any answer is right under no rule.
         num_needed: k of ``k_of_n``; ``None`` for the other rules.
         accuracies: for ``weighted``, by judge, the chance in [0.5, 1) that its label is true, of right and wrong steps alike
             (measured: the mean of its accuracy on either kind; plain accuracy is high for whoever always says the commoner).
             A judge that is wrong more often than not has no place in an ensemble.
-        prior: for ``weighted``, the chance in (0, 1) that a step is right before anybody was asked. Asking for a posterior
+        prior: for ``weighted``, the chance in (0, 1) that a step is right before any judge is asked. Asking for a posterior
             above q instead of above 1/2 is the same as the prior with log-odds logit(prior) - logit(q).
 
     Raises:

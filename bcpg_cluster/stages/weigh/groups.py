@@ -1,4 +1,4 @@
-"""The groups of a shard: which samples go on, with which advantage. Used wherever a stage must know what is kept."""
+"""The groups of a shard: which samples are kept, with which advantage."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ PAIRINGS: dict[str, Callable[[int, int, int, int | str], list[Pair]]] = {
     "one_to_one": one_to_one,
     "all_sampled": all_sampled,
 }
-"""The values of ``method.objective.Dpo.pairing``."""
+"""The values of ``stages.train.objective.Dpo.pairing``."""
 
 
 def mismatches(sizes: Sequence[int]) -> list[int]:

@@ -112,7 +112,7 @@ def accuracy_report(outcomes: Mapping[SampleId, Outcome], prompt_ids: Set[str] |
     A sample without a reward is left out and counted. ``per_problem`` keeps what paired differences need.
 
     Args:
-        prompt_ids: look at these problems only.
+        prompt_ids: only these problems count.
     """
     rewards: dict[str, list[float]] = {}
     greedy: dict[str, float] = {}
@@ -204,10 +204,10 @@ def right_step_report(weighed: WeighCounts) -> dict[str, RightSteps]:
 def judge_account(verdicts: Mapping[str, float]) -> dict[str, float] | None:
     """What a judge's calls of a round took, from the sums of its receipts' metrics; ``None`` for a judge that keeps no account.
 
-    Of accepted shards alone: what was spent on work that had to be done again is in no receipt.
+    Of accepted shards alone: work that was done again is in no receipt.
 
     Returns:
-        ``calls``, of them ``stored`` (answered by the cache) and ``uncounted`` (nobody counted their tokens); ``repair`` and
+        ``calls``, of them ``stored`` (answered by the cache) and ``uncounted`` (their tokens are unknown); ``repair`` and
         ``repaired`` (second tries of unreadable answers, and those that helped), ``retries``, ``prompt_tokens``, of them
         ``cached_tokens``, ``answer_tokens``, and, where prices were given, ``cost``.
     """
