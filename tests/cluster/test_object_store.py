@@ -32,6 +32,7 @@ from bcpg_cluster.store.journal import StoredJournal
 from bcpg_cluster.store.layout import SEGMENTS, snapshot_path
 from bcpg_cluster.store.manifest import Manifest, read_manifest
 from bcpg_cluster.store.path import StoredPath, run_path
+from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.store.shards import read_shard, read_table, write_shard
 from bcpg_cluster.watch.observer import SilentObserver
 
@@ -97,6 +98,10 @@ def what_counts(report: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def plain(reports: dict[int, RoundReport]) -> dict[int, dict[str, Any]]:
+    return {round_: report.plain() for round_, report in reports.items()}
+
+
 def same(reports: dict[int, dict[str, Any]], finished_run: Any, rounds: int) -> None:
     for round_ in range(rounds + 1):
         assert what_counts(reports[round_]) == what_counts(finished_run.reports[round_])
@@ -131,7 +136,7 @@ def test_the_main_job_in_a_bucket_and_every_command_on_it(
         assert (ended.code == 0) == (command[0] != "calibrate"), ended.err
     again = bcpg("stage", "weigh", "--round", 2, "--run-dir", run_dir, "--inline", "--discard-later")
     assert again.code == 0, again.err
-    same({r: report.plain() for r, report in read_manifest(run_dir).reports.items()}, finished_run, 2)
+    same(plain(read_manifest(run_dir).reports), finished_run, 2)
 
 
 def test_bad_places_are_said_at_once(run_dir: StoredPath, bucket: str, config_file: Path, bcpg: Callable[..., Any]):
@@ -203,7 +208,7 @@ def test_killed_and_gone_on(run_dir: StoredPath, config_file: Path, finished_run
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     state = read_manifest(run_dir)
-    same(state.reports, finished_run, 1)
+    same(plain(state.reports), finished_run, 1)
     assert len({name[:6] for name in segments(run_dir)}) == 3  # epochs: one a process
     for key, receipt in accepted.items():
         assert state.shards[key[:2]][key[2]] == receipt
@@ -296,7 +301,7 @@ def test_on_rays_actors(run_dir: StoredPath, bucket: str, make_config: Callable[
     finally:
         runtime.shutdown()
     for key in ("accuracy", "accuracy_greedy", "samples", "mined_share", "per_problem"):
-        assert reports[1][key] == finished_run.reports[1][key]
+        assert plain(reports)[1][key] == finished_run.reports[1][key]
     assert (reports[1].push.method, reports[1].push.canaries) == ("disk", "passed")
     with open_run(run_dir, config) as manifest:  # and it is given back
         assert manifest.state.snapshots[1].path.startswith("snapshots/v0001-")

@@ -135,7 +135,7 @@ def test_what_was_logged_is_there(tracked: Tracked, kind: str) -> None:
     pytest.importorskip(kind)
     found = READERS[kind](tracked)
     for round_, report in tracked.reports.items():
-        for name, value in round_scalars(report).items():
+        for name, value in round_scalars(RoundReport.read(report)).items():
             name = name.replace("+", "_") if kind == "mlflow" else name  # MLflow's rule for names
             assert found[name][round_] == pytest.approx(value, rel=1e-6), name
     assert {0, 1, 2} == found["round/accuracy"].keys()
