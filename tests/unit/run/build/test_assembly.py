@@ -220,7 +220,7 @@ def test_members_host_the_stages_of_their_pool(tmp_path: Path, make_config: Make
         "weigh",
         *(f"judge.{j}" for j in _cpu_judges()),
     }
-    rollout: Any = members.host_rollout(content, 4, None, 0)
+    rollout: Any = members.host_rollout(content, 4, None, {}, 0)
     assert set(rollout._stages) == {"generate", "evaluate"}
     assert rollout.engine_call("policy_version") == 4
     trainer = members.host_trainer(content, 0, 1)
@@ -233,7 +233,7 @@ def _cpu_judges() -> tuple[str, ...]:
 
 @pytest.mark.parametrize(("name", "output"), [("fake", None), ("fake:garbage", "garbage"), ("fake:endless", "endless")])
 def test_fakes_with_faults(make_config: MakeConfig, name: str, output: str | None):
-    engine = engines.make_rollout_engine(make_config(policy={"model": name}), 0, None, 0)
+    engine = engines.make_rollout_engine(make_config(policy={"model": name}), 0, 0)
     assert isinstance(engine, FakeGenerator)
     assert engine._faults.output == output
     engine.load_snapshot(name, 1)  # the base model, after a round that taught nothing
