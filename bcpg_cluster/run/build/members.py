@@ -45,10 +45,11 @@ def host_rollout(
     settings = Config.model_validate(config)
     engine = make_rollout_engine(settings, policy_version, member)
     if snapshot is not None:
-        arrived = engine.load_snapshot(local_copy(snapshot), policy_version)
+        directory = local_copy(snapshot)
+        arrived = engine.load_snapshot(directory, policy_version)
         if digests and (faults := arrival_faults(digests, arrived)):
             engine.close()
-            raise EngineError(f"rollout/{member} loaded {snapshot}: {faults}")
+            raise EngineError(f"rollout/{member} loaded {directory}: {faults}")
     sample, measure = settings.generate, settings.evaluate
     stages: dict[str, Stage] = {
         "generate": partial(
