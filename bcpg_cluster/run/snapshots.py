@@ -69,9 +69,7 @@ class SnapshotCheck:
         try:
             self._verify(str(run_dir / record.path), record.digests)
         except StoreError as error:
-            again = (
-                f"bcpg-cluster stage train --round {self._trained_in(record.path)} --discard-later --run-dir {run_dir}"
-            )
+            again = f"bcpg-cluster stage train --round {self._round_to_repeat(record.path)} --discard-later --run-dir {run_dir}"
             raise RunDirectoryError(
                 str(error),
                 rule="weights are used only if their digests are those noted when they were written",
@@ -79,6 +77,12 @@ class SnapshotCheck:
             ) from error
         self._passed.add(record.path)
 
-    def _trained_in(self, path: str) -> int:
-        """A round that taught nothing keeps the weights of an earlier one."""
-        return min(version for version, record in self._manifest.state.snapshots.items() if record.path == path)
+    def _round_to_repeat(self, path: str) -> int:
+        """The round that trained these weights (one that taught nothing keeps those of an earlier one), or the last before it
+        whose start weights are still kept.
+        """
+        snapshots = self._manifest.state.snapshots
+        round_ = min(version for version, record in snapshots.items() if record.path == path)
+        while round_ > 1 and not (self._manifest.run_dir / snapshots[round_ - 1].path).is_dir():
+            round_ -= 1
+        return round_

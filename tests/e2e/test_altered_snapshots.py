@@ -69,6 +69,21 @@ def test_the_next_round_is_refused_and_the_remedy_works(
         assert state.snapshots[round_].digests == read_manifest(finished_run.directory).snapshots[round_].digests
 
 
+def test_the_remedy_where_only_the_newest_is_kept(
+    tmp_path: Path, bcpg: Callable[..., Any], config_file: Path, finished_run: Any
+):
+    """Round 2 cannot be trained again without v1: the remedy goes back to round 1."""
+    run_dir = tmp_path / "run"
+    onwards = ("iterate", "-c", config_file, "--inline", "--run-dir", run_dir, "--set", "snapshots.keep_last=1")
+    assert bcpg(*onwards, "--rounds", 2).code == 0
+    flip(newest(run_dir))
+    command = bcpg(*onwards, "--rounds", 3).err.partition("bcpg-cluster stage ")[2].split()
+    assert command[:4] == ["train", "--round", "1", "--discard-later"]
+    assert bcpg("stage", *command, "--inline").code == 0
+    assert bcpg(*onwards, "--rounds", 3).code == 0
+    assert read_manifest(run_dir).reports[3].plain()["accuracy"] == finished_run.reports[3]["accuracy"]
+
+
 def test_a_stage_gives_nothing_up_for_weights_that_were_altered(
     tmp_path: Path, bcpg: Callable[..., Any], finished_run: Any, tree_digest: Callable[..., dict[str, str]]
 ):
@@ -77,7 +92,7 @@ def test_a_stage_gives_nothing_up_for_weights_that_were_altered(
     before = tree_digest(run_dir, ignore=IGNORED)
     ended = bcpg("stage", "train", "--round", 3, "--run-dir", run_dir, "--inline", "--discard-later")
     assert ended.code == 2
-    assert "stage train --round 2 --discard-later" in ended.err
+    assert "stage train --round 1 --discard-later" in ended.err  # v1, from which round 2 started, is not kept
     assert tree_digest(run_dir, ignore=IGNORED) == before
 
 

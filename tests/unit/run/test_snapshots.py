@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -64,6 +65,16 @@ def test_a_flipped_byte_is_refused_by_file_and_parameter(manifest: Manifest, ver
         assert f"stage train --round {round_} --discard-later" in refused.value.remedy
     check(3)
     assert (manifest.run_dir / "manifest.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("is_kept", "round_"), [(True, 3), (False, 1)])
+def test_the_remedy_names_a_round_whose_start_weights_are_kept(manifest: Manifest, is_kept: bool, round_: int):
+    if not is_kept:
+        shutil.rmtree(manifest.run_dir / "snapshots/v1")
+    flip(manifest.run_dir / "snapshots/v3/model-00001-of-00002.safetensors")
+    with pytest.raises(RunDirectoryError) as refused:
+        SnapshotCheck(manifest, verify_snapshot)(3)
+    assert f"stage train --round {round_} --discard-later" in refused.value.remedy
 
 
 @pytest.mark.parametrize("place", [0, 8, 20])
