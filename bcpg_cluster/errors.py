@@ -7,7 +7,7 @@
     │   ├── ConfigError        an invalid configuration
     │   ├── DataError          prompts or models that cannot be used
     │   │   └── HubError       a data set that could not be fetched from a hub
-    │   └── RunDirectoryError  a run directory made by something else, or half-written
+    │   └── RunDirectoryError  a run directory made by something else, half-written or altered
     ├── StoreError             a table or manifest that is not what it says it is
     ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
     │   ├── MemberLostError    the process behind an engine is gone or does not answer
@@ -54,7 +54,7 @@ class HubError(DataError):
 
 
 class RunDirectoryError(UserError):
-    """A run directory made by another configuration or version, or half-written."""
+    """A run directory made by another configuration or version, half-written, or altered since."""
 
 
 class StoreError(BcpgError):

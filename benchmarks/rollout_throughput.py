@@ -134,7 +134,7 @@ def main() -> None:
             )
         )
         content = config.model_dump(mode="json")
-        arguments = {"run_dir": folder, "config": content, "policy_version": 0, "snapshot": None}
+        arguments = {"config": content, "policy_version": 0, "snapshot": None, "digests": {}}
         pool = Pool(
             "rollout",
             runtime,

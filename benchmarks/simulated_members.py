@@ -77,9 +77,10 @@ class NoEngine:
     def __init__(self, policy_version: int) -> None:
         self.policy_version = policy_version
 
-    def load_snapshot(self, path: str, version: int) -> None:
+    def load_snapshot(self, path: str, version: int) -> dict[str, str]:
         """Take over a version."""
         self.policy_version = version
+        return {}
 
     def close(self) -> None:
         """Nothing to free."""

@@ -27,8 +27,8 @@ from bcpg_cluster.prompts.sets import PromptSets, round_prompts, split_shards
 from bcpg_cluster.records import Prompt, Receipt
 from bcpg_cluster.run.dataflow import Dataflow
 from bcpg_cluster.run.push import Pusher, PushSettings
-from bcpg_cluster.run.serving import Serving, Weights, weights_path
-from bcpg_cluster.run.snapshots import keep_snapshots
+from bcpg_cluster.run.serving import Serving, Weights, weights_of
+from bcpg_cluster.run.snapshots import SnapshotCheck, keep_snapshots
 from bcpg_cluster.run.training import check_rows, train_round
 from bcpg_cluster.stages.generate.counts import RolloutCounts
 from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, data_stages, evaluation_stages, turns
@@ -38,7 +38,6 @@ from bcpg_cluster.stages.weigh.counts import WeighCounts
 from bcpg_cluster.stages.weigh.stage import WeighSettings
 from bcpg_cluster.store.layout import new_attempt, report_path
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
-from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import PushFacts, RoundReport, TrainingSummary
 from bcpg_cluster.store.rows import outcomes_from, prompt_row
 from bcpg_cluster.store.shards import read_table, write_shard
@@ -64,6 +63,7 @@ class Parts:
     base_model: str
     train_settings: Callable[[int], TrainSettings]
     weigh_settings: WeighSettings
+    check_snapshot: SnapshotCheck
     observer: Observer
     stop_asked: Callable[[], bool]
     tend: Callable[[], None] = lambda: None
@@ -98,6 +98,8 @@ class Coordinator:
             BcpgError: see ``errors``.
         """
         todo = [round_ for round_ in range(rounds + 1) if round_ not in self._manifest.state.reports]
+        if todo:  # members start from the newest
+            self._parts.check_snapshot(max(self._manifest.state.snapshots, default=0))
         if any(round_ and round_ not in self._manifest.state.snapshots for round_ in todo):
             self._begin_trainers()
         for round_ in todo:
@@ -199,12 +201,13 @@ class Coordinator:
             self._manifest.add_snapshot(kept)
             return kept
         check_rows(weighed, self._config.objective)
+        self._parts.check_snapshot(round_ - 1)
         self._parts.turns.take(TRAINER)
         snapshot = train_round(
             self._manifest,
             self._parts.gang,
             round_=round_,
-            model_path=self._model_path(round_ - 1),
+            start=self._weights(round_ - 1),
             settings=self._parts.train_settings(round_),
             num_canaries=self._config.push.num_canaries,
             observer=self._observer,
@@ -215,7 +218,7 @@ class Coordinator:
 
     def _push(self, snapshot: SnapshotRecord) -> PushFacts:
         done = self._manifest.state.pushes.get(snapshot.version)
-        path = self._model_path(snapshot.version)
+        path = self._weights(snapshot.version).path
         if done is not None and self._is_served(snapshot.version):
             return done
         self._open_rollouts(snapshot.version)
@@ -223,7 +226,7 @@ class Coordinator:
         self._wait_rollouts()
         canaries = read_canaries(self._manifest.run_dir / snapshot.path) if snapshot.training else []
         if is_served:  # resumed, or opened for this turn: the members started from it
-            facts = self._pusher.confirm(snapshot.version, path, canaries)
+            facts = self._pusher.confirm(snapshot.version, path, snapshot.digests, canaries)
         else:
             # The trainer group may have been made anew since, or have trained another run.
             from_disk = self._trainer_holds != snapshot.version
@@ -322,21 +325,22 @@ class Coordinator:
     def _receipts(self, round_: int, table: str) -> list[Any]:
         return self._manifest.state.receipts(round_, table)
 
-    def _model_path(self, version: int) -> str | RunPath:
-        """Where the weights of a version lie."""
-        return weights_path(self._manifest, version, self._parts.base_model)
+    def _weights(self, version: int) -> Weights:
+        return weights_of(self._manifest, version, self._parts.base_model)
 
     def _is_served(self, version: int) -> bool:
-        return self._parts.serving.weights == Weights(version, self._model_path(version))
+        return self._parts.serving.weights == self._weights(version)
 
     def _have_served(self, version: int) -> None:
         """Have the rollout members hold a version of this run, from disk where they hold other weights."""
         self._open_rollouts(version)
         if not self._is_served(version):
+            self._parts.check_snapshot(version)
             self._wait_rollouts()
             record = self._manifest.state.snapshots.get(version)
             canaries = read_canaries(self._manifest.run_dir / record.path) if record and record.training else []
-            self._pusher.push(version, self._model_path(version), {}, canaries, from_disk=True)
+            weights = self._weights(version)
+            self._pusher.push(version, weights.path, weights.digests, canaries, from_disk=True)
 
     def _open_rollouts(self, version: int) -> None:
         """Have the rollout members on the machine; those that are started for it start with ``version``."""
@@ -346,7 +350,7 @@ class Coordinator:
         self._parts.turns.take(ROLLOUT_POOL)
 
     def _serve(self, version: int) -> None:
-        self._parts.serving.change(Weights(version, self._model_path(version)))
+        self._parts.serving.change(self._weights(version))
 
     def _wait_rollouts(self) -> None:
         """Until every rollout member that has a node is ready, so that all are proven. One that still waits for a node may do so

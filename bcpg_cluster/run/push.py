@@ -8,7 +8,7 @@ trainer group are killed, and the replacements start from the snapshot.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.errors import BcpgError, EngineError, PushError
 from bcpg_cluster.stages.generate.client import RolloutClient
+from bcpg_cluster.stages.push.arrivals import arrival_faults
 from bcpg_cluster.stages.push.canaries import Canary, CanaryProof, choose_probe, judge_canaries
 from bcpg_cluster.stages.push.protocol import PushGroup
 from bcpg_cluster.stages.train.client import TrainerClient
@@ -65,14 +66,15 @@ class Pusher:
         self,
         version: int,
         snapshot_path: str | RunPath,
-        digests: dict[str, str],
+        digests: Mapping[str, str],
         canaries: Sequence[Canary],
         *,
         from_disk: bool = False,
     ) -> PushFacts:
         """Bring every rollout member to ``version``; returns the facts for the manifest.
 
-        ``from_disk`` leaves the wire alone: the trainer does not hold these weights.
+        ``from_disk`` leaves the wire alone: the trainer does not hold these weights. ``digests`` by parameter are the snapshot's;
+        the base model has none.
 
         Raises:
             PushError: an engine holds something other than what was sent. The run must not continue.
@@ -100,17 +102,25 @@ class Pusher:
                 self._observer.hear(Retried(f"push v{version}", why))
                 self._abandon(members, why)
         # Members that serve several runs in turn may hold another run's weights of the same version.
-        proof = self._settle(version, snapshot_path, canaries, reload=not over_wire)
+        proof = self._settle(version, snapshot_path, digests, canaries, reload=not over_wire)
         return self._facts(method, why, time.monotonic() - started, proof)
 
-    def confirm(self, version: int, snapshot_path: str | RunPath, canaries: Sequence[Canary]) -> PushFacts:
+    def confirm(
+        self, version: int, snapshot_path: str | RunPath, digests: Mapping[str, str], canaries: Sequence[Canary]
+    ) -> PushFacts:
         """Prove that members which started from the snapshot hold it; the facts for the manifest. Raises like :meth:`push`."""
         started = time.monotonic()
-        proof = self._settle(version, snapshot_path, canaries)
+        proof = self._settle(version, snapshot_path, digests, canaries)
         return self._facts("disk", "members started from the snapshot", time.monotonic() - started, proof)
 
     def _settle(
-        self, version: int, snapshot_path: str | RunPath, canaries: Sequence[Canary], *, reload: bool = False
+        self,
+        version: int,
+        snapshot_path: str | RunPath,
+        digests: Mapping[str, str],
+        canaries: Sequence[Canary],
+        *,
+        reload: bool = False,
     ) -> CanaryProof:
         """Have every member hold ``version`` and prove it; members lost meanwhile are replaced, and all are checked again.
 
@@ -118,9 +128,9 @@ class Pusher:
         """
         for _ in range(_MAX_SETTLE - 1):
             with suppress(EngineError):
-                self._catch_up(version, snapshot_path, reload=reload)
+                self._catch_up(version, snapshot_path, digests, reload=reload)
                 return self.prove(canaries)
-        self._catch_up(version, snapshot_path, reload=reload)
+        self._catch_up(version, snapshot_path, digests, reload=reload)
         return self.prove(canaries)
 
     def _members(self) -> list[RolloutClient]:
@@ -139,13 +149,17 @@ class Pusher:
             proof_s=proof.seconds,
         )
 
-    def _catch_up(self, version: int, snapshot_path: str | RunPath, *, reload: bool) -> None:
-        """Members that hold another version load the snapshot: all of them when nothing was sent, late ones otherwise."""
+    def _catch_up(
+        self, version: int, snapshot_path: str | RunPath, digests: Mapping[str, str], *, reload: bool
+    ) -> None:
+        """Members that hold another version load the snapshot: all of them when nothing was sent, late ones otherwise. One that
+        read something else than ``digests`` say is replaced.
+        """
         self._wait_ready()
         members = self._members()
         held = self._all(members, RolloutClient.policy_version)
         behind = [m for m, version_held in zip(members, held, strict=True) if reload or version_held != version]
-        self._all(behind, lambda member: member.load_snapshot(snapshot_path, version))
+        self._all(behind, lambda member: member.load_snapshot(snapshot_path, version, digests))
 
     def prove(self, canaries: Sequence[Canary]) -> CanaryProof:
         """Compare every member's log-probs of the canaries with the trainer's.
@@ -169,7 +183,7 @@ class Pusher:
             seconds=time.monotonic() - started,
         )
 
-    def _send(self, version: int, members: Sequence[RolloutClient], digests: dict[str, str], started: float) -> None:
+    def _send(self, version: int, members: Sequence[RolloutClient], digests: Mapping[str, str], started: float) -> None:
         """Over the wire, within the deadline. Raises EngineError when it is given up."""
         trainers = (member.name for member in self._gang.members)
         group_of = (*trainers, *(member.name for member in members))  # a name is never used twice
@@ -192,13 +206,8 @@ class Pusher:
         receives = [member.receive_weights(specs, version) for member in members]
         self._wait([*sends, *receives], started)
         for member, receive in zip(members, receives, strict=True):
-            different = sorted(name for name, digest in receive.result().items() if digests.get(name) != digest)
-            absent = sorted(set(digests) - set(receive.result()))
-            if different or absent:
-                raise PushError(
-                    f"{member.name}: {len(different)} parameters differ from the snapshot "
-                    f"({different[:3]}), {len(absent)} did not arrive ({absent[:3]})"
-                )
+            if faults := arrival_faults(digests, receive.result()):
+                raise PushError(f"{member.name}: {faults}")
 
     def _left(self, started: float) -> float:
         return max(self._settings.deadline_s - (time.monotonic() - started), 0.1)

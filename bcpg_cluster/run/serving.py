@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bcpg_cluster.cluster.runtime import Member, MemberSpec
 from bcpg_cluster.stages.generate.client import RolloutClient
@@ -15,10 +16,14 @@ from bcpg_cluster.store.path import RunPath, StoredPath
 class Weights:
     """A version of a run, and where it lies. Versions count within a run, and members may serve several runs in turn: only with
     the path do they tell weights apart.
+
+    Attributes:
+        digests: by parameter, from the manifest; none for the base model.
     """
 
     version: int
     path: str | RunPath
+    digests: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class Serving:
@@ -37,13 +42,13 @@ class Serving:
         self._weights = weights
 
 
-def weights_path(manifest: Manifest, version: int, base_model: str) -> str | RunPath:
-    """Where the weights of a version lie; versions without files of their own have the base model's."""
+def weights_of(manifest: Manifest, version: int, base_model: str) -> Weights:
+    """The weights of a version; versions without files of their own have the base model's."""
     record = manifest.state.snapshots.get(version)
     if record is None or not record.path:
-        return base_model
+        return Weights(version, base_model)
     path = manifest.run_dir.absolute() / record.path
-    return path if isinstance(path, StoredPath) else str(path)
+    return Weights(version, path if isinstance(path, StoredPath) else str(path), record.digests)
 
 
 class CatchUp:
@@ -58,7 +63,9 @@ class CatchUp:
         self._told: dict[str, Weights] = {}  # by member: what it was told to load
 
     def __call__(self, member: Member, spec: MemberSpec) -> Future[dict[str, str]] | None:
-        """The load that has to end first; ``None`` when the member holds what is served."""
+        """The load that has to end first; ``None`` when the member holds what is served. The pool replaces a member whose load
+        fails: one that read other weights than were written, among others.
+        """
         started = Weights(spec.arguments["policy_version"], spec.arguments["snapshot"] or self._base)
         served = self._serving.weights
         if self._told.get(member.name, started) == served:
@@ -66,4 +73,4 @@ class CatchUp:
             return None
         self._told[member.name] = served
         label = f"catch up with v{served.version}"
-        return RolloutClient(member).load_snapshot(served.path, served.version, label=label)
+        return RolloutClient(member).load_snapshot(served.path, served.version, served.digests, label=label)

@@ -1,7 +1,11 @@
-"""Which snapshots are kept, and clearing away those a kill left half-written."""
+"""Which snapshots are kept, whether they are what was written, and clearing away those a kill left half-written."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from bcpg_cluster.errors import RunDirectoryError, StoreError
+from bcpg_cluster.stages.push.arrivals import VerifySnapshot
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.whole_files import remove_tree
@@ -40,3 +44,45 @@ def drop_torn_snapshots(run_dir: RunPath, manifest: Manifest) -> None:
         for child in folder.iterdir():
             if f"snapshots/{child.name}" not in counted:
                 remove_tree(child)
+
+
+class SnapshotCheck:
+    """Compares a run's snapshots with the digests in its manifest, each once in a process, before anything starts from it.
+
+    A snapshot in an object store is not fetched for this: whoever loads it checks the copy of its own machine.
+    """
+
+    def __init__(self, manifest: Manifest, verify: VerifySnapshot) -> None:
+        self._manifest, self._verify = manifest, verify
+        self._passed: set[str] = set()
+
+    def __call__(self, version: int) -> None:
+        """Check a version; one without files of its own has nothing to compare.
+
+        Raises:
+            RunDirectoryError: a file is not what was written.
+        """
+        record = self._manifest.state.snapshots.get(version)
+        run_dir = self._manifest.run_dir
+        if record is None or not record.path or record.path in self._passed or not isinstance(run_dir, Path):
+            return
+        try:
+            self._verify(str(run_dir / record.path), record.digests)
+        except StoreError as error:
+            again = f"bcpg-cluster stage train --round {self._round_to_repeat(record.path)} --discard-later --run-dir {run_dir}"
+            raise RunDirectoryError(
+                str(error),
+                rule="weights are used only if their digests are those noted when they were written",
+                remedy=f"put the file back from a copy, or train these weights again: {again}",
+            ) from error
+        self._passed.add(record.path)
+
+    def _round_to_repeat(self, path: str) -> int:
+        """The round that trained these weights (one that taught nothing keeps those of an earlier one), or the last before it
+        whose start weights are still kept.
+        """
+        snapshots = self._manifest.state.snapshots
+        round_ = min(version for version, record in snapshots.items() if record.path == path)
+        while round_ > 1 and not (self._manifest.run_dir / snapshots[round_ - 1].path).is_dir():
+            round_ -= 1
+        return round_

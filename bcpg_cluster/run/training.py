@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.errors import DataError, EngineError
+from bcpg_cluster.run.serving import Weights
 from bcpg_cluster.stages.push.canaries import Canary, write_canaries
 from bcpg_cluster.stages.train.client import TrainerClient
 from bcpg_cluster.stages.train.objective import Objective
@@ -66,7 +67,7 @@ def train_round(
     gang: Gang,
     *,
     round_: int,
-    model_path: str | RunPath,
+    start: Weights,
     settings: TrainSettings,
     num_canaries: int,
     observer: Observer,
@@ -84,7 +85,8 @@ def train_round(
     job = TrainJob(
         run_dir=manifest.run_dir.absolute(),
         round=round_,
-        model_path=model_path,
+        model_path=start.path,
+        digests=start.digests,
         # Every rank gets the job, and it needs the files' names alone: the metrics are most of a receipt.
         weighted=tuple(replace(receipt, metrics={}) for receipt in manifest.state.receipts(round_, "weighted")),
         settings=settings,

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from bcpg_cluster.records import Prompt, StopReason
 from bcpg_cluster.stages.fakes.judge import FakeJudge
+from bcpg_cluster.stages.fakes.skill import verify_skill
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling
 from bcpg_cluster.stages.generate.stage import generate
 from bcpg_cluster.stages.generate.token_texts import token_texts
@@ -123,7 +124,7 @@ def test_training_text_is_what_was_recorded(thinking_model: tuple[str, list[str]
     )
     settings = TrainSettings(objective=Bcpg(), learning_rate=1e-4, min_learning_rate=1e-4)
     trainer = TorchTrainer("cpu")
-    worker = TrainWorker(0, 1, lambda rank, size, host, port: trainer)
+    worker = TrainWorker(0, 1, lambda rank, size, host, port: trainer, verify_skill)
     worker.meet("localhost", 0)
     job = TrainJob(tmp_path, 1, path, (receipt,), settings, "checkpoints")
     assert worker.begin(job) == 2

@@ -157,7 +157,8 @@ def test_pushed_weights_answer(
         check(model, version)
 
     for version, (model, path) in enumerate(((other, other_path), (stepped, str(tmp_path))), start=4):
-        engine.load_snapshot(path, version)
+        digests = engine.load_snapshot(path, version)
+        assert digests == {name: tensor_digest(tensor) for name, tensor in model.named_parameters()}
         check(model, version)
     engine.load_snapshot(base_path, 0)
 

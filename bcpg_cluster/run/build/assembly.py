@@ -9,11 +9,13 @@ from bcpg_cluster.cluster.runtime import Runtime
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.prompts.sets import PromptSets
+from bcpg_cluster.run.build.engines import snapshot_verifier
 from bcpg_cluster.run.build.settings import train_settings, weigh_settings
 from bcpg_cluster.run.build.workforce import RunHooks, Workforce, pool_bounds, start_workforce
 from bcpg_cluster.run.coordinator import Coordinator, Parts
 from bcpg_cluster.run.scaler import Scaler
-from bcpg_cluster.run.serving import Weights, weights_path
+from bcpg_cluster.run.serving import Weights, weights_of
+from bcpg_cluster.run.snapshots import SnapshotCheck
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.store.mark import leave_mark
 from bcpg_cluster.watch.control import Control
@@ -23,7 +25,7 @@ from bcpg_cluster.watch.observer import Noted, Observer, Retried
 def newest_weights(config: Config, manifest: Manifest) -> Weights:
     """The weights a resumed run starts its rollout members with."""
     newest = max(manifest.state.snapshots, default=0)
-    return Weights(newest, weights_path(manifest, newest, resolve_asset(config.policy.model)))
+    return weights_of(manifest, newest, resolve_asset(config.policy.model))
 
 
 def build_coordinator(
@@ -76,6 +78,7 @@ def coordinator_over(
             base_model=resolve_asset(config.policy.model),
             train_settings=partial(train_settings, config),
             weigh_settings=weigh_settings(config),
+            check_snapshot=SnapshotCheck(manifest, snapshot_verifier(config.train.kind)),
             observer=observer,
             stop_asked=stop_asked,
             tend=scaler.tend,

@@ -12,6 +12,7 @@ from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.policy import PolicyConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.stages.generate.protocol import RolloutEngine
+from bcpg_cluster.stages.push.arrivals import VerifySnapshot
 from bcpg_cluster.stages.train.protocol import TrainerRank
 from bcpg_cluster.stages.verify.protocol import Verifier
 
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
     pass
 
 
-def make_rollout_engine(config: Config, policy_version: int, snapshot: str | None, member: int) -> RolloutEngine:
-    """The policy's engine, with the weights of ``snapshot`` (``None``: the base model's)."""
+def make_rollout_engine(config: Config, policy_version: int, member: int) -> RolloutEngine:
+    """The policy's engine, with the base model's weights, called ``policy_version``."""
     if config.policy.kind == "fake":
         from bcpg_cluster.stages.fakes.faults import slowed
         from bcpg_cluster.stages.fakes.generator import FakeGenerator
 
         model = config.policy.model
         output: Any = model.partition(":")[2] or None
-        return FakeGenerator(model=model, policy_version=policy_version, snapshot=snapshot, faults=slowed(output))
+        return FakeGenerator(model=model, policy_version=policy_version, faults=slowed(output))
     from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
 
     backend = None if config.push.backend == "disk" else config.push.backend
@@ -38,8 +39,18 @@ def make_rollout_engine(config: Config, policy_version: int, snapshot: str | Non
         engine_args=engine_args,
         weight_transfer_backend=backend,
         policy_version=policy_version,
-        snapshot=snapshot,
     )
+
+
+def snapshot_verifier(trainer_kind: str) -> VerifySnapshot:
+    """What reads a snapshot of this kind of trainer and compares it with digests."""
+    if trainer_kind == "fake":
+        from bcpg_cluster.stages.fakes.skill import verify_skill
+
+        return verify_skill
+    from bcpg_cluster.stages.push.snapshot import verify_snapshot
+
+    return verify_snapshot
 
 
 def policy_engine_args(section: PolicyConfig) -> dict[str, Any]:

@@ -7,13 +7,21 @@ from functools import partial
 from typing import Any
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.run.build.engines import make_rollout_engine, make_trainer_rank, make_verifier, num_verifying_threads
+from bcpg_cluster.errors import EngineError
+from bcpg_cluster.run.build.engines import (
+    make_rollout_engine,
+    make_trainer_rank,
+    make_verifier,
+    num_verifying_threads,
+    snapshot_verifier,
+)
 from bcpg_cluster.run.build.judges import make_judge
 from bcpg_cluster.run.build.segmenters import make_segmenter
 from bcpg_cluster.stages.generate.protocol import Sampling, TextGenerator
 from bcpg_cluster.stages.generate.stage import generate
 from bcpg_cluster.stages.job import Stage, StageWorker
 from bcpg_cluster.stages.judge.stage import judge as judge_stage
+from bcpg_cluster.stages.push.arrivals import arrival_faults
 from bcpg_cluster.stages.segment.stage import segment
 from bcpg_cluster.stages.train.worker import TrainWorker
 from bcpg_cluster.stages.verify.stage import verify
@@ -23,12 +31,25 @@ from bcpg_cluster.store.path import RunPath
 
 
 def host_rollout(
-    config: Mapping[str, Any], policy_version: int, snapshot: str | RunPath | None, member: int
+    config: Mapping[str, Any],
+    policy_version: int,
+    snapshot: str | RunPath | None,
+    digests: Mapping[str, str],
+    member: int,
 ) -> StageWorker:
-    """A member of the rollout pool; it starts with the weights that are served when it is made."""
+    """A member of the rollout pool; it starts with the weights that are served when it is made.
+
+    Raises:
+        EngineError: it read other weights than were written.
+    """
     settings = Config.model_validate(config)
-    weights = None if snapshot is None else local_copy(snapshot)
-    engine = make_rollout_engine(settings, policy_version, weights, member)
+    engine = make_rollout_engine(settings, policy_version, member)
+    if snapshot is not None:
+        directory = local_copy(snapshot)
+        arrived = engine.load_snapshot(directory, policy_version)
+        if digests and (faults := arrival_faults(digests, arrived)):
+            engine.close()
+            raise EngineError(f"rollout/{member} loaded {directory}: {faults}")
     sample, measure = settings.generate, settings.evaluate
     stages: dict[str, Stage] = {
         "generate": partial(
@@ -93,5 +114,8 @@ def host_trainer(config: Mapping[str, Any], rank: int, world_size: int) -> Train
 
         check_deepspeed_config(settings.train.deepspeed, settings.train.zero_stage, settings.train.dtype)
     return TrainWorker(
-        rank, world_size, partial(make_trainer_rank, settings.train.kind, settings.train.group_timeout_s)
+        rank,
+        world_size,
+        partial(make_trainer_rank, settings.train.kind, settings.train.group_timeout_s),
+        snapshot_verifier(settings.train.kind),
     )

@@ -171,7 +171,13 @@ def _rollout_arguments(content: Mapping[str, Any], serving: Serving, base: str, 
     """A member starts with what is served when it is made; ``snapshot`` is ``None`` for the base model."""
     weights = serving.weights
     snapshot = None if weights.path == base else weights.path
-    return {"config": content, "policy_version": weights.version, "snapshot": snapshot, "member": member}
+    return {
+        "config": content,
+        "policy_version": weights.version,
+        "snapshot": snapshot,
+        "digests": weights.digests,
+        "member": member,
+    }
 
 
 def _spec(config: Config, pool: str, host: _Host, member: int) -> MemberSpec:

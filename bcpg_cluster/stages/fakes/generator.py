@@ -114,12 +114,13 @@ class FakeGenerator:
             self._wire.close()
             self._wire = None
 
-    def load_snapshot(self, path: str, version: int) -> None:
+    def load_snapshot(self, path: str, version: int) -> dict[str, str]:
         """Take over the skill of a :class:`FakeTrainerRank` snapshot, or of the base model."""
         skill = self._base_skill if path == self._model else read_skill(path)
         if skill is None:
             raise PushError(f"no {SNAPSHOT_FILE} in {path}")
         self.skill, self._version = skill, version
+        return skill_digests(skill)
 
     def score_tokens(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
         """The same log-probs as :meth:`generate` reports and :class:`FakeTrainerRank` computes."""

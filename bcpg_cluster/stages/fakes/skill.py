@@ -7,10 +7,11 @@ import json
 import math
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bcpg_cluster.assets.chain import ANSWER, MODULUS, REFLECTION, Chain
+from bcpg_cluster.errors import StoreError
 from bcpg_cluster.stages.push.protocol import TensorSpec
 
 SNAPSHOT_FILE = "fake.json"
@@ -75,6 +76,16 @@ def read_skill(path: str) -> float | None:
         return None
     skill = float(json.loads(file.read_text())["skill"])
     return skill if math.isfinite(skill) else None
+
+
+def verify_skill(path: str, digests: Mapping[str, str]) -> None:
+    """Compare a snapshot's skill with its digest. Raises StoreError like ``stages.push.snapshot.verify_snapshot``."""
+    try:
+        skill = read_skill(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"snapshot {path}: {SNAPSHOT_FILE} cannot be read: {error!r}") from error
+    if skill is None or skill_digests(skill) != dict(digests):
+        raise StoreError(f"snapshot {path}: {SKILL_SPEC.name} in {SNAPSHOT_FILE} is not what was written")
 
 
 def hash_unit(*parts: str) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from bcpg_cluster.cluster.runtime import Member
+from bcpg_cluster.errors import EngineError
+from bcpg_cluster.stages.push.arrivals import arrival_faults
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.store.path import RunPath
 
@@ -32,9 +34,14 @@ class RolloutClient:
         """The version of the weights it answers with."""
         return self._call("policy_version")
 
-    def load_snapshot(self, path: str | RunPath, version: int, *, label: str = "") -> Future[dict[str, str]]:
-        """Have it load weights from disk and call them ``version``."""
-        return self._call("load_snapshot", path, version, label=label)
+    def load_snapshot(
+        self, path: str | RunPath, version: int, digests: Mapping[str, str], *, label: str = ""
+    ) -> Future[dict[str, str]]:
+        """Have it load weights from disk and call them ``version``. Fails with an EngineError when it read something else than
+        ``digests`` say (none: the base model, of which nothing is known).
+        """
+        load: Future[dict[str, str]] = self._call("load_snapshot", path, version, label=label)
+        return _compared(load, f"{self.name} loaded {path}", digests) if digests else load
 
     def score_tokens(
         self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
@@ -57,3 +64,20 @@ class RolloutClient:
     def leave_push_group(self) -> Future[None]:
         """Drop the push group."""
         return self._call("leave_push_group")
+
+
+def _compared(load: Future[dict[str, str]], what: str, digests: Mapping[str, str]) -> Future[dict[str, str]]:
+    """The same load, which fails when other weights were read."""
+    compared: Future[dict[str, str]] = Future()
+
+    def compare(ended: Future[dict[str, str]]) -> None:
+        error = ended.exception()
+        if error is None and (faults := arrival_faults(digests, ended.result())):
+            error = EngineError(f"{what}: {faults}")
+        if error is None:
+            compared.set_result(ended.result())
+        else:
+            compared.set_exception(error)
+
+    load.add_done_callback(compare)
+    return compared

@@ -33,7 +33,6 @@ class VllmGenerator:
             member its own ``seed``: members with the same one draw the same responses to unseeded requests.
         weight_transfer_backend: ``gloo`` on CPU, ``nccl`` on GPUs, ``None`` for an engine that takes no pushes.
         policy_version: of the weights it starts with.
-        snapshot: checkpoint directory whose weights replace those of ``model``: how a restarted engine catches up.
 
     Attributes:
         max_model_len: most tokens of a prompt and its response together.
@@ -50,7 +49,6 @@ class VllmGenerator:
         engine_args: Mapping[str, Any],
         weight_transfer_backend: str | None,
         policy_version: int = 0,
-        snapshot: str | None = None,
     ) -> None:
         check_engine_args(model, engine_args)
         # Importing it registers gloo with vLLM.
@@ -64,10 +62,7 @@ class VllmGenerator:
         self.max_model_len: int = self._loop.between_steps(lambda llm: llm.model_config.max_model_len)
         self._tokenizer_lock = threading.Lock()  # fast tokenizers raise "Already borrowed" when two threads meet in one
         self._version = UNKNOWN_VERSION
-        if snapshot is not None:
-            self.load_snapshot(snapshot, policy_version)
-        else:
-            self._loop.between_steps(lambda llm: self._set_version(llm, policy_version))
+        self._loop.between_steps(lambda llm: self._set_version(llm, policy_version))
 
     # --- TextGenerator -----------------------------------------------------------------------------------------------
 
@@ -129,9 +124,9 @@ class VllmGenerator:
         if self._backend is not None:
             self._pushing("leaving the push group", lambda llm: llm.shutdown_weight_transfer_engine())
 
-    def load_snapshot(self, path: str, version: int) -> None:
+    def load_snapshot(self, path: str, version: int) -> dict[str, str]:
         """Put the weights of a checkpoint directory in force."""
-        self._replace_weights("load_checkpoint", (path,), version)
+        return self._replace_weights("load_checkpoint", (path,), version)
 
     def score_tokens(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
         """Log-probs of given responses, in one pass each. vLLM never reads its prefix cache for these."""

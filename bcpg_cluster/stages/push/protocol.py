@@ -57,8 +57,12 @@ class WeightReceiver(Protocol):
         """Drop the group (it will be re-made). Safe to call when there is none."""
         ...
 
-    def load_snapshot(self, path: str, version: int) -> None:
-        """Put the weights of a checkpoint directory in force: how a restarted engine catches up."""
+    def load_snapshot(self, path: str, version: int) -> dict[str, str]:
+        """Put the weights of a checkpoint directory in force: how a restarted engine catches up.
+
+        Returns:
+            sha256 hex digest of every parameter as it was read, by name.
+        """
         ...
 
     def score_tokens(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -126,13 +126,16 @@ def read_digests(path: str) -> dict[str, str]:
         raise StoreError(f"snapshot {path}: no readable {DIGESTS_FILE}: {error!r}") from error
 
 
-def read_parameters(path: str) -> Iterator[tuple[str, torch.Tensor]]:
+def read_parameters(path: str, digests: Mapping[str, str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
     """The parameters of a snapshot, each checked against its digest.
+
+    Args:
+        digests: by parameter, as the manifest has them; ``None`` takes those that were written beside the weights.
 
     Raises:
         StoreError: a file is torn, a parameter is altered, missing or not listed.
     """
-    digests = read_digests(path)
+    digests = read_digests(path) if digests is None else digests
     seen: set[str] = set()
     for file in sorted(Path(path).glob("*.safetensors")):
         try:
@@ -149,12 +152,13 @@ def read_parameters(path: str) -> Iterator[tuple[str, torch.Tensor]]:
         raise StoreError(f"snapshot {path}: lacks {', '.join(missing[:3])} ({len(missing)} parameters in all)")
 
 
-def verify_snapshot(path: str) -> dict[str, str]:
-    """Read a whole snapshot and check it; returns its digests.
+def verify_snapshot(path: str, digests: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Read a whole snapshot and check it; returns its digests. See :func:`read_parameters`.
 
     Raises:
-        StoreError: it is not what was written.
+        StoreError: it is not what was written; names the file and the parameter.
     """
-    for _ in read_parameters(path):
+    expected = read_digests(path) if digests is None else digests
+    for _ in read_parameters(path, expected):
         pass
-    return read_digests(path)
+    return dict(expected)

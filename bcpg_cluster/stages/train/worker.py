@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bcpg_cluster.cluster.node_address import own_address
-from bcpg_cluster.errors import StoreError
+from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.stages.push.arrivals import VerifySnapshot
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.protocol import (
     ReferenceLogprobs,
@@ -37,6 +38,7 @@ class TrainJob:
         model_path: the start weights.
         weighted: the sealed table's shards.
         checkpoint_dir: of the step checkpoints, relative to ``run_dir``; where that is in an object store, to this machine's cache.
+        digests: of the start weights, by parameter; none for the base model.
     """
 
     run_dir: RunPath
@@ -45,14 +47,23 @@ class TrainJob:
     weighted: tuple[Receipt, ...]
     settings: TrainSettings
     checkpoint_dir: str
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 class TrainWorker:
-    """One rank. ``make_engine(rank, world_size, host, port)`` builds its :class:`TrainerRank` when the group meets."""
+    """One rank. ``make_engine(rank, world_size, host, port)`` builds its :class:`TrainerRank` when the group meets; ``verify``
+    checks what it fetched to start from.
+    """
 
-    def __init__(self, rank: int, world_size: int, make_engine: Callable[[int, int, str, int], TrainerRank]) -> None:
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        make_engine: Callable[[int, int, str, int], TrainerRank],
+        verify: VerifySnapshot,
+    ) -> None:
         self._rank, self._world_size = rank, world_size
-        self._make_engine = make_engine
+        self._make_engine, self._verify = make_engine, verify
         self._engine: TrainerRank | None = None
         self._rows: list[WeightedRow] = []
 
@@ -78,8 +89,23 @@ class TrainWorker:
         """Read the round's rows, load the start weights, make a fresh optimiser; the number of rows."""
         self._rows = weighted_from(read_table(job.run_dir, job.weighted))
         self._trainer.reports = []  # the last round's steps must not be taken for this one's
-        self._trainer.open(local_copy(job.model_path), job.settings)
+        self._trainer.open(self._start_weights(job), job.settings)
         return len(self._rows)
+
+    def _start_weights(self, job: TrainJob) -> str:
+        copy = local_copy(job.model_path)
+        if job.digests and isinstance(
+            job.model_path, StoredPath
+        ):  # the coordinator sees a directory, but not this copy
+            try:
+                self._verify(copy, job.digests)
+            except StoreError as error:
+                raise RunDirectoryError(
+                    f"the copy of {job.model_path} on {socket.gethostname()} was altered: {error}",
+                    rule="weights are trained on only if their digests are those noted when they were written",
+                    remedy=f"delete {copy} there and run the same command again, which fetches it anew",
+                ) from error
+        return copy
 
     def reference(self, job: TrainJob, attempt: str) -> Receipt:
         """lp_ref of this rank's share, as shard ``rank`` of the ``reference`` table."""

@@ -10,8 +10,10 @@ from bcpg_cluster.config.changes import check_rerun_changes
 from bcpg_cluster.config.load import change_config
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.run.build.assembly import build_coordinator
+from bcpg_cluster.run.build.engines import snapshot_verifier
 from bcpg_cluster.run.directory import load_run_config, open_run, write_config
 from bcpg_cluster.run.preflight.preflight import preflight
+from bcpg_cluster.run.snapshots import SnapshotCheck
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.path import RunPath
@@ -67,7 +69,9 @@ def run_stage(
                 rule="a result is never kept without the results it was made from",
                 remedy="add --discard-later to discard them (files stay on disk until then)",
             )
-        check_weights_are_there(manifest, round_ if is_measuring else round_ - 1)
+        start = round_ if is_measuring else round_ - 1
+        check_weights_are_there(manifest, start)
+        SnapshotCheck(manifest, snapshot_verifier(config.train.kind))(start)  # before results are given up for it
         prompts = preflight(config)
         # Measuring again changes no weights; anything else makes this round's snapshot and all after it void.
         versions = round_ + 1 if is_measuring else max(round_, 1)

@@ -18,7 +18,7 @@ from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import EngineError, MemberLostError, PushError
 from bcpg_cluster.run.push import Pusher, PushSettings
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
-from bcpg_cluster.stages.fakes.skill import encode, fake_logprobs
+from bcpg_cluster.stages.fakes.skill import encode, fake_logprobs, verify_skill
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.job import StageWorker
 from bcpg_cluster.stages.push.canaries import Canary, choose_probe, judge_canaries
@@ -121,9 +121,10 @@ class Receiver(FakeGenerator):
             self.skill = 0.6
         return digests
 
-    def load_snapshot(self, path: str, version: int) -> None:
+    def load_snapshot(self, path: str, version: int) -> dict[str, str]:
         self.loaded.append(version)
-        super().load_snapshot(path, version)
+        digests = super().load_snapshot(path, version)
+        return dict.fromkeys(digests, "0" * 64) if self.fault_of.get(self.number) == "reads other bytes" else digests
 
     def score_next(self, prefix: tuple[int, ...], token: int) -> float:
         if self.fault_of.get(self.number) == "dies when asked":
@@ -156,7 +157,7 @@ class Bench:
 
     def _trainer_spec(self, group: int, rank: int) -> MemberSpec:
         arguments = {
-            "rank": 0, "world_size": 1, "make_engine": lambda *meeting: self.trainer,
+            "rank": 0, "world_size": 1, "make_engine": lambda *meeting: self.trainer, "verify": verify_skill,
         }  # fmt: skip
         return MemberSpec(f"trainer/{rank}.{group}", TrainWorker, arguments)
 
@@ -272,7 +273,7 @@ def test_a_member_that_joins_late_or_behind_catches_up(make_bench: Callable[...,
     arguments = bench.snapshot(2, 0.8)
     bench.pool.resize(2)  # starts with version 1, which is what was served when it was made
     bench.wait_ready()
-    facts = bench.pusher.confirm(2, arguments[1], arguments[3])
+    facts = bench.pusher.confirm(*arguments)
     assert bench.held() == [(2, 0.8)] * 2
     assert (facts.method, facts.num_members, facts.canaries) == ("disk", 2, "passed")
     facts = bench.pusher.push(*bench.snapshot(3, 0.9))  # and the push group is re-made for two
@@ -297,9 +298,29 @@ def test_a_member_that_dies_between_two_calls_is_replaced(make_bench: Callable[.
     if way == "push":
         assert bench.pusher.push(*arguments).method == "gloo"
     else:
-        bench.pusher.confirm(1, arguments[1], arguments[3])
+        bench.pusher.confirm(*arguments)
     assert bench.held() == [(1, 0.7)] * 2
     assert {member.name for member in bench.pool.members()} == {"rollout/1", "rollout/2"}
+
+
+@pytest.mark.parametrize("way", ["push", "confirm"])
+def test_a_member_that_reads_other_bytes_from_disk_is_replaced(make_bench: Callable[..., Bench], way: str):
+    bench = make_bench()
+    Receiver.fault_of = {0: "reads other bytes"}
+    arguments = bench.snapshot(1, 0.7)
+    if way == "push":
+        bench.pusher.push(*arguments, from_disk=True)
+    else:
+        bench.pusher.confirm(*arguments)
+    assert bench.held() == [(1, 0.7)] * 2
+    assert {member.name for member in bench.pool.members()} == {"rollout/1", "rollout/2"}
+
+
+def test_members_that_keep_reading_other_bytes_stop_the_run(make_bench: Callable[..., Bench]):
+    bench = make_bench(1)
+    Receiver.fault_of = dict.fromkeys(range(99), "reads other bytes")
+    with pytest.raises(EngineError, match=r"loaded .*/v1: 1 parameters differ from the snapshot"):
+        bench.pusher.push(*bench.snapshot(1, 0.7), from_disk=True)
 
 
 def test_members_that_keep_dying_stop_the_run(make_bench: Callable[..., Bench]):

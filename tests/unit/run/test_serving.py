@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from bcpg_cluster.cluster.runtime import MemberSpec
+from bcpg_cluster.errors import EngineError, MemberLostError
 from bcpg_cluster.run.serving import CatchUp, Serving, Weights
 
 
@@ -30,6 +33,35 @@ def test_it_loads_until_it_holds_the_newest(scripted: Any):
     assert welcome(member, spec(0, None)) is scripted.calls[1].answer
     assert welcome(member, spec(0, None)) is None
     assert [call.args for call in scripted.calls] == [("load_snapshot", "v1", 1), ("load_snapshot", "v2", 2)]
+
+
+@pytest.mark.parametrize("arrived", [{"w": "b"}, {}, {"w": "a", "more": "a"}])
+def test_a_late_member_that_read_other_weights_is_not_admitted(scripted: Any, arrived: dict[str, str]):
+    started = spec(0, None)
+    member = scripted.start(started)
+    welcome = CatchUp(Serving(Weights(1, "v1", {"w": "a"})), "base")
+    load = welcome(member, started)
+    assert load is not None
+    scripted.calls[0].answer.set_result(arrived)
+    with pytest.raises(EngineError, match="loaded v1: "):  # the pool replaces a member for this
+        load.result(0)
+
+
+def test_a_late_member_that_read_what_was_written(scripted: Any):
+    member = scripted.start(spec(0, None))
+    load = CatchUp(Serving(Weights(1, "v1", {"w": "a"})), "base")(member, spec(0, None))
+    assert load is not None
+    scripted.calls[0].answer.set_result({"w": "a"})
+    assert load.result(0) == {"w": "a"}
+
+
+def test_a_late_member_that_is_lost_stays_lost(scripted: Any):
+    member = scripted.start(spec(0, None))
+    load = CatchUp(Serving(Weights(1, "v1", {"w": "a"})), "base")(member, spec(0, None))
+    assert load is not None
+    scripted.calls[0].answer.set_exception(MemberLostError("gone"))
+    with pytest.raises(MemberLostError, match="gone"):
+        load.result(0)
 
 
 def test_another_runs_weights_of_the_same_version_are_others(scripted: Any):

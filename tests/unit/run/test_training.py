@@ -16,9 +16,10 @@ from bcpg_cluster.cluster.inline_runtime import InlineRuntime
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import DataError, EngineError, MemberLostError, StoreError, TrainingDivergedError
 from bcpg_cluster.records import SampleId
+from bcpg_cluster.run.serving import Weights
 from bcpg_cluster.run.snapshots import drop_torn_snapshots, keep_snapshots
 from bcpg_cluster.run.training import check_rows, steps_path, take_checkpoints, train_round
-from bcpg_cluster.stages.fakes.skill import encode
+from bcpg_cluster.stages.fakes.skill import encode, verify_skill
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.push.canaries import read_canaries
 from bcpg_cluster.stages.train.objective import Bcpg, Dpo, Kto, Objective, Rft
@@ -154,6 +155,7 @@ class Bench:
             arguments = {
                 "rank": rank, "world_size": size,
                 "make_engine": lambda rank, world_size, host, port: Trainer(rank, world_size),
+                "verify": verify_skill,
             }  # fmt: skip
             return MemberSpec(f"trainer/{rank}.{group}", TrainWorker, arguments)
 
@@ -194,7 +196,7 @@ class Bench:
 
     def train(self, **settings: Any) -> SnapshotRecord:
         return train_round(
-            self.manifest, self.gang, round_=1, model_path="base", settings=self.settings, num_canaries=3,
+            self.manifest, self.gang, round_=1, start=Weights(0, "base"), settings=self.settings, num_canaries=3,
             observer=self.observer, **settings,
         )  # fmt: skip
 

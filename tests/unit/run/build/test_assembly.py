@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import ConfigError, DataError
+from bcpg_cluster.errors import ConfigError, DataError, EngineError
 from bcpg_cluster.run.build import engines, members
 from bcpg_cluster.run.build.footprint import check_memory, free_memory_gib, local_resources
 from bcpg_cluster.run.build.judges import judge_engine_args, load_judge_prompt, model_digest
@@ -18,6 +18,7 @@ from bcpg_cluster.run.build.settings import train_settings
 from bcpg_cluster.run.preflight.models import check_models, check_vendor_options
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
+from bcpg_cluster.stages.fakes.skill import SNAPSHOT_FILE, skill_digests
 from bcpg_cluster.stages.segment.structure import REFLECTION_CUES
 from bcpg_cluster.stages.train.protocol import LoraSettings
 
@@ -220,11 +221,22 @@ def test_members_host_the_stages_of_their_pool(tmp_path: Path, make_config: Make
         "weigh",
         *(f"judge.{j}" for j in _cpu_judges()),
     }
-    rollout: Any = members.host_rollout(content, 4, None, 0)
+    rollout: Any = members.host_rollout(content, 4, None, {}, 0)
     assert set(rollout._stages) == {"generate", "evaluate"}
     assert rollout.engine_call("policy_version") == 4
     trainer = members.host_trainer(content, 0, 1)
     assert trainer.ping() == "ready"
+
+
+def test_a_member_that_starts_from_other_weights_than_were_written_does_not_start(
+    tmp_path: Path, make_config: MakeConfig
+):
+    content = make_config().model_dump(mode="json")
+    (tmp_path / SNAPSHOT_FILE).write_text('{"skill": 0.7}')
+    worker: Any = members.host_rollout(content, 1, str(tmp_path), skill_digests(0.7), 0)
+    assert (worker.engine_call("policy_version"), worker.engine_call("skill")) == (1, 0.7)
+    with pytest.raises(EngineError, match=r"rollout/3 loaded .*1 parameters differ from the snapshot \(\['skill'\]\)"):
+        members.host_rollout(content, 1, str(tmp_path), skill_digests(0.8), 3)
 
 
 def _cpu_judges() -> tuple[str, ...]:
@@ -233,7 +245,7 @@ def _cpu_judges() -> tuple[str, ...]:
 
 @pytest.mark.parametrize(("name", "output"), [("fake", None), ("fake:garbage", "garbage"), ("fake:endless", "endless")])
 def test_fakes_with_faults(make_config: MakeConfig, name: str, output: str | None):
-    engine = engines.make_rollout_engine(make_config(policy={"model": name}), 0, None, 0)
+    engine = engines.make_rollout_engine(make_config(policy={"model": name}), 0, 0)
     assert isinstance(engine, FakeGenerator)
     assert engine._faults.output == output
     engine.load_snapshot(name, 1)  # the base model, after a round that taught nothing

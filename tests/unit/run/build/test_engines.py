@@ -361,7 +361,7 @@ def test_big_files_are_told_apart_without_reading_them_whole(tmp_path: Path):
 
 
 def test_fakes_of_policy_and_trainer(make_config: MakeConfig):
-    engine: Any = make_rollout_engine(make_config(), 3, None, 0)
+    engine: Any = make_rollout_engine(make_config(), 3, 0)
     assert isinstance(engine, FakeGenerator)
     assert engine.policy_version == 3
     assert isinstance(make_trainer_rank("fake", 1.0, 0, 1, "127.0.0.1", 1), FakeTrainerRank)

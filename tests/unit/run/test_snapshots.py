@@ -1,0 +1,96 @@
+"""snapshots.py: weights are checked against the manifest before anything starts from them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from bcpg_cluster.errors import RunDirectoryError
+from bcpg_cluster.run.snapshots import SnapshotCheck
+from bcpg_cluster.stages.push.snapshot import verify_snapshot, write_snapshot
+from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Iterator[Manifest]:
+    """Of a run with snapshot v1, which round 2 kept; v3 is another."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    generator = torch.Generator().manual_seed(0)
+    with Manifest(tmp_path / "run") as manifest:
+        for version in (1, 3):
+            tensors = {name: torch.randn(3, 4, generator=generator) for name in ("model.embed", "model.head")}
+            path = f"snapshots/v{version}"
+            digests = write_snapshot(
+                str(manifest.run_dir / path), str(base), tensors.items(), max_shard_bytes=3 * 4 * 4
+            )  # a file each
+            manifest.add_snapshot(SnapshotRecord(version, path, digests, 0.0))
+        manifest.add_snapshot(SnapshotRecord(2, "snapshots/v1", manifest.state.snapshots[1].digests, 0.0))
+        yield manifest
+
+
+def flip(path: Path, place: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_whole_snapshots_are_read_once(manifest: Manifest):
+    read: list[str] = []
+
+    def verify(path: str, digests: Mapping[str, str]) -> None:
+        read.append(path)
+        verify_snapshot(path, digests)
+
+    check = SnapshotCheck(manifest, verify)
+    for version in (0, 1, 2, 1, 3, 3, 9):  # 0: the base model; 2 has the files of 1; 9 is not there
+        check(version)
+    assert read == [str(manifest.run_dir / f"snapshots/v{version}") for version in (1, 3)]
+
+
+@pytest.mark.parametrize(("version", "round_"), [(1, 1), (2, 1)])
+def test_a_flipped_byte_is_refused_by_file_and_parameter(manifest: Manifest, version: int, round_: int):
+    before = (manifest.run_dir / "manifest.jsonl").read_bytes()
+    flip(manifest.run_dir / "snapshots/v1/model-00002-of-00002.safetensors")
+    check = SnapshotCheck(manifest, verify_snapshot)
+    for _ in range(2):  # what was refused is not remembered as good
+        with pytest.raises(RunDirectoryError) as refused:
+            check(version)
+        assert "model.head in model-00002-of-00002.safetensors is not what was written" in refused.value.problem
+        assert f"stage train --round {round_} --discard-later" in refused.value.remedy
+    check(3)
+    assert (manifest.run_dir / "manifest.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("is_kept", "round_"), [(True, 3), (False, 1)])
+def test_the_remedy_names_a_round_whose_start_weights_are_kept(manifest: Manifest, is_kept: bool, round_: int):
+    if not is_kept:
+        shutil.rmtree(manifest.run_dir / "snapshots/v1")
+    flip(manifest.run_dir / "snapshots/v3/model-00001-of-00002.safetensors")
+    with pytest.raises(RunDirectoryError) as refused:
+        SnapshotCheck(manifest, verify_snapshot)(3)
+    assert f"stage train --round {round_} --discard-later" in refused.value.remedy
+
+
+@pytest.mark.parametrize("place", [0, 8, 20])
+def test_a_flipped_byte_in_a_files_head_is_refused(manifest: Manifest, place: int):
+    flip(manifest.run_dir / "snapshots/v3/model-00001-of-00002.safetensors", place)
+    with pytest.raises(RunDirectoryError, match=r"model-00001-of-00002\.safetensors"):
+        SnapshotCheck(manifest, verify_snapshot)(3)
+
+
+def test_the_manifests_digests_count_and_not_those_beside_the_weights(manifest: Manifest, tmp_path: Path):
+    """Weights that were exchanged with their digests are a whole snapshot, but not this one."""
+    folder = manifest.run_dir / "snapshots"
+    (folder / "v1").rename(tmp_path / "old")
+    (folder / "v3").rename(folder / "v1")
+    assert verify_snapshot(str(folder / "v1"))
+    with pytest.raises(RunDirectoryError, match=r"model\.embed in"):
+        SnapshotCheck(manifest, verify_snapshot)(1)
+    with pytest.raises(RunDirectoryError, match=r"lacks model\.embed"):
+        SnapshotCheck(manifest, verify_snapshot)(3)
