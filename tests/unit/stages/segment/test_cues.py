@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from bcpg_cluster.config.identity import deciding_content
 from bcpg_cluster.config.responses import SegmentConfig
 from bcpg_cluster.run.build.segmenters import make_segmenter, marked_cues
 from bcpg_cluster.stages.segment.cues import (
@@ -78,7 +79,9 @@ def test_english_alone_is_the_default_and_leaves_a_run_its_identity():
     assert cues_of(REFLECTION_CUES_BY_LANGUAGE, SegmentConfig().cue_languages) == REFLECTION_CUES
     assert cues_of(STEP_CUES_BY_LANGUAGE, ("en",)) == STEP_CUES
     assert texts("1\n\nUnd\nAber nein", SegmentConfig(split_on="paragraph")) == ["1\n\n", "Und\nAber nein"]
+    assert "cue_languages" not in deciding_content(SegmentConfig())
     german = SegmentConfig(split_on="paragraph", cue_languages=("en", "de"))
+    assert deciding_content(german)["cue_languages"] == ["en", "de"]
     assert texts("1\n\nUnd\nAber nein", german) == ["1\n\n", "Und\n", "Aber nein"]
 
 
