@@ -122,10 +122,10 @@ def _after_thoughts(text: str) -> str:
 
 
 def _after_prose(text: str) -> str:
-    """The one answer, with its fence, at the beginning of a line after prose; nothing where there is none, or a second."""
+    """All from the first answer on, with its fence, if it begins a line; so a second one makes the whole unreadable."""
     key = text.find('"verdicts"')
     start = text.rfind("{", 0, max(key, 0))
-    if start < 0 or text.count('"verdicts"') != 1 or text[start + 1 : key].strip():
+    if start < 0 or text[start + 1 : key].strip():
         return ""
     prose = text[:start].rstrip(" \t")
     if prose and not prose.endswith("\n"):  # inside a sentence it may be quoted
