@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from bcpg_cluster.config.identity import Decides
 from bcpg_cluster.config.section import Section
+from bcpg_cluster.stages.segment.cues import CueLanguage
 
 
 class VerifyConfig(Section):
@@ -65,6 +66,9 @@ class SegmentConfig(Section):
     """``structural``: where steps begin: at each ``line``, or at each ``paragraph`` (the line after a blank one)."""
     cues: tuple[str, ...] | None = None
     """``structural``: words of reflection that begin a step; ``null`` is the built-in list, ``[]`` is none."""
+    cue_languages: Annotated[tuple[CueLanguage, ...], Decides.WHEN_SET] = Field(("en",), min_length=1)
+    """Whose built-in lists ``cues`` and ``merge_cues`` take where they are ``null``: ``[en, zh]`` for responses in English and
+    Chinese."""
     cues_inside_lines: bool = False
     """``structural``: let a cue at the beginning of a sentence begin a step too, not only one at the beginning of a line."""
     min_tokens: int = Field(1, ge=1)

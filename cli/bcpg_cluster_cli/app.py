@@ -184,11 +184,12 @@ def segment_text(
 ) -> None:
     """Show a text cut into steps, as the stage `segment` would cut it."""
     from bcpg_cluster.run.build.default_config import read_config
-    from bcpg_cluster.run.build.segmenters import make_segmenter
+    from bcpg_cluster.run.build.segmenters import make_segmenter, marked_cues
     from bcpg_cluster_cli.judging.segment_text import run_segment_text
 
-    segmenter = make_segmenter(read_config(config, set_ or [], None).segment)
-    run_segment_text(file, segmenter, tokenizer=tokenizer, as_json=json_)
+    section = read_config(config, set_ or [], None).segment
+    cues = marked_cues(section)
+    run_segment_text(file, make_segmenter(section), tokenizer=tokenizer, cues=cues, as_json=json_)
 
 
 @app.command(name="judge-eval")

@@ -250,6 +250,13 @@ def test_a_json_prompt_binds_the_answer_to_its_schema() -> None:
     assert {request.sampling.json_schema for request in free.calls[0]} == {None}
 
 
+def test_json_where_lines_were_asked_for_is_read() -> None:
+    answer = {"verdicts": [{"step": 0, "reason": "", "error_type": "logic", "correct": 0}]}
+    generator = Recorder(lambda prompt: f"```JSON\r\n{json.dumps(answer)}\r\n```")
+    assert [said.label for said in judge_on(generator, PROMPT).judge(CASES[1:2]).judgements[0]] == [0]
+    assert generator.calls[0][0].sampling.json_schema is None  # nothing bound it
+
+
 def test_thoughts_are_not_bound_to_the_schema() -> None:
     def thinks(prompt: str) -> str:
         answer = {"step": 0, "reason": "checked", "error_type": "none", "correct": 1}

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from bcpg_cluster.config.responses import SegmentConfig
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.stages.segment.cues import REFLECTION_CUES_BY_LANGUAGE, STEP_CUES_BY_LANGUAGE, cues_of
 from bcpg_cluster.stages.segment.merge import MergeRules
 from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, Segmenter, StructuralSegmenter
 from bcpg_cluster.stages.segment.structure import StepRules
@@ -69,16 +70,35 @@ def step_rules(section: SegmentConfig) -> StepRules:
         min_tokens=section.min_tokens,
         max_tokens=section.max_tokens,
     )
-    return rules if section.cues is None else replace(rules, cues=section.cues)
+    return replace(rules, cues=_structural_cues(section))
+
+
+def marked_cues(section: SegmentConfig) -> tuple[str, ...]:
+    """The cues that cut by this section: those of the structure, of merging, or both; none where no cue cuts."""
+    structural = _structural_cues(section) if section.kind == "structural" else ()
+    merged = _merge_cues(section) if _is_merged(section) else ()
+    return tuple(dict.fromkeys((*structural, *merged)))
+
+
+def _structural_cues(section: SegmentConfig) -> tuple[str, ...]:
+    return cues_of(REFLECTION_CUES_BY_LANGUAGE, section.cue_languages) if section.cues is None else section.cues
+
+
+def _merge_cues(section: SegmentConfig) -> tuple[str, ...]:
+    return cues_of(STEP_CUES_BY_LANGUAGE, section.cue_languages) if section.merge_cues is None else section.merge_cues
+
+
+def _is_merged(section: SegmentConfig) -> bool:
+    return section.merge is True or (section.merge == "auto" and section.kind != "structural")
 
 
 def _checked_merge(section: SegmentConfig) -> MergeRules | None:
     """How pieces are merged; ``None`` where they are not. Raises :class:`ConfigError` for sizes that contradict each other."""
-    if section.merge is False or (section.merge == "auto" and section.kind == "structural"):
+    if not _is_merged(section):
         return None
     try:
         rules = MergeRules(section.merge_min_tokens, section.merge_target_tokens, section.merge_max_tokens)
-        return rules if section.merge_cues is None else replace(rules, cues=section.merge_cues)
+        return replace(rules, cues=_merge_cues(section))
     except ValueError as error:
         raise _segment_error(error) from None
 

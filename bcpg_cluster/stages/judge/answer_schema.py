@@ -1,7 +1,8 @@
 """A judge's answer as JSON: the schema an engine can enforce, and the strict reading of what comes back.
 
 A schema-bound sampler promises the form, not the sense: step numbers, and that label and error type agree, are checked
-here. Text around the object, a missing or doubled key, one verdict too few: all of it is unparsable (fail closed).
+here. A missing or doubled key, one verdict too few, text around the object: all of it is unparsable (fail closed). Only
+where no engine enforced the format may thoughts or prose stand before the object, and a code fence around it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from bcpg_cluster.records import ErrorType
 from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt, StepVerdict, parse_verdicts
 
 MAX_REASON_CHARS: Final = 200
-_FENCE: Final = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?```", re.DOTALL)
+_FENCE: Final = re.compile(r"```[ \t]*(?:json)?[ \t]*\r?\n(.*?)(?:\r?\n)?```", re.DOTALL | re.IGNORECASE)
+_FENCE_START: Final = re.compile(r"```[ \t]*(?:json)?", re.IGNORECASE)
+_JSON_STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)  # to the end where it is never closed
+_JSON_ESCAPE: Final = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|\\')
 KEYS: Final = ("step", "reason", "error_type", "correct")
 
 
@@ -45,11 +49,14 @@ def verdict_schema(num_steps: int, max_reason_chars: int = MAX_REASON_CHARS) -> 
 
 
 def parse_json_verdicts(text: str, first: int, last: int) -> list[StepVerdict] | None:
-    """Read a JSON answer about steps ``first..last`` (inclusive); ``None`` when it is not exactly that."""
-    try:
-        answer = json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError):  # RecursionError: thousands of brackets
-        return None
+    """Read a JSON answer about steps ``first..last`` (inclusive); ``None`` when it is not exactly that.
+
+    A backslash that JSON does not allow (LaTeX in a ``reason``) is read as itself. A label is an integer, and no name of
+    an error or key holds a backslash, so that no verdict depends on it.
+    """
+    answer = _json_value(text)
+    if answer is None:
+        answer = _json_value(double_stray_backslashes(text))
     if not isinstance(answer, dict) or set(answer) != {"verdicts"} or not isinstance(answer["verdicts"], list):
         return None
     items = answer["verdicts"]
@@ -71,12 +78,61 @@ def parse_answer(
 
     Args:
         is_bound: whether the engine was to enforce the format. Where it was not, one code fence around the whole answer is
-            taken off: models write it by habit, and it says nothing.
+            taken off, since models write it by habit; JSON may follow thoughts (``</think>``) or prose; and JSON that is
+            the whole answer is read where lines were asked for. Two answers in one text, or a thought that never ends,
+            are unparsable.
     """
-    if not is_bound:
-        fenced = _FENCE.fullmatch(text.strip())
-        text = fenced[1] if fenced else text
-    return (parse_json_verdicts if prompt.answer == "json" else parse_verdicts)(text, first, last)
+    read = parse_json_verdicts if prompt.answer == "json" else parse_verdicts
+    if is_bound:
+        return read(text, first, last)
+    verdicts = read(_without_fence(text), first, last)
+    if verdicts is not None:
+        return verdicts
+    answer = _after_thoughts(text)
+    if prompt.answer == "json":
+        answer = _after_prose(answer)
+    return parse_json_verdicts(_without_fence(answer), first, last)
+
+
+def double_stray_backslashes(text: str) -> str:
+    r"""Double every backslash inside a JSON string that begins no escape JSON knows (``\(``, ``\sqrt``, ``\underline``)."""
+
+    def doubled(escape: re.Match[str]) -> str:
+        return "\\\\" if escape[0] == "\\" else escape[0]
+
+    return _JSON_STRING.sub(lambda string: _JSON_ESCAPE.sub(doubled, string[0]), text)
+
+
+def _json_value(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):  # RecursionError: thousands of brackets
+        return None
+
+
+def _without_fence(text: str) -> str:
+    fenced = _FENCE.fullmatch(text.strip())
+    return fenced[1] if fenced else text
+
+
+def _after_thoughts(text: str) -> str:
+    """What follows the last ``</think>``; nothing where a thought never ends."""
+    _, _, tail = text.rpartition("</think>")
+    return "" if "<think>" in tail else tail
+
+
+def _after_prose(text: str) -> str:
+    """All from the first answer on, with its fence, if it begins a line; so a second one makes the whole unreadable."""
+    key = text.find('"verdicts"')
+    start = text.rfind("{", 0, max(key, 0))
+    if start < 0 or text[start + 1 : key].strip():
+        return ""
+    prose = text[:start].rstrip(" \t")
+    if prose and not prose.endswith("\n"):  # inside a sentence it may be quoted
+        return ""
+    before, _, last_line = prose.rstrip().rpartition("\n")
+    is_fenced = _FENCE_START.fullmatch(last_line.strip()) is not None
+    return text[len(before) :] if is_fenced else text[start:]
 
 
 def _verdict(item: Any, index: int) -> StepVerdict | None:

@@ -178,8 +178,7 @@ class LlmJudge:
             earlier={step: error for step, error in earlier.items() if error is not None},
             shown=len(case.steps) if self._options.view == "full" and self._options.windows.looks_ahead else None,
         )
-        is_json = self._prompt.answer == "json" and self._transport.is_bound
-        return Ask(tuple(messages), verdict_schema(question.last - question.first + 1) if is_json else None)
+        return Ask(tuple(messages), verdict_schema(question.last - question.first + 1) if self._is_bound else None)
 
     def _judged(
         self,
@@ -221,6 +220,11 @@ class LlmJudge:
             _count(reply, account)
         return [replies[index] for index in range(len(asks))]
 
+    @property
+    def _is_bound(self) -> bool:
+        """Whether the transport enforces the answer's format; there is no schema for lines."""
+        return self._prompt.answer == "json" and self._transport.is_bound
+
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def _tail(self, text: str) -> str | None:
@@ -238,9 +242,7 @@ class LlmJudge:
         answer = self._tail(reply.text)
         parsed = None
         if answer is not None:
-            parsed = parse_answer(
-                self._prompt, answer, question.first, question.last, is_bound=self._transport.is_bound
-            )
+            parsed = parse_answer(self._prompt, answer, question.first, question.last, is_bound=self._is_bound)
         if parsed is None:
             return [Judgement(VerdictStatus.UNPARSABLE, raw=reply.text)] * num_steps
         return [

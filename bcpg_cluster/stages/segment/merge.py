@@ -18,27 +18,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from bcpg_cluster.records import Step
+from bcpg_cluster.stages.segment.cues import STEP_CUES, any_cue
 from bcpg_cluster.stages.segment.long_steps import cut_long
 from bcpg_cluster.stages.segment.structure import THINK_END
 from bcpg_cluster.stages.segment.token_borders import Border, TokenPlaces, steps_between
-
-STEP_CUES = (
-    "wait",
-    "but wait",
-    "hmm",
-    "alternatively",
-    "let me check",
-    "actually",
-    "however",
-    "so",
-    "therefore",
-    "now",
-    "next",
-    "first",
-    "second",
-    "let's",
-    "let\u2019s",  # the same with a typographic apostrophe
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +95,8 @@ def cue_at(text: str, at: int, cues: tuple[str, ...]) -> str | None:
 
 @lru_cache(maxsize=16)
 def _cue_pattern(cues: tuple[str, ...]) -> re.Pattern[str]:
-    words = "|".join(re.escape(cue) for cue in sorted(cues, key=len, reverse=True)) or r"(?!)"
     # Bounded, so that cuts inside a long run of spaces do not each read all of it.
-    return re.compile(rf"[\s*_#>-]{{0,16}}+(?P<cue>{words})(?!\w)", re.IGNORECASE)
+    return re.compile(rf"[\s*_#>-]{{0,16}}+(?P<cue>{any_cue(cues)})", re.IGNORECASE)
 
 
 def _asked(text: str, cuts: Sequence[int], barred: set[int], cues: tuple[str, ...]) -> list[tuple[int, bool, bool]]:

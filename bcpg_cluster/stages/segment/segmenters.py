@@ -42,7 +42,8 @@ class DelimiterSegmenter:
     r"""Pieces between given strings. A string belongs to the piece it ends (``after``) or begins (``before``).
 
     Attributes:
-        after: a piece ends after each of these, and after the line breaks that follow it.
+        after: a piece ends after each of these, and after the line breaks that follow it. A ``\n`` in a string is also
+            found as ``\r\n``.
         before: a piece begins at each of these (``"## Step"``).
         merge: how pieces become steps; ``None`` makes a step of every piece.
 
@@ -67,15 +68,19 @@ class DelimiterSegmenter:
 
 def delimiter_cuts(text: str, after: tuple[str, ...], before: tuple[str, ...]) -> list[int]:
     """The characters at which a piece begins, in order; where strings overlap, the longest counts."""
-    ends = {match.end() for match in _any_of(after, r"\n*+").finditer(text)}
+    ends = {match.end() for match in _any_of(after, r"(?:\r?\n)*+").finditer(text)}
     starts = {match.start() for match in _any_of(before, "").finditer(text)}
     return sorted(ends | starts)
 
 
 @lru_cache(maxsize=16)
 def _any_of(strings: tuple[str, ...], tail: str) -> re.Pattern[str]:
-    words = "|".join(re.escape(string) for string in sorted(strings, key=len, reverse=True)) or r"(?!)"
+    words = "|".join(_either_line_break(string) for string in sorted(strings, key=len, reverse=True)) or r"(?!)"
     return re.compile(f"(?:{words}){tail}")
+
+
+def _either_line_break(string: str) -> str:
+    return r"\r?\n".join(re.escape(part) for part in re.split(r"(?<!\r)\n", string))
 
 
 _BLANK_LINES = re.compile(r"\n[^\S\n]*+\n\s*")

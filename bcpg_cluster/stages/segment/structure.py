@@ -19,25 +19,9 @@ from functools import lru_cache
 from typing import Literal
 
 from bcpg_cluster.records import Step
+from bcpg_cluster.stages.segment.cues import REFLECTION_CUES, any_cue
 from bcpg_cluster.stages.segment.long_steps import LINE, SENTENCE_START, cut_long
 from bcpg_cluster.stages.segment.token_borders import Border, TokenPlaces, steps_between
-
-REFLECTION_CUES = (
-    "wait",
-    "but wait",
-    "hold on",
-    "hmm",
-    "alternatively",
-    "actually",
-    "however",
-    "let me check",
-    "let me double-check",
-    "let me verify",
-    "let me recheck",
-    "let me think again",
-    "let me reconsider",
-    "double-check",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +98,7 @@ THINK_END = re.compile(r"</think>(?:\s*\n)?")
 @lru_cache(maxsize=16)
 def _cue_patterns(cues: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """A pattern for text that begins with a cue, and one for a line that holds nothing but cues."""
-    words = "|".join(re.escape(cue) for cue in sorted(cues, key=len, reverse=True)) or r"(?!)"
-    cue = rf"(?:{words})(?!\w)"
+    cue = f"(?:{any_cue(cues)})"
     return (
         re.compile(rf"[ \t*_]*+{cue}", re.IGNORECASE),
         re.compile(rf"(?>[\W_]*+{cue})++[\W_]*+", re.IGNORECASE),

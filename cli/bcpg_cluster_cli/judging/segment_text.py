@@ -17,9 +17,9 @@ from rich.text import Text
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.records import Step
-from bcpg_cluster.stages.segment.merge import STEP_CUES, cue_at
+from bcpg_cluster.stages.segment.cues import REFLECTION_CUES, STEP_CUES
+from bcpg_cluster.stages.segment.merge import cue_at
 from bcpg_cluster.stages.segment.segmenters import Segmenter
-from bcpg_cluster.stages.segment.structure import REFLECTION_CUES
 
 CUES = tuple(dict.fromkeys((*STEP_CUES, *REFLECTION_CUES)))
 STYLES = ("cyan", "yellow")
@@ -40,7 +40,7 @@ def run_segment_text(
         segmenter: what cuts.
         tokenizer: a directory, ``embedded:NAME`` or a Hugging Face id. Without one, words stand for tokens, so sizes are
             rough (a token is about three quarters of an English word; formulas have more).
-        cues: which words are named where a step begins with one.
+        cues: which words are named where a step begins with one; a run's own are ``run.build.segmenters.marked_cues``.
 
     Raises:
         DataError: the text cannot be read, or the tokenizer cannot give it back.

@@ -401,6 +401,16 @@ def test_segment_text(bcpg: Bcpg, config_file: Path, tmp_path: Path):
     assert "three" in shown.out
 
 
+def test_segment_text_marks_the_cues_that_cut(bcpg: Bcpg, config_file: Path, tmp_path: Path):
+    (tmp_path / "t.txt").write_text(
+        "\u56db\u3002\u7b49\u7b49\uff0c\u4e94\u3002Wait, \u516d\u3002\u6240\u4ee5\u4e03\u3002"
+    )
+    cues = ["--set", "segment.cues=[\u7b49\u7b49, \u6240\u4ee5]", "--set", "segment.cues_inside_lines=true"]
+    shown = bcpg("segment-text", tmp_path / "t.txt", "-c", config_file, "--json", *cues)
+    assert shown.code == 0, shown.err
+    assert [step["cue"] for step in json.loads(shown.out)["steps"]] == [None, "\u7b49\u7b49", "\u6240\u4ee5"]
+
+
 # --- inspect
 
 

@@ -60,7 +60,7 @@ def another_value(annotation: Any, value: Any) -> Any:
     kinds = (annotation, *get_args(annotation))
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind) if choice != value]
     if choices:
-        return choices[0]
+        return (*value, choices[0]) if isinstance(value, tuple) else choices[0]
     if isinstance(value, BaseModel):
         return None
     if isinstance(value, bool):
