@@ -28,6 +28,8 @@ dist.init_process_group(
 sent = torch.ones(1) * ({rank} + 1)
 dist.all_reduce(sent)
 print("sum", sent.item())
+dist.barrier()
+dist.destroy_process_group()  # one that is left to the interpreter's end may abort it when the peer's threads are gone already
 """
 
 
