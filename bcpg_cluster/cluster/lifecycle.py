@@ -3,41 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Protocol
 
 from bcpg_cluster.cluster.runtime import Member
-
-
-class Hosted(Protocol):
-    """What a member hosts, as pools and gangs see it."""
-
-    def ping(self) -> str:
-        """Answered as soon as the member is ready to work."""
-        ...
-
-
-class HostedSleeper(Hosted, Protocol):
-    """What a member of a pool that takes turns hosts."""
-
-    def sleep(self) -> bool:
-        """Free the device; false when this engine cannot."""
-        ...
-
-    def wake_up(self) -> None:
-        """Take the device again."""
-        ...
-
-
-class HostedRank(Hosted, Protocol):
-    """What a member of a gang hosts."""
-
-    def rendezvous(self) -> tuple[str, int]:
-        """An address of this machine, and a free port, for the group to meet at."""
-        ...
-
-    def meet(self, host: str, port: int) -> None:
-        """Returns when all ranks have met."""
-        ...
 
 
 def ping(member: Member) -> Future[str]:

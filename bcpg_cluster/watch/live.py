@@ -54,16 +54,6 @@ class StageNow(Stored):
     seconds_left: float | None
 
 
-class MemberNow(Stored):
-    """See :class:`bcpg_cluster.cluster.state.MemberState`."""
-
-    name: str
-    state: str
-    num_leases: int
-    busy_s: float
-    policy_version: int | None = None
-
-
 class PoolNow(Stored):
     """See :class:`bcpg_cluster.cluster.state.PoolState`. ``busy_share``: since the look before; ``None`` while none was ready."""
 
@@ -76,19 +66,14 @@ class PoolNow(Stored):
     num_leased: int
     busy_s: float
     ready_s: float
-    members: list[MemberNow]
+    members: tuple[MemberState, ...]
     needs: dict[str, float]
     target_queue_per_actor: float | None = None
     busy_share: float | None = None
 
     def state(self) -> PoolState:
         """As the run saw it."""
-        facts = {name: getattr(self, name) for name in type(self).model_fields if name not in ("members", "busy_share")}
-        members = tuple(
-            MemberState(member.name, member.state, member.num_leases, member.busy_s, member.policy_version)
-            for member in self.members
-        )
-        return PoolState(**facts, members=members)
+        return PoolState(**{name: getattr(self, name) for name in type(self).model_fields if name != "busy_share"})
 
 
 class EventNow(Stored):
