@@ -23,7 +23,7 @@ from typing import Any
 from measure import facts
 from rich.console import Console
 
-from bcpg_cluster.assets.chain import draw_chain
+from bcpg_cluster.assets.chain.task import draw_chain
 from bcpg_cluster.comparison.methods import METHODS, PAPER_METHODS
 from bcpg_cluster.comparison.runner import Arm, Comparison, Setup
 from bcpg_cluster.config.run import Config
@@ -53,7 +53,7 @@ FEW = Points(betas=(1.0, 0.5, -0.5), flips=(0.0, 0.5), shares=(0.5, 1.0), rounds
 ORACLE = "judges.oracle={kind: chain_truth, role: spare}"
 TRUTH = ("judges.llm.role=spare", "judges.prm.role=spare", "judges.oracle.role=vote")
 CAUSAL = (  # a third judge: the LLM judge once more, shown one step at a time
-    "judges.llm_causal={kind: llm, model: embedded:judge, prompt: embedded:compact, view: causal, max_tokens: 24, "
+    "judges.llm_causal={kind: llm, model: embedded:chain/judge, prompt: embedded:compact, view: causal, max_tokens: 24, "
     "role: spare, pool: judge.llm, engine_args: ENGINE}"
 )
 SMALL = ("prompts.per_round=64", "generate.prompts_per_shard=32", "evaluate.num_prompts=40", "evaluate.num_samples=2")

@@ -22,7 +22,7 @@ from typing import Any
 
 from measure import argument_parser, facts, finish, interleave, ratios, summarise
 
-from bcpg_cluster.assets.chain import draw_chain
+from bcpg_cluster.assets.chain.task import draw_chain
 from bcpg_cluster.cluster.leases import PoolLimits
 from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
 from bcpg_cluster.cluster.pool import Pool

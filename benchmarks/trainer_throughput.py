@@ -25,7 +25,7 @@ from typing import Any
 
 from measure import argument_parser, facts, finish, free_port, interleave, ratios, summarise
 
-from bcpg_cluster.assets.chain import draw_chain
+from bcpg_cluster.assets.chain.task import draw_chain
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.load import load_config
 from bcpg_cluster.run.build.settings import train_settings

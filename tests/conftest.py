@@ -15,7 +15,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
-from bcpg_cluster.assets.chain import draw_chain
+from bcpg_cluster.assets.chain.task import draw_chain
 from bcpg_cluster.cluster.inline_runtime import InlineRuntime
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config

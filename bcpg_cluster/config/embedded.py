@@ -9,6 +9,8 @@ from bcpg_cluster.errors import ConfigError
 
 EMBEDDED = "embedded:"
 
+_EARLIER = ("policy", "judge", "prm", "prompts")  # what old configs call the chain's, which was the only task
+
 
 def resolve_asset(name: str) -> str:
     """Turn ``embedded:NAME`` into the path of the shipped file or directory; any other name is returned unchanged.
@@ -19,12 +21,14 @@ def resolve_asset(name: str) -> str:
     if not name.startswith(EMBEDDED):
         return name
     root = Path(str(resources.files("bcpg_cluster"))) / "assets"
-    path = root / name.removeprefix(EMBEDDED)
+    asset = name.removeprefix(EMBEDDED)
+    path = root / ("chain" if asset.split("/")[0] in _EARLIER else "") / asset
     if not path.exists():
-        shipped = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("_"))
+        folders = sorted(folder for folder in root.glob("*/*") if folder.is_dir() and not folder.name.startswith("_"))
+        shipped = ", ".join(str(folder.relative_to(root)) for folder in folders)
         raise ConfigError(
             f"{name!r} is not shipped",
-            rule=f"embedded: names one of {shipped} (prompts as embedded:prompts/train.jsonl)",
+            rule=f"embedded: names one of {shipped}, or a file there (embedded:sums/prompts/train.jsonl)",
             remedy="correct the name, or give a path or a Hugging Face id",
         )
     return str(path)

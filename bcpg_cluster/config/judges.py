@@ -59,9 +59,9 @@ class EndpointConfig(Section):
 class JudgeConfig(Section):
     """One judge of the ensemble. A section for each, by a name of your choice."""
 
-    kind: Literal["llm", "openai", "prm", "chain_truth", "fake"]
-    """``llm`` is a model in vLLM; ``openai`` asks an endpoint; ``prm`` is a process reward model; ``chain_truth`` knows the
-    truth of the embedded task; ``fake`` is for tests."""
+    kind: Literal["llm", "openai", "prm", "chain_truth", "sums_truth", "fake"]
+    """``llm`` is a model in vLLM; ``openai`` asks an endpoint; ``prm`` is a process reward model; ``chain_truth`` and
+    ``sums_truth`` know the truth of an embedded task; ``fake`` is for tests."""
     role: Annotated[Literal["vote", "measure", "spare"], FirstReadBy("weigh")] = "vote"
     """``vote`` takes part in the consensus; ``measure`` is only compared with it (the truth, where it is known); ``spare``
     judges too, and its verdicts are kept for a later `weigh` that gives it another role."""
@@ -121,7 +121,7 @@ class JudgeConfig(Section):
     recall: float = Field(0.8, ge=0, le=1)
     """``fake``: share of the right steps that it calls right."""
     pool: str | None = None
-    """The pool it runs in; ``null`` is ``judge.<name>`` (``prm`` for the judge of that name, ``cpu`` for ``chain_truth`` and
+    """The pool it runs in; ``null`` is ``judge.<name>`` (``prm`` for the judge of that name, ``cpu`` for the truths and
     ``fake``)."""
 
     @model_validator(mode="after")

@@ -161,7 +161,7 @@ class Config(Section):
         config = self.judges[judge]
         if config.pool:
             return config.pool
-        if config.kind in ("chain_truth", "fake"):
+        if config.kind in ("chain_truth", "sums_truth", "fake"):
             return "cpu"
         return "prm" if judge == "prm" else f"judge.{judge}"
 

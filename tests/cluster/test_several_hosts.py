@@ -41,8 +41,8 @@ _RUN = "runs/several"
 
 
 def _config() -> dict[str, Any]:
-    """The laptop's config, cut down, with every pool on a host of its own."""
-    config: dict[str, Any] = yaml.safe_load((REPOSITORY / "configs" / "laptop.yaml").read_text())
+    """The chain's config (which fakes can answer), cut down, with every pool on a host of its own."""
+    config: dict[str, Any] = yaml.safe_load((REPOSITORY / "configs" / "ablations" / "chain.yaml").read_text())
     config["prompts"]["per_round"] = _PER_ROUND
     config["generate"]["prompts_per_shard"] = 8
     config["train"] |= {"batch_sequences": 8, "checkpoint_every_steps": 1}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.assets.chain import parse_question
+from bcpg_cluster.assets.chain.task import parse_question
 from bcpg_cluster.errors import ConfigError, EngineError, PushError
 from bcpg_cluster.records import StopReason
 from bcpg_cluster.stages.fakes.faults import Faults

@@ -18,7 +18,7 @@ from bcpg_cluster.stages.fakes.judge import FakeJudge
 from bcpg_cluster.stages.fakes.skill import draw_solution
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling
 from bcpg_cluster.stages.judge.cache import VerdictCache
-from bcpg_cluster.stages.judge.chain_truth import ChainTruth
+from bcpg_cluster.stages.judge.task_truth import TaskTruth
 from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt
 from bcpg_cluster.stages.judge.llm_judge import JudgeOptions, LlmJudge, View
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judgement
@@ -400,7 +400,7 @@ def test_prm_needs_its_separator(prm_path: str) -> None:
 
 
 def test_chain_truth_judges_chains_alone() -> None:
-    judge: Judge = ChainTruth()
+    judge: Judge = TaskTruth("chain")
     rows = judge.judge([*CASES, JudgeCase("What is 2+2?", ("4", "5"))]).judgements
     assert [[v.label for v in row] for row in rows[:3]] == [[1, 0, 0], [1], []]
     assert rows[0][0] == RIGHT
@@ -412,14 +412,14 @@ def test_chain_truth_judges_chains_alone() -> None:
 def test_fake_judge_has_the_quality_it_is_given() -> None:
     import random
 
-    from bcpg_cluster.assets.chain import draw_chain
+    from bcpg_cluster.assets.chain.task import draw_chain
 
     rng = random.Random(0)
     cases = []
     for _ in range(2000):
         chain = draw_chain(rng, 4, 6)
         cases.append(JudgeCase(chain.question, tuple(draw_solution(chain, 0.7, rng).split("\n"))))
-    truths = [v.label for row in ChainTruth().judge(cases).judgements for v in row]
+    truths = [v.label for row in TaskTruth("chain").judge(cases).judgements for v in row]
     base_rate = sum(label or 0 for label in truths) / len(truths)
     judge = FakeJudge(recall=0.8, precision=0.9, base_rate=base_rate)
     verdicts = [v.label for row in judge.judge(cases).judgements for v in row]

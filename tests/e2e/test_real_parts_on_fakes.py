@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from bcpg_cluster.assets.chain import parse_question
+from bcpg_cluster.assets.chain.task import parse_question
 from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import Verdict, VerdictStatus
 from bcpg_cluster.store.manifest import read_manifest

@@ -50,7 +50,7 @@ def _ask(url: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
 def server(real_run: RealRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The server's address, once it answers."""
     folder = tmp_path_factory.mktemp("served")
-    export_policy(real_run.directory, folder / "policy", run_name="laptop", base_model="embedded:policy")
+    export_policy(real_run.directory, folder / "policy", run_name="laptop", base_model="embedded:chain/policy")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

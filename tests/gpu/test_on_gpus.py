@@ -32,7 +32,7 @@ class Engine:
     """A rollout engine and a trainer rank in a process of their own, called by name."""
 
     def __init__(self, kind: str, backend: str | None = None) -> None:
-        model = resolve_asset("embedded:policy")
+        model = resolve_asset("embedded:chain/policy")
         self.made: Any
         if kind == "rollout":
             from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator

@@ -42,10 +42,10 @@ def make_judge(config: Config, name: str, generators: dict[str, TextGenerator] |
         ConfigError: its model was taught another rule, or its prompt has no words for its own.
     """
     section = config.judges[name]
-    if section.kind == "chain_truth":
-        from bcpg_cluster.stages.judge.chain_truth import ChainTruth
+    if section.kind in ("chain_truth", "sums_truth"):
+        from bcpg_cluster.stages.judge.task_truth import TaskTruth
 
-        return ChainTruth(section.rule)
+        return TaskTruth("chain" if section.kind == "chain_truth" else "sums", section.rule)
     if section.kind == "fake":
         from bcpg_cluster.stages.fakes.faults import slowed
         from bcpg_cluster.stages.fakes.judge import FakeJudge

@@ -8,7 +8,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 
-from bcpg_cluster.assets.chain import parse_question
+from bcpg_cluster.assets.chain.task import parse_question
 from bcpg_cluster.errors import PushError
 from bcpg_cluster.records import StopReason
 from bcpg_cluster.stages.fakes.faults import Faults, _CallCounter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from bcpg_cluster.assets.chain import step_truths
+from bcpg_cluster.assets.chain.task import step_truths
 from bcpg_cluster.records import ErrorType, StepRule, VerdictStatus
 from bcpg_cluster.stages.fakes.faults import Faults, _CallCounter
 from bcpg_cluster.stages.fakes.skill import hash_unit

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bcpg_cluster.assets.chain import ANSWER, MODULUS, REFLECTION, Chain
+from bcpg_cluster.assets.chain.task import ANSWER, MODULUS, REFLECTION, Chain
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.stages.push.protocol import TensorSpec
 

@@ -6,7 +6,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from bcpg_cluster.assets.chain import parse_question
+from bcpg_cluster.assets.chain.task import parse_question
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.prompts.files import read_prompts
 from bcpg_cluster.prompts.sets import check_disjoint
@@ -31,8 +31,8 @@ def test_models_are_small() -> None:
 
 
 def test_prompts_are_right_and_held_out() -> None:
-    train = read_prompts(resolve_asset("embedded:prompts/train.jsonl"))
-    test = read_prompts(resolve_asset("embedded:prompts/test.jsonl"))
+    train = read_prompts(resolve_asset("embedded:chain/prompts/train.jsonl"))
+    test = read_prompts(resolve_asset("embedded:chain/prompts/test.jsonl"))
     check_disjoint(train, test)
     assert len(test) >= 400
     assert all(parse_question(prompt.question).answer == prompt.answer for prompt in [*train, *test])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import pytest
@@ -16,6 +17,8 @@ from bcpg_cluster.config.section import Section
 from bcpg_cluster.config.task_defaults import complete_from_tasks
 from bcpg_cluster.stages.train.objective import OBJECTIVES
 from tests.unit.config.keys import another_value, every_key, full_config, with_value
+
+LAPTOP = Path(__file__).parents[2] / "data" / "laptop_0ac596b.yaml"  # the default of that commit
 
 # Digests by commit 0ac596b. A changed one means that runs on disk no longer resume. A new key needs Decides.WHEN_SET (an
 # objective's option: `added_later`); only a shipped config or a default that changed on purpose gives a new digest.
@@ -120,15 +123,19 @@ def test_shipped_configs_keep_their_identity(name: str, digest: str):
     assert load_config(name).identity == digest
 
 
+def test_the_default_of_that_commit_keeps_its_identity():
+    assert load_config(LAPTOP).identity == "36f5288201c3d8e0"
+
+
 @pytest.mark.parametrize(("overrides", "digest"), OVERRIDDEN)
 def test_changed_configs_keep_their_identity(overrides: list[str], digest: str):
-    assert load_config("laptop", overrides).identity == digest
+    assert load_config(LAPTOP, overrides).identity == digest
 
 
 @pytest.mark.parametrize(("train", "test"), TASKS)
 def test_configs_completed_from_tasks_keep_their_identity(train: str, test: str):
     overrides = [f"prompts.train={train}", f"prompts.test={test}", "verify={}", "evaluate={}"]
-    assert load_config("laptop", overrides, complete_from_tasks).identity == TASKS[train, test]
+    assert load_config(LAPTOP, overrides, complete_from_tasks).identity == TASKS[train, test]
 
 
 def test_a_key_decides_the_identity_exactly_if_its_mark_says_so():

@@ -23,7 +23,7 @@ from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.reports import RoundReport, TrainingSummary
 from bcpg_cluster_cli.exchange.export import run_export
 
-BASE = resolve_asset("embedded:policy")
+BASE = resolve_asset("embedded:chain/policy")
 REPORT = {"accuracy": 0.25, "stderr": 0.0125, "accuracy_greedy": 0.4, "num_problems": 40}
 
 
@@ -48,7 +48,7 @@ def add_version(run_dir: Path, version: int, base: str = BASE) -> SnapshotRecord
 def made(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[..., Config]) -> Path:
     """A run of the embedded policy with one trained version."""
     directory = tmp_path_factory.mktemp("policy") / "run"
-    config = make_config(policy={"kind": "vllm", "model": "embedded:policy"}, name="tiny")
+    config = make_config(policy={"kind": "vllm", "model": "embedded:chain/policy"}, name="tiny")
     with open_run(directory, config) as manifest:
         manifest.add_report(RoundReport.read({**REPORT, "round": 0, "accuracy": 0.2}))
         manifest.add_snapshot(add_version(directory, 1))

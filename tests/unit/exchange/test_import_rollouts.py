@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bcpg_cluster.assets.chain import parse_question
+from bcpg_cluster.assets.chain.task import parse_question
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
@@ -241,7 +241,7 @@ def policy_tokenizer() -> TransformersTokenizer:
 
     from bcpg_cluster.stages.generate.token_texts import token_texts
 
-    return TransformersTokenizer(AutoTokenizer.from_pretrained(resolve_asset("embedded:policy")), token_texts)
+    return TransformersTokenizer(AutoTokenizer.from_pretrained(resolve_asset("embedded:chain/policy")), token_texts)
 
 
 def test_the_embedded_policys_tokenizer(

@@ -42,7 +42,7 @@ def test_json_holds_every_step_whole(file: str, capsys: pytest.CaptureFixture[st
 
 def test_a_model_counts_its_own_tokens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"17+25=43\nwait\n17+25=42")))
-    run_segment_text("-", StructuralSegmenter(), tokenizer="embedded:policy")
+    run_segment_text("-", StructuralSegmenter(), tokenizer="embedded:chain/policy")
     shown = capsys.readouterr().out
     assert "step 0   tokens 0-8 (9)\n17+25=43\n" in shown
     assert "cue: wait\nwait\n17+25=42\n2 steps, " in shown
@@ -51,7 +51,7 @@ def test_a_model_counts_its_own_tokens(monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_a_tokenizer_that_cannot_give_the_text_back_is_refused(tmp_path: Path):
     (tmp_path / "x").write_text("\u00e9t\u00e9 \U0001f389")
     with pytest.raises(DataError, match="gives back"):
-        run_segment_text(str(tmp_path / "x"), StructuralSegmenter(), tokenizer="embedded:policy")
+        run_segment_text(str(tmp_path / "x"), StructuralSegmenter(), tokenizer="embedded:chain/policy")
 
 
 def test_texts_and_tokenizers_that_cannot_be_read(tmp_path: Path, file: str):

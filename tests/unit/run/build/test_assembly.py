@@ -192,7 +192,7 @@ def test_adapters_and_foreign_code_reach_the_trainer_and_the_engines(make_config
 
 
 def test_layers_for_adapters_are_looked_for_before_anything_starts(make_config: MakeConfig):
-    policy = {"kind": "vllm", "model": "embedded:policy"}
+    policy = {"kind": "vllm", "model": "embedded:chain/policy"}
     for targets in ("all-linear", ["q_proj", "mlp.down_proj"]):
         check_models(make_config(policy=policy, train={"kind": "torch", "lora": {"target_modules": targets}}))
     wrong = make_config(policy=policy, train={"kind": "torch", "lora": {"target_modules": ["c_attn"]}})

@@ -28,7 +28,7 @@ from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.fakes.judge import FakeJudge
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
-from bcpg_cluster.stages.judge.chain_truth import ChainTruth
+from bcpg_cluster.stages.judge.task_truth import TaskTruth
 from bcpg_cluster.stages.judge.endpoint.openai_transport import OpenAiTransport
 from bcpg_cluster.stages.judge.llm_judge import LlmJudge
 from bcpg_cluster.stages.judge.prompt_rules import RULES
@@ -223,7 +223,7 @@ def test_judges_without_a_model(judge_of: Callable[..., Any]):
     fake = judge_of("f", f={"kind": "fake", "precision": 1.0, "recall": 1.0})
     assert isinstance(fake, FakeJudge)
     assert fake.name == "f"
-    assert isinstance(judge_of("truth", truth={"kind": "chain_truth"}), ChainTruth)
+    assert isinstance(judge_of("truth", truth={"kind": "chain_truth"}), TaskTruth)
 
 
 @pytest.mark.parametrize("section", [{"kind": "chain_truth"}, {"kind": "fake", "precision": 1.0, "recall": 1.0}])

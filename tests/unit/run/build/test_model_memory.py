@@ -23,7 +23,7 @@ def test_parameters_of_known_models(model: str, billions: float):
 def test_parameters_of_the_embedded_policy():
     from safetensors import safe_open
 
-    folder = Path(resolve_asset("embedded:policy"))
+    folder = Path(resolve_asset("embedded:chain/policy"))
     shape = shape_from(json.loads((folder / "config.json").read_text()))
     assert shape is not None
     with safe_open(folder / "model.safetensors", framework="np") as file:

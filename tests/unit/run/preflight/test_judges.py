@@ -107,7 +107,7 @@ def test_a_model_that_was_taught_another_rule(make_config: MakeConfig, tmp_path:
 
 
 def test_the_shipped_judges_say_what_they_were_taught(make_config: MakeConfig):
-    for kind, model in (("llm", "embedded:judge"), ("prm", "embedded:prm")):
+    for kind, model in (("llm", "embedded:chain/judge"), ("prm", "embedded:chain/prm")):
         files = Path(resolve_asset(model)) / "config.json"
         taught = json.loads(files.read_text())["bcpg_step_rule"]
         (other,) = set(RULES) - {taught}

@@ -123,16 +123,16 @@ def test_code_of_a_model_runs_only_when_it_is_trusted(make_tokenizer: Callable[.
 
 
 def test_what_a_run_looks_at(make_config: Callable[..., Config]) -> None:
-    embedded = {"kind": "vllm", "model": "embedded:policy", "revision": "main"}
+    embedded = {"kind": "vllm", "model": "embedded:chain/policy", "revision": "main"}
     judges = {
-        "a": {"kind": "llm", "model": "embedded:judge", "trust_remote_code": True},
-        "b": {"kind": "prm", "model": "embedded:prm"},
+        "a": {"kind": "llm", "model": "embedded:chain/judge", "trust_remote_code": True},
+        "b": {"kind": "prm", "model": "embedded:chain/prm"},
         "c": {"kind": "fake"},
     }
     config = make_config(policy=embedded, judges=judges, verify={"kind": "math"})
     prompts = read_all_prompts(config)
     policy, judge = tokenizer_checks(config, prompts)
-    assert (policy.key, policy.model) == ("policy.model", resolve_asset("embedded:policy"))
+    assert (policy.key, policy.model) == ("policy.model", resolve_asset("embedded:chain/policy"))
     assert (policy.revision, policy.trust_remote_code, policy.opens_thinking) == ("main", False, False)
     assert set(policy.texts) == {prompt.question for prompt in [*prompts.train, *prompts.test]}
     assert (judge.key, judge.section, judge.trust_remote_code) == ("judges.a.model", "judges.a", True)

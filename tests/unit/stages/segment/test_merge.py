@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bcpg_cluster.assets.chain import draw_chain
+from bcpg_cluster.assets.chain.task import draw_chain
 from bcpg_cluster.records import Step
 from bcpg_cluster.stages.segment.merge import STEP_CUES, MergeRules, cue_at, merge_pieces
 from bcpg_cluster.stages.segment.protected_spans import protected_spans

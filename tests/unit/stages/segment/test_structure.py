@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bcpg_cluster.assets.chain import draw_chain, step_truths
+from bcpg_cluster.assets.chain.task import draw_chain, step_truths
 from bcpg_cluster.records import Step
 from bcpg_cluster.stages.segment.structure import StepRules, piece_cuts, segment
 from bcpg_cluster.stages.segment.token_borders import Border, steps_between

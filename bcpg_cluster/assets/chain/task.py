@@ -24,6 +24,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bcpg_cluster.assets.step_truth import StepTruth
 from bcpg_cluster.records import StepRule
 
 MODULUS = 100
@@ -108,21 +109,6 @@ def draw_chain(rng: random.Random, min_operations: int, max_operations: int) -> 
         symbol = rng.choice("+-*")
         operations.append(Operation(symbol, rng.randint(2, 9) if symbol == "*" else rng.randint(10, 99)))
     return Chain(rng.randint(0, MODULUS - 1), tuple(operations))
-
-
-@dataclass(frozen=True, slots=True)
-class StepTruth:
-    """What a step really is.
-
-    Attributes:
-        is_correct: whether the step is right, by the rule that was asked for.
-        error_type: ``none``; ``calculation`` (right operands, wrong result); ``propagated`` (rightly worked out from an
-            earlier wrong value); ``inconsistent_with_earlier`` (operands that belong neither to the chain nor to the line before);
-            ``no_content`` (nothing of the task's format).
-    """
-
-    is_correct: bool
-    error_type: str
 
 
 def step_truths(question: str, steps: Sequence[str], rule: StepRule = "propagated") -> list[StepTruth]:

@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from bcpg_cluster.assets.chain import Chain, Operation, draw_chain, parse_question, step_truths
+from bcpg_cluster.assets.chain.task import Chain, Operation, draw_chain, parse_question, step_truths
 
 QUESTION = "17 +25 *3 -8"
 OK = (True, "none")

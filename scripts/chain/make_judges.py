@@ -1,6 +1,6 @@
-"""Make the two judges of the embedded default: a tiny LLM judge and a tiny process reward model (PRM).
+"""Make the two judges of the chain task: a tiny LLM judge and a tiny process reward model (PRM).
 
-    python scripts/make_judges.py --assets bcpg_cluster/assets
+    python -m scripts.chain.make_judges --assets bcpg_cluster/assets/chain
 
 reads ``policy/`` and the prompt files (``*.jsonl``, whose questions are never used here) and writes ``judge/`` and
 ``prm/``. Both models learn the same thing, whether each step of a chain is right, but from different data, at different
@@ -44,7 +44,16 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from bcpg_cluster.assets.chain import ANSWER, MODULUS, REFLECTION, Chain, Operation, StepTruth, draw_chain, step_truths
+from bcpg_cluster.assets.chain.task import (
+    ANSWER,
+    MODULUS,
+    REFLECTION,
+    Chain,
+    Operation,
+    StepTruth,
+    draw_chain,
+    step_truths,
+)
 from bcpg_cluster.records import ErrorType
 from bcpg_cluster.stages.judge.judge_prompt import (
     JudgePrompt,
@@ -54,7 +63,7 @@ from bcpg_cluster.stages.judge.judge_prompt import (
     render_judge_messages,
     render_verdicts,
 )
-from bcpg_cluster.stages.judge.prm.vllm_scorer import QWEN_SYSTEM
+from bcpg_cluster.stages.judge.prm.conventions import QWEN_SYSTEM
 from bcpg_cluster.stages.segment.structure import StepRules, segment
 
 HEAD_DIM = 32
@@ -681,11 +690,12 @@ class ProcessRewardModel(nn.Module):
         """Logits (wrong, right) at every position."""
         return self.score(self.model(input_ids=ids).last_hidden_state)
 
-    def save(self, directory: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` as vLLM loads them."""
+    def save(self, directory: Path, step_rule: str) -> None:
+        """Write ``config.json``, with the rule it was taught, and ``model.safetensors`` as vLLM loads them."""
         directory.mkdir(parents=True, exist_ok=True)
         config = self.model.config.to_dict()
         config |= {"architectures": ["Qwen2ForProcessRewardModel"], "num_labels": 2, "dtype": "float32"}
+        config["bcpg_step_rule"] = step_rule
         (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
@@ -831,15 +841,13 @@ def report_quality(
 def main() -> None:
     """Train both judges, write them, and print how good they are."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--assets", type=Path, required=True, help="directory with policy/, judge_prompts/ and the prompt files"
-    )
+    parser.add_argument("--assets", type=Path, required=True, help="directory with policy/ and prompts/")
     parser.add_argument("--seed", type=int, default=20250514)
     parser.add_argument("--only", choices=("judge", "prm"), help="make just this one (no quality table)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     assets, seed = arguments.assets, arguments.seed
-    prompt = parse_judge_prompt((assets / "judge_prompts" / "compact.toml").read_text())
+    prompt = parse_judge_prompt((assets.parent / "judge_prompts" / "compact.toml").read_text())
     like = [
         json.loads(line)["question"]
         for path in sorted(assets.rglob("*.jsonl"))
@@ -856,13 +864,14 @@ def main() -> None:
         judge, judge_words = make_judge(
             prompt, forbidden, rollouts(4, 1200, 4), seed, line_steps=500, made_up_steps=500, mixed_steps=350
         )
+        judge.config.bcpg_step_rule = "propagated"
         judge.save_pretrained(assets / "judge")
         judge_words.save_pretrained(assets / "judge")
         print(f"judge: {parameters_of(judge):,} parameters")
     if arguments.only != "judge":
         own = rollouts(1, 1500, 8)
         prm, prm_words = make_prm(own, seed + 2, line_steps=400, steps=500)
-        prm.save(assets / "prm")
+        prm.save(assets / "prm", "propagated")
         prm_words.save_pretrained(assets / "prm")
         print(f"prm: {parameters_of(prm):,} parameters, {len(own)} rollouts")
     if arguments.only:

@@ -1,6 +1,6 @@
-"""Make the embedded default: a tiny policy for the chain task, and its prompts.
+"""Make the policy of the chain task, and its prompts.
 
-    python scripts/make_policy.py --out bcpg_cluster/assets
+    python -m scripts.chain.make_policy --out bcpg_cluster/assets/chain
 
 writes ``policy/`` (an ordinary Hugging Face causal LM, 0.34 M parameters, 1.3 MB, one token a character) and
 ``prompts/{train,test}.jsonl``. It took 8 minutes (6.5 of processor time, one thread) on a 2-core AMD EPYC with AVX2
@@ -28,7 +28,7 @@ import torch
 from tokenizers import AddedToken
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from bcpg_cluster.assets.chain import ANSWER, MODULUS, REFLECTION, Chain, draw_chain
+from bcpg_cluster.assets.chain.task import ANSWER, MODULUS, REFLECTION, Chain, draw_chain
 
 USER, ASSISTANT, END, PAD, UNKNOWN = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>", "<|unk|>"
 CHARACTERS = "0123456789+-*= \n"
