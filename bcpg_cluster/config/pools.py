@@ -30,8 +30,9 @@ class PoolConfig(Section):
     """Seconds for which fewer members must have been enough before the pool shrinks by itself."""
     leases_per_member: int = Field(2, ge=1)
     """Shards that a member works on at once, so that its batch never drains at a shard border."""
-    num_cpus: float = Field(1.0, ge=0)
-    """Ray's CPUs of one member (bookkeeping, not a limit on threads: see ``env``)."""
+    num_cpus: float | None = Field(None, ge=0)
+    """Ray's CPUs of one member (bookkeeping, not a limit on threads: see ``env``); ``null`` is 1, or an equal share where the
+    cluster's CPUs are fewer than the members."""
     num_gpus: float = Field(0.0, ge=0)
     """Ray's GPUs of one member."""
     resources: dict[str, float] = Field(default_factory=dict)
@@ -51,6 +52,11 @@ class PoolConfig(Section):
     """Seconds that a member waits for a node with room for it; ``start_timeout_s`` counts from then."""
     max_attempts: int = Field(3, ge=1)
     """Tries of one piece of work before the run stops."""
+
+    @property
+    def cpus(self) -> float:
+        """Ray's CPUs of one member where nothing was shared out: 1 unless ``num_cpus`` says otherwise."""
+        return 1.0 if self.num_cpus is None else self.num_cpus
 
     @model_validator(mode="after")
     def _bounds(self) -> PoolConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -14,6 +13,7 @@ from bcpg_cluster.cluster.runtime import Runtime
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, RunDirectoryError
 from bcpg_cluster.run.build.default_config import place
+from bcpg_cluster.run.build.engine_defaults import with_member_cpus
 from bcpg_cluster.run.build.footprint import (
     check_memory,
     check_placement,
@@ -25,20 +25,17 @@ from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.path import RunPath, StoredPath, run_path
 from bcpg_cluster_cli.endings import end_if_stuck
 
-if TYPE_CHECKING:
-    pass
-
 
 def start_runtime(
     config: Config, directory: RunPath, address: str | None, *, inline: bool, console: Console
-) -> Runtime:
-    """Ray by the rules of ``choose_cluster``, or threads of this process.
+) -> tuple[Runtime, Config]:
+    """Ray by the rules of ``choose_cluster``, or threads of this process; and the config with its members' CPUs filled in.
 
     Raises:
         ConfigError: this machine has too little memory, or the cluster cannot hold the run.
     """
     if inline:
-        return InlineRuntime()
+        return InlineRuntime(), config
     choice: ClusterChoice = choose_cluster(address)
     if choice.address == "local":
         check_memory(config, free_memory_gib())
@@ -50,7 +47,8 @@ def start_runtime(
         on_lost=end_if_stuck,
     )
     try:
-        found = place(config, runtime.look())
+        nodes = runtime.look()
+        found = place(config, nodes)
         check_placement(found)
     except ConfigError:
         runtime.shutdown()
@@ -60,7 +58,7 @@ def start_runtime(
         console.print(table(found.lines), highlight=False)
     if runtime.dashboard_url:
         console.print(f"dashboard: {runtime.dashboard_url}", highlight=False)
-    return runtime
+    return runtime, with_member_cpus(config, nodes)
 
 
 def new_run(run_dir: str | RunPath | None, config: Config, name: str | None = None) -> RunPath:

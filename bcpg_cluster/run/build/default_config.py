@@ -10,6 +10,7 @@ from bcpg_cluster.config.load import load_config, shipped_configs
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.task_defaults import complete_from_tasks
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.run.build.engine_defaults import with_member_cpus
 from bcpg_cluster.run.build.footprint import ask_of, compare_with, local_gpus
 
 DEFAULT_CONFIG = "laptop"
@@ -67,6 +68,7 @@ def num_gpus(config: Config) -> float:
 
 def place(config: Config, nodes: ClusterNodes) -> Plan:
     """The run's plan on a cluster, with what the configuration says of autoscaling."""
+    config = with_member_cpus(config, nodes)
     largest = nodes.largest
     if config.autoscaling is not True and config.autoscaling is not False:
         return compare_with(config, nodes.there, free=nodes.free, largest=largest)

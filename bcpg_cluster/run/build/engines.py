@@ -6,18 +6,16 @@ Called in the members' own processes. Heavy imports happen inside the functions.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bcpg_cluster.config.embedded import resolve_asset
-from bcpg_cluster.config.policy import PolicyConfig
 from bcpg_cluster.config.run import Config
+from bcpg_cluster.run.build.engine_defaults import engine_options
 from bcpg_cluster.stages.generate.protocol import RolloutEngine
+from bcpg_cluster.stages.graph import ROLLOUT_POOL
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
 from bcpg_cluster.stages.train.protocol import TrainerRank
 from bcpg_cluster.stages.verify.protocol import Verifier
-
-if TYPE_CHECKING:
-    pass
 
 
 def make_rollout_engine(config: Config, policy_version: int, member: int) -> RolloutEngine:
@@ -33,7 +31,7 @@ def make_rollout_engine(config: Config, policy_version: int, member: int) -> Rol
 
     backend = None if config.push.backend == "disk" else config.push.backend
     # members with one seed would draw the same responses to unseeded requests
-    engine_args = {"seed": config.seed * 1000 + member, **policy_engine_args(config.policy)}
+    engine_args = {"seed": config.seed * 1000 + member, **policy_engine_args(config)}
     return VllmGenerator(
         resolve_asset(config.policy.model),
         engine_args=engine_args,
@@ -53,12 +51,13 @@ def snapshot_verifier(trainer_kind: str) -> VerifySnapshot:
     return verify_snapshot
 
 
-def policy_engine_args(section: PolicyConfig) -> dict[str, Any]:
+def policy_engine_args(config: Config) -> dict[str, Any]:
     """The policy's engines' options, by vLLM's names."""
+    section = config.policy
     revision = (
         {} if section.revision is None else {"revision": section.revision, "tokenizer_revision": section.revision}
     )
-    return {**revision, **section.engine_args, **trust_option(section.trust_remote_code)}
+    return {**revision, **engine_options(config, ROLLOUT_POOL), **trust_option(section.trust_remote_code)}
 
 
 def trust_option(trusted: bool) -> dict[str, Any]:
@@ -129,7 +128,7 @@ def verify_lease_s(config: Config) -> float:
     shards.append(config.evaluate.prompts_per_shard * (config.evaluate.num_samples + config.evaluate.greedy))
     longest_s = max(config.verify.cpu_limit_s, config.verify.idle_limit_s)
     pool = config.pool("cpu")
-    num_at_once = config.verify.num_parallel or max(int(pool.num_cpus), 1)
+    num_at_once = config.verify.num_parallel or max(int(pool.cpus), 1)
     return max(shards) * longest_s * pool.leases_per_member / num_at_once
 
 

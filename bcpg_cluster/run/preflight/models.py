@@ -110,8 +110,12 @@ def check_vendor_options(config: Config) -> None:
     Raises:
         ConfigError: an option the vendor does not know or does not accept.
     """
-    served = [(config.policy.model, policy_engine_args(config.policy))] if config.policy.kind == "vllm" else []
-    served += [(j.model or "", judge_engine_args(j)) for j in config.judges.values() if j.kind in ("llm", "prm")]
+    served = [(config.policy.model, policy_engine_args(config))] if config.policy.kind == "vllm" else []
+    served += [
+        (judge.model or "", judge_engine_args(config, name))
+        for name, judge in config.judges.items()
+        if judge.kind in ("llm", "prm")
+    ]
     if served:
         from bcpg_cluster.stages.generate.vllm_options import check_engine_args
 

@@ -56,7 +56,7 @@ def run_iterate(
     started = time.monotonic()
     with stop_on_signals(console) as stop_asked:
         # The cluster first: a run that may not start there leaves no directory behind.
-        runtime = start_runtime(config, directory, address, inline=inline, console=console)
+        runtime, placed = start_runtime(config, directory, address, inline=inline, console=console)
         try:
             with (
                 open_run(directory.absolute(), config) as manifest,
@@ -66,7 +66,7 @@ def run_iterate(
                 drop_torn_snapshots(directory, manifest)
                 for round_ in sorted(manifest.state.reports):
                     print_report(console, manifest.state.reports[round_])
-                coordinator = build_coordinator(config, manifest, runtime, observer, stop_asked, prompts)
+                coordinator = build_coordinator(placed, manifest, runtime, observer, stop_asked, prompts)
                 done = coordinator.run(rounds)
         except KeyboardInterrupt:
             raise Interrupted("stopped at once; what was finished is kept") from None

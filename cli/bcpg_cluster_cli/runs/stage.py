@@ -79,10 +79,10 @@ def run_stage(
         manifest.reopen(round_, tables, versions, changed)
         if overrides:
             write_config(directory, config)  # for people to read; the manifest's word counts
-        runtime = start_runtime(config, directory, address, inline=inline, console=console)
+        runtime, placed = start_runtime(config, directory, address, inline=inline, console=console)
         try:
             with ConsoleObserver(console) as display, listeners(display, config, manifest, runtime) as observer:
-                build_coordinator(config, manifest, runtime, observer, stop_asked, prompts).run(round_)
+                build_coordinator(placed, manifest, runtime, observer, stop_asked, prompts).run(round_)
         finally:
             runtime.shutdown()
 
