@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from bcpg_cluster.cluster.on_ray.runtime import choose_cluster, look_at
 from bcpg_cluster.cluster.placement import ClusterNodes, Plan, added
-from bcpg_cluster.config.load import load_config, shipped_configs
+from bcpg_cluster.config.load import change_config, load_config, shipped_configs
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.task_defaults import complete_from_tasks
 from bcpg_cluster.errors import ConfigError
@@ -20,6 +21,11 @@ def read_config(source: str | None, overrides: Sequence[str], seed: int | None) 
     """The config by name or path (the laptop's by default), with ``--set`` and ``--seed`` applied, then what its tasks say."""
     changes = [*overrides, *([] if seed is None else [f"seed={seed}"])]
     return load_config(source or DEFAULT_CONFIG, changes, complete_from_tasks)
+
+
+def config_from(content: dict[str, Any], where: str) -> Config:
+    """A config from its content, completed by what its tasks say. Raises :class:`ConfigError` where it is invalid."""
+    return change_config(content, (), where, complete_from_tasks)
 
 
 def choose_config(

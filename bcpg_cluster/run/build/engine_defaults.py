@@ -37,7 +37,7 @@ def derived_options(config: Config, pool: str) -> dict[str, Any]:
     The policy computes in ``train.dtype`` everywhere, since a push is proven bit by bit. An engine without a GPU also gets an
     exact cache, a context that fits it, and no chunked prefill, which seeded requests die of there.
     """
-    model = _model_in(config, pool)
+    model = hosted_model(config, pool)
     if model is None:
         return {}
     said = config.engine_args(pool)
@@ -79,7 +79,8 @@ def _cache_bytes(model: str, context: int | None, said: Mapping[str, Any]) -> in
     return max(one, min(max(_SEQUENCES * one, _LEAST_CACHE), _MOST_CACHE))
 
 
-def _model_in(config: Config, pool: str) -> str | None:
+def hosted_model(config: Config, pool: str) -> str | None:
+    """The model that vLLM serves in a pool; ``None`` for a pool without one."""
     if pool == ROLLOUT_POOL:
         return config.policy.model if config.policy.kind == "vllm" else None
     hosted = [judge for name, judge in config.judges.items() if config.judge_pool(name) == pool]

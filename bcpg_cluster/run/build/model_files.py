@@ -39,12 +39,18 @@ def _in_hub_cache(model: str) -> Path | None:
 def model_shape(model: str) -> ModelShape | None:
     """A model's shape, from its files or the list of known ones; ``None`` when neither has it."""
     content = config_json(model)
-    return KNOWN.get(model) if content is None else shape_from(content)
+    return KNOWN.get(model) if content is None else shape_from(_language_part(content))
+
+
+def _language_part(content: dict[str, Any]) -> dict[str, Any]:
+    """Of a model that also sees or hears, the language model's own settings."""
+    inner = content.get("text_config")
+    return inner if isinstance(inner, dict) else content
 
 
 def longest_context(model: str) -> int | None:
     """Most tokens of a prompt and its response that the model was made for; ``None`` where its files are not here."""
-    found = (config_json(model) or {}).get("max_position_embeddings")
+    found = _language_part(config_json(model) or {}).get("max_position_embeddings")
     return found if isinstance(found, int) and found > 0 else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.run.build.footprint import check_memory, free_memory_gib
+from bcpg_cluster.run.preflight.cpu_engines import check_cpu_engines
 from bcpg_cluster.run.preflight.models import check_models, check_tokenizers, check_vendor_options
 from bcpg_cluster.run.preflight.prompts import check_golds, read_all_prompts
 from bcpg_cluster.watch.tracking.observer import check_trackers
@@ -23,6 +24,7 @@ def preflight(config: Config, *, is_thorough: bool = False) -> PromptSets:
     check_trackers(config.tracking)
     prompts = read_all_prompts(config)
     check_models(config)
+    check_cpu_engines(config)
     check_tokenizers(config, prompts)
     if is_thorough:
         check_golds(config, prompts)

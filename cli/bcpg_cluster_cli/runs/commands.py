@@ -22,6 +22,60 @@ commands = typer.Typer()
 
 
 @commands.command()
+def init(
+    model: Annotated[str | None, typer.Option("--model", help="A Hugging Face directory or a hub id.")] = None,
+    train: Annotated[
+        str | None, typer.Option("--train", help="Problems to train on: a file, a data set or task:NAME.")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option("--test", help="Problems to measure on (default: some of --train, split off).")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge", help="An endpoint's address, a directory or hub id (default: the policy's base model)."
+        ),
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option("--reward", help="FILE.py:function (default: by what the gold answers look like).")
+    ] = None,
+    column: ColumnOption = None,
+    judge_model: Annotated[
+        str | None,
+        typer.Option("--judge-model", help="The endpoint's name for its model (default: the first it serves)."),
+    ] = None,
+    judge_key_env: Annotated[
+        str | None, typer.Option("--judge-key-env", help="Environment variable with the endpoint's key.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file to write (default: <model>-<problems>.yaml).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    address: AddressOption = None,
+) -> None:
+    """Write a config for a model and problems of your own. It runs as it is, and says what was guessed."""
+    from bcpg_cluster.new_config.write import Wanted
+    from bcpg_cluster_cli.exchange.import_rollouts import read_columns
+    from bcpg_cluster_cli.runs.init import run_init
+
+    run_init(
+        Wanted(
+            model or "",
+            train or "",
+            test,
+            judge,
+            reward,
+            judge_model,
+            judge_key_env,
+            read_columns(column or []),
+            out,
+            address,
+            force,
+        )
+    )
+
+
+@commands.command()
 def iterate(
     rounds: Annotated[
         int, typer.Option("--rounds", "-n", min=1, help="Rounds to complete, counted from the base.")
