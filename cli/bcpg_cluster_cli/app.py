@@ -12,11 +12,14 @@ from bcpg_cluster_cli.options import (
     AddressOption,
     ColumnOption,
     ConfigOption,
+    InlineOption,
     JsonOption,
     RoundOption,
     RunDirOption,
     SeedOption,
     SetOption,
+    TakeChangedOption,
+    TrackOption,
 )
 
 app = typer.Typer(
@@ -39,18 +42,17 @@ def iterate(
     seed: SeedOption = None,
     address: AddressOption = None,
     json_: JsonOption = False,
-    inline: Annotated[
-        bool, typer.Option("--inline", help="Run in this process without Ray (for fakes and tests).")
-    ] = False,
-    track: Annotated[
-        list[str] | None,
-        typer.Option("--track", help="Also log to tensorboard, trackio, wandb or mlflow. Repeatable."),
-    ] = None,
+    inline: InlineOption = False,
+    track: TrackOption = None,
+    take_changed_prompts: TakeChangedOption = False,
 ) -> None:
     """Run rounds of the main job. Run the same command again to resume a stopped run."""
     from bcpg_cluster_cli.runs.iterate import run_iterate
 
-    run_iterate(rounds, config, set_ or [], run_dir, seed, address, track=track or [], as_json=json_, inline=inline)
+    run_iterate(
+        rounds, config, set_ or [], run_dir, seed, address, track=track or [], as_json=json_, inline=inline,
+        take_changed_prompts=take_changed_prompts,
+    )  # fmt: skip
 
 
 @app.command()
