@@ -31,7 +31,3 @@ TakeChangedOption = Annotated[
         "--take-changed-prompts", help="Resume with prompt files that changed since the run began; the run records it."
     ),
 ]
-TrackOption = Annotated[
-    list[str] | None, typer.Option("--track", help="Also log to tensorboard, trackio, wandb or mlflow. Repeatable.")
-]
-InlineOption = Annotated[bool, typer.Option("--inline", help="Run in this process without Ray (for fakes and tests).")]
