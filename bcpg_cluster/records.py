@@ -16,6 +16,7 @@ class StopReason(StrEnum):
     STOP = "stop"  # the model emitted its end token
     LENGTH = "length"  # the token limit cut it off
     ABORTED = "aborted"  # the engine gave the request up; such a sample has no reward
+    PROMPT_TOO_LONG = "prompt_too_long"  # the prompt leaves no room in the model's context: nothing was asked
 
 
 class OutcomeStatus(StrEnum):
@@ -26,6 +27,7 @@ class OutcomeStatus(StrEnum):
     TRUNCATED = "truncated"  # cut off before an answer: counts as wrong, reward 0
     ENGINE_LOST = "engine_lost"  # the generation was aborted: no reward
     VERIFIER_ERROR = "verifier_error"  # the verifier failed or ran out of time: no reward
+    PROMPT_TOO_LONG = "prompt_too_long"  # there is no response, since the prompt did not fit: no reward
 
 
 class VerdictStatus(StrEnum):
@@ -59,6 +61,7 @@ class DropReason(StrEnum):
 
     ALL_CORRECT = "all_correct"  # its whole group is right: advantage 0 everywhere
     ALL_WRONG = "all_wrong"
+    PROMPT_TOO_LONG = "prompt_too_long"  # its prompt leaves no room in the model's context
     UNVERIFIED = "unverified"  # this sample has no reward
     GROUP_UNVERIFIED = "group_unverified"  # too few of its group have one
     EMPTY = "empty"  # no response token

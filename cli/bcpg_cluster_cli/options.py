@@ -25,3 +25,9 @@ AddressOption = Annotated[
 ColumnOption = Annotated[list[str] | None, typer.Option("--column", help="OURS=THEIRS for a column with another name.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 RoundOption = Annotated[int, typer.Option("--round", help="The round, from 1.")]
+TakeChangedOption = Annotated[
+    bool,
+    typer.Option(
+        "--take-changed-prompts", help="Resume with prompt files that changed since the run began; the run records it."
+    ),
+]

@@ -26,7 +26,12 @@ def make_rollout_engine(config: Config, policy_version: int, member: int) -> Rol
 
         model = config.policy.model
         output: Any = model.partition(":")[2] or None
-        return FakeGenerator(model=model, policy_version=policy_version, faults=slowed(output))
+        return FakeGenerator(
+            model=model,
+            policy_version=policy_version,
+            max_model_len=config.policy.engine_args.get("max_model_len"),
+            faults=slowed(output),
+        )
     from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
 
     backend = None if config.push.backend == "disk" else config.push.backend

@@ -17,7 +17,7 @@ class Verification:
     """What a verifier found.
 
     Attributes:
-        reward: 1.0 or 0.0; ``None`` exactly with ``ENGINE_LOST`` and ``VERIFIER_ERROR``.
+        reward: 1.0 or 0.0; ``None`` exactly with the statuses that carry none (:class:`OutcomeStatus`).
         extracted: the answer as it was read, when one was found.
         is_unparsed: there is an answer, but nothing that could be compared was read from it (it counts as wrong).
         extracted_gold: the gold answer as it was read, where a verifier reads it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from bcpg_cluster.records import Outcome, Rollout
+from bcpg_cluster.records import Outcome, OutcomeStatus, Rollout, StopReason
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
 from bcpg_cluster.stages.verify.protocol import Verification, Verifier
@@ -26,6 +26,8 @@ def verify(
     rollouts = rollouts_from(tables[rollouts_table])
 
     def check(rollout: Rollout) -> Verification:
+        if rollout.stop_reason is StopReason.PROMPT_TOO_LONG:
+            return Verification(OutcomeStatus.PROMPT_TOO_LONG, None)
         return verifier.verify(rollout.text, gold[rollout.id.prompt_id], rollout.stop_reason)
 
     with ThreadPoolExecutor(num_threads) as threads:

@@ -16,6 +16,7 @@ from bcpg_cluster_cli.options import (
     RunDirOption,
     SeedOption,
     SetOption,
+    TakeChangedOption,
 )
 
 commands = typer.Typer()
@@ -93,11 +94,15 @@ def iterate(
         list[str] | None,
         typer.Option("--track", help="Also log to tensorboard, trackio, wandb or mlflow. Repeatable."),
     ] = None,
+    take_changed_prompts: TakeChangedOption = False,
 ) -> None:
     """Run rounds of the main job. Run the same command again to resume a stopped run."""
     from bcpg_cluster_cli.runs.iterate import run_iterate
 
-    run_iterate(rounds, config, set_ or [], run_dir, seed, address, track=track or [], as_json=json_, inline=inline)
+    run_iterate(
+        rounds, config, set_ or [], run_dir, seed, address, track=track or [], as_json=json_, inline=inline,
+        take_changed_prompts=take_changed_prompts,
+    )  # fmt: skip
 
 
 @commands.command()

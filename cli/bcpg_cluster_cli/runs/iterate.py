@@ -15,6 +15,7 @@ from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.build.default_config import choose_config, read_config
 from bcpg_cluster.run.directory import check_run_directory, open_run
 from bcpg_cluster.run.preflight.preflight import preflight
+from bcpg_cluster.run.prompt_digests import check_prompts, hold_prompts
 from bcpg_cluster.run.snapshots import drop_torn_snapshots
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import RunPath
@@ -36,6 +37,7 @@ def run_iterate(
     track: list[str],
     as_json: bool,
     inline: bool,
+    take_changed_prompts: bool = False,
 ) -> None:
     """Check everything, then start, then run the rounds that are missing."""
     console = Console(stderr=as_json)
@@ -53,6 +55,8 @@ def run_iterate(
         _finish({round_: reports[round_] for round_ in range(rounds + 1)}, directory, console, as_json=as_json)
         return
     prompts = preflight(config)
+    if not take_changed_prompts:
+        check_prompts(directory, read_manifest(directory), config, prompts)
     started = time.monotonic()
     with stop_on_signals(console) as stop_asked:
         # The cluster first: a run that may not start there leaves no directory behind.
@@ -63,6 +67,8 @@ def run_iterate(
                 ConsoleObserver(console) as display,
                 listeners(display, config, manifest, runtime) as observer,
             ):
+                for change in hold_prompts(manifest, config, prompts, take_changed=take_changed_prompts):
+                    console.print(f"taken from here on: {change}", highlight=False, markup=False, soft_wrap=True)
                 drop_torn_snapshots(directory, manifest)
                 for round_ in sorted(manifest.state.reports):
                     print_report(console, manifest.state.reports[round_])

@@ -13,6 +13,7 @@ from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.build.engines import snapshot_verifier
 from bcpg_cluster.run.directory import load_run_config, open_run, write_config
 from bcpg_cluster.run.preflight.preflight import preflight
+from bcpg_cluster.run.prompt_digests import hold_prompts
 from bcpg_cluster.run.snapshots import SnapshotCheck
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState
@@ -73,6 +74,7 @@ def run_stage(
         check_weights_are_there(manifest, start)
         SnapshotCheck(manifest, snapshot_verifier(config.train.kind))(start)  # before results are given up for it
         prompts = preflight(config)
+        hold_prompts(manifest, config, prompts)
         # Measuring again changes no weights; anything else makes this round's snapshot and all after it void.
         versions = round_ + 1 if is_measuring else max(round_, 1)
         changed = {"identity": config.identity, "config": config.model_dump(mode="json")} if overrides else None

@@ -12,6 +12,8 @@ from bcpg_cluster.run.build.engine_defaults import default_notes
 from bcpg_cluster.run.directory import check_run_directory
 from bcpg_cluster.run.preflight.judges import judge_notes
 from bcpg_cluster.run.preflight.preflight import preflight
+from bcpg_cluster.run.prompt_digests import check_prompts
+from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster_cli.session import new_run
 
@@ -22,7 +24,9 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: str | Ru
     config = read_config(source, overrides, None)
     prompts = preflight(config, is_thorough=True)
     if run_dir is not None:
-        check_run_directory(new_run(run_dir, config), config)
+        directory = new_run(run_dir, config)
+        check_run_directory(directory, config)
+        check_prompts(directory, read_manifest(directory), config, prompts)
     for line in [*task_notes(config), *judge_notes(config), *default_notes(config)]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(

@@ -104,8 +104,8 @@ def test_by_hand(tmp_path: Path, make_config: Callable[..., Config]) -> None:
     assert {r.prompt_token_ids for r in rollouts if r.id.prompt_id == a} == {(1, 165, 163, 2)}
     assert {(r.sampler_logprobs, r.seed, r.policy_version) for r in rollouts} == {((), None, -1)}
     assert [r.metrics for r in state.receipts(1, "rollouts")] == [
-        {"samples": 3, "tokens": 7, "stop.stop": 2, "stop.length": 1, "stop.aborted": 0},
-        {"samples": 1, "tokens": 6, "stop.stop": 1, "stop.length": 0, "stop.aborted": 0},
+        {"samples": 3, "tokens": 7, "stop.stop": 2, "stop.length": 1, "stop.aborted": 0, "stop.prompt_too_long": 0},
+        {"samples": 1, "tokens": 6, "stop.stop": 1, "stop.length": 0, "stop.aborted": 0, "stop.prompt_too_long": 0},
     ]
     noted = json.loads((tmp_path / "run" / IMPORT_FILE).read_text())
     assert (noted["sha256"], noted["num_tokens"], noted["absent"]) == (digest, 13, ["sampler_logprobs", "seed"])
@@ -124,6 +124,27 @@ def test_given_ids_and_samples_are_kept_and_other_names_are_mapped(
         (SampleId(1, "p7", 3), "b"),
         (SampleId(1, "p9", 0), "2"),
     ]
+
+
+@pytest.mark.parametrize(("context", "longer"), [(None, 0), (4, 2), (5, 1), (6, 0)])
+def test_responses_beyond_the_context_are_counted(
+    tmp_path: Path, make_config: Callable[..., Config], context: int | None, longer: int
+) -> None:
+    """With their prompt (3 tokens) and the end token they have 6, 5 and 4 tokens."""
+    source = write(tmp_path / "given.jsonl", [line("A", "bc"), line("A", "b"), line("A", "c", stop_reason="length")])
+    done = import_rollouts(source, tmp_path / "run", make_config(), ByteTokenizer(), max_model_len=context)
+    assert (done.max_model_len, done.num_longer, done.num_samples) == (context, longer, 3)
+
+
+def test_the_command_says_how_many_are_longer(
+    tmp_path: Path, make_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(policy={"engine_args": {"max_model_len": 8}})
+    (tmp_path / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
+    source = write(tmp_path / "given.jsonl", [line("1 +1", "answer 2"), line("1 +1", "2", stop_reason="length")])
+    run_import(source, str(tmp_path / "config.yaml"), [], tmp_path / "run", None)
+    said = capsys.readouterr().out
+    assert "1 responses are longer with their prompt than the policy's context of 8 tokens" in said
 
 
 def test_a_policy_without_an_end_token(tmp_path: Path, make_config: Callable[..., Config]) -> None:
