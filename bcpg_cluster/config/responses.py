@@ -24,8 +24,10 @@ class VerifyConfig(Section):
     time_limit_s: float = Field(10.0, gt=0)
     """``math`` and ``function``: seconds for one answer; past them the sample has no reward."""
     function: str | None = None
-    """``function``: ``package.module:name`` of a function of (response, gold) that returns a score in [0, 1], or ``None`` for
-    no reward."""
+    """``function``: ``file.py:name`` or ``package.module:name`` of a function of any of (prompt, response, gold, metadata) that
+    returns a score in [0, 1], or ``None`` for no reward."""
+    function_digest: Annotated[str | None, Decides.WHEN_SET] = None
+    """``function`` by file: names the file's content; filled in when the config is read, so that an edited file is another run."""
     threshold: float = Field(1.0, ge=0, le=1)
     """``function``: the least score that earns reward 1."""
     prompt_opens_thinking: bool = False

@@ -6,7 +6,7 @@ Called in the members' own processes. Heavy imports happen inside the functions.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.policy import PolicyConfig
@@ -15,9 +15,6 @@ from bcpg_cluster.stages.generate.protocol import RolloutEngine
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
 from bcpg_cluster.stages.train.protocol import TrainerRank
 from bcpg_cluster.stages.verify.protocol import Verifier
-
-if TYPE_CHECKING:
-    pass
 
 
 def make_rollout_engine(config: Config, policy_version: int, member: int) -> RolloutEngine:
@@ -100,6 +97,7 @@ def make_verifier(config: Config) -> Verifier:
 
         return FunctionVerifier(
             section.function or "",
+            digest=section.function_digest,
             threshold=section.threshold,
             time_limit_s=section.time_limit_s,
             prompt_opens_thinking=section.prompt_opens_thinking,

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from bcpg_cluster.records import Outcome, Rollout
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
-from bcpg_cluster.stages.verify.protocol import Verification, Verifier
+from bcpg_cluster.stages.verify.protocol import SampleVerifier, Verification, Verifier
 from bcpg_cluster.store.rows import outcome_row, prompts_from, rollouts_from
 
 
@@ -21,12 +21,15 @@ def verify(
     num_threads: int = 1,
 ) -> StageResult:
     """One outcome for every rollout of the shard; ``num_threads`` ask the verifier at once."""
-    gold = {prompt.prompt_id: prompt.answer for prompt in prompts_from(tables[prompts_table])}
+    prompts = {prompt.prompt_id: prompt for prompt in prompts_from(tables[prompts_table])}
     outcomes, unparsed = [], 0
     rollouts = rollouts_from(tables[rollouts_table])
 
     def check(rollout: Rollout) -> Verification:
-        return verifier.verify(rollout.text, gold[rollout.id.prompt_id], rollout.stop_reason)
+        prompt = prompts[rollout.id.prompt_id]
+        if isinstance(verifier, SampleVerifier):
+            return verifier.verify_sample(rollout.text, prompt, rollout.stop_reason)
+        return verifier.verify(rollout.text, prompt.answer, rollout.stop_reason)
 
     with ThreadPoolExecutor(num_threads) as threads:
         found = list(threads.map(check, rollouts))
