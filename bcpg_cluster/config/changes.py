@@ -8,6 +8,7 @@ from typing import Any
 
 from bcpg_cluster.config.identity import marks_at
 from bcpg_cluster.config.run import TRAINER_RANKS, Config
+from bcpg_cluster.config.section import key_of
 from bcpg_cluster.errors import UserError
 
 _ABSENT = object()
@@ -23,7 +24,7 @@ class Change:
 
     def __str__(self) -> str:
         before, after = ("absent" if value is _ABSENT else repr(value) for value in (self.before, self.after))
-        return f"{'.'.join(self.path)} ({before} -> {after})"
+        return f"{'.'.join(map(key_of, self.path))} ({before} -> {after})"
 
 
 def deciding_changes(before: Config, after: Config) -> list[Change]:

@@ -5,12 +5,16 @@ A name is ``path/to/file.py:name`` or ``package.module:name``. Naming and digest
 
 from __future__ import annotations
 
+import ast
+import difflib
 import hashlib
 import importlib
 import importlib.util
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -103,6 +107,40 @@ def _module_file(module: str) -> Path | None:
     return path if path is not None and path.suffix == ".py" and path.is_file() else None
 
 
+def check_plugin(text: str, what: str) -> None:
+    """Look for a plug-in without running it: its file can be parsed and says its name. A module that is not found here may still
+    be where the members run.
+
+    Raises:
+        ConfigError: what is wrong.
+    """
+    plugin = plugin_name(text, what)
+    path = plugin_file(plugin, what)
+    if path is None:
+        return
+    try:
+        content = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise not_loadable(plugin, what, f"{type(error).__name__}: {error}") from None
+    said = {name for node in ast.walk(content) for name in _names_bound(node)}
+    if plugin.name not in said and not said & {"*", "__getattr__"}:
+        near = difflib.get_close_matches(plugin.name, said, n=1)
+        raise not_loadable(
+            plugin, what, f"{path} has no {plugin.name}" + (f"; did you mean {near[0]}?" if near else "")
+        )
+
+
+def _names_bound(node: ast.AST) -> list[str]:
+    match node:
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+            return [name]
+        case ast.Name(id=name, ctx=ast.Store()):
+            return [name]
+        case ast.alias(name=name, asname=other):
+            return [other or name]
+    return []
+
+
 def load_plugin(text: str, what: str, digest: str | None = None) -> Any:
     """Import what is named. Runs the user's code.
 
@@ -154,3 +192,32 @@ def _file_module(plugin: PluginName, what: str) -> ModuleType:
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
+
+
+def make_plugin(
+    plugin: PluginName, what: str, options: Mapping[str, Any], digest: str | None, *, needs: tuple[str, ...]
+) -> Any:
+    """Make an object of a class of the user's own; of a function for which it is enough to be called, that function.
+
+    Args:
+        options: keyword arguments.
+        needs: the attributes that the object must have.
+
+    Raises:
+        ConfigError: it cannot be loaded or made, or lacks one of them.
+    """
+    loaded = load_plugin(str(plugin), what, digest)
+    if not callable(loaded):
+        raise not_loadable(plugin, what, f"it is a {type(loaded).__name__}, which cannot be called")
+    if needs == ("__call__",) and not isinstance(loaded, type):
+        return partial(loaded, **options)
+    try:
+        made = loaded(**options)
+    except Exception as error:  # a user's class may raise anything
+        raise not_loadable(
+            plugin, what, f"it was called with {dict(options)}: {type(error).__name__}: {error}"
+        ) from error
+    missing = [name for name in needs if not hasattr(made, name)]
+    if missing:
+        raise not_loadable(plugin, what, f"a {type(made).__name__} has no {', '.join(missing)}")
+    return made

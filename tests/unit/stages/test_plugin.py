@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bcpg_cluster.errors import ConfigError
-from bcpg_cluster.stages.plugin import PluginName, load_plugin, plugin_digest, plugin_name
+from bcpg_cluster.stages.plugin import PluginName, check_plugin, load_plugin, plugin_digest, plugin_name
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,18 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path, content: str, problem: st
     (tmp_path / "broken_plugin.py").write_text(content)
     with pytest.raises(ConfigError, match=problem):
         load_plugin(f"{tmp_path / 'broken_plugin.py'}:Judge", "judges.j.class")
+
+
+def test_a_plugin_is_looked_for_without_running_it(tmp_path: Path):
+    file = tmp_path / "looked_at.py"
+    file.write_text("raise RuntimeError('run')\nfrom json import loads as read\nclass A: pass\ndef f(): pass\nx = 1\n")
+    for name in ("A", "f", "x", "read"):
+        check_plugin(f"{file}:{name}", "k")
+    check_plugin("no_such_module_here:A", "k")  # it may be where the members run
+    with pytest.raises(ConfigError, match=r"has no ff; did you mean f\?"):
+        check_plugin(f"{file}:ff", "k")
+    file.write_text("from json import *\n")
+    check_plugin(f"{file}:anything", "k")
+    file.write_text("class A(:\n")
+    with pytest.raises(ConfigError, match="SyntaxError"):
+        check_plugin(f"{file}:A", "k")
