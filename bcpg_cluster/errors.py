@@ -7,7 +7,8 @@
     │   ├── ConfigError        an invalid configuration
     │   ├── DataError          prompts or models that cannot be used
     │   │   └── HubError       a data set that could not be fetched from a hub
-    │   └── RunDirectoryError  a run directory made by something else, half-written or altered
+    │   ├── RunDirectoryError  a run directory made by something else, half-written or altered
+    │   └── MostlyFailedError  most samples of a round could not be verified, or most steps have no verdict
     ├── StoreError             a table or manifest that is not what it says it is
     ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
     │   ├── MemberLostError    the process behind an engine is gone or does not answer
@@ -55,6 +56,10 @@ class HubError(DataError):
 
 class RunDirectoryError(UserError):
     """A run directory made by another configuration or version, half-written, or altered since."""
+
+
+class MostlyFailedError(UserError):
+    """Most samples of a round could not be verified, or most steps have no verdict."""
 
 
 class StoreError(BcpgError):

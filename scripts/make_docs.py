@@ -248,6 +248,7 @@ ABOUT_OTHERS = {
         "status": "an `OutcomeStatus`",
         "reward": "0 or 1; null when there is none (see status)",
         "extracted": "the answer that was found; null when there is none",
+        "why": "where there is no reward: what failed; empty otherwise, and in tables of version 0.1.0's first runs",
     },
     "steps": {
         "step": "counts the steps of a response from 0",

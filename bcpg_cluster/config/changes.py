@@ -42,6 +42,22 @@ def deciding_changes(before: Config, after: Config) -> list[Change]:
     return sorted(changes, key=lambda change: change.path)
 
 
+def tables_reading(path: tuple[str, ...]) -> frozenset[str] | None:
+    """The tables whose rows depend on a key that may be mended while there are none of them; ``None`` for any other key.
+
+    What a failed start or a round that was stopped for its failures makes one change: engine options, how answers are
+    checked, a judge.
+    """
+    match path:
+        case ("policy", "engine_args", *_):
+            return frozenset({"rollouts", "eval_rollouts"})
+        case ("verify", *_):
+            return frozenset({"outcomes", "eval_outcomes"})
+        case ("judges", name, *_):
+            return frozenset({f"verdicts.{name}", "weighted"})
+    return None
+
+
 def check_rerun_changes(stage: str, before: Config, after: Config) -> None:
     """Check that a stage may be run again with these changes.
 

@@ -48,6 +48,9 @@ class VerifyConfig(Section):
     """``code``: installed distributions that a program may import besides the standard library."""
     num_parallel: Annotated[int | None, Decides.NEVER] = Field(None, ge=1)
     """``code``: programs that run at once in one member; ``None`` is one for each of its processors."""
+    max_error_share: Annotated[float, Decides.NEVER] = Field(0.5, ge=0, le=1)
+    """Largest share of a round's samples that the verifier may fail on (an exception, no verdict, out of time); above it the run
+    stops and says why."""
     allow_unsandboxed: bool = False
     """``code``: run programs without isolation where the kernel allows none."""
     class_: Annotated[str | None, Decides.WHEN_SET] = Field(None, alias="class")
@@ -125,8 +128,8 @@ class SegmentConfig(Section):
     class_: Annotated[str | None, Decides.WHEN_SET] = Field(None, alias="class")
     """``python``, and needed there: your segmenter class or function, as ``file.py:Name`` or ``package.module:Name``."""
     class_digest: Annotated[str | None, Decides.WHEN_SET] = None
-    """``python``: names the content of the file of the segmenter class or function; filled in when the config is read, so that an edited
-    file is another run."""
+    """``python``: names the content of the segmenter's file; filled in when the config is read, so that an edited file is another
+    run."""
     options: Annotated[dict[str, Any], Decides.WHEN_SET] = Field(default_factory=dict)
     """``python``: keyword arguments the segmenter is made with, or called with where it is a function."""
 

@@ -10,6 +10,8 @@ from bcpg_cluster.stages.verify.counts import OutcomeCounts
 from bcpg_cluster.stages.verify.protocol import SampleVerifier, Verification, Verifier
 from bcpg_cluster.store.rows import outcome_row, prompts_from, rollouts_from
 
+_MAX_WHY = 2000  # characters; the end of an exception's traceback
+
 
 def verify(
     tables: Tables,
@@ -35,7 +37,8 @@ def verify(
         found = list(threads.map(check, rollouts))
     for rollout, checked in zip(rollouts, found, strict=True):
         unparsed += checked.is_unparsed
-        outcomes.append(Outcome(rollout.id, checked.status, checked.reward, checked.extracted))
+        why = checked.why[-_MAX_WHY:] if checked.reward is None else ""  # of those with a reward, `grade` says it
+        outcomes.append(Outcome(rollout.id, checked.status, checked.reward, checked.extracted, why))
     tokens = sum(len(rollout.token_ids) for rollout in rollouts)
     counts = OutcomeCounts.of(outcomes, unparsed=unparsed, tokens=tokens)
     return StageResult([outcome_row(outcome) for outcome in outcomes], counts.metrics())
