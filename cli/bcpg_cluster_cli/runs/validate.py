@@ -10,6 +10,7 @@ from bcpg_cluster.config.task_defaults import task_notes
 from bcpg_cluster.run.build.default_config import DEFAULT_CONFIG, read_config
 from bcpg_cluster.run.directory import check_run_directory
 from bcpg_cluster.run.preflight.judges import judge_notes
+from bcpg_cluster.run.preflight.precision import precision_notes
 from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster_cli.session import new_run
@@ -22,7 +23,7 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: str | Ru
     prompts = preflight(config, is_thorough=True)
     if run_dir is not None:
         check_run_directory(new_run(run_dir, config), config)
-    for line in [*task_notes(config), *judge_notes(config)]:
+    for line in [*task_notes(config), *judge_notes(config), *precision_notes(config)]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{source or DEFAULT_CONFIG}: good. {len(prompts.train)} train and {len(prompts.test)} test prompts, judges "
