@@ -5,6 +5,7 @@
     BcpgError
     ├── UserError              bad input: says the value, the rule and the remedy; exit code 2
     │   ├── ConfigError        an invalid configuration
+    │   │   └── StartRefusedError  an engine that does not start with its options, or has too little memory for them
     │   ├── DataError          prompts or models that cannot be used
     │   │   └── HubError       a data set that could not be fetched from a hub
     │   ├── RunDirectoryError  a run directory made by something else, half-written or altered
@@ -44,6 +45,12 @@ def _rebuild_user_error(kind: type[UserError], problem: str, rule: str, remedy: 
 
 class ConfigError(UserError):
     """An invalid configuration."""
+
+
+class StartRefusedError(ConfigError):
+    """An engine that does not start with its options, or has too little memory for them. Another try would end the same, unless
+    an engine like it has been running: what that one held may not be free yet.
+    """
 
 
 class DataError(UserError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.stages.generate.engine_start import refusing_starts
 from bcpg_cluster.stages.judge.prm.detection import detect_convention, model_config_of
 from bcpg_cluster.stages.judge.prm.vllm_scorer import VllmStepScorer
 from bcpg_cluster.stages.judge.protocol import Judge
@@ -33,4 +34,5 @@ def make_step_scorer(model: str, name: str, *, engine: str = "auto", **options: 
         if convention == "auto":
             convention = detect_convention(model, model_config_of(model, options.get("engine_args", {})))
         engine = "transformers" if convention == "skywork" else "vllm"
-    return (TransformersStepScorer if engine == "transformers" else VllmStepScorer)(model, name, **options)
+    with refusing_starts(model):
+        return (TransformersStepScorer if engine == "transformers" else VllmStepScorer)(model, name, **options)
