@@ -130,12 +130,15 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The final-answer check of one sample. ``reward`` is 0.0 or 1.0, or ``None`` when there is none (see status)."""
+    """The final-answer check of one sample. ``reward`` is 0.0 or 1.0, or ``None`` when there is none (see status); ``why`` then
+    says what failed.
+    """
 
     id: SampleId
     status: OutcomeStatus
     reward: float | None
     extracted: str | None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from bcpg_cluster.config.identity import marks_at
 from bcpg_cluster.config.run import TRAINER_RANKS, Config
+from bcpg_cluster.config.section import key_of
 from bcpg_cluster.errors import UserError
 
 _ABSENT = object()
@@ -23,7 +24,7 @@ class Change:
 
     def __str__(self) -> str:
         before, after = ("absent" if value is _ABSENT else repr(value) for value in (self.before, self.after))
-        return f"{'.'.join(self.path)} ({before} -> {after})"
+        return f"{'.'.join(map(key_of, self.path))} ({before} -> {after})"
 
 
 def deciding_changes(before: Config, after: Config) -> list[Change]:
@@ -39,6 +40,22 @@ def deciding_changes(before: Config, after: Config) -> list[Change]:
         shown = [_at(content, change.path) if v is _ABSENT else v for content, v in zip(whole, values, strict=True)]
         changes.append(Change(change.path, *shown))
     return sorted(changes, key=lambda change: change.path)
+
+
+def tables_reading(path: tuple[str, ...]) -> frozenset[str] | None:
+    """The tables whose rows depend on a key that may be mended while there are none of them; ``None`` for any other key.
+
+    What a failed start or a round that was stopped for its failures makes one change: engine options, how answers are
+    checked, a judge.
+    """
+    match path:
+        case ("policy", "engine_args", *_):
+            return frozenset({"rollouts", "eval_rollouts"})
+        case ("verify", *_):
+            return frozenset({"outcomes", "eval_outcomes"})
+        case ("judges", name, *_):
+            return frozenset({f"verdicts.{name}", "weighted"})
+    return None
 
 
 def check_rerun_changes(stage: str, before: Config, after: Config) -> None:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.config.section import section_in
+from bcpg_cluster.config.section import key_of, section_in
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.stages.train.objective import OBJECTIVES
 
@@ -131,7 +131,7 @@ def _near_keys(location: tuple[str | int, ...]) -> list[str]:
         if field is None:
             continue  # a name inside a mapping of sections (a judge, a pool)
         section = section_in(field.annotation) or section
-    return difflib.get_close_matches(str(location[-1]), section.model_fields, n=2)
+    return difflib.get_close_matches(str(location[-1]), [key_of(field) for field in section.model_fields], n=2)
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:

@@ -7,13 +7,13 @@ import re
 import yaml
 
 from bcpg_cluster import __version__
-from bcpg_cluster.config.changes import deciding_changes
+from bcpg_cluster.config.changes import Change, deciding_changes, tables_reading
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import RunDirectoryError
 from bcpg_cluster.store.journal import in_use_error, journal_place, lock_holder
 from bcpg_cluster.store.layout import CONFIG, LOCK, MANIFEST, SEGMENTS
-from bcpg_cluster.store.manifest import Manifest, read_manifest
+from bcpg_cluster.store.manifest import Manifest, ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath, StoredPath
 from bcpg_cluster.store.whole_files import write_whole
 
@@ -51,7 +51,7 @@ def check_run_directory(run_dir: RunPath, config: Config) -> None:
                 remedy="give another --run-dir, or move what is there",
             )
         return
-    if state.created["identity"] != config.identity:
+    if state.created["identity"] != config.identity and not mended_keys(run_dir, state, config):
         changed = ", ".join(map(str, deciding_changes(load_run_config(run_dir), config)))
         raise RunDirectoryError(
             f"{run_dir} was made with another configuration; different: {changed or 'unknown keys'}",
@@ -60,19 +60,42 @@ def check_run_directory(run_dir: RunPath, config: Config) -> None:
         )
 
 
+def mended_keys(run_dir: RunPath, state: ManifestState, config: Config) -> list[Change]:
+    """The keys that differ from the run's, where each may still change since no result depends on it yet; none otherwise."""
+    changes = deciding_changes(load_run_config(run_dir), config)
+    there = {table for (_, table), shards in state.shards.items() if shards}
+    reading = [tables_reading(change.path) for change in changes]
+    return changes if all(tables is not None and not tables & there for tables in reading) else []
+
+
 def open_run(run_dir: RunPath, config: Config) -> Manifest:
-    """Lock the directory, mark it as this run's if it is new, and give its manifest. See :func:`check_run_directory`."""
+    """Lock the directory, mark it as this run's if it is new, note what was mended in its configuration, and give its manifest.
+    See :func:`check_run_directory`.
+    """
     check_run_directory(run_dir, config)
     manifest = Manifest(run_dir)
     if manifest.state.created is None:
         write_config(run_dir, config)
         manifest.create(identity=config.identity, name=config.name, program_version=__version__)
+    elif manifest.state.created["identity"] != config.identity:
+        _change_config(manifest, config)
     return manifest
+
+
+def _change_config(manifest: Manifest, config: Config) -> None:
+    """Continue with mended keys: the manifest's word counts, config.yaml is for people to read."""
+    state = manifest.state
+    after = 1 + max((round_ for round_, _ in state.shards), default=0)  # nothing is let go of
+    changed = {"identity": config.identity, "config": config.model_dump(mode="json")}
+    manifest.reopen(after, [], 1 + max(state.snapshots, default=0), changed)
+    write_config(manifest.run_dir, config)
 
 
 def write_config(run_dir: RunPath, config: Config) -> None:
     """Write ``config.yaml`` whole or not at all."""
-    write_whole(run_dir / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+    write_whole(
+        run_dir / CONFIG, yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False).encode()
+    )
 
 
 def load_run_config(run_dir: RunPath) -> Config:

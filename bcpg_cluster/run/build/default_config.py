@@ -13,19 +13,28 @@ from bcpg_cluster.config.task_defaults import complete_from_tasks
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.build.engine_defaults import with_member_cpus
 from bcpg_cluster.run.build.footprint import ask_of, compare_with, local_gpus
+from bcpg_cluster.run.build.plugins import pin_plugins
 
 DEFAULT_CONFIG = "laptop"
 
 
 def read_config(source: str | None, overrides: Sequence[str], seed: int | None) -> Config:
-    """The config by name or path (the laptop's by default), with ``--set`` and ``--seed`` applied, then what its tasks say."""
+    """The config by name or path (the laptop's by default), with ``--set`` and ``--seed`` applied, then what its tasks say; the
+    user's own code it names is pinned to its content.
+    """
     changes = [*overrides, *([] if seed is None else [f"seed={seed}"])]
-    return load_config(source or DEFAULT_CONFIG, changes, complete_from_tasks)
+    return load_config(source or DEFAULT_CONFIG, changes, complete)
+
+
+def complete(content: dict[str, Any]) -> None:
+    """Add to a configuration's content (in place) all that follows from it."""
+    complete_from_tasks(content)
+    pin_plugins(content)
 
 
 def config_from(content: dict[str, Any], where: str) -> Config:
     """A config from its content, completed by what its tasks say. Raises :class:`ConfigError` where it is invalid."""
-    return change_config(content, (), where, complete_from_tasks)
+    return change_config(content, (), where, complete)
 
 
 def choose_config(

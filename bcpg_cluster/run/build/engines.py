@@ -74,7 +74,7 @@ def make_verifier(config: Config) -> Verifier:
     """What checks final answers.
 
     Raises:
-        ConfigError: this machine cannot isolate programs (``code``), or the function's path is invalid.
+        ConfigError: this machine cannot isolate programs (``code``), or the function or class is not there.
     """
     section = config.verify
     if section.kind == "math":
@@ -104,10 +104,15 @@ def make_verifier(config: Config) -> Verifier:
 
         return FunctionVerifier(
             section.function or "",
+            digest=section.function_digest,
             threshold=section.threshold,
             time_limit_s=section.time_limit_s,
             prompt_opens_thinking=section.prompt_opens_thinking,
         )
+    if section.kind == "python":
+        from bcpg_cluster.stages.verify.user_class import UserVerifier
+
+        return UserVerifier(section.class_ or "", section.options, digest=section.class_digest)
     from bcpg_cluster.stages.verify.exact import ExactVerifier
 
     return ExactVerifier(section.answer_pattern, section.numeric)

@@ -50,6 +50,10 @@ def make_judge(config: Config, name: str, generators: dict[str, TextGenerator] |
         return FakeJudge(name, precision=section.precision, recall=section.recall, faults=slowed())
     if section.kind == "prm":
         return _make_prm(config, name)
+    if section.kind == "python":
+        from bcpg_cluster.stages.judge.user_class import UserJudge
+
+        return UserJudge(name, section.class_ or "", section.options, digest=section.class_digest)
     return _make_llm_judge(config, name, {} if generators is None else generators)
 
 

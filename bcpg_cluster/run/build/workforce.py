@@ -21,6 +21,7 @@ from bcpg_cluster.run.build.engine_defaults import engine_options
 from bcpg_cluster.run.build.engines import verify_lease_s
 from bcpg_cluster.run.build.footprint import member_group
 from bcpg_cluster.run.build.members import host_cpu, host_judges, host_rollout, host_trainer
+from bcpg_cluster.run.build.plugins import with_absolute_plugins
 from bcpg_cluster.run.scaler import PoolBounds
 from bcpg_cluster.run.serving import CatchUp, Serving, Weights
 from bcpg_cluster.stages.generate.vllm_options import engine_environment
@@ -98,7 +99,7 @@ def start_workforce(
     base = resolve_asset(config.policy.model)
     serving = Serving(weights or Weights(0, base))
     served_run = ServedRun(stop_asked)
-    content = config.model_dump(mode="json")
+    content = with_absolute_plugins(config).model_dump(mode="json")
     trainer = config.pool(TRAINER)
     gang = Gang(
         TRAINER,

@@ -8,6 +8,8 @@ from typing import Any
 
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.run import Config
+from bcpg_cluster.run.build.engine_defaults import engine_options
+from bcpg_cluster.stages.graph import ROLLOUT_POOL
 
 
 def policy_context(config: Config) -> int | None:
@@ -16,7 +18,7 @@ def policy_context(config: Config) -> int | None:
     ``None`` where neither says it: a model that is not on this machine, or one whose positions are scaled, in a way that only
     vLLM knows.
     """
-    asked = config.policy.engine_args.get("max_model_len")
+    asked = config.policy.engine_args.get("max_model_len") or engine_options(config, ROLLOUT_POOL).get("max_model_len")
     if isinstance(asked, int) and asked > 0:
         return asked
     if config.policy.kind == "fake":

@@ -7,6 +7,7 @@ from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.run.build.footprint import check_memory, free_memory_gib
 from bcpg_cluster.run.preflight.cpu_engines import check_cpu_engines
 from bcpg_cluster.run.preflight.models import check_models, check_tokenizers, check_vendor_options
+from bcpg_cluster.run.preflight.precision import check_policy_dtype
 from bcpg_cluster.run.preflight.prompts import check_golds, read_all_prompts
 from bcpg_cluster.watch.tracking.observer import check_trackers
 
@@ -22,6 +23,7 @@ def preflight(config: Config, *, is_thorough: bool = False) -> PromptSets:
         UserError: what is wrong, the rule, and the remedy.
     """
     check_trackers(config.tracking)
+    check_policy_dtype(config)
     prompts = read_all_prompts(config)
     check_models(config)
     check_cpu_engines(config)

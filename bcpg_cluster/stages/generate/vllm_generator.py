@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from bcpg_cluster.errors import ConfigError, EngineError, PushError
 from bcpg_cluster.records import StopReason
+from bcpg_cluster.stages.generate.engine_start import refusing_starts
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling
 from bcpg_cluster.stages.generate.token_texts import token_texts
 from bcpg_cluster.stages.generate.vllm_loop import EngineLoop
@@ -35,7 +36,7 @@ class VllmGenerator:
         policy_version: of the weights it starts with.
 
     Raises:
-        ConfigError: invalid engine_args.
+        ConfigError: invalid engine_args, or ones that vLLM does not start with.
         EngineError: vLLM's version is not the one supported, or the engine did not start.
     """
 
@@ -53,7 +54,8 @@ class VllmGenerator:
 
         self._wire = weight_transfer
         self._backend = weight_transfer_backend
-        self._loop = EngineLoop(lambda: _build(model, engine_args, weight_transfer_backend), name="vllm-rollout")
+        with refusing_starts(model):
+            self._loop = EngineLoop(lambda: _build(model, engine_args, weight_transfer_backend), name="vllm-rollout")
         self._tokenizer = self._loop.between_steps(lambda llm: llm.get_tokenizer())
         self._seeds_kill = self._loop.between_steps(_dies_of_seeds)
         self._max_model_len: int = self._loop.between_steps(lambda llm: llm.model_config.max_model_len)

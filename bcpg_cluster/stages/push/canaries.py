@@ -131,7 +131,8 @@ def judge_canaries(
         raise PushError(
             f"the engines do not hold the weights that were sent: canary log-probs are off by {worst:.2e} nats"
             + ("" if through_cache is None else f", through a cached prefix by {through_cache:.2e}")
-            + f" (tolerance {tolerance_nats:.0e}; old and new weights differ by {separation:.2e})"
+            + f" (tolerance {tolerance_nats:.0e}; old and new weights differ by {separation:.2e}). Engines that compute in another "
+            "data type than the trainer are off too (policy.engine_args.dtype, train.dtype, push.tolerance_nats)"
         )
     verdict = "passed" if separation > tolerance_nats else "not discriminating"
     return CanaryProof(worst, separation, through_cache, verdict, seconds)

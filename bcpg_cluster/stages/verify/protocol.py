@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.records import OutcomeStatus, StopReason
+from bcpg_cluster.records import OutcomeStatus, Prompt, StopReason
 
 THINK_START = "<think>"
 THINK_END = "</think>"
@@ -57,6 +57,15 @@ class Verifier(Protocol):
 
     def close(self) -> None:
         """Free everything. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class SampleVerifier(Protocol):
+    """What a verifier has, beside :class:`Verifier`, that reads the prompt too."""
+
+    def verify_sample(self, response: str, prompt: Prompt, stop_reason: StopReason) -> Verification:
+        """As :meth:`Verifier.verify`, against the prompt's gold answer. A run asks this where it is there."""
         ...
 
 

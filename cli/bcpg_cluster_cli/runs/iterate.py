@@ -13,7 +13,7 @@ from rich.console import Console
 from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.build.default_config import choose_config, read_config
-from bcpg_cluster.run.directory import check_run_directory, open_run
+from bcpg_cluster.run.directory import check_run_directory, mended_keys, open_run
 from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.run.prompt_digests import check_prompts, hold_prompts
 from bcpg_cluster.run.snapshots import drop_torn_snapshots
@@ -47,7 +47,13 @@ def run_iterate(
         config = read_config(source, [*overrides, *track_overrides(track, config)], seed)
     directory = new_run(run_dir, config, None if seed is None else f"{config.name}-seed{seed}")
     check_run_directory(directory, config)
-    reports = read_manifest(directory).reports
+    state = read_manifest(directory)
+    reports = state.reports
+    if state.created is not None and state.created["identity"] != config.identity:
+        changes = ", ".join(map(str, mended_keys(directory, state, config)))
+        console.print(
+            f"changed, since no result depends on it yet: {changes}", highlight=False, markup=False, soft_wrap=True
+        )
     if all(round_ in reports for round_ in range(rounds + 1)):
         console.print(
             f"{directory}: all {rounds} rounds are done already", highlight=False, markup=False, soft_wrap=True

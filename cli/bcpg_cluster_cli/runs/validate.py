@@ -11,6 +11,7 @@ from bcpg_cluster.run.build.default_config import DEFAULT_CONFIG, read_config
 from bcpg_cluster.run.build.engine_defaults import default_notes
 from bcpg_cluster.run.directory import check_run_directory
 from bcpg_cluster.run.preflight.judges import judge_notes
+from bcpg_cluster.run.preflight.precision import precision_notes
 from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.run.prompt_digests import check_prompts
 from bcpg_cluster.store.manifest import read_manifest
@@ -27,7 +28,7 @@ def run_validate(source: str | None, overrides: Sequence[str], run_dir: str | Ru
         directory = new_run(run_dir, config)
         check_run_directory(directory, config)
         check_prompts(directory, read_manifest(directory), config, prompts)
-    for line in [*task_notes(config), *judge_notes(config), *default_notes(config)]:
+    for line in [*task_notes(config), *judge_notes(config), *precision_notes(config), *default_notes(config)]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{source or DEFAULT_CONFIG}: good. {len(prompts.train)} train and {len(prompts.test)} test prompts, judges "

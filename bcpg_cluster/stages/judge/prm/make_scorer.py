@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.stages.generate.engine_start import refusing_starts
 from bcpg_cluster.stages.judge.prm.detection import detect_convention, model_config_of
 from bcpg_cluster.stages.judge.prm.vllm_scorer import VllmStepScorer
 from bcpg_cluster.stages.judge.protocol import Judge
@@ -39,4 +40,5 @@ def make_step_scorer(
         engine = "transformers" if convention == "skywork" else "vllm"
     known = {name: value for name, value in (defaults or {}).items() if engine == "vllm" or name in OPTIONS}
     options["engine_args"] = {**known, **options.get("engine_args", {})}
-    return (TransformersStepScorer if engine == "transformers" else VllmStepScorer)(model, name, **options)
+    with refusing_starts(model):
+        return (TransformersStepScorer if engine == "transformers" else VllmStepScorer)(model, name, **options)
