@@ -32,9 +32,11 @@ def complete(content: dict[str, Any]) -> None:
     pin_plugins(content)
 
 
-def config_from(content: dict[str, Any], where: str) -> Config:
-    """A config from its content, completed by what its tasks say. Raises :class:`ConfigError` where it is invalid."""
-    return change_config(content, (), where, complete)
+def config_from(content: dict[str, Any], where: str, changes: Sequence[str] = ()) -> Config:
+    """A config from its content (changed in place), completed as by :func:`read_config`. Raises :class:`ConfigError` where it is
+    invalid.
+    """
+    return change_config(content, changes, where, complete)
 
 
 def choose_config(

@@ -90,6 +90,12 @@ def iterate(
     inline: Annotated[
         bool, typer.Option("--inline", help="Run in this process without Ray (for fakes and tests).")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Try every part on two problems, say what each takes, and leave nothing behind."
+        ),
+    ] = False,
     track: Annotated[
         list[str] | None,
         typer.Option("--track", help="Also log to tensorboard, trackio, wandb or mlflow. Repeatable."),
@@ -97,6 +103,11 @@ def iterate(
     take_changed_prompts: TakeChangedOption = False,
 ) -> None:
     """Run rounds of the main job. Run the same command again to resume a stopped run."""
+    if dry_run:
+        from bcpg_cluster_cli.runs.dry_run import run_dry
+
+        run_dry(config, set_ or [], run_dir, seed, address, as_json=json_, inline=inline)
+        return
     from bcpg_cluster_cli.runs.iterate import run_iterate
 
     run_iterate(

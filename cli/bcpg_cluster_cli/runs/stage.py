@@ -12,6 +12,7 @@ from bcpg_cluster.errors import UserError
 from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.build.engines import snapshot_verifier
 from bcpg_cluster.run.directory import load_run_config, open_run, write_config
+from bcpg_cluster.run.listeners import listeners
 from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.run.prompt_digests import hold_prompts
 from bcpg_cluster.run.snapshots import SnapshotCheck
@@ -19,7 +20,6 @@ from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster_cli.console import ConsoleObserver
-from bcpg_cluster_cli.listeners import listeners
 from bcpg_cluster_cli.session import find_run, start_runtime
 from bcpg_cluster_cli.signals import stop_on_signals
 
