@@ -6,7 +6,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.run.build.footprint import check_memory, free_memory_gib
 from bcpg_cluster.run.preflight.models import check_models, check_tokenizers, check_vendor_options
-from bcpg_cluster.run.preflight.prompts import check_golds, read_all_prompts
+from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.watch.tracking.observer import check_trackers
 
 
@@ -21,11 +21,10 @@ def preflight(config: Config, *, is_thorough: bool = False) -> PromptSets:
         UserError: what is wrong, the rule, and the remedy.
     """
     check_trackers(config.tracking)
-    prompts = read_all_prompts(config)
+    prompts = read_all_prompts(config, ask_math_verify=is_thorough)
     check_models(config)
     check_tokenizers(config, prompts)
     if is_thorough:
-        check_golds(config, prompts)
         check_vendor_options(config)
         if all(config.pool(name).num_gpus == 0 for name in config.pool_names()):
             check_memory(config, free_memory_gib())

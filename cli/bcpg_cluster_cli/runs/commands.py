@@ -16,7 +16,9 @@ from bcpg_cluster_cli.options import (
     RunDirOption,
     SeedOption,
     SetOption,
+    SkipBadOption,
     TakeChangedOption,
+    with_skip_bad,
 )
 
 commands = typer.Typer()
@@ -41,12 +43,14 @@ def iterate(
         typer.Option("--track", help="Also log to tensorboard, trackio, wandb or mlflow. Repeatable."),
     ] = None,
     take_changed_prompts: TakeChangedOption = False,
+    skip_bad: SkipBadOption = False,
 ) -> None:
     """Run rounds of the main job. Run the same command again to resume a stopped run."""
     from bcpg_cluster_cli.runs.iterate import run_iterate
 
     run_iterate(
-        rounds, config, set_ or [], run_dir, seed, address, track=track or [], as_json=json_, inline=inline,
+        rounds, config, with_skip_bad(set_, skip_bad), run_dir, seed, address,
+        track=track or [], as_json=json_, inline=inline,
         take_changed_prompts=take_changed_prompts,
     )  # fmt: skip
 

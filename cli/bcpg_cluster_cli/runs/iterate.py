@@ -14,6 +14,7 @@ from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.build.default_config import choose_config, read_config
 from bcpg_cluster.run.directory import check_run_directory, open_run
+from bcpg_cluster.run.preflight.notes import skipped_notes
 from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.run.prompt_digests import check_prompts, hold_prompts
 from bcpg_cluster.run.snapshots import drop_torn_snapshots
@@ -55,6 +56,8 @@ def run_iterate(
         _finish({round_: reports[round_] for round_ in range(rounds + 1)}, directory, console, as_json=as_json)
         return
     prompts = preflight(config)
+    for line in skipped_notes(prompts):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not take_changed_prompts:
         check_prompts(directory, read_manifest(directory), config, prompts)
     started = time.monotonic()
