@@ -230,6 +230,15 @@ def value_of(row: Row, column: str, where: str) -> Any:
         _raise(error, where)
 
 
+def has_column(row: Row, column: str) -> bool:
+    """Whether a row has a column, or a place inside an object or a list."""
+    try:
+        _value(row, column)
+    except _BadValue:
+        return False
+    return True
+
+
 def text_of(row: Row, column: str, where: str) -> str:
     """A column's value as text. Raises :class:`DataError` where it is empty, or neither a text nor a number."""
     try:
@@ -242,6 +251,21 @@ def question_of(row: Row, column: str, where: str) -> str:
     """A column's value as a question: a text, or a chat of one user message. Raises :class:`DataError` as :func:`text_of`."""
     try:
         return _question(row, column)
+    except _BadValue as error:
+        _raise(error, where)
+
+
+def response_of(row: Row, column: str, where: str) -> str:
+    """A column's value as a response: a text, or a chat of one assistant message. Raises :class:`DataError` as :func:`text_of`,
+    for a number too.
+    """
+    try:
+        value = _value(row, column)
+        if isinstance(value, Sequence) and len(value) == 1 and isinstance(value[0], Mapping):
+            value = value[0].get("content")
+        if isinstance(value, (int, float)):
+            raise _BadValue(Fault("no text", f"{column} is {value!r:.80}", "a response is a text", _TEXT_REMEDY))
+        return _as_text(value, column)
     except _BadValue as error:
         _raise(error, where)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.run.build.footprint import check_memory, free_memory_gib
-from bcpg_cluster.run.preflight.models import check_models, check_tokenizers, check_vendor_options
+from bcpg_cluster.run.preflight.models import check_model_claims, check_models, check_tokenizers, check_vendor_options
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.watch.tracking.observer import check_trackers
 
@@ -23,6 +23,7 @@ def preflight(config: Config, *, is_thorough: bool = False) -> PromptSets:
     check_trackers(config.tracking)
     prompts = read_all_prompts(config, ask_math_verify=is_thorough)
     check_models(config)
+    check_model_claims(config)
     check_tokenizers(config, prompts)
     if is_thorough:
         check_vendor_options(config)

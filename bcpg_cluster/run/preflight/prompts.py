@@ -19,7 +19,7 @@ from bcpg_cluster.records import Prompt
 from bcpg_cluster.run.preflight.golds import unusable_golds
 
 _MAX_SHOWN = 20  # bad answers in one message
-_WAY_OUT = "or leave them out, counted and recorded: --skip-bad (prompts.skip_bad)"
+_WAY_OUT = "--skip-bad (prompts.skip_bad) leaves such rows out, counted and recorded in the run"
 
 
 def read_all_prompts(config: Config, *, ask_math_verify: bool = False) -> PromptSets:

@@ -137,11 +137,18 @@ def plan(
 
 
 @commands.command()
-def validate(config: ConfigOption = None, set_: SetOption = None, run_dir: RunDirOption = None) -> None:
+def validate(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    run_dir: RunDirOption = None,
+    skip_bad: SkipBadOption = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Also ask the judges' endpoints, one call each.")] = False,
+    json_: JsonOption = False,
+) -> None:
     """Check a config, its prompts, its models' files and its vendor options. Starts nothing."""
     from bcpg_cluster_cli.runs.validate import run_validate
 
-    run_validate(config, set_ or [], run_dir)
+    run_validate(config, with_skip_bad(set_, skip_bad), run_dir, probe=probe, as_json=json_)
 
 
 @commands.command()
