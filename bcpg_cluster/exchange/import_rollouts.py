@@ -81,7 +81,18 @@ def import_rollouts(
     Raises:
         DataError: the file is invalid, the tokenizer changes a response, or ``run_dir`` is not free.
     """
-    file = RolloutFile(source, columns)
+    with RolloutFile(source, columns) as file:
+        return _import(file, run_dir, config, tokenizer, check_prompts, max_model_len)
+
+
+def _import(
+    file: RolloutFile,
+    run_dir: Path,
+    config: Config,
+    tokenizer: ImportTokenizer,
+    check_prompts: Callable[[Sequence[Prompt]], None],
+    max_model_len: int | None,
+) -> ImportSummary:
     check_prompts([group.prompt for group in file.groups])
     per_shard = config.generate.prompts_per_shard
     shards = [file.groups[start : start + per_shard] for start in range(0, len(file.groups), per_shard)]
@@ -97,7 +108,7 @@ def import_rollouts(
             summary = ImportSummary(
                 policy=f"external:{file.digest[:16]}",
                 policy_version=EXTERNAL_POLICY_VERSION,
-                source=source.name,
+                source=file.path.name,
                 sha256=file.digest,
                 num_prompts=len(file.groups),
                 num_samples=file.num_samples,
@@ -149,10 +160,10 @@ def _rollouts(file: RolloutFile, group: ImportedGroup, tokenizer: ImportTokenize
     rollouts = []
     for sample, line, found in file.read(group):
         ids, texts = tokenizer.encode(found.response)
-        check_round_trip(found.response, ids, texts, f"{file.path}, line {line}")
+        check_round_trip(found.response, ids, texts, file.where(line))
         if found.response.lstrip().startswith(_THINK) and _ends_with(prompt_ids, tokenizer.encode(_THINK)[0]):
             raise DataError(
-                f"{file.path}, line {line}: the response begins with {_THINK}, which already ends the chat template's prompt",
+                f"{file.where(line)}: the response begins with {_THINK}, which already ends the chat template's prompt",
                 rule="a prompt ends where the response begins; thinking is opened once, by the template or by the response",
                 remedy=f"remove the leading {_THINK} from the responses",
             )

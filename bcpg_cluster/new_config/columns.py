@@ -8,7 +8,7 @@ from typing import Any
 from bcpg_cluster.errors import DataError
 
 NAMES: Mapping[str, tuple[str, ...]] = {
-    "question": ("question", "problem", "prompt", "query", "instruction", "input", "task", "text"),
+    "question": ("question", "problem", "prompt", "query", "instruction", "input", "task", "text", "messages"),
     "answer": (
         "answer", "gold", "gold_answer", "ground_truth", "reward_model.ground_truth", "final_answer", "expected_answer",
         "correct_answer", "target", "label", "solution", "result", "output",

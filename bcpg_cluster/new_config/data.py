@@ -14,6 +14,7 @@ from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.new_config.columns import guess_columns, value_at
 from bcpg_cluster.new_config.facts import DataFacts
+from bcpg_cluster.prompts.columns import question_of
 from bcpg_cluster.prompts.files import read_prompts
 from bcpg_cluster.prompts.sources import read_rows
 from bcpg_cluster.prompts.tasks.registry import TASK
@@ -78,7 +79,7 @@ def read_data(
         del columns["prompt_id"]
     facts = DataFacts(
         train_place, test_place, columns, len(rows), len(test_rows),
-        tuple(_texts(rows, columns["question"])), tuple(_texts(shown, columns["answer"])), more_keys,
+        tuple(question_of(row, columns["question"], train) for row in rows), tuple(_texts(shown, columns["answer"])), more_keys,
     )  # fmt: skip
     return facts, files, told
 

@@ -20,6 +20,7 @@ from bcpg_cluster.run.build.default_config import config_from, read_config
 from bcpg_cluster.run.directory import check_run_directory, mended_keys, open_run
 from bcpg_cluster.run.launch import launch
 from bcpg_cluster.run.listeners import listeners
+from bcpg_cluster.run.preflight.notes import skipped_notes
 from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.run.prompt_digests import check_prompts, hold_prompts
 from bcpg_cluster.run.snapshots import drop_torn_snapshots
@@ -107,6 +108,8 @@ def run_rounds(
         return RunResult(directory, {round_: state.reports[round_] for round_ in range(rounds + 1)})
     with no_main_to_import():
         prompts = preflight(config)
+    for line in skipped_notes(prompts):
+        say(line)
     if not take_changed_prompts:
         check_prompts(directory, state, config, prompts)
     if stop_asked():

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import RunDirectoryError
+from bcpg_cluster.prompts.bad_rows import count_faults
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt
 from bcpg_cluster.stages.graph import evaluation_stages
@@ -28,7 +29,12 @@ def digest_sets(config: Config, sets: PromptSets) -> dict[str, PromptDigest]:
         f"prompts.more_tests.{n}": (section.more_tests.get(n, n), of_set) for n, of_set in sets.more_tests.items()
     }
     return {
-        key: PromptDigest(source=source, num_prompts=len(prompts), sha256=_digest(prompts))
+        key: PromptDigest(
+            source=source,
+            num_prompts=len(prompts),
+            sha256=_digest(prompts),
+            **({"skipped": count_faults(sets.skipped[key])} if key in sets.skipped else {}),
+        )
         for key, (source, prompts) in found.items()
     }
 

@@ -16,7 +16,9 @@ from bcpg_cluster_cli.options import (
     RunDirOption,
     SeedOption,
     SetOption,
+    SkipBadOption,
     TakeChangedOption,
+    with_skip_bad,
 )
 
 commands = typer.Typer()
@@ -101,6 +103,7 @@ def iterate(
         typer.Option("--track", help="Also log to tensorboard, trackio, wandb or mlflow. Repeatable."),
     ] = None,
     take_changed_prompts: TakeChangedOption = False,
+    skip_bad: SkipBadOption = False,
 ) -> None:
     """Run rounds of the main job. Run the same command again to resume a stopped run."""
     if dry_run:
@@ -111,7 +114,8 @@ def iterate(
     from bcpg_cluster_cli.runs.iterate import run_iterate
 
     run_iterate(
-        rounds, config, set_ or [], run_dir, seed, address, track=track or [], as_json=json_, inline=inline,
+        rounds, config, with_skip_bad(set_, skip_bad), run_dir, seed, address,
+        track=track or [], as_json=json_, inline=inline,
         take_changed_prompts=take_changed_prompts,
     )  # fmt: skip
 
@@ -198,11 +202,18 @@ def plan(
 
 
 @commands.command()
-def validate(config: ConfigOption = None, set_: SetOption = None, run_dir: RunDirOption = None) -> None:
+def validate(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    run_dir: RunDirOption = None,
+    skip_bad: SkipBadOption = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Also ask the judges' endpoints, one call each.")] = False,
+    json_: JsonOption = False,
+) -> None:
     """Check a config, its prompts, its models' files and its vendor options. Starts nothing."""
     from bcpg_cluster_cli.runs.validate import run_validate
 
-    run_validate(config, set_ or [], run_dir)
+    run_validate(config, with_skip_bad(set_, skip_bad), run_dir, probe=probe, as_json=json_)
 
 
 @commands.command()
