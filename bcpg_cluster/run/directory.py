@@ -93,9 +93,7 @@ def _change_config(manifest: Manifest, config: Config) -> None:
 
 def write_config(run_dir: RunPath, config: Config) -> None:
     """Write ``config.yaml`` whole or not at all."""
-    write_whole(
-        run_dir / CONFIG, yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False).encode()
-    )
+    write_whole(run_dir / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
 
 
 def load_run_config(run_dir: RunPath) -> Config:

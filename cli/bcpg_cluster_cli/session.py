@@ -20,6 +20,7 @@ from bcpg_cluster.run.build.footprint import (
     free_memory_gib,
     local_resources,
 )
+from bcpg_cluster.stages.graph import ROLLOUT_POOL
 from bcpg_cluster.store.journal import has_journal
 from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.path import RunPath, StoredPath, run_path
@@ -29,15 +30,49 @@ if TYPE_CHECKING:
     pass
 
 
+def check_inline(config: Config, address: str | None, *, inline: bool) -> None:
+    """Check that a run fits into one process, where it is to.
+
+    Raises:
+        ConfigError: a cluster was named too, or the run has engines that need processes of their own.
+    """
+    if not inline:
+        return
+    if address is not None:
+        raise ConfigError(
+            f"--inline with --address {address}",
+            rule="--inline runs in this process, without any cluster",
+            remedy="leave one of them out",
+        )
+    engines = [name for name in config.pool_names() if hosts_vllm(config, name)]
+    engines += ["trainer"] if config.train.kind == "deepspeed" and config.pool("trainer").members > 1 else []
+    if engines:
+        raise ConfigError(
+            f"--inline, but {', '.join(engines)} cannot run in this process",
+            rule="--inline is for fakes and tests: engines of vLLM, and trainers of several ranks, need a process each",
+            remedy="leave --inline out: without it a Ray is started on this machine",
+        )
+
+
+def hosts_vllm(config: Config, pool: str) -> bool:
+    """Whether the members of a pool are engines of vLLM, or of transformers in its place."""
+    if pool == ROLLOUT_POOL:
+        return config.policy.kind == "vllm"
+    return any(
+        judge.kind in ("llm", "prm") and config.judge_pool(name) == pool for name, judge in config.judges.items()
+    )
+
+
 def start_runtime(
     config: Config, directory: RunPath, address: str | None, *, inline: bool, console: Console
 ) -> Runtime:
     """Ray by the rules of ``choose_cluster``, or threads of this process.
 
     Raises:
-        ConfigError: this machine has too little memory, or the cluster cannot hold the run.
+        ConfigError: this machine has too little memory, the cluster cannot hold the run, or it cannot be inline.
     """
     if inline:
+        check_inline(config, address, inline=True)
         return InlineRuntime()
     choice: ClusterChoice = choose_cluster(address)
     if choice.address == "local":
