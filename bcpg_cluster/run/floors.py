@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bcpg_cluster.errors import MostlyFailedError
+from bcpg_cluster.errors import MostlyFailedError, page
 from bcpg_cluster.records import OutcomeStatus, VerdictStatus
 from bcpg_cluster.stages.graph import StageSpec, downstream
 from bcpg_cluster.stages.judge.counts import verdict_statuses
@@ -145,8 +145,8 @@ def _judge_error(judge: str, problem: str, most: float) -> MostlyFailedError:
     return MostlyFailedError(
         f"judge {judge!r}, {problem}",
         rule=f"at most {most:.0%} of the steps that a voter is asked about have no verdict (weigh.max_missing_share)",
-        remedy=f"mend judges.{judge} (`bcpg-cluster judge-eval` tries it; docs/judges.md says what each status means) and run the "
-        "same command again: everything else is kept, and these steps are judged anew. Or raise weigh.max_missing_share",
+        remedy=f"mend judges.{judge} (`bcpg-cluster judge-eval` tries it; {page('judges.md')} says what each status means) and run "
+        "the same command again: everything else is kept, and these steps are judged anew. Or raise weigh.max_missing_share",
     )
 
 
