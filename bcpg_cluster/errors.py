@@ -22,6 +22,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+_DOCS = Path(__file__).parents[1] / "docs"
+
+
+def page(name: str) -> str:
+    """What to call a page of the documentation: its path in a checkout, its name where only the package is installed."""
+    return f"docs/{name}" if (_DOCS / name).is_file() else f"the documentation's page {name}"
+
 
 class BcpgError(Exception):
     """Base of everything raised on purpose."""

@@ -28,7 +28,7 @@ from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt
 from bcpg_cluster.run.build.assembly import coordinator_over
 from bcpg_cluster.run.build.workforce import Workforce
-from bcpg_cluster.run.directory import load_run_config, open_run
+from bcpg_cluster.run.directory import check_place, load_run_config, open_run
 from bcpg_cluster.run.prompt_digests import check_prompts, hold_prompts
 from bcpg_cluster.run.snapshots import drop_torn_snapshots
 from bcpg_cluster.stages.graph import data_stages, evaluation_stages
@@ -276,6 +276,7 @@ def _changed(config: Config, settings: Sequence[str], where: str) -> Config:
 
 def check_directory(directory: Path, setup: Setup) -> None:
     """Raises :class:`RunDirectoryError` when a directory holds something else than this comparison. Writes nothing."""
+    check_place(directory)
     path = directory / _ASKED
     if path.exists():
         asked, wanted = json.loads(path.read_text()), _asked(setup)

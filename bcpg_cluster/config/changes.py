@@ -9,7 +9,7 @@ from typing import Any
 from bcpg_cluster.config.identity import marks_at
 from bcpg_cluster.config.run import TRAINER_RANKS, Config
 from bcpg_cluster.config.section import key_of
-from bcpg_cluster.errors import UserError
+from bcpg_cluster.errors import UserError, page
 
 _ABSENT = object()
 
@@ -70,7 +70,7 @@ def check_rerun_changes(stage: str, before: Config, after: Config) -> None:
     if refused:
         raise UserError(
             f"{', '.join(map(str, refused))} cannot change when {stage!r} is run again",
-            rule="a key may change when the first stage that reads it is run again (docs/config.md names it for every key)",
+            rule=f"a key may change when the first stage that reads it is run again ({page('config.md')} names it for every key)",
             remedy="run that stage again, or start another run (another --run-dir)",
         )
 

@@ -62,7 +62,10 @@ class PoolConfig(Section):
     def _bounds(self) -> PoolConfig:
         low, high = self.min or self.members, self.max or self.members
         if not low <= self.members <= high:
-            raise ValueError(f"members {self.members} is outside min {low} .. max {high}")
+            bound = f"above max, which is {high}" if self.members > high else f"below min, which is {low}"
+            raise ValueError(f"members is {self.members}, {bound}; a pool without min or max keeps its members")
         if self.target_queue_per_actor is not None and low == high:
-            raise ValueError(f"target_queue_per_actor resizes the pool between min and max, but both are {low}")
+            raise ValueError(
+                f"target_queue_per_actor resizes the pool between min and max, but both are {low} (members, where they are not set)"
+            )
         return self

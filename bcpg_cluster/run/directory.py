@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import yaml
 
@@ -10,16 +11,26 @@ from bcpg_cluster import __version__
 from bcpg_cluster.config.changes import Change, deciding_changes, tables_reading
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import RunDirectoryError
+from bcpg_cluster.errors import RunDirectoryError, page
 from bcpg_cluster.store.journal import in_use_error, journal_place, lock_holder
 from bcpg_cluster.store.layout import CONFIG, LOCK, MANIFEST, SEGMENTS
 from bcpg_cluster.store.manifest import Manifest, ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath, StoredPath
-from bcpg_cluster.store.whole_files import write_whole
+from bcpg_cluster.store.whole_files import place_problem, write_whole
 
 # What a run that was killed while it was made may have left:
 _BEFORE_CREATION = {CONFIG, LOCK, MANIFEST, SEGMENTS}
 _PARTIAL = re.compile(rf"\.{re.escape(CONFIG)}\.\d+\.partial")
+
+
+def check_place(run_dir: RunPath) -> None:
+    """Raises :class:`RunDirectoryError` where no directory can be made, or none written to. Writes nothing."""
+    if isinstance(run_dir, Path) and (problem := place_problem(run_dir)):
+        raise RunDirectoryError(
+            f"{run_dir} cannot be a run directory: {problem}",
+            rule="a run writes into a directory of its own",
+            remedy="give another --run-dir",
+        )
 
 
 def check_run_directory(run_dir: RunPath, config: Config) -> None:
@@ -31,6 +42,7 @@ def check_run_directory(run_dir: RunPath, config: Config) -> None:
     """
     if isinstance(run_dir, StoredPath):
         run_dir.check_reachable()
+    check_place(run_dir)
     if not run_dir.exists():
         return
     if run_dir.is_file():
@@ -55,7 +67,7 @@ def check_run_directory(run_dir: RunPath, config: Config) -> None:
         changed = ", ".join(map(str, deciding_changes(load_run_config(run_dir), config)))
         raise RunDirectoryError(
             f"{run_dir} was made with another configuration; different: {changed or 'unknown keys'}",
-            rule="a run keeps every setting that decides its results (docs/config.md says which others may change)",
+            rule=f"a run keeps every setting that decides its results ({page('config.md')} says which others may change)",
             remedy="give another --run-dir (or name), or use the run's own config.yaml",
         )
 
@@ -93,9 +105,7 @@ def _change_config(manifest: Manifest, config: Config) -> None:
 
 def write_config(run_dir: RunPath, config: Config) -> None:
     """Write ``config.yaml`` whole or not at all."""
-    write_whole(
-        run_dir / CONFIG, yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False).encode()
-    )
+    write_whole(run_dir / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
 
 
 def load_run_config(run_dir: RunPath) -> Config:

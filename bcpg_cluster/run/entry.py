@@ -18,7 +18,7 @@ from bcpg_cluster.errors import ClusterLostError, Interrupted
 from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.build.default_config import config_from, read_config
 from bcpg_cluster.run.directory import check_run_directory, mended_keys, open_run
-from bcpg_cluster.run.launch import launch
+from bcpg_cluster.run.launch import check_inline, launch
 from bcpg_cluster.run.listeners import listeners
 from bcpg_cluster.run.preflight.notes import skipped_notes
 from bcpg_cluster.run.preflight.preflight import preflight
@@ -98,6 +98,7 @@ def run_rounds(
         Interrupted: a wanted stop; the same call resumes.
         BcpgError: what else ends a run; what was finished is kept.
     """
+    check_inline(config, address, inline=inline)
     directory = run_path(run_dir or Path("runs") / config.name, config.storage.options)
     check_run_directory(directory, config)
     state = read_manifest(directory)

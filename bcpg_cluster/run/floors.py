@@ -5,10 +5,10 @@ verdict. What failed is done anew when the run is started again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bcpg_cluster.errors import MostlyFailedError
+from bcpg_cluster.errors import MostlyFailedError, page
 from bcpg_cluster.records import OutcomeStatus, VerdictStatus
 from bcpg_cluster.stages.graph import StageSpec, downstream
 from bcpg_cluster.stages.judge.counts import verdict_statuses
@@ -36,13 +36,21 @@ class Floors:
         max_error_share: of the samples, that the verifier may fail on (``verify.max_error_share``).
         max_missing_share: of a voter's steps, that may stay without a verdict (``weigh.max_missing_share``).
         voters: the judges whose verdicts are wanted.
+        say: told of a voter that declined most steps, which is no failure.
     """
 
     def __init__(
-        self, manifest: Manifest, *, max_error_share: float, max_missing_share: float, voters: Sequence[str]
+        self,
+        manifest: Manifest,
+        *,
+        max_error_share: float,
+        max_missing_share: float,
+        voters: Sequence[str],
+        say: Callable[[str], object] = lambda text: None,
     ) -> None:
         self._manifest = manifest
         self._max_error_share, self._max_missing_share = max_error_share, max_missing_share
+        self._say = say
         self._judges = {f"judge.{name}": name for name in voters}
 
     def check(self, round_: int, stage: StageSpec, stages: Sequence[StageSpec]) -> None:
@@ -85,7 +93,13 @@ class Floors:
         for receipt in receipts:
             statuses.update(verdict_statuses(receipt.metrics))
         num_asked = statuses.total()
-        num_missing = num_asked - statuses[VerdictStatus.JUDGED]
+        num_refused = statuses[VerdictStatus.REFUSED]
+        num_missing = num_asked - statuses[VerdictStatus.JUDGED] - num_refused
+        if num_refused > self._max_missing_share * num_asked:
+            judge = table.removeprefix("verdicts.")
+            self._say(
+                f"round {round_}: judge {judge!r} declined {num_refused} of {num_asked} steps, which then are not mined"
+            )
         if num_missing <= self._max_missing_share * num_asked:
             return None
         verdicts = verdicts_from(read_table(self._manifest.run_dir, receipts)).values()
@@ -93,7 +107,7 @@ class Floors:
             Failure(str(said.status), said.raw)
             for of_sample in verdicts
             for said in of_sample
-            if said.status is not VerdictStatus.JUDGED
+            if said.status not in (VerdictStatus.JUDGED, VerdictStatus.REFUSED)
         ]
         return f"round {round_}: {num_missing} of {num_asked} steps have no verdict" + _table("steps", failures)
 
@@ -131,8 +145,8 @@ def _judge_error(judge: str, problem: str, most: float) -> MostlyFailedError:
     return MostlyFailedError(
         f"judge {judge!r}, {problem}",
         rule=f"at most {most:.0%} of the steps that a voter is asked about have no verdict (weigh.max_missing_share)",
-        remedy=f"mend judges.{judge} (`bcpg-cluster judge-eval` tries it; docs/judges.md says what each status means) and run the "
-        "same command again: everything else is kept, and these steps are judged anew. Or raise weigh.max_missing_share",
+        remedy=f"mend judges.{judge} (`bcpg-cluster judge-eval` tries it; {page('judges.md')} says what each status means) and run "
+        "the same command again: everything else is kept, and these steps are judged anew. Or raise weigh.max_missing_share",
     )
 
 

@@ -13,8 +13,42 @@ from bcpg_cluster.errors import ClusterLostError, ConfigError
 from bcpg_cluster.run.build.default_config import place
 from bcpg_cluster.run.build.engine_defaults import with_member_cpus
 from bcpg_cluster.run.build.footprint import check_memory, check_placement, free_memory_gib, local_resources
+from bcpg_cluster.stages.graph import ROLLOUT_POOL
 from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.path import RunPath
+
+
+def check_inline(config: Config, address: str | None, *, inline: bool) -> None:
+    """Check that a run fits into one process, where it is to.
+
+    Raises:
+        ConfigError: a cluster was named too, or the run has engines that need processes of their own.
+    """
+    if not inline:
+        return
+    if address is not None:
+        raise ConfigError(
+            f"--inline with --address {address}",
+            rule="--inline runs in this process, without any cluster",
+            remedy="leave one of them out",
+        )
+    engines = [name for name in config.pool_names() if hosts_vllm(config, name)]
+    engines += ["trainer"] if config.train.kind == "deepspeed" and config.pool("trainer").members > 1 else []
+    if engines:
+        raise ConfigError(
+            f"--inline, but {', '.join(engines)} cannot run in this process",
+            rule="--inline is for fakes and tests: engines of vLLM, and trainers of several ranks, need a process each",
+            remedy="leave --inline out: without it a Ray is started on this machine",
+        )
+
+
+def hosts_vllm(config: Config, pool: str) -> bool:
+    """Whether the members of a pool are engines of vLLM, or of transformers in its place."""
+    if pool == ROLLOUT_POOL:
+        return config.policy.kind == "vllm"
+    return any(
+        judge.kind in ("llm", "prm") and config.judge_pool(name) == pool for name, judge in config.judges.items()
+    )
 
 
 def launch(
@@ -33,8 +67,9 @@ def launch(
         on_lost: called once, in a thread, when the cluster's head is given up.
 
     Raises:
-        ConfigError: this machine has too little memory, or the cluster cannot hold the run.
+        ConfigError: this machine has too little memory, the cluster cannot hold the run, or it cannot be inline.
     """
+    check_inline(config, address, inline=inline)
     if inline:
         return InlineRuntime(), config
     choice = choose_cluster(address)

@@ -44,5 +44,5 @@ def main() -> None:
 
     try:
         app()
-    except BcpgError as error:
+    except (BcpgError, OSError) as error:
         sys.exit(say_and_code(error))

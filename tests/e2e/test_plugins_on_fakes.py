@@ -83,8 +83,8 @@ def test_a_round_of_own_parts(bcpg: Callable[..., Any], config: Path, tmp_path: 
         assert f"{key} (" in again.err
     (tmp_path / "own.py").write_text(OWN)
     assert bcpg("iterate", "--config", config, "--inline", "-n", 2, "--run-dir", tmp_path / "run").code == 0
-    kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert kept["judges"]["mine"]["class"] == "./own.py:Judge" and "class_" not in kept["judges"]["mine"]
+    kept = tmp_path / "run" / "config.yaml"  # what a run keeps can be run as it is
+    assert bcpg("iterate", "--config", kept, "--inline", "-n", 2, "--run-dir", tmp_path / "run").code == 0
 
 
 @pytest.mark.parametrize(
@@ -106,5 +106,5 @@ def test_what_is_wrong_is_said_before_anything_starts(
     bcpg: Callable[..., Any], config: Path, tmp_path: Path, change: str, problem: str
 ):
     ended = bcpg("iterate", "--config", config, "--inline", "-n", 1, "--run-dir", tmp_path / "run", "--set", change)
-    assert ended.code == 2 and problem in ended.err.replace("Value error, ", ""), ended.err
+    assert ended.code == 2 and problem in ended.err, ended.err
     assert not (tmp_path / "run").exists()

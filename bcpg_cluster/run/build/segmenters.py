@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bcpg_cluster.config.responses import SegmentConfig
-from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.errors import ConfigError, page
 from bcpg_cluster.stages.plugin import check_plugin
 from bcpg_cluster.stages.segment.cues import REFLECTION_CUES_BY_LANGUAGE, STEP_CUES_BY_LANGUAGE, cues_of
 from bcpg_cluster.stages.segment.merge import MergeRules
@@ -113,4 +113,4 @@ def _checked_merge(section: SegmentConfig) -> MergeRules | None:
 
 
 def _segment_error(error: ValueError) -> ConfigError:
-    return ConfigError(f"segment: {error}", rule="the section's rules fit together", remedy="see docs/config.md")
+    return ConfigError(f"segment: {error}", rule="the section's rules fit together", remedy=f"see {page('config.md')}")

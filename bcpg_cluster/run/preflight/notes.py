@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
+from bcpg_cluster.cluster.placement import ClusterNodes
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.prompts.bad_rows import count_faults, describe_faults
 from bcpg_cluster.prompts.sets import PromptSets
+from bcpg_cluster.run.build.engine_defaults import with_member_cpus
 from bcpg_cluster.run.build.footprint import held_together, local_gpus
 
 
@@ -23,9 +25,12 @@ def skipped_notes(sets: PromptSets) -> list[str]:
 def machine_notes(config: Config) -> list[str]:
     """Where this machine has fewer processors or GPUs than the pools ask for at once: a Ray of its own could not hold the run."""
     lines = []
+    num_cpus = float(len(os.sched_getaffinity(0)))
+    here = [{"CPU": num_cpus}]
+    config = with_member_cpus(config, ClusterNodes(here, here))
     for what, has, asked in (
         ("GPUs", float(local_gpus()), _most_at_once(config, "num_gpus")),
-        ("processors", float(len(os.sched_getaffinity(0))), _most_at_once(config, "num_cpus")),
+        ("processors", num_cpus, _most_at_once(config, "cpus")),
     ):
         if asked > has:
             lines.append(

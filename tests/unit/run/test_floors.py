@@ -147,6 +147,14 @@ def test_steps_without_a_verdict_of_a_voter(manifest: Manifest):
     assert set(manifest.state.shards) == {(1, "verdicts.truth")}
 
 
+def test_a_voter_that_declines_is_said_and_stops_nothing(manifest: Manifest):
+    said: list[str] = []
+    verdicts(manifest, JUDGE, (VerdictStatus.REFUSED, ""), (VerdictStatus.REFUSED, ""), (VerdictStatus.JUDGED, ""))
+    floor = Floors(manifest, max_error_share=0.5, max_missing_share=0.5, voters=("llm",), say=said.append)
+    floor.check(1, JUDGE, STAGES)
+    assert said == ["round 1: judge 'llm' declined 2 of 3 steps, which then are not mined"]
+
+
 def test_nothing_asked_is_no_failure(manifest: Manifest):
     verdicts(manifest, JUDGE)
     outcomes(manifest, "outcomes")
