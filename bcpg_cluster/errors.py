@@ -5,9 +5,11 @@
     BcpgError
     ├── UserError              bad input: says the value, the rule and the remedy; exit code 2
     │   ├── ConfigError        an invalid configuration
+    │   │   └── StartRefusedError  an engine that does not start with its options, or has too little memory for them
     │   ├── DataError          prompts or models that cannot be used
     │   │   └── HubError       a data set that could not be fetched from a hub
-    │   └── RunDirectoryError  a run directory made by something else, half-written or altered
+    │   ├── RunDirectoryError  a run directory made by something else, half-written or altered
+    │   └── MostlyFailedError  most samples of a round could not be verified, or most steps have no verdict
     ├── StoreError             a table or manifest that is not what it says it is
     ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
     │   ├── MemberLostError    the process behind an engine is gone or does not answer
@@ -19,6 +21,15 @@
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+
+_DOCS = Path(__file__).parents[1] / "docs"
+
+
+def page(name: str) -> str:
+    """What to call a page of the documentation: its path in a checkout, its name where only the package is installed."""
+    return f"docs/{name}" if (_DOCS / name).is_file() else f"the documentation's page {name}"
 
 
 class BcpgError(Exception):
@@ -45,6 +56,12 @@ class ConfigError(UserError):
     """An invalid configuration."""
 
 
+class StartRefusedError(ConfigError):
+    """An engine that does not start with its options, or has too little memory for them. Another try would end the same, unless
+    an engine like it has been running: what that one held may not be free yet.
+    """
+
+
 class DataError(UserError):
     """Prompts or models that cannot be used."""
 
@@ -55,6 +72,10 @@ class HubError(DataError):
 
 class RunDirectoryError(UserError):
     """A run directory made by another configuration or version, half-written, or altered since."""
+
+
+class MostlyFailedError(UserError):
+    """Most samples of a round could not be verified, or most steps have no verdict."""
 
 
 class StoreError(BcpgError):

@@ -21,6 +21,7 @@ class StopReason(StrEnum):
     STOP = "stop"  # the model emitted its end token
     LENGTH = "length"  # the token limit cut it off
     ABORTED = "aborted"  # the engine gave the request up; such a sample has no reward
+    PROMPT_TOO_LONG = "prompt_too_long"  # the prompt leaves no room in the model's context: nothing was asked
 
 
 class OutcomeStatus(StrEnum):
@@ -31,6 +32,7 @@ class OutcomeStatus(StrEnum):
     TRUNCATED = "truncated"  # cut off before an answer: counts as wrong, reward 0
     ENGINE_LOST = "engine_lost"  # the generation was aborted: no reward
     VERIFIER_ERROR = "verifier_error"  # the verifier failed or ran out of time: no reward
+    PROMPT_TOO_LONG = "prompt_too_long"  # there is no response, since the prompt did not fit: no reward
 
 
 class VerdictStatus(StrEnum):
@@ -64,6 +66,7 @@ class DropReason(StrEnum):
 
     ALL_CORRECT = "all_correct"  # its whole group is right: advantage 0 everywhere
     ALL_WRONG = "all_wrong"
+    PROMPT_TOO_LONG = "prompt_too_long"  # its prompt leaves no room in the model's context
     UNVERIFIED = "unverified"  # this sample has no reward
     GROUP_UNVERIFIED = "group_unverified"  # too few of its group have one
     EMPTY = "empty"  # no response token
@@ -132,12 +135,15 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The final-answer check of one sample. ``reward`` is 0.0 or 1.0, or ``None`` when there is none (see status)."""
+    """The final-answer check of one sample. ``reward`` is 0.0 or 1.0, or ``None`` when there is none (see status); ``why`` then
+    says what failed.
+    """
 
     id: SampleId
     status: OutcomeStatus
     reward: float | None
     extracted: str | None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ def main() -> None:
     }
 
     def spec(name: str, factory: Any, **arguments: Any) -> MemberSpec:
-        return MemberSpec(name, factory, arguments, rollout.leases_per_member, rollout.num_cpus, env=environment)
+        return MemberSpec(name, factory, arguments, rollout.leases_per_member, rollout.cpus, env=environment)
 
     runtime = RayRuntime(ClusterChoice("local", "a benchmark"), namespace="bcpg-benchmark", dashboard=False)
     with tempfile.TemporaryDirectory() as folder, Manifest(Path(folder)) as manifest:

@@ -30,7 +30,7 @@ from pydantic.fields import FieldInfo
 from bcpg_cluster import records
 from bcpg_cluster.config.identity import Decides, marks_at
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.config.section import section_in
+from bcpg_cluster.config.section import key_of, section_in
 from bcpg_cluster.stages.train import objective
 from bcpg_cluster.stages.train import protocol as train_protocol
 from bcpg_cluster.store import layout, schema
@@ -131,7 +131,7 @@ def key_table(section: type[BaseModel], path: tuple[str, ...], keys: Iterable[st
             sys.exit(f"{'.'.join((*path, key))}: no text below the field says what it is")
         default = "required" if info.is_required() else yaml_of(info.get_default(call_default_factory=True))
         cells = kind_of(info), default, may_change((*path, key)), paragraph(info.description)
-        lines.append(f"| `{key}` | {' | '.join(map(cell, cells))} |")
+        lines.append(f"| `{key_of(key)}` | {' | '.join(map(cell, cells))} |")
     return "\n".join(lines)
 
 
@@ -248,6 +248,7 @@ ABOUT_OTHERS = {
         "status": "an `OutcomeStatus`",
         "reward": "0 or 1; null when there is none (see status)",
         "extracted": "the answer that was found; null when there is none",
+        "why": "where there is no reward: what failed; empty otherwise, and in tables of version 0.1.0's first runs",
     },
     "steps": {
         "step": "counts the steps of a response from 0",

@@ -19,7 +19,7 @@ from bcpg_cluster.cluster.leases import Done, PoolLimits, Work, _Lease, _Slot
 from bcpg_cluster.cluster.lifecycle import ping
 from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.cluster.state import MemberState
-from bcpg_cluster.errors import EngineError, MemberLostError
+from bcpg_cluster.errors import EngineError, MemberLostError, StartRefusedError
 
 _NODE_PATIENCE_S = 30.0  # a node with room takes a while to start a process: not yet worth a word
 _NODE_LOOK_S = 1.0
@@ -59,6 +59,7 @@ class Pool:
         self._size = 0
         self._started = 0
         self._failed_starts = 0
+        self._was_ready = False  # whether any member ever was
         self._broken: EngineError | None = None
         self._gone_busy_s = self._gone_ready_s = 0.0  # of members that are no more
         self._is_parked = False
@@ -224,7 +225,9 @@ class Pool:
                 if error is None:
                     self._admit(slot)
                     continue
-                if not isinstance(error, EngineError):
+                if not isinstance(error, EngineError) and not (
+                    self._was_ready and isinstance(error, StartRefusedError)
+                ):
                     raise error
                 self._retry_start(slot, f"did not start: {error}")
             elif slot.start_deadline is None:
@@ -235,7 +238,7 @@ class Pool:
     def _admit(self, slot: _Slot) -> None:
         first = None if self._welcome is None else self._welcome(slot.member, slot.spec)
         if first is None:
-            slot.is_ready, slot.ready_since, self._failed_starts = True, self._clock(), 0
+            slot.is_ready, slot.ready_since, self._failed_starts, self._was_ready = True, self._clock(), 0, True
         else:
             slot.ready, slot.start_deadline = first, self._clock() + self._limits.start_timeout_s
             slot.ready.add_done_callback(lambda _: self.on_news())

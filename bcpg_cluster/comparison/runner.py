@@ -30,7 +30,8 @@ from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt
 from bcpg_cluster.run.build.assembly import coordinator_over
 from bcpg_cluster.run.build.workforce import Workforce
-from bcpg_cluster.run.directory import load_run_config, open_run
+from bcpg_cluster.run.directory import check_place, load_run_config, open_run
+from bcpg_cluster.run.prompt_digests import check_prompts, hold_prompts
 from bcpg_cluster.run.snapshots import drop_torn_snapshots
 from bcpg_cluster.stages.graph import data_stages, evaluation_stages
 from bcpg_cluster.store.manifest import read_manifest
@@ -155,9 +156,11 @@ class Comparison:
             return
         config = _changed(base, [f"seed={seed}"], str(directory))
         state = read_manifest(directory)
+        check_prompts(directory, state, config, prompts)
         verdicts = self._shared_tables()[1:]  # prompts are written by the coordinator and never sealed
         if 0 not in state.reports or any((1, table) not in state.sealed for table in verdicts):
             with open_run(directory, config) as manifest:
+                hold_prompts(manifest, config, prompts)
                 coordinator_over(self._workforce, config, manifest, self._observer, self._stop_asked, prompts).collect()
             self._say(f"{directory.relative_to(self._directory)}: the offline set is ready")
         _check_has_mixed_groups(directory)
@@ -206,6 +209,7 @@ class Comparison:
     def _train(self, arm: Arm, config: Config, directory: Path, data_dir: Path, prompts: PromptSets) -> None:
         shared = read_manifest(data_dir)
         with open_run(directory, config) as manifest:
+            hold_prompts(manifest, config, prompts)
             drop_torn_snapshots(directory, manifest)
             num_shards = -(-config.prompts.per_round // config.generate.prompts_per_shard)
             adopt_tables(data_dir, shared, manifest, 1, self._shared_tables(), num_shards)
@@ -287,6 +291,7 @@ def _changed(config: Config, settings: Sequence[str], where: str) -> Config:
 
 def check_directory(directory: Path, setup: Setup) -> None:
     """Raises :class:`RunDirectoryError` when a directory holds something else than this comparison. Writes nothing."""
+    check_place(directory)
     path = directory / _ASKED
     if path.exists():
         asked, wanted = json.loads(path.read_text()), _asked(setup)

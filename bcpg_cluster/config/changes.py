@@ -8,7 +8,8 @@ from typing import Any
 
 from bcpg_cluster.config.identity import marks_at
 from bcpg_cluster.config.run import TRAINER_RANKS, Config
-from bcpg_cluster.errors import UserError
+from bcpg_cluster.config.section import key_of
+from bcpg_cluster.errors import UserError, page
 
 _ABSENT = object()
 
@@ -23,7 +24,7 @@ class Change:
 
     def __str__(self) -> str:
         before, after = ("absent" if value is _ABSENT else repr(value) for value in (self.before, self.after))
-        return f"{'.'.join(self.path)} ({before} -> {after})"
+        return f"{'.'.join(map(key_of, self.path))} ({before} -> {after})"
 
 
 def deciding_changes(before: Config, after: Config) -> list[Change]:
@@ -41,6 +42,22 @@ def deciding_changes(before: Config, after: Config) -> list[Change]:
     return sorted(changes, key=lambda change: change.path)
 
 
+def tables_reading(path: tuple[str, ...]) -> frozenset[str] | None:
+    """The tables whose rows depend on a key that may be mended while there are none of them; ``None`` for any other key.
+
+    What a failed start or a round that was stopped for its failures makes one change: engine options, how answers are
+    checked, a judge.
+    """
+    match path:
+        case ("policy", "engine_args", *_):
+            return frozenset({"rollouts", "eval_rollouts"})
+        case ("verify", *_):
+            return frozenset({"outcomes", "eval_outcomes"})
+        case ("judges", name, *_):
+            return frozenset({f"verdicts.{name}", "weighted"})
+    return None
+
+
 def check_rerun_changes(stage: str, before: Config, after: Config) -> None:
     """Check that a stage may be run again with these changes.
 
@@ -53,7 +70,7 @@ def check_rerun_changes(stage: str, before: Config, after: Config) -> None:
     if refused:
         raise UserError(
             f"{', '.join(map(str, refused))} cannot change when {stage!r} is run again",
-            rule="a key may change when the first stage that reads it is run again (docs/config.md names it for every key)",
+            rule=f"a key may change when the first stage that reads it is run again ({page('config.md')} names it for every key)",
             remedy="run that stage again, or start another run (another --run-dir)",
         )
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from bcpg_cluster.config.identity import Decides, FirstReadBy
-from bcpg_cluster.config.section import Section, check_not_in_engine_args
+from bcpg_cluster.config.section import Section, check_class, check_not_in_engine_args
 from bcpg_cluster.records import StepRule
 
 
@@ -59,9 +59,9 @@ class EndpointConfig(Section):
 class JudgeConfig(Section):
     """One judge of the ensemble. A section for each, by a name of your choice."""
 
-    kind: Literal["llm", "openai", "prm", "chain_truth", "sums_truth", "fake"]
-    """``llm`` is a model in vLLM; ``openai`` asks an endpoint; ``prm`` is a process reward model; ``chain_truth`` and
-    ``sums_truth`` know the truth of an embedded task; ``fake`` is for tests."""
+    kind: Literal["llm", "openai", "prm", "python", "chain_truth", "sums_truth", "fake"]
+    """``llm`` is a model in vLLM; ``openai`` asks an endpoint; ``prm`` is a process reward model; ``python`` is a judge of
+    yours; ``chain_truth`` and ``sums_truth`` know the truth of an embedded task; ``fake`` is for tests."""
     role: Annotated[Literal["vote", "measure", "spare"], FirstReadBy("weigh")] = "vote"
     """``vote`` takes part in the consensus; ``measure`` is only compared with it (the truth, where it is known); ``spare``
     judges too, and its verdicts are kept for a later `weigh` that gives it another role."""
@@ -116,6 +116,13 @@ class JudgeConfig(Section):
     """``prm``: the step token; ``null`` is the one the model's family was trained with."""
     system: str | None = None
     """``prm``: the system message; ``null`` is the one the model's family was trained with."""
+    class_: Annotated[str | None, Decides.WHEN_SET] = Field(None, alias="class")
+    """``python``, and needed there: your judge class, as ``file.py:Name`` or ``package.module:Name``."""
+    class_digest: Annotated[str | None, Decides.WHEN_SET] = None
+    """``python``: names the content of the judge class's file; filled in when the config is read, so that an edited file is another
+    run."""
+    options: Annotated[dict[str, Any], Decides.WHEN_SET] = Field(default_factory=dict)
+    """``python``: keyword arguments the judge is made with."""
     precision: float = Field(0.9, ge=0, le=1)
     """``fake``: share of the steps it calls right that are right."""
     recall: float = Field(0.8, ge=0, le=1)
@@ -127,6 +134,11 @@ class JudgeConfig(Section):
     @model_validator(mode="after")
     def _one_place_each(self) -> JudgeConfig:
         check_not_in_engine_args(self.engine_args, "judges.<name>", ("trust_remote_code",))
+        return self
+
+    @model_validator(mode="after")
+    def _class_is_named(self) -> JudgeConfig:
+        check_class(self.kind, self.class_, self.options)
         return self
 
     @model_validator(mode="after")
@@ -158,6 +170,9 @@ class WeighConfig(Section):
     """Beta of Eq. 7, the weight of mined tokens: 1 is plain BCPG, 0 removes their penalty."""
     min_verified_share: Annotated[float, FirstReadBy("segment")] = Field(0.5, ge=0, le=1)
     """Drop a group whole when a smaller share of its samples is verified."""
+    max_missing_share: Annotated[float, Decides.NEVER] = Field(0.5, ge=0, le=1)
+    """Largest share of a round's steps that may have no verdict of a voter (unparsable, timeout, engine lost); above it the run
+    stops and says why."""
     truncated: Literal["negative", "mask", "drop"] = "negative"
     """What a response cut off at the token limit counts as: a ``negative`` (the paper's data); in rbar but not trained on
     (``mask``); in neither (``drop``)."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.config.section import section_in
-from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.config.section import key_of, section_in
+from bcpg_cluster.errors import ConfigError, page
 from bcpg_cluster.stages.train.objective import OBJECTIVES
 
 
@@ -43,6 +44,28 @@ def load_config(
     return change_config(_read_file(path, ()), overrides, str(path), complete)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See PyYAML. Raises ``yaml.constructor.ConstructorError``."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key_node.tag != "tag:yaml.org,2002:merge" and isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            if isinstance(key, Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """The content of a YAML text. Raises ``yaml.YAMLError``, also for a key that stands twice in one mapping."""
+    return yaml.load(text, _UniqueKeys)
+
+
 def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     """A file's content over that of the file its key ``extends`` names, which is looked for beside it."""
     if not path.is_file():
@@ -52,14 +75,18 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
             remedy=f"shipped: {', '.join(shipped_configs()) or 'none'}",
         )
     try:
-        content = yaml.safe_load(path.read_text())
+        content = read_yaml(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path} is not YAML: {error}", rule="a config is a YAML mapping", remedy="fix the file"
+            f"{path} cannot be read: {error}" if "stands twice" in str(error) else f"{path} is not YAML: {error}",
+            rule="a config is a YAML mapping, in UTF-8, and no key stands twice",
+            remedy="fix the file",
         ) from None
     if not isinstance(content, dict):
         raise ConfigError(
-            f"{path} holds a {type(content).__name__}", rule="a config is a YAML mapping", remedy="see configs/"
+            f"{path} holds a {type(content).__name__}" + (": nothing stands in it" if content is None else ""),
+            rule="a config is a YAML mapping of sections",
+            remedy=f"begin with a shipped one: extends: laptop, or a copy of {shipped_configs().get('laptop', 'laptop.yaml')}",
         )
     base = content.pop("extends", None)
     if base is None:
@@ -107,14 +134,27 @@ def parse_config(content: Mapping[str, Any], where: str) -> Config:
         for item in error.errors(include_url=False):
             key = ".".join(str(part) for part in item["loc"]) or "(whole config)"
             given = "" if item["type"] in _SAY_ENOUGH else f" (got {item['input']!r})"
-            problems.append(f"{key}: {item['msg']}{given}")
+            problems.append(f"{key}: {plainly(item)}{given}")
             if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
                 near += [f"{key} -> {guess}" for guess in _near_keys(item["loc"])]
         raise ConfigError(
             f"{where} is invalid:\n    " + "\n    ".join(problems),
-            rule="known keys with values of the stated kind (docs/config.md lists them; `bcpg-cluster validate` checks)",
+            rule=f"known keys with values of the stated kind ({page('config.md')} lists them; `bcpg-cluster validate` checks)",
             remedy="did you mean " + ", ".join(near) + "?" if near else "correct the keys named above",
         ) from None
+
+
+def plainly(item: ErrorDetails) -> str:
+    """What pydantic found wrong, without its own words for errors."""
+    known = {
+        "extra_forbidden": "unknown key",
+        "unexpected_keyword_argument": "unknown key",
+        "missing": "missing, and needed",
+        "missing_argument": "missing, and needed",
+        "value_error": str(item.get("ctx", {}).get("error", item["msg"])),
+    }
+    text = known.get(item["type"], item["msg"])
+    return text.replace("Input should be", "must be", 1).replace("Input tag", "the name", 1)
 
 
 _SAY_ENOUGH = ("missing", "extra_forbidden", "unexpected_keyword_argument", "value_error")  # without the value, that is
@@ -131,7 +171,7 @@ def _near_keys(location: tuple[str | int, ...]) -> list[str]:
         if field is None:
             continue  # a name inside a mapping of sections (a judge, a pool)
         section = section_in(field.annotation) or section
-    return difflib.get_close_matches(str(location[-1]), section.model_fields, n=2)
+    return difflib.get_close_matches(str(location[-1]), [key_of(field) for field in section.model_fields], n=2)
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
@@ -149,9 +189,11 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
             raise ConfigError(
-                f"--set {override!r}: {part!r} is not a section", rule="--set section.key=value", remedy="see configs/"
+                f"--set {override!r}: {part!r} is not a section",
+                rule="--set section.key=value",
+                remedy=f"see {page('config.md')}",
             )
     try:
-        node[parts[-1]] = yaml.safe_load(value)
+        node[parts[-1]] = read_yaml(value)
     except yaml.YAMLError:
         node[parts[-1]] = value

@@ -30,8 +30,9 @@ class PoolConfig(Section):
     """Seconds for which fewer members must have been enough before the pool shrinks by itself."""
     leases_per_member: int = Field(2, ge=1)
     """Shards that a member works on at once, so that its batch never drains at a shard border."""
-    num_cpus: float = Field(1.0, ge=0)
-    """Ray's CPUs of one member (bookkeeping, not a limit on threads: see ``env``)."""
+    num_cpus: float | None = Field(None, ge=0)
+    """Ray's CPUs of one member (bookkeeping, not a limit on threads: see ``env``); ``null`` is 1, or an equal share where the
+    cluster's CPUs are fewer than the members."""
     num_gpus: float = Field(0.0, ge=0)
     """Ray's GPUs of one member."""
     resources: dict[str, float] = Field(default_factory=dict)
@@ -52,11 +53,19 @@ class PoolConfig(Section):
     max_attempts: int = Field(3, ge=1)
     """Tries of one piece of work before the run stops."""
 
+    @property
+    def cpus(self) -> float:
+        """Ray's CPUs of one member where nothing was shared out: 1 unless ``num_cpus`` says otherwise."""
+        return 1.0 if self.num_cpus is None else self.num_cpus
+
     @model_validator(mode="after")
     def _bounds(self) -> PoolConfig:
         low, high = self.min or self.members, self.max or self.members
         if not low <= self.members <= high:
-            raise ValueError(f"members {self.members} is outside min {low} .. max {high}")
+            bound = f"above max, which is {high}" if self.members > high else f"below min, which is {low}"
+            raise ValueError(f"members is {self.members}, {bound}; a pool without min or max keeps its members")
         if self.target_queue_per_actor is not None and low == high:
-            raise ValueError(f"target_queue_per_actor resizes the pool between min and max, but both are {low}")
+            raise ValueError(
+                f"target_queue_per_actor resizes the pool between min and max, but both are {low} (members, where they are not set)"
+            )
         return self

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from bcpg_cluster.config.identity import Decides
 from bcpg_cluster.config.section import Section
 
 
 class ColumnsConfig(Section):
-    """Which column of a data set holds what; ``question.text`` reaches into a column of objects."""
+    """Which column of a data set holds what; ``question.text`` reaches into a column of objects, ``messages.0.content`` into a
+    list.
+    """
 
     question: str = "question"
-    """Column of the problem's text."""
+    """Column of the problem: a text, or a chat of one user message."""
     answer: str = "answer"
     """Column of the gold answer."""
     prompt_id: str | None = None
@@ -41,8 +44,9 @@ class GeneratedConfig(Section):
 class PromptsConfig(Section):
     """Where problems come from.
 
-    ``train`` and ``test`` are JSON lines with ``prompt_id``, ``question`` and ``answer``; or, with ``columns``, any JSON-lines or
-    Parquet file, saved data set or hub id; or a ready-made task: ``task:gsm8k``, ``task:NAME=/a/local/copy``.
+    ``train`` and ``test`` are JSON lines with ``prompt_id``, ``question`` and ``answer``; or, with ``columns``, any file of rows
+    (JSON lines, a JSON array, CSV, TSV, Parquet; text also as ``.gz``), saved data set or hub id; or a ready-made task:
+    ``task:gsm8k``, ``task:NAME=/a/local/copy``.
 
     Each round takes the next ``per_round`` problems and starts again at the front when all are used.
     """
@@ -67,6 +71,9 @@ class PromptsConfig(Section):
     """Branch, tag or commit of a hub data set; ``null`` is the hub's default branch."""
     limit: int | None = Field(None, ge=1)
     """Use only the first this many problems of each file; ``null`` is all."""
+    skip_bad: Annotated[bool, Decides.NEVER] = False
+    """Leave out rows that cannot be used (not readable, without an answer, with an id or a question that contradicts another row,
+    with a gold answer that no response could match), count them, and record them in the run; otherwise they are an error."""
     more_tests: dict[str, str] = Field(default_factory=dict)
     """Further test files by name (harder problems, say), measured and reported beside ``test`` every round."""
     generated: GeneratedConfig | None = None

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from bcpg_cluster.config.identity import Decides
-from bcpg_cluster.config.section import Section
+from bcpg_cluster.config.section import Section, check_class
 from bcpg_cluster.stages.segment.cues import CueLanguage
 
 
 class VerifyConfig(Section):
     """How an answer is checked."""
 
-    kind: Literal["exact", "math", "code", "function"] = "exact"
+    kind: Literal["exact", "math", "code", "function", "python"] = "exact"
     """``exact`` reads the last match of ``answer_pattern``; ``math`` is math-verify; ``code`` runs the program in the
-    response against unit tests in a sandbox; ``function`` calls a function of yours."""
+    response against unit tests in a sandbox; ``function`` calls a function of yours, ``python`` a verifier of yours."""
     answer_pattern: str = r"answer (\S+)"
     """``exact``: a regular expression whose one group is the answer."""
     numeric: bool = True
@@ -24,8 +24,10 @@ class VerifyConfig(Section):
     time_limit_s: float = Field(10.0, gt=0)
     """``math`` and ``function``: seconds for one answer; past them the sample has no reward."""
     function: str | None = None
-    """``function``: ``package.module:name`` of a function of (response, gold) that returns a score in [0, 1], or ``None`` for
-    no reward."""
+    """``function``: ``file.py:name`` or ``package.module:name`` of a function of any of (prompt, response, gold, metadata) that
+    returns a score in [0, 1], or ``None`` for no reward."""
+    function_digest: Annotated[str | None, Decides.WHEN_SET] = None
+    """``function`` by file: names the file's content; filled in when the config is read, so that an edited file is another run."""
     threshold: float = Field(1.0, ge=0, le=1)
     """``function``: the least score that earns reward 1."""
     prompt_opens_thinking: bool = False
@@ -46,8 +48,23 @@ class VerifyConfig(Section):
     """``code``: installed distributions that a program may import besides the standard library."""
     num_parallel: Annotated[int | None, Decides.NEVER] = Field(None, ge=1)
     """``code``: programs that run at once in one member; ``None`` is one for each of its processors."""
+    max_error_share: Annotated[float, Decides.NEVER] = Field(0.5, ge=0, le=1)
+    """Largest share of a round's samples that the verifier may fail on (an exception, no verdict, out of time); above it the run
+    stops and says why."""
     allow_unsandboxed: bool = False
     """``code``: run programs without isolation where the kernel allows none."""
+    class_: Annotated[str | None, Decides.WHEN_SET] = Field(None, alias="class")
+    """``python``, and needed there: your verifier class, as ``file.py:Name`` or ``package.module:Name``."""
+    class_digest: Annotated[str | None, Decides.WHEN_SET] = None
+    """``python``: names the content of the file of the verifier class; filled in when the config is read, so that an edited
+    file is another run."""
+    options: Annotated[dict[str, Any], Decides.WHEN_SET] = Field(default_factory=dict)
+    """``python``: keyword arguments the verifier is made with."""
+
+    @model_validator(mode="after")
+    def _class_is_named(self) -> VerifyConfig:
+        check_class(self.kind, self.class_, self.options)
+        return self
 
     @model_validator(mode="after")
     def _function_is_named(self) -> VerifyConfig:
@@ -59,9 +76,9 @@ class VerifyConfig(Section):
 class SegmentConfig(Section):
     """How a wrong response is cut into steps."""
 
-    kind: Literal["structural", "delimiter", "sat"] = "structural"
-    """How pieces are found: by the text's structure (``stages.segment.structure``), at delimiters, or by Segment Any Text
-    (``sat``, an extra)."""
+    kind: Literal["structural", "delimiter", "sat", "python"] = "structural"
+    """How pieces are found: by the text's structure (``stages.segment.structure``), at delimiters, by Segment Any Text
+    (``sat``, an extra), or by a segmenter of yours (``python``), whose steps are not merged."""
     split_on: Literal["line", "paragraph"] = "line"
     """``structural``: where steps begin: at each ``line``, or at each ``paragraph`` (the line after a blank one)."""
     cues: tuple[str, ...] | None = None
@@ -108,6 +125,18 @@ class SegmentConfig(Section):
     """``sat``: ONNX Runtime's execution providers, in order of preference; ``null`` leaves the choice to the package."""
     device: str | None = None
     """``sat``: PyTorch's device, for instance ``cuda``; ``null`` leaves the choice to the package."""
+    class_: Annotated[str | None, Decides.WHEN_SET] = Field(None, alias="class")
+    """``python``, and needed there: your segmenter class or function, as ``file.py:Name`` or ``package.module:Name``."""
+    class_digest: Annotated[str | None, Decides.WHEN_SET] = None
+    """``python``: names the content of the segmenter's file; filled in when the config is read, so that an edited file is another
+    run."""
+    options: Annotated[dict[str, Any], Decides.WHEN_SET] = Field(default_factory=dict)
+    """``python``: keyword arguments the segmenter is made with, or called with where it is a function."""
+
+    @model_validator(mode="after")
+    def _class_is_named(self) -> SegmentConfig:
+        check_class(self.kind, self.class_, self.options)
+        return self
 
     @model_validator(mode="after")
     def _sat_has_a_model(self) -> SegmentConfig:

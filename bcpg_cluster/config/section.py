@@ -14,7 +14,14 @@ class Section(BaseModel):
     The text below a field is its entry in docs/config.md: one sentence of its own for every key.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, populate_by_name=True
+    )
+
+
+def key_of(field: str) -> str:
+    """What a field is called in files: a field that would be a Python keyword has an underscore after it."""
+    return field.removesuffix("_")
 
 
 def section_in(annotation: Any) -> type[BaseModel] | None:
@@ -32,6 +39,16 @@ def check_not_in_engine_args(engine_args: Mapping[str, Any], section: str, names
             raise ValueError(
                 f"engine_args sets {name}, which other parts need too; set {section}.{name} instead and remove it there"
             )
+
+
+def check_class(kind: str, name: str | None, options: Mapping[str, Any]) -> None:
+    """Raises :class:`ValueError` unless a section of kind ``python``, and no other, names a class of the user's own."""
+    if (kind == "python") != (name is not None):
+        raise ValueError(
+            "kind 'python' needs a class (file.py:Name or package.module:Name), and no other kind takes one"
+        )
+    if options and kind != "python":
+        raise ValueError(f"options are for kind 'python', and this is {kind!r}")
 
 
 def num_ranks(engine_args: Mapping[str, Any]) -> int:

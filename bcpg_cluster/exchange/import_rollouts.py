@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ class ImportSummary:
     Attributes:
         policy: ``external:<first 16 hex digits of the file's sha256>``.
         num_alone: prompts with a single response: such a group is always uniform and teaches nothing.
+        max_model_len: the policy's context; ``None`` where it is not known.
+        num_longer: samples that are longer with their prompt than the context: they are trained on, but the policy could not
+            draw them, and of them a push is proven on what fits alone.
         absent: columns of ``rollouts`` that hold nothing, since it is unknown.
     """
 
@@ -51,6 +55,8 @@ class ImportSummary:
     num_tokens: int
     num_shards: int
     num_alone: int
+    max_model_len: int | None
+    num_longer: int
     absent: tuple[str, ...] = ("sampler_logprobs", "seed")
 
 
@@ -62,6 +68,7 @@ def import_rollouts(
     *,
     columns: Mapping[str, str] | None = None,
     check_prompts: Callable[[Sequence[Prompt]], None] = lambda prompts: None,
+    max_model_len: int | None = None,
 ) -> ImportSummary:
     """Make a run whose first round has its prompts and rollouts sealed; the directory appears whole or not at all.
 
@@ -69,31 +76,47 @@ def import_rollouts(
         source: JSON lines (see ``exchange.rollout_file``).
         columns: the file's name for each column that has another one there.
         check_prompts: raises :class:`DataError` for prompts this run may not learn from (its test problems, say).
+        max_model_len: the policy's context, in tokens; longer samples are counted. ``None`` where it is not known.
 
     Raises:
         DataError: the file is invalid, the tokenizer changes a response, or ``run_dir`` is not free.
     """
-    file = RolloutFile(source, columns)
+    with RolloutFile(source, columns) as file:
+        return _import(file, run_dir, config, tokenizer, check_prompts, max_model_len)
+
+
+def _import(
+    file: RolloutFile,
+    run_dir: Path,
+    config: Config,
+    tokenizer: ImportTokenizer,
+    check_prompts: Callable[[Sequence[Prompt]], None],
+    max_model_len: int | None,
+) -> ImportSummary:
     check_prompts([group.prompt for group in file.groups])
     per_shard = config.generate.prompts_per_shard
     shards = [file.groups[start : start + per_shard] for start in range(0, len(file.groups), per_shard)]
-    num_tokens = 0
+    found: Counter[str] = Counter()
     with new_directory(run_dir) as staging:
         with open_run(staging, config) as manifest:
             for number, groups in enumerate(shards):
-                num_tokens += _write_shards(manifest, number, file, groups, tokenizer)
+                rollouts = _write_shards(manifest, number, file, groups, tokenizer)
+                found["tokens"] += sum(len(rollout.token_ids) for rollout in rollouts)
+                found["longer"] += sum(_is_longer(rollout, max_model_len) for rollout in rollouts)
             for table in ("prompts", "rollouts"):
                 manifest.seal(IMPORT_ROUND, table, len(shards))
             summary = ImportSummary(
                 policy=f"external:{file.digest[:16]}",
                 policy_version=EXTERNAL_POLICY_VERSION,
-                source=source.name,
+                source=file.path.name,
                 sha256=file.digest,
                 num_prompts=len(file.groups),
                 num_samples=file.num_samples,
-                num_tokens=num_tokens,
+                num_tokens=found["tokens"],
                 num_shards=len(shards),
                 num_alone=sum(len(group.samples) == 1 for group in file.groups),
+                max_model_len=max_model_len,
+                num_longer=found["longer"],
             )
             manifest.add_import(asdict(summary))
         (staging / IMPORT_FILE).write_text(json.dumps(asdict(summary), indent=2) + "\n")
@@ -102,8 +125,8 @@ def import_rollouts(
 
 def _write_shards(
     manifest: Manifest, number: int, file: RolloutFile, groups: Sequence[ImportedGroup], tokenizer: ImportTokenizer
-) -> int:
-    """Write one shard of prompts and its rollouts; the number of response tokens."""
+) -> list[Rollout]:
+    """Write one shard of prompts and its rollouts, which come back."""
     started = time.monotonic()
     rollouts = [rollout for group in groups for rollout in _rollouts(file, group, tokenizer)]
     metrics = RolloutCounts.of((len(rollout.token_ids), rollout.stop_reason) for rollout in rollouts).metrics()
@@ -124,7 +147,11 @@ def _write_shards(
                 metrics=metrics if table == "rollouts" else {},
             )
         )
-    return sum(len(rollout.token_ids) for rollout in rollouts)
+    return rollouts
+
+
+def _is_longer(rollout: Rollout, max_model_len: int | None) -> bool:
+    return max_model_len is not None and len(rollout.prompt_token_ids) + len(rollout.token_ids) > max_model_len
 
 
 def _rollouts(file: RolloutFile, group: ImportedGroup, tokenizer: ImportTokenizer) -> list[Rollout]:
@@ -133,10 +160,10 @@ def _rollouts(file: RolloutFile, group: ImportedGroup, tokenizer: ImportTokenize
     rollouts = []
     for sample, line, found in file.read(group):
         ids, texts = tokenizer.encode(found.response)
-        check_round_trip(found.response, ids, texts, f"{file.path}, line {line}")
+        check_round_trip(found.response, ids, texts, file.where(line))
         if found.response.lstrip().startswith(_THINK) and _ends_with(prompt_ids, tokenizer.encode(_THINK)[0]):
             raise DataError(
-                f"{file.path}, line {line}: the response begins with {_THINK}, which already ends the chat template's prompt",
+                f"{file.where(line)}: the response begins with {_THINK}, which already ends the chat template's prompt",
                 rule="a prompt ends where the response begins; thinking is opened once, by the template or by the response",
                 remedy=f"remove the leading {_THINK} from the responses",
             )

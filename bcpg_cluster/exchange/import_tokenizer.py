@@ -31,12 +31,18 @@ class TransformersTokenizer:
     Args:
         tokenizer: from ``AutoTokenizer.from_pretrained``.
         texts_of: what each token adds to the text, as the rollout engine finds it (tokenizer, ids).
+        generation_ends: ``eos_token_id`` of the model's ``generation_config.json``, or what stands in for it.
 
     Raises:
         DataError: it has no chat template.
     """
 
-    def __init__(self, tokenizer: Any, texts_of: Callable[[Any, Sequence[int]], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        texts_of: Callable[[Any, Sequence[int]], Sequence[str]],
+        generation_ends: Sequence[int] = (),
+    ) -> None:
         if not tokenizer.chat_template:
             raise DataError(
                 "the policy's tokenizer has no chat template",
@@ -44,12 +50,12 @@ class TransformersTokenizer:
                 remedy="add chat_template.jinja to the model's directory",
             )
         self._tokenizer, self._texts_of = tokenizer, texts_of
+        self._end = end_of_turn(tokenizer, generation_ends)
 
     @property
     def end_token_id(self) -> int | None:
-        """The end-of-sequence token."""
-        end: int | None = self._tokenizer.eos_token_id
-        return end
+        """What ends an assistant's turn; see :func:`end_of_turn`."""
+        return self._end
 
     def render(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
         """The chat template's token ids, generation prompt included."""
@@ -59,3 +65,35 @@ class TransformersTokenizer:
         """The ids of a response and what each adds to the text."""
         ids = tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         return ids, tuple(self._texts_of(self._tokenizer, ids))
+
+
+def end_of_turn(tokenizer: Any, generation_ends: Sequence[int]) -> int | None:
+    """The token that the policy emits to end its response: what the chat template writes after an assistant's turn.
+
+    Where the template writes no token of its own there, the first of ``generation_ends``; and only where the model has none
+    either, the tokenizer's end-of-sequence token. That one is often another: base models end documents with it
+    (``<|endoftext|>``) and chats with ``<|im_end|>``; Gemma has ``<end_of_turn>`` and Phi-3 ``<|end|>``.
+    """
+    by_template = _template_end(tokenizer)
+    if by_template is not None:
+        return by_template
+    end: int | None = generation_ends[0] if generation_ends else tokenizer.eos_token_id
+    return end
+
+
+_TURN = "forty-two"  # stands for a response
+
+
+def _template_end(tokenizer: Any) -> int | None:
+    """The first token after an assistant's message, where the chat template writes one that is no ordinary text."""
+    turns = [{"role": "user", "content": "6*7?"}, {"role": "assistant", "content": _TURN}]
+    try:
+        rendered: str = tokenizer.apply_chat_template(turns, add_generation_prompt=False, tokenize=False)
+    except Exception:  # a template may refuse such a chat in any way it likes; then it says nothing of its end
+        return None
+    _, found, after = rendered.rpartition(_TURN)
+    if not found or not after.strip():
+        return None
+    first: int = tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"][0]
+    own = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return first if first in own else None

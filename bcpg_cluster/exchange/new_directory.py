@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.store.whole_files import whole_directory
+from bcpg_cluster.store.whole_files import place_problem, whole_directory
 
 
 @contextmanager
@@ -23,6 +23,12 @@ def new_directory(target: Path) -> Iterator[Path]:
             f"{target} already exists",
             rule="exports and imports create a new directory and never write into one that holds files",
             remedy="give another directory, or remove this one",
+        )
+    if problem := place_problem(target):
+        raise DataError(
+            f"{target} cannot be made: {problem}",
+            rule="exports and imports create a new directory",
+            remedy="give a directory below one that can be written",
         )
     with whole_directory(target) as staging:
         yield staging

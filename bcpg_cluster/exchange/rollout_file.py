@@ -1,17 +1,28 @@
-"""Reading a file of responses made elsewhere: JSON lines, checked line by line before anything is written."""
+"""Reading a file of responses made elsewhere, checked line by line before anything is written.
+
+JSON lines are read where they lie. Other formats (``prompts.table_files.FORMATS``) are first laid out as such lines in a
+temporary file; places are those of the file itself.
+"""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import tempfile
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bcpg_cluster.errors import DataError
+from bcpg_cluster.prompts.bad_rows import Unit
+from bcpg_cluster.prompts.columns import column_names, has_column, question_of, response_of, text_of, value_of
+from bcpg_cluster.prompts.table_files import Fault, is_table_file, parse_object, table_rows
 from bcpg_cluster.records import Prompt, StopReason
 
+_MARK = b"\xef\xbb\xbf"  # how some programs begin UTF-8 text
 REQUIRED = ("prompt", "response", "answer")
 OPTIONAL = ("prompt_id", "sample", "stop_reason")
 _REMEDY = (
@@ -45,6 +56,8 @@ class ImportedGroup:
 class RolloutFile:
     """A file of responses, indexed by prompt. Its texts stay on disk: they are read again, group by group.
 
+    Use as a context manager, or ``close``: a file in another format than JSON lines has a temporary twin.
+
     Args:
         columns: the file's name for each of ours, where it is another one.
 
@@ -53,8 +66,8 @@ class RolloutFile:
         digest: sha256 hex of the file's bytes.
 
     Raises:
-        DataError: the file is missing, empty or not UTF-8; a line is not an object, lacks a column, has an empty response,
-            contradicts an earlier line about its prompt, or repeats a (prompt, sample). Names the line.
+        DataError: the file is missing or empty; a line is not an object in UTF-8, lacks a column, has an empty response or half
+            a character, contradicts an earlier line about its prompt, or repeats a (prompt, sample). Names the line.
     """
 
     def __init__(self, path: Path, columns: Mapping[str, str] | None = None) -> None:
@@ -68,21 +81,50 @@ class RolloutFile:
                 remedy="write OURS=THEIRS, e.g. response=completion",
             )
         if not path.is_file():
-            raise DataError(f"{path} does not exist", rule="an import reads a JSON-lines file", remedy=_REMEDY)
+            raise DataError(f"{path} does not exist", rule="an import reads a file of responses", remedy=_REMEDY)
+        self._lines, self._numbers = path, array("q")
+        self._unit: Unit = "line"
+        self._twin: tempfile.TemporaryDirectory[str] | None = None
+        if is_table_file(path) and path.suffix not in (".jsonl", ".ndjson"):
+            self._lay_out()
         self.groups: list[ImportedGroup] = []
         self._by_id: dict[str, ImportedGroup] = {}
         self._names: tuple[bool, bool] | None = None
-        digest = hashlib.sha256()
         offset = 0
-        with path.open("rb") as file:
+        with self._lines.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                digest.update(line)
                 if line.strip():
                     self._index(self._parse(line, number), number, offset)
                 offset += len(line)
-        self.digest = digest.hexdigest()
+        with path.open("rb") as file:
+            self.digest = hashlib.file_digest(file, "sha256").hexdigest()
         if not self.groups:
             raise DataError(f"{path} holds no response", rule="an import has at least one line", remedy=_REMEDY)
+
+    def __enter__(self) -> RolloutFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the temporary twin, if there is one."""
+        if self._twin is not None:
+            self._twin.cleanup()
+
+    def _lay_out(self) -> None:
+        """Write the rows as JSON lines beside a list of their places."""
+        self._unit, rows = table_rows(self.path)
+        self._twin = tempfile.TemporaryDirectory(prefix="bcpg-import-")
+        self._lines = Path(self._twin.name) / "rows.jsonl"
+        with self._lines.open("w", encoding="ascii") as file:
+            for row in rows:
+                if isinstance(row.content, Fault):
+                    found = row.content
+                    where = f"{self.path}, {self._unit} {row.number}"
+                    raise DataError(f"{where}: {found.problem}", rule=found.rule, remedy=found.remedy)
+                file.write(json.dumps(row.content, default=str) + "\n")
+                self._numbers.append(row.number)
 
     @property
     def num_samples(self) -> int:
@@ -91,7 +133,7 @@ class RolloutFile:
 
     def read(self, group: ImportedGroup) -> Iterator[tuple[int, int, ImportedResponse]]:
         """The responses of a group as (sample, line number, response)."""
-        with self.path.open("rb") as file:
+        with self._lines.open("rb") as file:
             for sample, number, offset in zip(group.samples, group.lines, group.offsets, strict=True):
                 yield sample, number, self._read(file, offset, number)
 
@@ -99,33 +141,46 @@ class RolloutFile:
         file.seek(offset)
         return self._parse(file.readline(), number)
 
-    def _where(self, number: int) -> str:
-        return f"{self.path}, line {number}"
+    def where(self, number: int) -> str:
+        """The place of a line that was read, for people."""
+        return f"{self.path}, {self._unit} {self.place(number)}"
+
+    def place(self, number: int) -> int:
+        """The place in the file itself of a line that was read."""
+        return self._numbers[number - 1] if self._numbers else number
 
     def _parse(self, line: bytes, number: int) -> ImportedResponse:
-        where = self._where(number)
-        try:
-            content = json.loads(line.decode("utf-8"))
-        except ValueError as error:  # not UTF-8, or not JSON
-            raise DataError(f"{where}: cannot be read ({error})", rule="JSON lines in UTF-8", remedy=_REMEDY) from None
-        if not isinstance(content, dict):
-            raise DataError(f"{where}: a {type(content).__name__}", rule="a line is a JSON object", remedy=_REMEDY)
-        missing = [self._columns[name] for name in REQUIRED if self._columns[name] not in content]
+        where = self.where(number)
+        line = line.rstrip(b"\r\n")
+        content = parse_object(line.removeprefix(_MARK) if number == 1 else line)
+        if isinstance(content, Fault):
+            remedy = _REMEDY if content.fault in ("not JSON", "no object") else content.remedy
+            raise DataError(f"{where}: {content.problem}", rule=content.rule, remedy=remedy)
+        known = column_names(content)
+        missing = [key for key in (self._columns[name] for name in REQUIRED) if not has_column(content, key)]
         if missing:
+            near = difflib.get_close_matches(missing[0], known, n=1)
             raise DataError(
-                f"{where}: lacks {', '.join(missing)}; it has {', '.join(sorted(content)) or 'nothing'}",
+                f"{where}: lacks {', '.join(missing)}; it has {', '.join(sorted(known)) or 'nothing'}",
                 rule="prompt, response and answer are there (without an answer nothing can be verified)",
-                remedy=_REMEDY,
+                remedy=(f"did you mean {near[0]}? " if near else "") + _REMEDY,
             )
-        values = {name: content.get(key) for name, key in self._columns.items()}
-        for name in REQUIRED:
-            self._check_text(values[name], self._columns[name], where, may_be_number=name != "response")
+        values: dict[str, Any] = {
+            "prompt": question_of(content, self._columns["prompt"], where),
+            "response": response_of(content, self._columns["response"], where),
+            "answer": text_of(content, self._columns["answer"], where),
+        }
+        for name in OPTIONAL:
+            key = self._columns[name]
+            values[name] = value_of(content, key, where) if has_column(content, key) else None
         prompt_id, sample = values["prompt_id"], values["sample"]
         if prompt_id is not None:
-            self._check_text(prompt_id, self._columns["prompt_id"], where, may_be_number=True)
+            prompt_id = text_of(content, self._columns["prompt_id"], where)
+        if isinstance(sample, str) and sample.isdecimal():  # of a CSV file
+            sample = int(sample)
         if sample is not None and (not isinstance(sample, int) or isinstance(sample, bool) or not 0 <= sample < 2**31):
             raise DataError(f"{where}: sample is {sample!r}", rule="samples count from 0", remedy=_REMEDY)
-        stop = StopReason.STOP if values["stop_reason"] is None else values["stop_reason"]
+        stop = values["stop_reason"] or StopReason.STOP  # an empty field of a CSV file says nothing
         if stop not in (StopReason.STOP, StopReason.LENGTH):
             raise DataError(
                 f"{where}: stop_reason is {stop!r}",
@@ -133,27 +188,12 @@ class RolloutFile:
                 remedy=_REMEDY,
             )
         return ImportedResponse(
-            str(values["prompt"]),
-            str(values["response"]),
-            str(values["answer"]),
-            None if prompt_id is None else str(prompt_id),
-            sample,
-            StopReason(stop),
+            values["prompt"], values["response"], values["answer"], prompt_id, sample, StopReason(stop)
         )
-
-    @staticmethod
-    def _check_text(value: object, key: str, where: str, *, may_be_number: bool) -> None:
-        allowed = (str, int, float) if may_be_number else (str,)
-        if not isinstance(value, allowed) or isinstance(value, bool) or not str(value).strip():
-            raise DataError(
-                f"{where}: {key} is {value!r}",
-                rule="prompt, response and answer are text that is not empty",
-                remedy=_REMEDY,
-            )
 
     def _index(self, found: ImportedResponse, number: int, offset: int) -> None:
         """Put a line into its group."""
-        where = self._where(number)
+        where = self.where(number)
         names = (found.prompt_id is not None, found.sample is not None)
         if self._names is None:
             self._names = names
@@ -173,15 +213,15 @@ class RolloutFile:
         elif group.prompt != prompt:
             what = "prompt" if group.prompt.question != prompt.question else "answer"
             raise DataError(
-                f"{where}: the {what} differs from that of line {group.lines[0]} for the same prompt ({id_!r})",
+                f"{where}: the {what} differs from that of {self._unit} {self.place(group.lines[0])} for the same prompt ({id_!r})",
                 rule="the responses of a group share one prompt and one right answer",
                 remedy="give other prompts other prompt_ids, or correct the answer",
             )
         sample = len(group.samples) if found.sample is None else found.sample
         if sample in group.samples:
             raise DataError(
-                f"{where}: sample {sample} of prompt {id_!r} is already in line "
-                f"{group.lines[group.samples.index(sample)]}",
+                f"{where}: sample {sample} of prompt {id_!r} is already in {self._unit} "
+                f"{self.place(group.lines[group.samples.index(sample)])}",
                 rule="prompt_id and sample together name one response",
                 remedy="number the samples of a prompt, or leave the column out",
             )

@@ -7,16 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bcpg_cluster.errors import DataError
+from bcpg_cluster.prompts.bad_rows import BadRow
 from bcpg_cluster.records import Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class PromptSets:
-    """The problems of a run: trained on, the benchmark, and further benchmarks by name."""
+    """The problems of a run: trained on, the benchmark, and further benchmarks by name.
+
+    Attributes:
+        skipped: rows that are no prompts and were left out because the config allows it, by the key of their set
+            (``prompts.train``); only sets that have some.
+    """
 
     train: list[Prompt]
     test: list[Prompt]
     more_tests: Mapping[str, list[Prompt]] = field(default_factory=dict)
+    skipped: Mapping[str, Sequence[BadRow]] = field(default_factory=dict)
 
     def measured(self, num_prompts: int | None = None) -> dict[str, list[Prompt]]:
         """What every round is measured on, by name: ``test`` (its first ``num_prompts``) and the further benchmarks."""

@@ -1,49 +1,47 @@
-"""Prompts from tables made elsewhere: JSON lines, Parquet, and whatever ``datasets`` loads (a hub id or a directory).
+"""Prompts from tables made elsewhere: files of rows, and whatever ``datasets`` loads (a hub id or a directory).
 
-A :class:`Columns` says which column is what. A name with dots reaches into objects (``reward_model.ground_truth``); a
-column whose own name has the dots comes first.
+A :class:`Columns` says which column is what. A name with dots reaches into objects and lists (``reward_model.ground_truth``,
+``messages.0.content``); a column whose own name has the dots comes first. The question may be a text or a chat of one user
+message, as verl and TRL have it.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from bcpg_cluster.errors import DataError, HubError
+from bcpg_cluster.prompts.bad_rows import Unit
+from bcpg_cluster.prompts.columns import Columns, ReadPrompts, map_prompts
 from bcpg_cluster.prompts.hub import is_hub_id, local_copies_only, near_paths, why_no_answer
-from bcpg_cluster.records import Prompt
+from bcpg_cluster.prompts.table_files import Fault, PlacedRow, Row, is_table_file, table_rows
 
-Row = Mapping[str, Any]
 _SOURCES = "a source is a file, a directory or a hub id (name or org/name)"
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
-    """Which column holds what; without ``prompt_id`` prompts are numbered by their row, from 0."""
+class Table:
+    """The rows of a source, in order, and how their places are counted."""
 
-    question: str = "question"
-    answer: str = "answer"
-    prompt_id: str | None = None
+    unit: Unit
+    rows: Iterator[PlacedRow]
 
 
-def read_rows(
+def read_table(
     source: str,
     *,
     split: str | None = None,
     config_name: str | None = None,
     revision: str | None = None,
     data_files: tuple[str, ...] = (),
-) -> Iterable[Row]:
-    """All rows of a table, in order. Those of ``datasets`` are read as they are asked for (some sets are gigabytes).
+) -> Table:
+    """All rows of a table with their places, read as they are asked for (some sets are gigabytes).
 
     Args:
-        source: a ``.jsonl`` or ``.parquet`` file, a directory that ``datasets`` wrote or can load, or a hub id.
+        source: a file of rows (``table_files.FORMATS``), a directory that ``datasets`` wrote or can load, or a hub id.
         split: which split of a data set; may be left out where there is only one.
         config_name: which configuration of a hub data set.
         revision: a branch, tag or commit of a hub data set.
@@ -53,40 +51,43 @@ def read_rows(
         DataError: it does not exist, cannot be read, or has several splits and none was named.
     """
     path = Path(source).expanduser()
-    if path.suffix in (".jsonl", ".json", ".parquet") or path.is_file():
+    if is_table_file(path) or path.is_file():
         if not path.is_file():
             raise _missing(source)
-        return _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+        return Table(*table_rows(path))
     if not path.is_dir() and not is_hub_id(source):
         raise _missing(source)
-    return _dataset_rows(source, path if path.is_dir() else None, split, config_name, revision, data_files)
+    rows = _dataset_rows(source, path if path.is_dir() else None, split, config_name, revision, data_files)
+    return Table("row", (PlacedRow(number, row) for number, row in enumerate(rows)))
 
 
-def prompts_from_rows(rows: Iterable[Row], columns: Columns, source: str) -> list[Prompt]:
-    """One prompt a row.
+def read_rows(
+    source: str,
+    *,
+    split: str | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+    data_files: tuple[str, ...] = (),
+) -> Iterator[Row]:
+    """The rows of a table where every one is needed; see :func:`read_table`.
 
     Raises:
-        DataError: a mapped column is missing (names those there are), a value is empty or no text or number, or an id repeats.
+        DataError: as there; while rows are asked for, one cannot be read.
     """
-    prompts: list[Prompt] = []
-    first_row: dict[str, int] = {}
-    stem = Path(source).stem
-    for number, row in enumerate(rows):
-        where = f"{source}, row {number}"
-        prompt_id = text_of(row, columns.prompt_id, where) if columns.prompt_id else f"{stem}-{number}"
-        if prompt_id in first_row:
+    table = read_table(source, split=split, config_name=config_name, revision=revision, data_files=data_files)
+    return _whole_rows(source, table)
+
+
+def _whole_rows(source: str, table: Table) -> Iterator[Row]:
+    for row in table.rows:
+        if isinstance(row.content, Fault):
+            found = row.content
             raise DataError(
-                f"{where}: {columns.prompt_id} {prompt_id!r} was used in row {first_row[prompt_id]}",
-                rule="prompt ids are unique in a data set",
-                remedy="map another column to prompt_id, or none: rows are numbered then",
+                f"{source}, {table.unit} {row.number} cannot be read: {found.problem}",
+                rule=found.rule,
+                remedy=found.remedy,
             )
-        first_row[prompt_id] = number
-        prompts.append(Prompt(prompt_id, text_of(row, columns.question, where), text_of(row, columns.answer, where)))
-    if not prompts:
-        raise DataError(
-            f"{source} holds no row", rule="a data set has at least one prompt", remedy="choose another split"
-        )
-    return prompts
+        yield row.content
 
 
 def read_mapped_prompts(
@@ -97,67 +98,10 @@ def read_mapped_prompts(
     config_name: str | None = None,
     revision: str | None = None,
     limit: int | None = None,
-) -> list[Prompt]:
-    """The prompts of a table (its first ``limit``); see :func:`read_rows` and :func:`prompts_from_rows`."""
-    rows = read_rows(source, split=split, config_name=config_name, revision=revision)
-    return prompts_from_rows(islice(rows, limit), columns, source)
-
-
-def value_of(row: Row, column: str, where: str) -> Any:
-    """What a column holds. Raises :class:`DataError`, naming the known columns, when it is missing."""
-    if column in row:
-        return row[column]
-    value: Any = row
-    for part in column.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise DataError(
-                f"{where}: no column {column!r}; known: {', '.join(map(str, row)) or 'none'}",
-                rule="the column mapping names columns of the data set (a.b reaches into objects)",
-                remedy="correct the mapping, e.g. question: problem",
-            )
-        value = value[part]
-    return value
-
-
-def text_of(row: Row, column: str, where: str) -> str:
-    """A column's value as text. Raises :class:`DataError` where it is empty, or neither a text nor a number."""
-    value = value_of(row, column, where)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)  # NaN: a gap
-    if not is_number and not (isinstance(value, str) and value.strip()):
-        raise DataError(
-            f"{where}: column {column!r} is {value!r:.80}",
-            rule="question, answer and prompt_id are texts or numbers and not empty",
-            remedy="map another column, or leave the row out",
-        )
-    return str(value)
-
-
-def _json_rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: strings may hold U+2028 and the like
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise _unreadable(f"{path}, line {number}", f"a {type(row).__name__}", "a line is a JSON object")
-                rows.append(row)
-    except json.JSONDecodeError as error:
-        raise _unreadable(f"{path}, line {number}", f"not JSON: {error}", "a line is a JSON object") from None
-    except UnicodeDecodeError as error:
-        raise _unreadable(str(path), f"not UTF-8: {error}", "JSON lines are UTF-8 text") from None
-    return rows
-
-
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(str(path), str(error), "a .parquet file is Apache Parquet") from None
-    return rows
+) -> ReadPrompts:
+    """The prompts of a table's first ``limit`` rows, and the rows that are none; see :func:`read_table`."""
+    table = read_table(source, split=split, config_name=config_name, revision=revision)
+    return map_prompts(islice(table.rows, limit), columns, source, table.unit)
 
 
 def _dataset_rows(

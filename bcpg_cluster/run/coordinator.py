@@ -26,6 +26,7 @@ from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.prompts.sets import PromptSets, round_prompts, split_shards
 from bcpg_cluster.records import Prompt, Receipt
 from bcpg_cluster.run.dataflow import Dataflow
+from bcpg_cluster.run.floors import Floors, empty_round_reason
 from bcpg_cluster.run.push import Pusher, PushSettings
 from bcpg_cluster.run.serving import Serving, Weights, weights_of
 from bcpg_cluster.run.snapshots import SnapshotCheck, keep_snapshots
@@ -75,6 +76,13 @@ class Coordinator:
     def __init__(self, config: Config, parts: Parts) -> None:
         self._config, self._parts = config, parts
         self._manifest, self._observer = parts.manifest, parts.observer
+        self._floors = Floors(
+            parts.manifest,
+            max_error_share=config.verify.max_error_share,
+            max_missing_share=config.weigh.max_missing_share,
+            voters=config.voters,
+            say=lambda text: parts.observer.hear(Noted(text)),
+        )
         self._trainer_holds: int | None = None  # the version it trained last, in this process and for this run
         self._pusher = Pusher(
             parts.gang,
@@ -194,8 +202,8 @@ class Coordinator:
             return done
         if not weighed.groups_kept:
             # Stated rule: a round in which every group is uniform teaches nothing; the weights stay and the run continues.
-            text = f"round {round_}: no group had both right and wrong answers, the weights stay as they are"
-            self._observer.hear(Noted(text))
+            why = empty_round_reason(weighed.dropped, weighed.asked)
+            self._observer.hear(Noted(f"round {round_}: {why}, the weights stay as they are"))
             before = self._manifest.state.snapshots.get(round_ - 1)
             kept = SnapshotRecord(round_, before.path if before else "", before.digests if before else {}, 0.0)
             self._manifest.add_snapshot(kept)
@@ -298,6 +306,7 @@ class Coordinator:
                 observer=self._observer,
                 stop_asked=self._parts.stop_asked,
                 tend=self._parts.tend,
+                check_whole=lambda stage: self._floors.check(round_, stage, stages),
             ).run()
         return seconds
 

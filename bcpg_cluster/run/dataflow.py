@@ -49,6 +49,8 @@ class Dataflow:
         parameters: for the jobs of all stages (e.g. the policy version).
         stop_asked: polled; when true, leases under way are finished (at most ``grace_s``) and ``Interrupted`` is raised.
         tend: called in every turn, to look after the pools.
+        check_whole: called with a stage when all shards of its table are accepted, and again before the table is sealed; what it
+            raises ends the run.
         poll_s: the longest time between two checks of ``stop_asked`` and of leases that may be overdue.
         clock, bell: how time passes; a simulation brings its own.
     """
@@ -65,6 +67,7 @@ class Dataflow:
         observer: Observer,
         stop_asked: Callable[[], bool] = lambda: False,
         tend: Callable[[], None] = lambda: None,
+        check_whole: Callable[[StageSpec], None] = lambda stage: None,
         grace_s: float = 30.0,
         poll_s: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
@@ -73,6 +76,7 @@ class Dataflow:
         self._manifest, self._pools, self._stages = manifest, pools, tuple(stages)
         self._round, self._num_shards, self._parameters = round_, num_shards, dict(parameters)
         self._observer, self._stop_asked, self._tend = observer, stop_asked, tend
+        self._check_whole = check_whole
         self._grace_s, self._poll_s = grace_s, poll_s
         self._clock, self._bell = clock, bell or threading.Event()
         tables = {*(stage.output for stage in stages), *(table for stage in stages for table in stage.inputs)}
@@ -103,6 +107,7 @@ class Dataflow:
                 self._bell.wait(self._poll_s)
         for stage in self._stages:
             if (self._round, stage.output) not in self._manifest.state.sealed:
+                self._check_whole(stage)
                 self._manifest.seal(self._round, stage.output, self._num_shards)
         return {name: self._last[name] - self._first[name] for name in self._last}
 
@@ -127,11 +132,14 @@ class Dataflow:
         """Take in what all pools have finished, with one write to the manifest; how many pieces that were."""
         finished = [done for pool in used for done in pool.poll(assign=assign)]
         counted = self._manifest.accept_all([done.result for done in finished])
+        by_name = {stage.name: stage for stage in self._stages}
         for done, counts in zip(finished, counted, strict=True):
             _, name, output, shard = done.key
             self._last[name] = self._clock()
             self._observer.hear(ShardAccepted(self._round, name, done.result))
             self._tell_progress(name, output)
+            if len(self._accepted(output)) == self._num_shards:
+                self._check_whole(by_name[name])
             if counts and assign:
                 self._submit(self._frontier.accept(output, shard))
         return len(finished)

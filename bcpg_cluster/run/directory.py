@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import yaml
 
 from bcpg_cluster import __version__
-from bcpg_cluster.config.changes import deciding_changes
+from bcpg_cluster.config.changes import Change, deciding_changes, tables_reading
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import RunDirectoryError
+from bcpg_cluster.errors import RunDirectoryError, page
 from bcpg_cluster.store.journal import in_use_error, journal_place, lock_holder
 from bcpg_cluster.store.layout import CONFIG, LOCK, MANIFEST, SEGMENTS
-from bcpg_cluster.store.manifest import Manifest, read_manifest
+from bcpg_cluster.store.manifest import Manifest, ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath, StoredPath
-from bcpg_cluster.store.whole_files import write_whole
+from bcpg_cluster.store.whole_files import place_problem, write_whole
 
 # What a run that was killed while it was made may have left:
 _BEFORE_CREATION = {CONFIG, LOCK, MANIFEST, SEGMENTS}
 _PARTIAL = re.compile(rf"\.{re.escape(CONFIG)}\.\d+\.partial")
+
+
+def check_place(run_dir: RunPath) -> None:
+    """Raises :class:`RunDirectoryError` where no directory can be made, or none written to. Writes nothing."""
+    if isinstance(run_dir, Path) and (problem := place_problem(run_dir)):
+        raise RunDirectoryError(
+            f"{run_dir} cannot be a run directory: {problem}",
+            rule="a run writes into a directory of its own",
+            remedy="give another --run-dir",
+        )
 
 
 def check_run_directory(run_dir: RunPath, config: Config) -> None:
@@ -31,6 +42,7 @@ def check_run_directory(run_dir: RunPath, config: Config) -> None:
     """
     if isinstance(run_dir, StoredPath):
         run_dir.check_reachable()
+    check_place(run_dir)
     if not run_dir.exists():
         return
     if run_dir.is_file():
@@ -51,23 +63,44 @@ def check_run_directory(run_dir: RunPath, config: Config) -> None:
                 remedy="give another --run-dir, or move what is there",
             )
         return
-    if state.created["identity"] != config.identity:
+    if state.created["identity"] != config.identity and not mended_keys(run_dir, state, config):
         changed = ", ".join(map(str, deciding_changes(load_run_config(run_dir), config)))
         raise RunDirectoryError(
             f"{run_dir} was made with another configuration; different: {changed or 'unknown keys'}",
-            rule="a run keeps every setting that decides its results (docs/config.md says which others may change)",
+            rule=f"a run keeps every setting that decides its results ({page('config.md')} says which others may change)",
             remedy="give another --run-dir (or name), or use the run's own config.yaml",
         )
 
 
+def mended_keys(run_dir: RunPath, state: ManifestState, config: Config) -> list[Change]:
+    """The keys that differ from the run's, where each may still change since no result depends on it yet; none otherwise."""
+    changes = deciding_changes(load_run_config(run_dir), config)
+    there = {table for (_, table), shards in state.shards.items() if shards}
+    reading = [tables_reading(change.path) for change in changes]
+    return changes if all(tables is not None and not tables & there for tables in reading) else []
+
+
 def open_run(run_dir: RunPath, config: Config) -> Manifest:
-    """Lock the directory, mark it as this run's if it is new, and give its manifest. See :func:`check_run_directory`."""
+    """Lock the directory, mark it as this run's if it is new, note what was mended in its configuration, and give its manifest.
+    See :func:`check_run_directory`.
+    """
     check_run_directory(run_dir, config)
     manifest = Manifest(run_dir)
     if manifest.state.created is None:
         write_config(run_dir, config)
         manifest.create(identity=config.identity, name=config.name, program_version=__version__)
+    elif manifest.state.created["identity"] != config.identity:
+        _change_config(manifest, config)
     return manifest
+
+
+def _change_config(manifest: Manifest, config: Config) -> None:
+    """Continue with mended keys: the manifest's word counts, config.yaml is for people to read."""
+    state = manifest.state
+    after = 1 + max((round_ for round_, _ in state.shards), default=0)  # nothing is let go of
+    changed = {"identity": config.identity, "config": config.model_dump(mode="json")}
+    manifest.reopen(after, [], 1 + max(state.snapshots, default=0), changed)
+    write_config(manifest.run_dir, config)
 
 
 def write_config(run_dir: RunPath, config: Config) -> None:

@@ -19,7 +19,7 @@ from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.errors import BcpgError, EngineError, PushError
 from bcpg_cluster.stages.generate.client import RolloutClient
 from bcpg_cluster.stages.push.arrivals import arrival_faults
-from bcpg_cluster.stages.push.canaries import Canary, CanaryProof, choose_probe, judge_canaries
+from bcpg_cluster.stages.push.canaries import Canary, CanaryProof, Probe, choose_probe, fitting_canaries, judge_canaries
 from bcpg_cluster.stages.push.protocol import PushGroup
 from bcpg_cluster.stages.train.client import TrainerClient
 from bcpg_cluster.store.path import RunPath
@@ -81,10 +81,9 @@ class Pusher:
         """
         started = time.monotonic()
         over_wire = self._settings.backend != "disk" and not from_disk and self._gang.is_up
-        probe = choose_probe(canaries)
-        if probe is not None:  # fill the prefix cache under the old weights; a member lost here is replaced
+        if canaries:  # fill the prefix cache under the old weights; a member lost here is replaced
             with suppress(EngineError):
-                self._all(self._members(), lambda member: member.score_next(probe.prefix, probe.token))
+                self._fill_cache(choose_probe(self._fitting(canaries)))
             self._wait_ready()
         members = self._members()
         self._serving(version)
@@ -112,6 +111,15 @@ class Pusher:
         started = time.monotonic()
         proof = self._settle(version, snapshot_path, digests, canaries)
         return self._facts("disk", "members started from the snapshot", time.monotonic() - started, proof)
+
+    def _fitting(self, canaries: Sequence[Canary]) -> list[Canary]:
+        """What every member can score of the canaries."""
+        limits = self._all(self._members(), RolloutClient.max_model_len)
+        return fitting_canaries(canaries, min((limit for limit in limits if limit is not None), default=None))
+
+    def _fill_cache(self, probe: Probe | None) -> None:
+        if probe is not None:
+            self._all(self._members(), lambda member: member.score_next(probe.prefix, probe.token))
 
     def _settle(
         self,
@@ -169,6 +177,7 @@ class Pusher:
         """
         started = time.monotonic()
         members = self._members()
+        canaries = self._fitting(canaries) if canaries else []
         pairs = [(canary.prompt_token_ids, canary.token_ids) for canary in canaries]
         scored = self._all(members, lambda member: member.score_tokens(pairs)) if pairs else []
         probe = choose_probe(canaries)

@@ -64,6 +64,10 @@ class StageWorker:
         self._engine = engine
         self._others = tuple(others)
 
+    def replace_stage(self, name: str, made: Callable[[Stage], Stage]) -> None:
+        """Put what ``made`` makes of a stage in its place."""
+        self._stages[name] = made(self._stages[name])
+
     def ping(self) -> str:
         """Answered as soon as the member is ready to work."""
         return "ready"

@@ -20,7 +20,7 @@ from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.journal import journal_lines, journal_place, open_journal
 from bcpg_cluster.store.path import RunPath
-from bcpg_cluster.store.reports import PushFacts, RoundReport, TrainingSummary
+from bcpg_cluster.store.reports import PromptDigest, PushFacts, RoundReport, TrainingSummary
 
 MANIFEST_VERSION = 1
 _RECEIPT_FIELDS = tuple(Receipt.__dataclass_fields__)
@@ -66,6 +66,8 @@ class ManifestState:
     reports: dict[int, RoundReport] = field(default_factory=dict)
     retries: list[dict[str, Any]] = field(default_factory=list)
     imports: list[dict[str, Any]] = field(default_factory=list)  # responses made elsewhere, and by whom
+    prompts: dict[str, PromptDigest] | None = None  # by config key; none in runs made before they were noted
+    prompt_changes: list[dict[str, Any]] = field(default_factory=list)  # taken because the person allowed it
 
     def apply(self, event: dict[str, Any]) -> None:
         """Take one event in. Unknown kinds are skipped, so that an older program can still read a newer journal's facts."""
@@ -91,6 +93,10 @@ class ManifestState:
                 self.retries.append(event)
             case "imported":
                 self.imports.append(event)
+            case "prompts":
+                self.prompts = {key: PromptDigest.read(found) for key, found in event["sets"].items()}
+                if event["changes"]:
+                    self.prompt_changes.append(event)
             case "reopened":
                 if event.get("changed"):
                     self.config = event["changed"]["config"]
@@ -281,6 +287,11 @@ class Manifest:
     def add_import(self, facts: dict[str, Any]) -> None:
         """Note that round 1's responses were made elsewhere, and by whom."""
         self._append({"event": "imported", **facts})
+
+    def add_prompts(self, sets: Mapping[str, PromptDigest], changes: Sequence[str] = ()) -> None:
+        """Note the problems that the run works on from here; ``changes`` says what differs from those before."""
+        digests = {key: found.plain() for key, found in sets.items()}
+        self._append({"event": "prompts", "sets": digests, "changes": [*changes]})
 
     def reopen(self, round_: int, tables: list[str], versions: int, changed: dict[str, Any] | None = None) -> None:
         """Let go of tables of a round, of all later rounds, and of snapshots from ``versions`` on. Files stay on disk.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bcpg_cluster.errors import UnreachableError, UserError
+from bcpg_cluster.errors import UnreachableError, UserError, page
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.whole_files import write_whole
 
@@ -44,8 +44,8 @@ def check_mark(mark: RunMark, *, patience_s: float = _PATIENCE_S, sleep: Callabl
             raise UserError(
                 f"the run directory {str(mark.path).removesuffix(f'/{MARK}')} is not visible from {socket.gethostname()}: {why}",
                 rule="the run directory is one file system that all nodes see under the same path, or a store they all reach",
-                remedy="mount it on that machine (docs/cluster.md), or give a --run-dir below one that is mounted on all; a store "
-                "needs its driver and credentials there too",
+                remedy=f"mount it on that machine ({page('cluster.md')}), or give a --run-dir below one that is mounted on all; a "
+                "store needs its driver and credentials there too",
             )
         sleep(0.5)
         waited += 0.5

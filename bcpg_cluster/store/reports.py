@@ -33,6 +33,21 @@ class Estimate(Stored):
     stderr: float | None = None
 
 
+class PromptDigest(Stored):
+    """A set of problems as a run began with it.
+
+    Attributes:
+        source: as the config names it.
+        sha256: hex, over ids, questions and answers in their order.
+        skipped: rows that could not be used and were left out because the person allowed it, by what was wrong with them.
+    """
+
+    source: str
+    num_prompts: int
+    sha256: str
+    skipped: dict[str, int] = {}
+
+
 class AccuracyReport(Stored):
     """One test set's accuracy. What could not be computed is absent.
 

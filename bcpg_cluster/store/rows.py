@@ -123,13 +123,17 @@ def outcome_row(outcome: Outcome) -> Row:
         "status": str(outcome.status),
         "reward": outcome.reward,
         "extracted": outcome.extracted,
+        "why": outcome.why,
     }
 
 
 def outcomes_from(rows: Iterable[Row]) -> dict[SampleId, Outcome]:
     """The outcomes of rows of ``outcomes``, by sample."""
     return {
-        _id_of(row): Outcome(_id_of(row), OutcomeStatus(row["status"]), row["reward"], row["extracted"]) for row in rows
+        _id_of(row): Outcome(
+            _id_of(row), OutcomeStatus(row["status"]), row["reward"], row["extracted"], row.get("why") or ""
+        )
+        for row in rows
     }
 
 

@@ -37,7 +37,13 @@ _ROLLOUTS = pa.schema(
     ]
 )
 _OUTCOMES = pa.schema(
-    [*_ID, pa.field("status", pa.string()), pa.field("reward", pa.float32()), pa.field("extracted", pa.string())]
+    [
+        *_ID,
+        pa.field("status", pa.string()),
+        pa.field("reward", pa.float32()),
+        pa.field("extracted", pa.string()),
+        pa.field("why", pa.string()),
+    ]
 )
 _VERDICTS = pa.schema(
     [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,25 @@ def write_whole(path: RunPath, content: bytes) -> None:
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def place_problem(path: Path) -> str | None:
+    """Why a file or directory at ``path`` cannot be made or written; ``None`` where nothing speaks against it. Writes nothing."""
+    for place in (path, *path.parents):
+        try:
+            kind = place.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            return f"{place}: {error.strerror}"
+        if not stat.S_ISDIR(kind):
+            return f"{place} is a file" if place != path else None
+        if os.statvfs(place).f_flag & os.ST_RDONLY:
+            return f"{place} is on a read-only file system"
+        if not os.access(place, os.W_OK | os.X_OK):
+            return f"{place} may not be written by this user"
+        return None
+    return None
 
 
 def make_parents(path: RunPath) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -236,7 +237,7 @@ def _train_text(train: TrainingSummary) -> str:
     )
 
 
-def closing_lines(reports: dict[int, RoundReport]) -> str:
+def closing_lines(reports: Mapping[int, RoundReport]) -> str:
     """How accuracy moved from the base policy, how much the last round mined, and what share of the gradient mass that was."""
     base, last = reports[0], reports[max(reports)]
     change = last.change_from_base

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -10,9 +11,33 @@ import typer
 
 from bcpg_cluster.errors import BcpgError, Interrupted, UserError
 
+_PLACES = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "it is on a read-only file system",
+    errno.EACCES: "this user may not write or read there",
+    errno.EPERM: "nothing may be made there",
+    errno.ENOTDIR: "a part of the path is a file, not a directory",
+    errno.EEXIST: "a file has this name",
+    errno.EISDIR: "it is a directory, not a file",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EFBIG: "the file would be larger than is allowed",
+    errno.EIO: "the disk does not work",
+}
+"""What a place on a disk can be unfit for. Any other error of the system is this program's own, and shows its traceback."""
+_USED_UP = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
-def say_and_code(error: BcpgError) -> int:
-    """Print what a person needs to know; the exit code: 2 for bad input, 130 for a wanted stop, 1 for the rest."""
+
+def say_and_code(error: BcpgError | OSError) -> int:
+    """Print what a person needs to know; the exit code: 2 for bad input, 130 for a wanted stop, 1 for the rest.
+
+    Raises:
+        OSError: ``error`` itself, where it says nothing of a place that cannot be written.
+    """
+    if isinstance(error, OSError):
+        if error.errno not in _PLACES:
+            raise error
+        return _say_of_a_place(error)
     if isinstance(error, Interrupted):
         typer.secho(f"{error}\nRun the same command again to resume.", fg="yellow", err=True)
         return 130
@@ -25,6 +50,20 @@ def say_and_code(error: BcpgError) -> int:
         err=True,
     )
     return 1
+
+
+def _say_of_a_place(error: OSError) -> int:
+    where = str(error.filename2 or error.filename or "a file")
+    is_used_up = error.errno in _USED_UP
+    said = UserError(
+        f"{where} cannot be written: {_PLACES.get(error.errno or 0, error.strerror)}",
+        rule="runs, reports and exports are written whole, or not at all",
+        remedy="make room, and run the same command again: what was finished is kept"
+        if is_used_up
+        else "give another directory, or change whose it is",
+    )
+    typer.secho(f"error: {said}", fg="red", err=True)
+    return 1 if is_used_up else 2
 
 
 def end_if_stuck(error: BcpgError, patience_s: float = 10.0) -> None:

@@ -25,3 +25,18 @@ AddressOption = Annotated[
 ColumnOption = Annotated[list[str] | None, typer.Option("--column", help="OURS=THEIRS for a column with another name.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 RoundOption = Annotated[int, typer.Option("--round", help="The round, from 1.")]
+TakeChangedOption = Annotated[
+    bool,
+    typer.Option(
+        "--take-changed-prompts", help="Resume with prompt files that changed since the run began; the run records it."
+    ),
+]
+SkipBadOption = Annotated[
+    bool,
+    typer.Option("--skip-bad", help="Leave rows out that cannot be used, counted and recorded (prompts.skip_bad)."),
+]
+
+
+def with_skip_bad(overrides: list[str] | None, skip_bad: bool) -> list[str]:
+    """``--set`` values and what ``--skip-bad`` adds to them."""
+    return [*(overrides or []), *(["prompts.skip_bad=true"] if skip_bad else [])]

@@ -2,65 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bcpg_cluster.cluster.inline_runtime import InlineRuntime
-from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime, choose_cluster
-from bcpg_cluster.cluster.placement import table
 from bcpg_cluster.cluster.runtime import Runtime
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import ConfigError, RunDirectoryError
-from bcpg_cluster.run.build.default_config import place
-from bcpg_cluster.run.build.footprint import (
-    check_memory,
-    check_placement,
-    free_memory_gib,
-    local_resources,
-)
+from bcpg_cluster.errors import RunDirectoryError
+from bcpg_cluster.run.launch import launch
 from bcpg_cluster.store.journal import has_journal
-from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.path import RunPath, StoredPath, run_path
 from bcpg_cluster_cli.endings import end_if_stuck
-
-if TYPE_CHECKING:
-    pass
 
 
 def start_runtime(
     config: Config, directory: RunPath, address: str | None, *, inline: bool, console: Console
-) -> Runtime:
-    """Ray by the rules of ``choose_cluster``, or threads of this process.
+) -> tuple[Runtime, Config]:
+    """See :func:`bcpg_cluster.run.launch.launch`."""
+    return launch(config, directory, address, inline=inline, say=partial(say, console), on_lost=end_if_stuck)
 
-    Raises:
-        ConfigError: this machine has too little memory, or the cluster cannot hold the run.
-    """
-    if inline:
-        return InlineRuntime()
-    choice: ClusterChoice = choose_cluster(address)
-    if choice.address == "local":
-        check_memory(config, free_memory_gib())
-    console.print(f"ray: {choice.address} ({choice.reason})", highlight=False)
-    runtime = RayRuntime(
-        choice,
-        namespace=ray_namespace(directory),
-        local_resources=local_resources(config),
-        on_lost=end_if_stuck,
-    )
-    try:
-        found = place(config, runtime.look())
-        check_placement(found)
-    except ConfigError:
-        runtime.shutdown()
-        raise
-    if found.verdict != "fits":
-        console.print(f"[yellow]placement: {found.why}; members without a node will wait for one[/]", highlight=False)
-        console.print(table(found.lines), highlight=False)
-    if runtime.dashboard_url:
-        console.print(f"dashboard: {runtime.dashboard_url}", highlight=False)
-    return runtime
+
+def say(console: Console, text: str) -> None:
+    """Print what a person should read, as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def new_run(run_dir: str | RunPath | None, config: Config, name: str | None = None) -> RunPath:

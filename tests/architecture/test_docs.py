@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from bcpg_cluster.config.load import load_config, shipped_configs
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.config.section import section_in
+from bcpg_cluster.config.section import key_of, section_in
 from bcpg_cluster.stages.train.objective import OBJECTIVES
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def test_every_config_key_has_a_sentence_of_its_own(config_tables: dict[str, dic
         "Top level": [name for name, info in Config.model_fields.items() if section_in(info.annotation) is None]
     }
     sections |= {f"objective {name}": option_names(kind) for name, kind in OBJECTIVES.items()}
-    sections |= {path: list(section.model_fields) for path, section in sections_of(Config, "")}
+    sections |= {path: [key_of(field) for field in section.model_fields] for path, section in sections_of(Config, "")}
     assert len(sections) > 25
     for path, keys in sections.items():
         sentences = {key: cells[-1] for key, cells in config_tables[path].items()}

@@ -159,7 +159,7 @@ def test_a_cluster_without_a_trainer_gpu_says_so_at_once(
     assert not ray.is_initialized()
     for changes, waits in (({"placement": "colocated"}, False), ({"autoscaling": True}, True)):
         config = make_config(pools=pools, **changes)
-        start_runtime(config, tmp_path / "run", cluster.address, inline=False, console=console).shutdown()
+        start_runtime(config, tmp_path / "run", cluster.address, inline=False, console=console)[0].shutdown()
         assert ("may bring it" in console.file.getvalue()) == waits  # type: ignore[attr-defined]
 
 

@@ -84,6 +84,7 @@ def no_number(answer, gold): return "right"
 def nan(answer, gold): return float("nan")
 def hangs(answer, gold): time.sleep(0 if answer == "quick" else 1000); return True
 def dies(answer, gold): os._exit(1)
+def of_three(a, b, c): return 1.0
 text = "not a function"
 """
 
@@ -508,6 +509,8 @@ def test_scores_meet_a_threshold(user_function: Callable[..., FunctionVerifier])
         ("my_rewards.last_word", "not an import path"),
         ("my_rewards:none", "has no attribute 'none'"),
         ("my_rewards:text", "cannot be called"),
+        ("my_rewards:of_three", r"takes \(a, b, c\)"),
+        ("nowhere/my_rewards.py:f", "there is no file .*nowhere/my_rewards.py"),
         ("no_such_module:f", "No module named"),
     ],
 )

@@ -238,3 +238,28 @@ def test_true_labels_by_either_rule(tmp_path: Path, run_rounds: RunRounds, make_
     assert local["mined_share"] > paper["mined_share"] > 0
     # Up to the first mistake the rules agree.
     assert local["right_steps"]["truth"]["prefix_share"] == pytest.approx(paper["right_steps"]["truth"]["prefix_share"])
+
+
+def test_prompts_and_responses_at_the_border_of_the_context(
+    tmp_path: Path, run_rounds: RunRounds, make_config: MakeConfig
+):
+    """One prompt is longer than the context, and responses run into its end: a named drop, and a push that is proven on what
+    fits.
+    """
+    train = [json.loads(line) for line in Path(make_config().prompts.train).read_text().splitlines()[:11]]
+    train.append({"prompt_id": "L", "question": "1 " * 40 + "+1", "answer": "1"})
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
+    changed = {
+        "policy": {"engine_args": {"max_model_len": 60}},
+        "prompts": {"train": str(tmp_path / "train.jsonl")},
+    }
+    done = run_rounds(tmp_path / "run", make_config(**changed), 1)
+    report = done.reports[1]
+    assert report["samples"]["dropped"]["prompt_too_long"] == 8
+    assert report["samples"]["asked"] == 96 == report["samples"]["kept"] + sum(report["samples"]["dropped"].values())
+    assert report["samples"]["kept"] > 0
+    rollouts = rollouts_from(table(done, 1, "rollouts"))
+    assert {r.id.prompt_id for r in rollouts if r.stop_reason is StopReason.PROMPT_TOO_LONG} == {"L"}
+    assert max(len(r.prompt_token_ids) + len(r.token_ids) for r in rollouts if r.token_ids) == 60
+    assert report["push"]["canaries"] == "passed"
+    assert read_manifest(done.directory).retries == []

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bcpg_cluster.errors import UserError
+from bcpg_cluster.errors import UserError, page
 
 _PATIENCE_S = 5.0
 
@@ -21,7 +21,8 @@ def check_address(address: str, reason: str) -> None:
         raise UserError(
             f"{address!r} ({reason}) is not a cluster's address",
             rule="the address is host:port of the head as `ray start --head` prints it (port 6379), `local`, or `auto`",
-            remedy="from another machine use `ray job submit` or `ray exec` (docs/cluster.md), so that the command runs there",
+            remedy=f"from another machine use `ray job submit` or `ray exec` ({page('cluster.md')}), so that the command runs "
+            "there",
         )
     try:
         with socket.create_connection((host, int(port)), timeout=_PATIENCE_S):

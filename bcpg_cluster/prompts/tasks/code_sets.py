@@ -13,7 +13,8 @@ from datetime import date
 from typing import Any
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.prompts.sources import Row, text_of, value_of
+from bcpg_cluster.prompts.columns import text_of, value_of
+from bcpg_cluster.prompts.table_files import Row
 from bcpg_cluster.prompts.tasks.task import Measure, Task
 from bcpg_cluster.stages.verify.code.code_tests import Case, CodeTests
 

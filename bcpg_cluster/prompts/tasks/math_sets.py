@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.prompts.sources import Row, text_of
+from bcpg_cluster.prompts.columns import text_of
+from bcpg_cluster.prompts.table_files import Row
 from bcpg_cluster.prompts.tasks.task import Measure, Task, column
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.prompts.files import read_prompts
-from bcpg_cluster.prompts.sources import Columns, read_mapped_prompts, read_rows
+from bcpg_cluster.prompts.columns import Columns, ReadPrompts
+from bcpg_cluster.prompts.files import read_prompt_file
+from bcpg_cluster.prompts.sources import read_mapped_prompts, read_rows
 from bcpg_cluster.prompts.tasks.code_sets import CODE_TASKS
 from bcpg_cluster.prompts.tasks.math_sets import MATH_TASKS
 from bcpg_cluster.prompts.tasks.reasoning_gym import REWARD_FUNCTION
@@ -127,11 +128,11 @@ def read_prompt_source(
     revision: str | None = None,
     limit: int | None = None,
     made: Made | None = None,
-) -> list[Prompt]:
-    """Prompts from anywhere a config may name.
+) -> ReadPrompts:
+    """Prompts from anywhere a config may name, and the rows that are none.
 
     ``task:NAME`` (or ``task:NAME=SOURCE``) is a ready-made task. Anything else is a table whose columns are mapped; without
-    ``columns``, a ``.jsonl`` file is a prompt file (``prompts.files.read_prompts``) and other tables have the columns
+    ``columns``, a ``.jsonl`` file is a prompt file (``prompts.files``) and other tables have the columns
     ``question`` and ``answer``. ``made`` is for tasks whose problems are made.
 
     Raises:
@@ -140,7 +141,7 @@ def read_prompt_source(
     if source.startswith(TASK):
         name, place = split_task(source)
         made = made or Made()
-        return read_task(
+        prompts = read_task(
             name,
             source=place,
             split=split,
@@ -151,8 +152,9 @@ def read_prompt_source(
             parameters=made.parameters.get(name.removeprefix(GYM)),
             excluded=made.excluded,
         )
-    if columns is None and source.endswith(".jsonl"):
-        return read_prompts(source)[:limit]
+        return ReadPrompts(source, prompts, num_rows=len(prompts))
+    if columns is None and source.endswith((".jsonl", ".jsonl.gz")):
+        return read_prompt_file(source, limit)
     return read_mapped_prompts(
         source, columns or Columns(), split=split, config_name=config_name, revision=revision, limit=limit
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.prompts.sources import Row, text_of
+from bcpg_cluster.prompts.columns import text_of
+from bcpg_cluster.prompts.table_files import Row
 from bcpg_cluster.records import Prompt
 
 BOXED = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."

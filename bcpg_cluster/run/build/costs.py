@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.section import num_ranks
+from bcpg_cluster.run.build.engine_defaults import engine_options
 from bcpg_cluster.run.build.footprint import ask_of, held_together
 from bcpg_cluster.run.build.judges import judge_options
-from bcpg_cluster.run.build.model_memory import KNOWN, ModelShape, activation_bytes, shape_from, training_state_bytes
+from bcpg_cluster.run.build.model_files import model_bytes, model_shape
+from bcpg_cluster.run.build.model_memory import ModelShape, activation_bytes, training_state_bytes
 from bcpg_cluster.stages.judge.llm_judge import most_calls
 from bcpg_cluster.stages.judge.prm.windows import most_windows
 
@@ -194,7 +193,7 @@ def _trainer_parts(config: Config, shape: ModelShape) -> dict[str, float]:
 
 
 def _engine_parts(config: Config, pool: str, shape: ModelShape) -> dict[str, float]:
-    args = config.engine_args(pool)
+    args = engine_options(config, pool)
     item = 4 if args.get("dtype") == "float32" else 2
     ranks = num_ranks(args)
     longest = int(args.get("max_model_len") or 0)
@@ -207,19 +206,3 @@ def _engine_parts(config: Config, pool: str, shape: ModelShape) -> dict[str, flo
 def _pool_ask(config: Config, name: str) -> PoolAsk:
     pool = config.pool(name)
     return PoolAsk(name, pool.members, pool.memory_gib, pool.num_gpus, dict(pool.resources))
-
-
-def model_shape(model: str) -> ModelShape | None:
-    """A model's shape, from its directory or the list of known ones; ``None`` when neither has it."""
-    path = Path(resolve_asset(model)) / "config.json"
-    if path.is_file():
-        return shape_from(json.loads(path.read_text()))
-    return KNOWN.get(model)
-
-
-def model_bytes(model: str) -> int | None:
-    """Bytes of a local model's weights; ``None`` for one that is not here."""
-    folder = Path(resolve_asset(model))
-    if not folder.is_dir():
-        return None
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

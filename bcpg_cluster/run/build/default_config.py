@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from bcpg_cluster.cluster.on_ray.runtime import choose_cluster, look_at
 from bcpg_cluster.cluster.placement import ClusterNodes, Plan, added
-from bcpg_cluster.config.load import load_config, shipped_configs
+from bcpg_cluster.config.load import change_config, load_config, shipped_configs
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.task_defaults import complete_from_tasks
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.run.build.engine_defaults import with_member_cpus
 from bcpg_cluster.run.build.footprint import ask_of, compare_with, local_gpus
+from bcpg_cluster.run.build.plugins import pin_plugins
 
 DEFAULT_CONFIG = "laptop"
 
 
 def read_config(source: str | None, overrides: Sequence[str], seed: int | None) -> Config:
-    """The config by name or path (the laptop's by default), with ``--set`` and ``--seed`` applied, then what its tasks say."""
+    """The config by name or path (the laptop's by default), with ``--set`` and ``--seed`` applied, then what its tasks say; the
+    user's own code it names is pinned to its content.
+    """
     changes = [*overrides, *([] if seed is None else [f"seed={seed}"])]
-    return load_config(source or DEFAULT_CONFIG, changes, complete_from_tasks)
+    return load_config(source or DEFAULT_CONFIG, changes, complete)
+
+
+def complete(content: dict[str, Any]) -> None:
+    """Add to a configuration's content (in place) all that follows from it."""
+    complete_from_tasks(content)
+    pin_plugins(content)
+
+
+def config_from(content: dict[str, Any], where: str, changes: Sequence[str] = ()) -> Config:
+    """A config from its content (changed in place), completed as by :func:`read_config`. Raises :class:`ConfigError` where it is
+    invalid.
+    """
+    return change_config(content, changes, where, complete)
 
 
 def choose_config(
@@ -67,6 +85,7 @@ def num_gpus(config: Config) -> float:
 
 def place(config: Config, nodes: ClusterNodes) -> Plan:
     """The run's plan on a cluster, with what the configuration says of autoscaling."""
+    config = with_member_cpus(config, nodes)
     largest = nodes.largest
     if config.autoscaling is not True and config.autoscaling is not False:
         return compare_with(config, nodes.there, free=nodes.free, largest=largest)

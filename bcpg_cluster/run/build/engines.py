@@ -6,18 +6,16 @@ Called in the members' own processes. Heavy imports happen inside the functions.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bcpg_cluster.config.embedded import resolve_asset
-from bcpg_cluster.config.policy import PolicyConfig
 from bcpg_cluster.config.run import Config
+from bcpg_cluster.run.build.engine_defaults import engine_options
 from bcpg_cluster.stages.generate.protocol import RolloutEngine
+from bcpg_cluster.stages.graph import ROLLOUT_POOL
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
 from bcpg_cluster.stages.train.protocol import TrainerRank
 from bcpg_cluster.stages.verify.protocol import Verifier
-
-if TYPE_CHECKING:
-    pass
 
 
 def make_rollout_engine(config: Config, policy_version: int, member: int) -> RolloutEngine:
@@ -28,12 +26,17 @@ def make_rollout_engine(config: Config, policy_version: int, member: int) -> Rol
 
         model = config.policy.model
         output: Any = model.partition(":")[2] or None
-        return FakeGenerator(model=model, policy_version=policy_version, faults=slowed(output))
+        return FakeGenerator(
+            model=model,
+            policy_version=policy_version,
+            max_model_len=config.policy.engine_args.get("max_model_len"),
+            faults=slowed(output),
+        )
     from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
 
     backend = None if config.push.backend == "disk" else config.push.backend
     # members with one seed would draw the same responses to unseeded requests
-    engine_args = {"seed": config.seed * 1000 + member, **policy_engine_args(config.policy)}
+    engine_args = {"seed": config.seed * 1000 + member, **policy_engine_args(config)}
     return VllmGenerator(
         resolve_asset(config.policy.model),
         engine_args=engine_args,
@@ -53,12 +56,13 @@ def snapshot_verifier(trainer_kind: str) -> VerifySnapshot:
     return verify_snapshot
 
 
-def policy_engine_args(section: PolicyConfig) -> dict[str, Any]:
+def policy_engine_args(config: Config) -> dict[str, Any]:
     """The policy's engines' options, by vLLM's names."""
+    section = config.policy
     revision = (
         {} if section.revision is None else {"revision": section.revision, "tokenizer_revision": section.revision}
     )
-    return {**revision, **section.engine_args, **trust_option(section.trust_remote_code)}
+    return {**revision, **engine_options(config, ROLLOUT_POOL), **trust_option(section.trust_remote_code)}
 
 
 def trust_option(trusted: bool) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def make_verifier(config: Config) -> Verifier:
     """What checks final answers.
 
     Raises:
-        ConfigError: this machine cannot isolate programs (``code``), or the function's path is invalid.
+        ConfigError: this machine cannot isolate programs (``code``), or the function or class is not there.
     """
     section = config.verify
     if section.kind == "math":
@@ -100,10 +104,15 @@ def make_verifier(config: Config) -> Verifier:
 
         return FunctionVerifier(
             section.function or "",
+            digest=section.function_digest,
             threshold=section.threshold,
             time_limit_s=section.time_limit_s,
             prompt_opens_thinking=section.prompt_opens_thinking,
         )
+    if section.kind == "python":
+        from bcpg_cluster.stages.verify.user_class import UserVerifier
+
+        return UserVerifier(section.class_ or "", section.options, digest=section.class_digest)
     from bcpg_cluster.stages.verify.exact import ExactVerifier
 
     return ExactVerifier(section.answer_pattern, section.numeric)
@@ -129,7 +138,7 @@ def verify_lease_s(config: Config) -> float:
     shards.append(config.evaluate.prompts_per_shard * (config.evaluate.num_samples + config.evaluate.greedy))
     longest_s = max(config.verify.cpu_limit_s, config.verify.idle_limit_s)
     pool = config.pool("cpu")
-    num_at_once = config.verify.num_parallel or max(int(pool.num_cpus), 1)
+    num_at_once = config.verify.num_parallel or max(int(pool.cpus), 1)
     return max(shards) * longest_s * pool.leases_per_member / num_at_once
 
 

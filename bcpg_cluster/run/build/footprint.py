@@ -17,7 +17,7 @@ def ask_of(config: Config, pool: str) -> Ask:
     whose vLLM runs its workers as Ray's (``distributed_executor_backend: ray``), which may span nodes.
     """
     settings = config.pool(pool)
-    own = {"CPU": settings.num_cpus, "GPU": settings.num_gpus, **settings.resources}
+    own = {"CPU": settings.cpus, "GPU": settings.num_gpus, **settings.resources}
     bundle = {name: amount for name, amount in own.items() if amount}
     if pool == TRAINER:
         return Ask(pool, (bundle,) * settings.members, 1)

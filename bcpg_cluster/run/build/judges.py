@@ -12,6 +12,7 @@ from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.records import StepRule
+from bcpg_cluster.run.build.engine_defaults import derived_options, engine_options
 from bcpg_cluster.run.build.engines import trust_option
 from bcpg_cluster.stages.generate.protocol import Sampling, TextGenerator
 from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt, parse_judge_prompt
@@ -30,8 +31,12 @@ TAUGHT_RULE = "bcpg_step_rule"
 _NUM_PIECES, _PIECE_BYTES = 4096, 4096  # of a large file; 16 MiB of it
 
 
-def judge_engine_args(section: JudgeConfig) -> dict[str, Any]:
-    """The options of a judge's engine (vLLM's names; the transformers engine takes the same)."""
+def judge_engine_args(config: Config, name: str) -> dict[str, Any]:
+    """The options of a judge's engine, by vLLM's names."""
+    return {**engine_options(config, config.judge_pool(name)), **_stated_args(config.judges[name])}
+
+
+def _stated_args(section: JudgeConfig) -> dict[str, Any]:
     return {**section.engine_args, **trust_option(section.trust_remote_code)}
 
 
@@ -53,8 +58,12 @@ def make_judge(config: Config, name: str, generators: dict[str, TextGenerator] |
         return FakeJudge(name, precision=section.precision, recall=section.recall, rule=section.rule, faults=slowed())
     check_taught_rule(name, section)
     if section.kind == "prm":
-        return _make_prm(name, section)
-    return _make_llm_judge(name, section, {} if generators is None else generators)
+        return _make_prm(config, name)
+    if section.kind == "python":
+        from bcpg_cluster.stages.judge.user_class import UserJudge
+
+        return UserJudge(name, section.class_ or "", section.options, digest=section.class_digest)
+    return _make_llm_judge(config, name, {} if generators is None else generators)
 
 
 def check_taught_rule(name: str, section: JudgeConfig) -> None:
@@ -78,15 +87,17 @@ def check_taught_rule(name: str, section: JudgeConfig) -> None:
         )
 
 
-def _make_prm(name: str, section: JudgeConfig) -> Judge:
+def _make_prm(config: Config, name: str) -> Judge:
     from bcpg_cluster.stages.judge.prm.make_scorer import make_step_scorer
 
+    section = config.judges[name]
     model = resolve_asset(section.model or "")
     return make_step_scorer(
         model,
         name,
         engine=section.engine,
-        engine_args=judge_engine_args(section),
+        engine_args=_stated_args(section),
+        defaults=derived_options(config, config.judge_pool(name)),
         # What its scores mean is recorded beside them: no input of the model shows it.
         model_version=model_digest(model) + ("" if section.rule == "propagated" else f":{section.rule}"),
         separator=section.separator,
@@ -96,12 +107,13 @@ def _make_prm(name: str, section: JudgeConfig) -> Judge:
     )
 
 
-def _make_llm_judge(name: str, section: JudgeConfig, generators: dict[str, TextGenerator]) -> Judge:
+def _make_llm_judge(config: Config, name: str, generators: dict[str, TextGenerator]) -> Judge:
     from bcpg_cluster.stages.judge.cache import VerdictCache
 
+    section = config.judges[name]
     options = judge_options(section)
     cache = VerdictCache(Path(section.cache).expanduser()) if section.cache else None
-    transport = _to_endpoint(section) if section.kind == "openai" else _to_generator(section, generators)
+    transport = _to_endpoint(section) if section.kind == "openai" else _to_generator(config, name, generators)
     return LlmJudge(name, transport, options, cache)
 
 
@@ -134,12 +146,14 @@ def _to_endpoint(section: JudgeConfig) -> Transport:
     return OpenAiTransport(judge_endpoint(section), limits)
 
 
-def _to_generator(section: JudgeConfig, generators: dict[str, TextGenerator]) -> Transport:
+def _to_generator(config: Config, name: str, generators: dict[str, TextGenerator]) -> Transport:
+    section = config.judges[name]
     model = resolve_asset(section.model or "")
     if model not in generators:
         from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
 
-        generators[model] = VllmGenerator(model, engine_args=judge_engine_args(section), weight_transfer_backend=None)
+        engine_args = judge_engine_args(config, name)
+        generators[model] = VllmGenerator(model, engine_args=engine_args, weight_transfer_backend=None)
     generator = cast("VllmGenerator", generators[model])
     return GeneratorTransport(
         generator,

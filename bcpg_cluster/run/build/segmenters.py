@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bcpg_cluster.config.responses import SegmentConfig
-from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.errors import ConfigError, page
+from bcpg_cluster.stages.plugin import check_plugin
 from bcpg_cluster.stages.segment.cues import REFLECTION_CUES_BY_LANGUAGE, STEP_CUES_BY_LANGUAGE, cues_of
 from bcpg_cluster.stages.segment.merge import MergeRules
 from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, Segmenter, StructuralSegmenter
@@ -16,8 +17,13 @@ def make_segmenter(section: SegmentConfig) -> Segmenter:
     """What cuts responses into steps.
 
     Raises:
-        ConfigError: rules that contradict each other, or a Segment Any Text model or package that is not there.
+        ConfigError: rules that contradict each other, a Segment Any Text model or package that is not there, or a class that
+            cannot be made.
     """
+    if section.kind == "python":
+        from bcpg_cluster.stages.segment.user_class import UserSegmenter
+
+        return UserSegmenter(section.class_ or "", section.options, digest=section.class_digest)
     merge = _checked_merge(section)
     try:
         if section.kind == "structural":
@@ -47,6 +53,9 @@ def make_segmenter(section: SegmentConfig) -> Segmenter:
 
 def check_segmenter(section: SegmentConfig) -> None:
     """Raises :class:`ConfigError` for what :func:`make_segmenter` would; loads no model."""
+    if section.kind == "python":
+        check_plugin(section.class_ or "", "segment.class")
+        return
     if section.kind != "sat":
         make_segmenter(section)
         return
@@ -89,7 +98,7 @@ def _merge_cues(section: SegmentConfig) -> tuple[str, ...]:
 
 
 def _is_merged(section: SegmentConfig) -> bool:
-    return section.merge is True or (section.merge == "auto" and section.kind != "structural")
+    return section.merge is True or (section.merge == "auto" and section.kind in ("delimiter", "sat"))
 
 
 def _checked_merge(section: SegmentConfig) -> MergeRules | None:
@@ -104,4 +113,4 @@ def _checked_merge(section: SegmentConfig) -> MergeRules | None:
 
 
 def _segment_error(error: ValueError) -> ConfigError:
-    return ConfigError(f"segment: {error}", rule="the section's rules fit together", remedy="see docs/config.md")
+    return ConfigError(f"segment: {error}", rule="the section's rules fit together", remedy=f"see {page('config.md')}")

@@ -17,9 +17,11 @@ from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.pools import PoolConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import Interrupted
+from bcpg_cluster.run.build.engine_defaults import engine_options
 from bcpg_cluster.run.build.engines import verify_lease_s
 from bcpg_cluster.run.build.footprint import member_group
 from bcpg_cluster.run.build.members import host_cpu, host_judges, host_rollout, host_trainer
+from bcpg_cluster.run.build.plugins import with_absolute_plugins
 from bcpg_cluster.run.scaler import PoolBounds
 from bcpg_cluster.run.serving import CatchUp, Serving, Weights
 from bcpg_cluster.stages.generate.vllm_options import engine_environment
@@ -97,7 +99,7 @@ def start_workforce(
     base = resolve_asset(config.policy.model)
     serving = Serving(weights or Weights(0, base))
     served_run = ServedRun(stop_asked)
-    content = config.model_dump(mode="json")
+    content = with_absolute_plugins(config).model_dump(mode="json")
     trainer = config.pool(TRAINER)
     gang = Gang(
         TRAINER,
@@ -141,7 +143,7 @@ def _limits(config: Config, pool: str) -> PoolLimits:
 
 def pool_bounds(settings: PoolConfig) -> PoolBounds:
     """Between which sizes a pool may be resized, and by what."""
-    needs = {"CPU": settings.num_cpus, "GPU": settings.num_gpus, **settings.resources}
+    needs = {"CPU": settings.cpus, "GPU": settings.num_gpus, **settings.resources}
     return PoolBounds(
         settings.min or settings.members,
         settings.max or settings.members,
@@ -188,7 +190,7 @@ def _spec(config: Config, pool: str, host: _Host, member: int) -> MemberSpec:
         factory=host.factory,
         arguments=host.arguments(member),
         work_threads=settings.leases_per_member,
-        num_cpus=settings.num_cpus,
+        num_cpus=settings.cpus,
         num_gpus=0.0 if has_ray_workers else settings.num_gpus,  # those take the GPUs of the member's group themselves
         resources=settings.resources,
         env={**_member_environment(config, pool), **settings.env},
@@ -204,7 +206,7 @@ def _trainer_spec(config: Config, content: Mapping[str, Any], group: int, rank: 
         factory=host_trainer,
         arguments={"config": content, "rank": rank, "world_size": settings.members},
         work_threads=1,
-        num_cpus=settings.num_cpus,
+        num_cpus=settings.cpus,
         num_gpus=settings.num_gpus,
         resources=settings.resources,
         env={**_member_environment(config, TRAINER), **settings.env},
@@ -216,5 +218,5 @@ def _trainer_spec(config: Config, content: Mapping[str, Any], group: int, rank: 
 def _member_environment(config: Config, pool: str) -> dict[str, str]:
     """What every member needs before it imports anything heavy (measured reasons: docs/decisions.md)."""
     quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
-    engine = engine_environment(config.engine_args(pool), config.pool(pool).num_gpus)
+    engine = engine_environment(engine_options(config, pool), config.pool(pool).num_gpus)
     return {**engine, **quiet, "PATH": os.environ.get("PATH", "")}

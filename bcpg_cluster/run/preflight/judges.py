@@ -9,6 +9,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.build.judges import check_taught_rule, judge_endpoint, load_judge_prompt
 from bcpg_cluster.stages.judge.cache import VerdictCache
+from bcpg_cluster.stages.plugin import check_plugin
 
 # Of a judge's answer: measured on the shipped prompts' JSON with reasons; a line is "12 wrong calculation".
 _JSON_TOKENS_PER_STEP, _LINE_TOKENS_PER_STEP = 90, 8
@@ -21,12 +22,14 @@ _REASONING_OPTIONS = (
 
 def check_judge(name: str, judge: JudgeConfig) -> None:
     """Raises :class:`ConfigError` for an invalid judge prompt or one without words for the judge's rule, a model that was taught
-    another rule, a key that is not set, a cache that cannot be written, or an engine that would bind a judge's thoughts to the
-    schema of its answer.
+    another rule, a key that is not set, a cache that cannot be written, a class that is not there, or an engine that would
+    bind a judge's thoughts to the schema of its answer.
     """
     if judge.cache is not None:
         VerdictCache(Path(judge.cache).expanduser())
     check_taught_rule(name, judge)
+    if judge.kind == "python":
+        check_plugin(judge.class_ or "", f"judges.{name}.class")
     if judge.kind not in ("llm", "openai"):
         return
     prompt = load_judge_prompt(judge.prompt, judge.rule)

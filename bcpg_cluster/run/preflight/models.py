@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.run import Config
@@ -15,11 +17,38 @@ from bcpg_cluster.run.build.engines import policy_engine_args
 from bcpg_cluster.run.build.judges import judge_engine_args, load_judge_prompt
 from bcpg_cluster.run.build.segmenters import check_segmenter
 from bcpg_cluster.run.build.settings import lora_settings
+from bcpg_cluster.run.preflight.context import model_config
 from bcpg_cluster.run.preflight.judges import check_judge
+from bcpg_cluster.run.preflight.model_files import Purpose, check_model_files
 from bcpg_cluster.stages.generate import tokenizer_check
 from bcpg_cluster.stages.generate.tokenizer_check import TokenizerCheck
+from bcpg_cluster.stages.judge.prm.detection import choose_convention
 
 _NUM_PROBES = 64  # problems a tokenizer is tried on
+
+
+def check_model_claims(config: Config) -> None:
+    """Check that the files of every local model are what they claim to be (see ``run.preflight.model_files``).
+
+    Raises:
+        DataError: weights that are cut off or missing, an unknown data type, another kind of model.
+        ConfigError: a process reward model that follows no known convention, or another one than the config says.
+    """
+    if config.policy.kind != "fake":
+        _check_claims("policy.model", config.policy.model, "causal", config.policy.engine_args)
+    for name, judge in config.judges.items():
+        if judge.kind not in ("llm", "prm") or not judge.model:
+            continue
+        key = f"judges.{name}.model"
+        _check_claims(key, judge.model, "causal" if judge.kind == "llm" else "prm", judge.engine_args)
+        if judge.kind == "prm" and (content := model_config(resolve_asset(judge.model))):
+            choose_convention(judge.convention, resolve_asset(judge.model), content)
+
+
+def _check_claims(key: str, model: str, purpose: Purpose, engine_args: Mapping[str, Any]) -> None:
+    path = Path(resolve_asset(model))
+    if path.is_dir():
+        check_model_files(key, path, purpose, needs_weights=engine_args.get("load_format", "auto") == "auto")
 
 
 def check_models(config: Config) -> None:
@@ -110,8 +139,12 @@ def check_vendor_options(config: Config) -> None:
     Raises:
         ConfigError: an option the vendor does not know or does not accept.
     """
-    served = [(config.policy.model, policy_engine_args(config.policy))] if config.policy.kind == "vllm" else []
-    served += [(j.model or "", judge_engine_args(j)) for j in config.judges.values() if j.kind in ("llm", "prm")]
+    served = [(config.policy.model, policy_engine_args(config))] if config.policy.kind == "vllm" else []
+    served += [
+        (judge.model or "", judge_engine_args(config, name))
+        for name, judge in config.judges.items()
+        if judge.kind in ("llm", "prm")
+    ]
     if served:
         from bcpg_cluster.stages.generate.vllm_options import check_engine_args
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from bcpg_cluster.assets.chain.task import parse_question
-from bcpg_cluster.errors import PushError
+from bcpg_cluster.errors import EngineError, PushError
 from bcpg_cluster.records import StopReason
 from bcpg_cluster.stages.fakes.faults import Faults, _CallCounter
 from bcpg_cluster.stages.fakes.skill import (
@@ -40,6 +40,7 @@ class FakeGenerator:
         answer: prompt text to response text, instead of the solver: a scripted model. ``temperature`` and seeds
             then change nothing.
         snapshot: a :class:`FakeTrainerRank` snapshot to start from.
+        max_model_len: most tokens of a prompt and its response together; ``None`` is no limit. Refuses what a real engine does.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class FakeGenerator:
         policy_version: int = 0,
         snapshot: str | None = None,
         seed: int = 0,
+        max_model_len: int | None = None,
         faults: Faults = Faults(),
     ) -> None:
         self.skill = self._base_skill = skill
         self._model = model
         self._answer = answer
         self._version = policy_version
+        self._max_model_len = max_model_len
         self._rng = random.Random(seed)  # for requests without a seed of their own
         self._faults = faults
         self._calls = _CallCounter(faults)
@@ -68,6 +71,11 @@ class FakeGenerator:
     def policy_version(self) -> int:
         """The version of the skill that answers now."""
         return self._version
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Most tokens of a prompt and its response together."""
+        return self._max_model_len
 
     def render(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
         """The messages' contents, one a line; a character is its code point."""
@@ -124,19 +132,31 @@ class FakeGenerator:
 
     def score_tokens(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
         """The same log-probs as :meth:`generate` reports and :class:`FakeTrainerRank` computes."""
+        for prompt, response in sequences:
+            self._check_fits(len(prompt) + len(response))
         return [fake_logprobs(self.skill, len(prompt), response) for prompt, response in sequences]
 
     def score_next(self, prefix: tuple[int, ...], token: int) -> float:
         """As :meth:`score_tokens`, of one token."""
+        self._check_fits(len(prefix))
         return fake_logprobs(self.skill, len(prefix), (token,))[0]
 
+    def _check_fits(self, num_tokens: int) -> None:
+        """Like vLLM, which draws at least one token after what it is given."""
+        if self._max_model_len is not None and num_tokens >= self._max_model_len:
+            raise EngineError(f"{num_tokens} tokens are more than the context of {self._max_model_len} has room for")
+
     def _generate(self, request: GenerateRequest) -> Generation:
+        self._check_fits(len(request.prompt_token_ids))
         rng = self._rng if request.seed is None else random.Random(request.seed)
         prompt = decode(request.prompt_token_ids)
         if request.sampling.temperature == 0.0:  # greedy depends on the prompt alone
             rng = random.Random(hash_unit("greedy", prompt))
         token_ids = (*encode(self._text(prompt, rng, request.sampling.max_tokens)), END_ID)
-        kept = token_ids[: request.sampling.max_tokens]
+        room = request.sampling.max_tokens
+        if self._max_model_len is not None:
+            room = min(room, self._max_model_len - len(request.prompt_token_ids))
+        kept = token_ids[:room]
         stop = StopReason.STOP if kept[-1:] == (END_ID,) else StopReason.LENGTH
         if self._faults.output == "aborted":
             kept, stop = kept[:1], StopReason.ABORTED

@@ -34,6 +34,10 @@ class RolloutClient:
         """The version of the weights it answers with."""
         return self._call("policy_version")
 
+    def max_model_len(self) -> Future[int | None]:
+        """Most tokens it takes of a prompt and its response together; ``None`` is no limit."""
+        return self._call("max_model_len")
+
     def load_snapshot(
         self, path: str | RunPath, version: int, digests: Mapping[str, str], *, label: str = ""
     ) -> Future[dict[str, str]]:

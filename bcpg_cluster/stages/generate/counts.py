@@ -10,11 +10,16 @@ from bcpg_cluster.records import StopReason
 
 @dataclass(frozen=True, slots=True)
 class RolloutCounts:
-    """Responses drawn, their tokens, and why they ended."""
+    """Samples asked for, the tokens of their responses, and why they ended."""
 
     samples: int
     tokens: int
     stopped: Mapping[StopReason, int]
+
+    @property
+    def drawn(self) -> int:
+        """Samples whose prompt left room for a response."""
+        return self.samples - self.stopped[StopReason.PROMPT_TOO_LONG]
 
     @classmethod
     def of(cls, responses: Iterable[tuple[int, StopReason]]) -> RolloutCounts:

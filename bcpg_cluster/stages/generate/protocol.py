@@ -64,12 +64,19 @@ class TextGenerator(Protocol):
         """The version of the weights that answer now; 0 is the base model."""
         ...
 
+    @property
+    def max_model_len(self) -> int | None:
+        """Most tokens of a prompt and its response together; ``None`` where nothing limits them."""
+        ...
+
     def render(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
         """The chat template's token ids, generation prompt included."""
         ...
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         """Answer all requests, in order. A request the engine gives up comes back as ``StopReason.ABORTED``.
+
+        Every prompt is shorter than :attr:`max_model_len`; engines refuse others.
 
         Raises:
             EngineError: the engine itself failed; nothing of this call is usable.

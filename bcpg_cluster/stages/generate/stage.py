@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Sequence
 
 from bcpg_cluster.errors import EngineError
-from bcpg_cluster.records import GREEDY_SAMPLE, Prompt, Rollout, SampleId
+from bcpg_cluster.records import GREEDY_SAMPLE, Prompt, Rollout, SampleId, StopReason
 from bcpg_cluster.stages.generate.counts import RolloutCounts
-from bcpg_cluster.stages.generate.protocol import GenerateRequest, Sampling, TextGenerator
+from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling, TextGenerator
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.store.rows import prompts_from, rollout_row
 
@@ -33,7 +33,8 @@ def generate(
     """Draw ``group_size`` responses to every prompt of the shard, and one greedy one (sample -1) if asked.
 
     The job's ``policy_version`` is what the coordinator believes the engine holds; any other is refused, so that no
-    rollout is ever written with unknown weights. Its ``run_seed`` seeds the samples.
+    rollout is ever written with unknown weights. Its ``run_seed`` seeds the samples. A prompt that fills the engine's context
+    is not asked: its samples are ``StopReason.PROMPT_TOO_LONG``, without a token.
 
     Raises:
         EngineError: the engine holds other weights, or failed.
@@ -44,7 +45,7 @@ def generate(
     ids = [SampleId(job.round, prompt.prompt_id, sample) for prompt in prompts for sample in samples]
     run_seed = int(job.parameters["run_seed"]) if seed_per_request else None
     requests = _requests(engine, prompts, ids, sampling, run_seed, job.output)
-    generations = engine.generate(requests)
+    generations = _answers(engine, requests, expected)
     wrong = {generation.policy_version for generation in generations} - {expected}
     if wrong:
         raise EngineError(f"the engine answered with policy version {sorted(wrong)}, expected {expected}")
@@ -63,6 +64,16 @@ def generate(
     ]
     counts = RolloutCounts.of((len(generation.token_ids), generation.stop_reason) for generation in generations)
     return StageResult([rollout_row(rollout) for rollout in rollouts], counts.metrics())
+
+
+def _answers(engine: TextGenerator, requests: Sequence[GenerateRequest], version: int) -> list[Generation]:
+    """The engine's answers, in order; where a prompt leaves no room for one, an empty one that says so."""
+    limit = engine.max_model_len
+    fits = [limit is None or len(request.prompt_token_ids) < limit for request in requests]
+    asked = [request for request, is_asked in zip(requests, fits, strict=True) if is_asked]
+    answers = iter(engine.generate(asked) if asked else ())
+    unasked = Generation((), (), (), StopReason.PROMPT_TOO_LONG, version)
+    return [next(answers) if is_asked else unasked for is_asked in fits]
 
 
 def _requests(

@@ -44,7 +44,7 @@ def check_tokenizers(checks: Sequence[TokenizerCheck]) -> None:
         ConfigError: its template opens thinking and the configuration does not say so.
     """
     for check in checks:
-        check_tokenizer(_load(check), check)
+        check_tokenizer(load_tokenizer(check), check)
 
 
 def check_tokenizer(tokenizer: Any, check: TokenizerCheck) -> None:
@@ -72,7 +72,8 @@ def check_tokenizer(tokenizer: Any, check: TokenizerCheck) -> None:
         )
 
 
-def _load(check: TokenizerCheck) -> Any:
+def load_tokenizer(check: TokenizerCheck) -> Any:
+    """The tokenizer of a model. Raises :class:`DataError` when there is none."""
     from transformers import AutoTokenizer
 
     try:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from bcpg_cluster.errors import ConfigError, EngineError, PushError
 from bcpg_cluster.records import StopReason
+from bcpg_cluster.stages.generate.engine_start import refusing_starts
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling
 from bcpg_cluster.stages.generate.token_texts import token_texts
 from bcpg_cluster.stages.generate.vllm_loop import EngineLoop
@@ -34,11 +35,8 @@ class VllmGenerator:
         weight_transfer_backend: ``gloo`` on CPU, ``nccl`` on GPUs, ``None`` for an engine that takes no pushes.
         policy_version: of the weights it starts with.
 
-    Attributes:
-        max_model_len: most tokens of a prompt and its response together.
-
     Raises:
-        ConfigError: invalid engine_args.
+        ConfigError: invalid engine_args, or ones that vLLM does not start with.
         EngineError: vLLM's version is not the one supported, or the engine did not start.
     """
 
@@ -56,10 +54,11 @@ class VllmGenerator:
 
         self._wire = weight_transfer
         self._backend = weight_transfer_backend
-        self._loop = EngineLoop(lambda: _build(model, engine_args, weight_transfer_backend), name="vllm-rollout")
+        with refusing_starts(model):
+            self._loop = EngineLoop(lambda: _build(model, engine_args, weight_transfer_backend), name="vllm-rollout")
         self._tokenizer = self._loop.between_steps(lambda llm: llm.get_tokenizer())
         self._seeds_kill = self._loop.between_steps(_dies_of_seeds)
-        self.max_model_len: int = self._loop.between_steps(lambda llm: llm.model_config.max_model_len)
+        self._max_model_len: int = self._loop.between_steps(lambda llm: llm.model_config.max_model_len)
         self._tokenizer_lock = threading.Lock()  # fast tokenizers raise "Already borrowed" when two threads meet in one
         self._version = UNKNOWN_VERSION
         self._loop.between_steps(lambda llm: self._set_version(llm, policy_version))
@@ -70,6 +69,11 @@ class VllmGenerator:
     def policy_version(self) -> int:
         """The version of the weights that answer now; -1 after a push that failed, when nothing may be drawn."""
         return self._version
+
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens of a prompt and its response together."""
+        return self._max_model_len
 
     def render(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
         """The chat template's token ids, generation prompt included."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from bcpg_cluster.errors import EngineError
-from bcpg_cluster.records import Verdict
+from bcpg_cluster.records import Verdict, VerdictStatus
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
+from bcpg_cluster.stages.judge.counts import status_metrics
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judged
 from bcpg_cluster.store.rows import prompts_from, steps_from, verdict_row
 
@@ -31,12 +32,12 @@ def judge(tables: Tables, job: StageJob, *, engine: Judge, name: str, show_gold:
     if len(judged.judgements) != len(cases):
         raise EngineError(f"judge {name!r} answered {len(judged.judgements)} of {len(cases)} cases")
     rows = []
-    statuses: Counter[str] = Counter()
+    statuses: Counter[VerdictStatus] = Counter()
     for id_, case, judgements in zip(steps, cases, judged.judgements, strict=True):
         if len(judgements) != len(case.steps):
             raise EngineError(f"judge {name!r} gave {len(judgements)} verdicts on {len(case.steps)} steps of {id_}")
         for index, said in enumerate(judgements):
-            statuses[str(said.status)] += 1
+            statuses[said.status] += 1
             rows.append(
                 verdict_row(
                     Verdict(
@@ -44,7 +45,7 @@ def judge(tables: Tables, job: StageJob, *, engine: Judge, name: str, show_gold:
                     )
                 )
             )
-    metrics = {f"status.{status}": float(count) for status, count in statuses.items()}
+    metrics = status_metrics(statuses)
     tokens = sum(of_sample[-1].end for of_sample in steps.values())  # of the responses judged
     metrics |= {f"judge.{key}": value for key, value in judged.counts.items()}
     return StageResult(rows, {**metrics, "steps": len(rows), "samples": len(cases), "tokens": tokens})

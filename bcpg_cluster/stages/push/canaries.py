@@ -39,6 +39,23 @@ def read_canaries(snapshot_dir: RunPath) -> list[Canary]:
     return [Canary(**{key: tuple(value) for key, value in entry.items()}) for entry in content]
 
 
+def fitting_canaries(canaries: Sequence[Canary], max_model_len: int | None) -> list[Canary]:
+    """What an engine can score of canaries: it takes one token less than its context, since it draws one more.
+
+    A response is cut to what fits: a token's log-prob does not depend on later ones. A canary whose prompt leaves no room is
+    left out. ``None`` is an engine without a limit.
+    """
+    if max_model_len is None:
+        return [*canaries]
+    kept = []
+    for canary in canaries:
+        room = max_model_len - 1 - len(canary.prompt_token_ids)
+        if room > 0:
+            cut = (canary.token_ids[:room], canary.before[:room], canary.after[:room])
+            kept.append(Canary(canary.prompt_token_ids, *cut))
+    return kept
+
+
 @dataclass(frozen=True, slots=True)
 class CanaryProof:
     """How well engines agree with the trainer on the new weights.
@@ -114,7 +131,8 @@ def judge_canaries(
         raise PushError(
             f"the engines do not hold the weights that were sent: canary log-probs are off by {worst:.2e} nats"
             + ("" if through_cache is None else f", through a cached prefix by {through_cache:.2e}")
-            + f" (tolerance {tolerance_nats:.0e}; old and new weights differ by {separation:.2e})"
+            + f" (tolerance {tolerance_nats:.0e}; old and new weights differ by {separation:.2e}). Engines that compute in another "
+            "data type than the trainer are off too (policy.engine_args.dtype, train.dtype, push.tolerance_nats)"
         )
     verdict = "passed" if separation > tolerance_nats else "not discriminating"
     return CanaryProof(worst, separation, through_cache, verdict, seconds)

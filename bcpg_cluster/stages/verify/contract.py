@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.records import OutcomeStatus, StopReason
+from bcpg_cluster.stages.verify.counts import REWARDED
 from bcpg_cluster.stages.verify.protocol import Verification, Verifier
 
-WITH_REWARD = (OutcomeStatus.VERIFIED, OutcomeStatus.NO_ANSWER, OutcomeStatus.TRUNCATED)
 _ODD = ("\x00\ud83c", "}" * 500, "$" * 999, "```python\n", "</think>" * 9)
 
 
@@ -85,8 +85,8 @@ def odd_input_never_raises(subject: Subject) -> None:
     for response in _ODD:
         for stop_reason in (StopReason.STOP, StopReason.LENGTH):
             result = subject.verifier.verify(response, subject.gold, stop_reason)
-            assert (result.reward in (0.0, 1.0)) == (result.status in WITH_REWARD), f"{response!r:.40} gave {result}"
-            assert (result.reward is None) == (result.status not in WITH_REWARD), f"{response!r:.40} gave {result}"
+            assert (result.reward in (0.0, 1.0)) == (result.status in REWARDED), f"{response!r:.40} gave {result}"
+            assert (result.reward is None) == (result.status not in REWARDED), f"{response!r:.40} gave {result}"
 
 
 def threads_get_their_own_answers(subject: Subject) -> None:

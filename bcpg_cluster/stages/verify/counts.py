@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bcpg_cluster.records import Outcome, OutcomeStatus
 
-_REWARDED = (OutcomeStatus.VERIFIED, OutcomeStatus.NO_ANSWER, OutcomeStatus.TRUNCATED)
+REWARDED = (OutcomeStatus.VERIFIED, OutcomeStatus.NO_ANSWER, OutcomeStatus.TRUNCATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class OutcomeCounts:
     @property
     def mean_reward(self) -> float | None:
         """Over the samples that have a reward; ``None`` where none has."""
-        number = sum(self.by_status.get(status, 0) for status in _REWARDED)
+        number = sum(self.by_status.get(status, 0) for status in REWARDED)
         return self.rewards / number if number else None
 
 

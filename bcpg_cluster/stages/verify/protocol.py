@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.records import OutcomeStatus, StopReason
+from bcpg_cluster.records import OutcomeStatus, Prompt, StopReason
 
 THINK_START = "<think>"
 THINK_END = "</think>"
@@ -17,7 +17,7 @@ class Verification:
     """What a verifier found.
 
     Attributes:
-        reward: 1.0 or 0.0; ``None`` exactly with ``ENGINE_LOST`` and ``VERIFIER_ERROR``.
+        reward: 1.0 or 0.0; ``None`` exactly with the statuses that carry none (:class:`OutcomeStatus`).
         extracted: the answer as it was read, when one was found.
         is_unparsed: there is an answer, but nothing that could be compared was read from it (it counts as wrong).
         extracted_gold: the gold answer as it was read, where a verifier reads it.
@@ -57,6 +57,15 @@ class Verifier(Protocol):
 
     def close(self) -> None:
         """Free everything. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class SampleVerifier(Protocol):
+    """What a verifier has, beside :class:`Verifier`, that reads the prompt too."""
+
+    def verify_sample(self, response: str, prompt: Prompt, stop_reason: StopReason) -> Verification:
+        """As :meth:`Verifier.verify`, against the prompt's gold answer. A run asks this where it is there."""
         ...
 
 

@@ -42,6 +42,11 @@ class GroupResult:
     num_verified: int
 
 
+def unasked_group(num_samples: int) -> GroupResult:
+    """The group of a prompt that did not fit the context: nothing was drawn, and all of it is dropped for that."""
+    return GroupResult((GroupMember(None, DropReason.PROMPT_TOO_LONG),) * num_samples, None, 0)
+
+
 def group_advantages(
     rewards: Sequence[float | None],
     min_verified_share: float,

@@ -85,8 +85,8 @@ def complete(
     if evaluated.more_tests:
         found["more_tests"] = dict(evaluated.more_tests)
     found |= {
-        "truncated_share": responses.stopped[StopReason.LENGTH] / responses.samples,
-        "mean_tokens": responses.tokens / responses.samples,
+        "truncated_share": responses.stopped[StopReason.LENGTH] / max(responses.drawn, 1),
+        "mean_tokens": responses.tokens / max(responses.drawn, 1),
         "evaluation_tokens_per_s": evaluated.tokens_per_s,
         "seconds": {**evaluated.seconds, "round": seconds},
     }

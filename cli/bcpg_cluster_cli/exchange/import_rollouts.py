@@ -18,6 +18,7 @@ from bcpg_cluster.exchange.import_tokenizer import ImportTokenizer, Transformers
 from bcpg_cluster.prompts.sets import check_disjoint
 from bcpg_cluster.records import Prompt
 from bcpg_cluster.run.build.default_config import read_config
+from bcpg_cluster.run.preflight.context import policy_context
 from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.run.preflight.prompts import check_answers
 from bcpg_cluster.store.layout import CONFIG
@@ -55,7 +56,15 @@ def run_import(
 
     place = new_run(run_dir, config, None if seed is None else f"{config.name}-seed{seed}")
     directory = local_only(place, "an import")
-    done = import_rollouts(source, directory, config, import_tokenizer(config), columns=mapping, check_prompts=check)
+    done = import_rollouts(
+        source,
+        directory,
+        config,
+        import_tokenizer(config),
+        columns=mapping,
+        check_prompts=check,
+        max_model_len=policy_context(config),
+    )
     console = Console(stderr=as_json)
     console.print(
         f"{directory}: {done.num_samples} responses to {done.num_prompts} prompts, {done.num_tokens} tokens, as round 1 "
@@ -68,6 +77,15 @@ def run_import(
             f"{done.num_alone} prompts have a single response; a group teaches only where right and wrong ones meet",
             highlight=False,
             markup=False,
+        )
+    if done.num_longer:
+        console.print(
+            f"{done.num_longer} responses are longer with their prompt than the policy's context of {done.max_model_len} tokens: "
+            "they are trained on, but the policy cannot draw them, and pushes are proven on what fits; raise "
+            "policy.engine_args.max_model_len, or leave them out",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
     console.print(
         f"continue with: bcpg-cluster iterate --config {directory / CONFIG} --run-dir {directory}",
@@ -117,7 +135,22 @@ def import_tokenizer(config: Config) -> ImportTokenizer:
             rule="imported responses are tokenised by the policy's own tokenizer",
             remedy="correct policy.model, or make sure the hub can be reached",
         ) from None
-    return TransformersTokenizer(tokenizer, token_texts)
+    ends = generation_ends(model, config.policy.revision, trust_remote_code=config.policy.trust_remote_code)
+    return TransformersTokenizer(tokenizer, token_texts, ends)
+
+
+def generation_ends(model: str, revision: str | None, *, trust_remote_code: bool) -> tuple[int, ...]:
+    """The tokens that end a generation by the model's ``generation_config.json``, else by its ``config.json``; none where
+    neither says it.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        ends = GenerationConfig.from_pretrained(model, revision=revision).eos_token_id
+    except OSError:  # there is no such file
+        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+        ends = getattr(config, "eos_token_id", None)
+    return () if ends is None else tuple(ends) if isinstance(ends, list) else (int(ends),)
 
 
 class FakeTokenizer:

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer
 from rich.console import Console
@@ -70,6 +70,12 @@ def run_judge_eval(
         EngineError: a judge failed; what was answered is kept.
     """
     names = _chosen(config, judges)
+    if abstention not in get_args(Abstention):
+        raise ConfigError(
+            f"--abstention {abstention!r}",
+            rule=f"what a judge without an answer counts as: {' or '.join(get_args(Abstention))}",
+            remedy="give one of these",
+        )
     combined = consensus_rules(rules, names, abstention, accuracies, prior)
     if combined:
         _check_same_rule(config, names)

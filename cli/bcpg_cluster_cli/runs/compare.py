@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -163,11 +164,11 @@ def open_comparison(
         console.print(f"{time.monotonic() - started:6.0f} s  {text}", highlight=False, markup=False, soft_wrap=True)
 
     with stop_on_signals(console) as stop_asked:
-        runtime = start_runtime(setup.config, directory, address, inline=inline, console=console)
+        runtime, placed = start_runtime(setup.config, directory, address, inline=inline, console=console)
         try:
             with QuietObserver(console) as observer:
-                workforce = start_workforce(setup.config, runtime, stop_asked)
-                yield Comparison(directory, setup, workforce, observer, stop_asked, say)
+                workforce = start_workforce(placed, runtime, stop_asked)
+                yield Comparison(directory, replace(setup, config=placed), workforce, observer, stop_asked, say)
         except KeyboardInterrupt:
             raise Interrupted("stopped at once; what was finished is kept") from None
         finally:

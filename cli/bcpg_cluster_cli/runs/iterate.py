@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import typer
 from rich.console import Console
 
-from bcpg_cluster.errors import Interrupted
-from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.build.default_config import choose_config, read_config
-from bcpg_cluster.run.directory import check_run_directory, open_run
-from bcpg_cluster.run.preflight.preflight import preflight
-from bcpg_cluster.run.snapshots import drop_torn_snapshots
+from bcpg_cluster.run.directory import check_run_directory
+from bcpg_cluster.run.entry import run_rounds
+from bcpg_cluster.run.listeners import track_overrides
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster_cli.console import ConsoleObserver, closing_lines, print_report
-from bcpg_cluster_cli.listeners import listeners, track_overrides
-from bcpg_cluster_cli.session import new_run, start_runtime
+from bcpg_cluster_cli.endings import end_if_stuck
+from bcpg_cluster_cli.session import new_run, say
 from bcpg_cluster_cli.signals import stop_on_signals
 
 
@@ -36,6 +34,7 @@ def run_iterate(
     track: list[str],
     as_json: bool,
     inline: bool,
+    take_changed_prompts: bool = False,
 ) -> None:
     """Check everything, then start, then run the rounds that are missing."""
     console = Console(stderr=as_json)
@@ -47,36 +46,30 @@ def run_iterate(
     check_run_directory(directory, config)
     reports = read_manifest(directory).reports
     if all(round_ in reports for round_ in range(rounds + 1)):
-        console.print(
-            f"{directory}: all {rounds} rounds are done already", highlight=False, markup=False, soft_wrap=True
-        )
+        say(console, f"{directory}: all {rounds} rounds are done already")
         _finish({round_: reports[round_] for round_ in range(rounds + 1)}, directory, console, as_json=as_json)
         return
-    prompts = preflight(config)
+    for round_ in sorted(reports):
+        print_report(console, reports[round_])
     started = time.monotonic()
-    with stop_on_signals(console) as stop_asked:
-        # The cluster first: a run that may not start there leaves no directory behind.
-        runtime = start_runtime(config, directory, address, inline=inline, console=console)
-        try:
-            with (
-                open_run(directory.absolute(), config) as manifest,
-                ConsoleObserver(console) as display,
-                listeners(display, config, manifest, runtime) as observer,
-            ):
-                drop_torn_snapshots(directory, manifest)
-                for round_ in sorted(manifest.state.reports):
-                    print_report(console, manifest.state.reports[round_])
-                coordinator = build_coordinator(config, manifest, runtime, observer, stop_asked, prompts)
-                done = coordinator.run(rounds)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped at once; what was finished is kept") from None
-        finally:
-            runtime.shutdown()
+    with stop_on_signals(console) as stop_asked, ConsoleObserver(console) as display:
+        result = run_rounds(
+            config,
+            rounds,
+            directory,
+            address=address,
+            inline=inline,
+            observer=display,
+            stop_asked=stop_asked,
+            say=partial(say, console),
+            on_lost=end_if_stuck,
+            take_changed_prompts=take_changed_prompts,
+        )
     console.print(f"{time.monotonic() - started:.0f} s in all, engine starts included", highlight=False)
-    _finish(done, directory, console, as_json=as_json)
+    _finish(result.reports, directory, console, as_json=as_json)
 
 
-def _finish(reports: dict[int, RoundReport], directory: RunPath, console: Console, *, as_json: bool) -> None:
+def _finish(reports: Mapping[int, RoundReport], directory: RunPath, console: Console, *, as_json: bool) -> None:
     console.print(f"run: {directory}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
         typer.echo(json.dumps([report.plain() for report in reports.values()]))

@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 
 from bcpg_cluster.config.changes import check_rerun_changes
 from bcpg_cluster.config.load import change_config
-from bcpg_cluster.errors import UserError
+from bcpg_cluster.errors import Interrupted, UserError
 from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.build.engines import snapshot_verifier
 from bcpg_cluster.run.directory import load_run_config, open_run, write_config
+from bcpg_cluster.run.launch import check_inline
+from bcpg_cluster.run.listeners import listeners
 from bcpg_cluster.run.preflight.preflight import preflight
+from bcpg_cluster.run.prompt_digests import hold_prompts
 from bcpg_cluster.run.snapshots import SnapshotCheck
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster_cli.console import ConsoleObserver
-from bcpg_cluster_cli.listeners import listeners
 from bcpg_cluster_cli.session import find_run, start_runtime
 from bcpg_cluster_cli.signals import stop_on_signals
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """What running a stage again will do.
+
+    Attributes:
+        made: the map stages that are done again.
+        last_round: the newest round with a report, before anything is discarded.
+    """
+
+    round: int
+    made: Sequence[str]
+    last_round: int
+    is_training: bool
+
+    @property
+    def sentence(self) -> str:
+        """For people: what is done again now, and how later rounds come back."""
+        trained = f", training of round {self.round} and its push" if self.is_training else ""
+        text = f"to be done again: {', '.join(self.made)}{trained}".replace(": ,", ":")
+        if self.last_round <= self.round:
+            return text
+        gone = ", ".join(str(later) for later in range(self.round + 1, self.last_round + 1))
+        return (
+            f"{text}. Rounds to train anew after that: {gone} (`bcpg-cluster iterate --rounds {self.last_round}` does)"
+        )
 
 
 def run_stage(
@@ -50,6 +80,7 @@ def run_stage(
     outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": "reference"}
     if name not in outputs:
         raise UserError(f"unknown stage {name!r}", rule=f"stages are {', '.join(outputs)}", remedy="give one of these")
+    check_inline(config, address, inline=inline)
     check_rerun_changes(name, before, config)
     is_measuring = name in {stage.name for stage in measuring}
     tables = downstream(measuring if is_measuring else data, outputs[name])
@@ -57,6 +88,8 @@ def run_stage(
         tables += ["reference", *(stage.output for stage in measuring)]
     with open_run(directory, before) as manifest, stop_on_signals(console) as stop_asked:
         later = later_results(manifest.state, round_, is_measuring=is_measuring)
+        made = [stage.name for stage in (*data, *measuring) if stage.output in tables]
+        plan = Rerun(round_, made, max(manifest.state.reports, default=round_), is_training=not is_measuring)
         if (round_, "weighted" if name == "train" else outputs[name]) not in manifest.state.shards:
             raise UserError(
                 f"round {round_} has no results of {name!r}",
@@ -67,22 +100,28 @@ def run_stage(
             raise UserError(
                 f"{', '.join(later)} were made from the results of {name!r} in round {round_}",
                 rule="a result is never kept without the results it was made from",
-                remedy="add --discard-later to discard them (files stay on disk until then)",
+                remedy=f"add --discard-later to discard them (files stay on disk until then); {plan.sentence}",
             )
         start = round_ if is_measuring else round_ - 1
         check_weights_are_there(manifest, start)
         SnapshotCheck(manifest, snapshot_verifier(config.train.kind))(start)  # before results are given up for it
         prompts = preflight(config)
+        if later:
+            console.print(f"discarding {', '.join(later)}", highlight=False, markup=False, soft_wrap=True)
+        console.print(plan.sentence, highlight=False, markup=False, soft_wrap=True)
+        hold_prompts(manifest, config, prompts)
         # Measuring again changes no weights; anything else makes this round's snapshot and all after it void.
         versions = round_ + 1 if is_measuring else max(round_, 1)
         changed = {"identity": config.identity, "config": config.model_dump(mode="json")} if overrides else None
         manifest.reopen(round_, tables, versions, changed)
         if overrides:
             write_config(directory, config)  # for people to read; the manifest's word counts
-        runtime = start_runtime(config, directory, address, inline=inline, console=console)
+        runtime, placed = start_runtime(config, directory, address, inline=inline, console=console)
         try:
             with ConsoleObserver(console) as display, listeners(display, config, manifest, runtime) as observer:
-                build_coordinator(config, manifest, runtime, observer, stop_asked, prompts).run(round_)
+                build_coordinator(placed, manifest, runtime, observer, stop_asked, prompts).run(round_)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped at once; what was finished is kept") from None
         finally:
             runtime.shutdown()
 

@@ -27,11 +27,13 @@ from bcpg_cluster.store.shards import read_table
 from bcpg_cluster_cli.console import import_text
 from bcpg_cluster_cli.session import find_run
 
+_SCREEN_TOKENS = 600
+
 
 def run_inspect(
     run_dir: str | RunPath | None, round_: int, prompt: str | None, sample: int | None, number: int
 ) -> None:
-    """Show up to ``number`` training rows of a round: the ones asked for, else those with mined tokens first."""
+    """Show up to ``number`` training rows of a round: the ones asked for, else those that show most first."""
     directory = find_run(run_dir)
     config, state = load_run_config(directory), read_manifest(directory)
     weighted = weighted_from(read_table(directory, state.receipts(round_, "weighted")))
@@ -62,9 +64,20 @@ def choose_rows(rows: Sequence[WeightedRow], prompt: str | None, sample: int | N
             (prompt is None or id_.prompt_id == prompt) and (sample is None or id_.sample == sample) for id_ in ids
         )
 
-    return sorted(
-        filter(fits, rows), key=lambda row: (not any(row.mined), row.id, row.rival.id if row.rival else row.id)
-    )
+    def rank(row: WeightedRow) -> tuple[object, ...]:
+        """Examples that show most first: steps mined beside steps that are not, of a wrong response that fits a screen."""
+        is_mixed = any(row.mined) and not all(row.mined)
+        is_long = len(row.token_ids) > _SCREEN_TOKENS
+        return (
+            not any(row.mined),
+            not is_mixed,
+            row.reward > 0.0,
+            is_long,
+            row.id,
+            row.rival.id if row.rival else row.id,
+        )
+
+    return sorted(filter(fits, rows), key=rank)
 
 
 def _show(

@@ -179,6 +179,48 @@ def test_status_of_a_round_under_way(bcpg: Bcpg, run_dir: Path):
     assert bcpg("status", "--run-dir", run_dir).code == 0
 
 
+# --- one process
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["policy={kind: vllm, model: 'embedded:chain/policy'}"], "rollout"),
+        (["judges.llm={kind: llm, model: 'embedded:chain/judge'}"], "judge.llm"),
+        (["train.kind=deepspeed", "pools.trainer={members: 2}"], "trainer"),
+    ],
+)
+@pytest.mark.parametrize("command", ["iterate", "compare"])
+def test_engines_that_need_processes_are_not_run_inline(
+    bcpg: Bcpg, config_file: Path, tmp_path: Path, command: str, overrides: list[str], named: str
+):
+    changes = [part for override in overrides for part in ("--set", override)]
+    compared = ("--validation-prompts", 0, "--learning-rates", "1e-4") if command == "compare" else ()
+    ended = bcpg(command, "-c", config_file, "--inline", "--run-dir", tmp_path / "r", *changes, *compared)
+    assert ended.code == 2, ended.err
+    assert f"--inline, but {named} cannot run in this process" in ended.err
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("iterate",), ("compare", "--validation-prompts", "0", "--learning-rates", "1e-4")], ids=lambda c: c[0]
+)
+def test_inline_needs_no_address(bcpg: Bcpg, config_file: Path, tmp_path: Path, command: tuple[str, ...]):
+    ended = bcpg(*command, "-c", config_file, "--inline", "--address", "local", "--run-dir", tmp_path / "r")
+    assert ended.code == 2 and "--inline with --address local" in ended.err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_stage_is_refused_before_anything_is_discarded(
+    bcpg: Bcpg, run_dir: Path, tree_digest: Callable[..., dict[str, str]]
+):
+    before = tree_digest(run_dir, ignore=("run.lock",))
+    again = ("stage", "weigh", "--round", 3, "--run-dir", run_dir, "--inline", "--discard-later")
+    ended = bcpg(*again, "--address", "local")
+    assert ended.code == 2 and "--inline with --address local" in ended.err
+    assert tree_digest(run_dir, ignore=("run.lock",)) == before
+
+
 # --- stage
 
 
@@ -189,6 +231,18 @@ def test_stage_needs_leave_to_discard(bcpg: Bcpg, run_dir: Path, tree_digest: Ca
     assert "snapshot v3 were made from the results of 'weigh' in round 3" in ended.err
     assert "--discard-later" in ended.err
     assert tree_digest(run_dir, ignore=("run.lock",)) == before
+
+
+def test_stage_says_what_it_will_train_again(bcpg: Bcpg, run_dir: Path):
+    refused = bcpg("stage", "weigh", "--round", 2, "--run-dir", run_dir, "--inline")
+    sentence = (
+        "to be done again: weigh, evaluate, verify_evaluation, training of round 2 and its push. Rounds to train anew after "
+        "that: 3 (`bcpg-cluster iterate --rounds 3` does)"
+    )
+    assert refused.code == 2 and sentence in refused.err
+    ended = bcpg("stage", "weigh", "--round", 3, "--run-dir", run_dir, "--inline", "--discard-later")
+    said = "to be done again: weigh, evaluate, verify_evaluation, training of round 3 and its push"
+    assert ended.code == 0 and f"discarding snapshot v3\n{said}\n" in ended.out
 
 
 def test_stage_weigh_again(bcpg: Bcpg, run_dir: Path):

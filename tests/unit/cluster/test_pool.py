@@ -12,7 +12,7 @@ import pytest
 from bcpg_cluster.cluster.leases import Done, PoolLimits, Work
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import MemberSpec
-from bcpg_cluster.errors import DataError, EngineError, MemberLostError
+from bcpg_cluster.errors import DataError, EngineError, MemberLostError, StartRefusedError
 
 Retries = list[tuple[str, str]]
 
@@ -535,3 +535,31 @@ def test_close_stops_all(scripted: Any, make_pool: Callable[..., Pool]):
     assert all(member.is_killed for member in scripted.members)
     assert isinstance(scripted.of("run")[0].answer.exception(), MemberLostError)
     assert pool.status() == []
+
+
+def _refused() -> StartRefusedError:
+    return StartRefusedError("no room for the cache", rule="r", remedy="m")
+
+
+def test_a_start_that_would_end_the_same_is_tried_once(scripted: Any, make_pool: Callable[..., Pool], retries: Retries):
+    pool = make_pool(size=2, ready=False)
+    scripted.of("ping")[0].answer.set_exception(_refused())
+    with pytest.raises(StartRefusedError, match="no room for the cache"):
+        pool.poll()
+    assert len(scripted.members) == 2 and retries == []
+
+
+def test_where_a_member_has_been_running_memory_may_come_free(
+    scripted: Any, make_pool: Callable[..., Pool], retries: Retries
+):
+    pool = make_pool()
+    scripted.members[0].die()
+    pool.submit(Work((1,), lambda member: member.call("run", 1), "piece 1"))
+    pool.poll()
+    pool.poll()  # the lease of the dead member is back, and another member starts
+    scripted.of("ping")[-1].answer.set_exception(_refused())
+    pool.poll()
+    assert retries[-1][1].startswith("did not start: no room for the cache")
+    start(scripted)
+    pool.poll()
+    assert [state.state for state in pool.status()] == ["ready"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from bcpg_cluster.assets.chain.task import parse_question
 from bcpg_cluster.config.embedded import resolve_asset
@@ -104,8 +107,8 @@ def test_by_hand(tmp_path: Path, make_config: Callable[..., Config]) -> None:
     assert {r.prompt_token_ids for r in rollouts if r.id.prompt_id == a} == {(1, 165, 163, 2)}
     assert {(r.sampler_logprobs, r.seed, r.policy_version) for r in rollouts} == {((), None, -1)}
     assert [r.metrics for r in state.receipts(1, "rollouts")] == [
-        {"samples": 3, "tokens": 7, "stop.stop": 2, "stop.length": 1, "stop.aborted": 0},
-        {"samples": 1, "tokens": 6, "stop.stop": 1, "stop.length": 0, "stop.aborted": 0},
+        {"samples": 3, "tokens": 7, "stop.stop": 2, "stop.length": 1, "stop.aborted": 0, "stop.prompt_too_long": 0},
+        {"samples": 1, "tokens": 6, "stop.stop": 1, "stop.length": 0, "stop.aborted": 0, "stop.prompt_too_long": 0},
     ]
     noted = json.loads((tmp_path / "run" / IMPORT_FILE).read_text())
     assert (noted["sha256"], noted["num_tokens"], noted["absent"]) == (digest, 13, ["sampler_logprobs", "seed"])
@@ -124,6 +127,27 @@ def test_given_ids_and_samples_are_kept_and_other_names_are_mapped(
         (SampleId(1, "p7", 3), "b"),
         (SampleId(1, "p9", 0), "2"),
     ]
+
+
+@pytest.mark.parametrize(("context", "longer"), [(None, 0), (4, 2), (5, 1), (6, 0)])
+def test_responses_beyond_the_context_are_counted(
+    tmp_path: Path, make_config: Callable[..., Config], context: int | None, longer: int
+) -> None:
+    """With their prompt (3 tokens) and the end token they have 6, 5 and 4 tokens."""
+    source = write(tmp_path / "given.jsonl", [line("A", "bc"), line("A", "b"), line("A", "c", stop_reason="length")])
+    done = import_rollouts(source, tmp_path / "run", make_config(), ByteTokenizer(), max_model_len=context)
+    assert (done.max_model_len, done.num_longer, done.num_samples) == (context, longer, 3)
+
+
+def test_the_command_says_how_many_are_longer(
+    tmp_path: Path, make_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(policy={"engine_args": {"max_model_len": 8}})
+    (tmp_path / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
+    source = write(tmp_path / "given.jsonl", [line("1 +1", "answer 2"), line("1 +1", "2", stop_reason="length")])
+    run_import(source, str(tmp_path / "config.yaml"), [], tmp_path / "run", None)
+    said = capsys.readouterr().out
+    assert "1 responses are longer with their prompt than the policy's context of 8 tokens" in said
 
 
 def test_a_policy_without_an_end_token(tmp_path: Path, make_config: Callable[..., Config]) -> None:
@@ -292,10 +316,70 @@ def test_a_model_without_a_tokenizer(tmp_path: Path, make_config: Callable[..., 
         import_tokenizer(config)
 
 
+# --- files as people have them
+
+_ROWS = [line("A?", 'é, "so"', "1"), line("A?", "no\nyes", "1", stop_reason="length"), line("B?", "x", "2")]
+_TEXT = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _ROWS).encode()
+_CSV = 'prompt,response,answer,stop_reason\nA?,"é, ""so""",1,\nA?,"no\nyes",1,length\nB?,x,2,\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mark.jsonl", b"\xef\xbb\xbf" + _TEXT),
+        ("crlf.jsonl", _TEXT.replace(b"\n", b"\r\n")),
+        ("array.json", json.dumps(_ROWS, indent=1).encode()),
+        ("t.jsonl.gz", gzip.compress(_TEXT)),
+        ("t.csv", _CSV),
+        ("t.csv.gz", gzip.compress(b"\xef\xbb\xbf" + _CSV)),
+    ],
+)
+def test_other_formats_and_line_ends(
+    tmp_path: Path, make_config: Callable[..., Config], name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    done = import_rollouts(tmp_path / name, tmp_path / "run", make_config(), ByteTokenizer())
+    assert (done.num_prompts, done.num_samples, done.source) == (2, 3, name)
+    assert done.sha256 == hashlib.sha256(content).hexdigest()
+    assert [(r.text, r.stop_reason) for r in imported(tmp_path / "run")] == [
+        ('é, "so"', StopReason.STOP),
+        ("no\nyes", StopReason.LENGTH),
+        ("x", StopReason.STOP),
+    ]
+
+
+def test_parquet_with_chats_and_numbers(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": [{"role": "user", "content": "A?"}], "out": {"text": "two"}, "gold": 2, "n": 1},
+        {"prompt": [{"role": "user", "content": "A?"}], "out": {"text": "three"}, "gold": 2, "n": 0},
+    ]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    columns = {"response": "out.text", "answer": "gold", "sample": "n"}
+    with RolloutFile(tmp_path / "t.parquet", columns) as file:
+        (group,) = file.groups
+        assert (group.prompt.question, group.prompt.answer, group.samples) == ("A?", "2", [1, 0])
+        assert [found.response for _, _, found in file.read(group)] == ["two", "three"]
+    rows.append({"prompt": [{"role": "user", "content": "A?"}], "out": {"text": "x"}, "gold": 3, "n": 5})
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t.parquet, row 2: the answer differs from that of row 0"):
+        RolloutFile(tmp_path / "t.parquet", columns)
+
+
 # --- bad input
 
 
 BAD: list[tuple[str, list[dict[str, Any] | str], str]] = [
+    (
+        "half a character",
+        [line(), '{"prompt": "What is 3+4?", "answer": "7", "response": "It is \\ud83d 7"}'],
+        r"line 2: response holds half a character, \"\\ud83d\" at character 6",
+    ),
+    ("NaN", [line(), '{"prompt": "x", "answer": NaN, "response": "y"}'], "line 2: not JSON: it holds NaN"),
+    (
+        "a typo",
+        [{"promt": "x", "answer": "1", "response": "y"}],
+        "line 1: lacks prompt; it has answer, promt, response",
+    ),
     ("no response", [line(), {"prompt": "x", "answer": "1"}], r"line 2: lacks response; it has answer, prompt"),
     ("nothing", ["{}"], r"line 1: lacks prompt, response, answer; it has nothing"),
     ("empty response", [line(), line(response=" \n")], r"line 2: response is ' \\n'"),
@@ -303,7 +387,7 @@ BAD: list[tuple[str, list[dict[str, Any] | str], str]] = [
     ("empty answer", [line(answer="")], "line 1: answer is ''"),
     ("no answer", [line(answer=None)], "line 1: answer is None"),
     ("messages as prompt", [line(prompt=[{"role": "user"}])], "line 1: prompt is "),  # type: ignore[arg-type]
-    ("not JSON", [line(), "", "{oops"], r"line 3: cannot be read \(Expecting"),
+    ("not JSON", [line(), "", "{oops"], r"line 3: not JSON \(Expecting"),
     ("a list", ["[1, 2]"], "line 1: a list"),
     ("duplicate", [line(prompt_id="p", sample=1), line(prompt_id="p", sample=1)], "line 2: sample 1 of .* in line 1"),
     (
@@ -335,7 +419,7 @@ def test_a_bad_file(
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "g.jsonl").write_bytes(json.dumps(line()).encode() + b'\n{"prompt": "\xff"}\n')
-    with pytest.raises(DataError, match=r"line 2: cannot be read .*utf-8"):
+    with pytest.raises(DataError, match=r"line 2: not UTF-8"):
         RolloutFile(tmp_path / "g.jsonl")
     with pytest.raises(DataError, match="does not exist"):
         RolloutFile(tmp_path / "other.jsonl")

@@ -37,12 +37,13 @@ def test_line_separators_inside_a_string_do_not_cut_the_line(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("", "holds no prompt"),
-        ("\n \n", "holds no prompt"),
+        ("", "holds no row"),
+        ("\n \n", "holds no row"),
         ("question: what?\n", "line 1: not JSON"),
         (_line() + "\n" + _line("b")[:-4], "line 2: not JSON"),
         ("[1]\n", "line 1: a list"),
-        ('{"prompt_id": "a", "question": "q"}', "line 1: answer is None"),
+        ('{"prompt_id": "a", "question": "q"}', "no column 'answer'; known: prompt_id, question"),
+        (_line() + "\n" + '{"prompt_id": "b", "question": "r"}', "line 2: no column 'answer'"),
         (_line(answer=""), "answer is ''"),
         (_line(answer="  "), "answer is '  '"),
         (_line(answer=None), "answer is None"),
@@ -70,8 +71,8 @@ def test_missing_or_binary_files(tmp_path: Path):
         read_prompts(str(tmp_path / "none.jsonl"))
     with pytest.raises(DataError, match="does not exist"):
         read_prompts(str(tmp_path))
-    (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(DataError, match="is not UTF-8"):
+    (tmp_path / "b.jsonl").write_bytes(b"\xfa\xfb\xfc")
+    with pytest.raises(DataError, match="line 1: not UTF-8"):
         read_prompts(str(tmp_path / "b.jsonl"))
 
 

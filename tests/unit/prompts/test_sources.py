@@ -11,7 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.prompts.sources import Columns, prompts_from_rows, read_mapped_prompts, read_rows
+from bcpg_cluster.prompts.columns import Columns, prompts_from_rows
+from bcpg_cluster.prompts.sources import read_mapped_prompts, read_rows
 from bcpg_cluster.records import Prompt
 
 ROWS: list[dict[str, Any]] = [
@@ -48,9 +49,9 @@ def test_every_format_gives_the_same_prompts(tmp_path: Path):
     (folder / "train.jsonl").write_text(json.dumps(ROWS[0] | {"id": 9}) + "\n")
     (folder / "test.jsonl").write_bytes(jsonl.read_bytes())
     for source in (jsonl, tmp_path / "t.parquet", tmp_path / "saved", tmp_path / "splits"):
-        assert read_mapped_prompts(str(source), COLUMNS) == PROMPTS
-        assert read_mapped_prompts(str(source), COLUMNS, limit=1) == PROMPTS[:1]
-    assert read_mapped_prompts(str(folder), COLUMNS, split="test") == PROMPTS
+        assert read_mapped_prompts(str(source), COLUMNS).checked() == PROMPTS
+        assert read_mapped_prompts(str(source), COLUMNS, limit=1).checked() == PROMPTS[:1]
+    assert read_mapped_prompts(str(folder), COLUMNS, split="test").checked() == PROMPTS
     with pytest.raises(DataError, match=r"no split None; known: train, test"):
         read_mapped_prompts(str(folder), COLUMNS)
     rows = read_rows(str(folder), data_files=("test.jsonl", "train.jsonl"))
@@ -58,10 +59,10 @@ def test_every_format_gives_the_same_prompts(tmp_path: Path):
 
 
 def test_without_an_id_column_rows_are_numbered():
-    rows = [{"question": "q", "answer": 1}, {"question": "q", "answer": 0.5}]
+    rows = [{"question": "q", "answer": 1}, {"question": "r", "answer": 0.5}]
     assert prompts_from_rows(rows, Columns(), "some/name.jsonl") == [
         Prompt("name-0", "q", "1"),
-        Prompt("name-1", "q", "0.5"),
+        Prompt("name-1", "r", "0.5"),
     ]
 
 
@@ -73,13 +74,13 @@ def test_a_column_whose_name_has_a_dot_comes_first():
 @pytest.mark.parametrize(
     ("columns", "row", "problem"),
     [
-        (Columns(), {"problem": "q", "answer": "1"}, "row 0: no column 'question'; known: problem, answer"),
+        (Columns(), {"problem": "q", "answer": "1"}, "set: no column 'question'; known: problem, answer"),
         (Columns(answer="a.c"), {"question": "q", "a": {"b": 1}}, "no column 'a.c'"),
         (Columns(answer="a.b.c"), {"question": "q", "a": {"b": 1}}, "no column 'a.b.c'"),
-        (Columns(), {"question": "q", "answer": ""}, "column 'answer' is ''"),
-        (Columns(), {"question": "q", "answer": None}, "column 'answer' is None"),
-        (Columns(), {"question": " ", "answer": "1"}, "column 'question' is ' '"),
-        (Columns(), {"question": "q", "answer": ["1"]}, "column 'answer' is \\['1'\\]"),
+        (Columns(), {"question": "q", "answer": ""}, "row 0: answer is ''"),
+        (Columns(), {"question": "q", "answer": None}, "row 0: answer is None"),
+        (Columns(), {"question": " ", "answer": "1"}, "row 0: question is ' '"),
+        (Columns(), {"question": "q", "answer": ["1"]}, "row 0: answer is \\['1'\\]"),
     ],
 )
 def test_rows_that_are_no_prompts(columns: Columns, row: dict[str, Any], problem: str):
@@ -99,7 +100,7 @@ def test_sources_that_cannot_be_read(tmp_path: Path):
     (tmp_path / "bad.parquet").write_text("no")
     (tmp_path / "bad.jsonl").write_text('{"a": 1}\n{"a"')
     (tmp_path / "list.jsonl").write_text("[1]\n")
-    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe")
+    (tmp_path / "binary.jsonl").write_bytes(b"\xfa\xfb")
     (tmp_path / "empty").mkdir()
     for name, problem in [
         ("none.jsonl", "does not exist"),
@@ -111,7 +112,7 @@ def test_sources_that_cannot_be_read(tmp_path: Path):
         ("empty", "cannot be read"),
     ]:
         with pytest.raises(DataError, match=problem):
-            read_rows(str(tmp_path / name))
+            list(read_rows(str(tmp_path / name)))
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
@@ -160,5 +161,5 @@ def test_names_that_only_a_path_can_be(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), True, None, "", [1]])
 def test_gaps_are_no_answers(value: object) -> None:
     """pandas and JSON write a gap as NaN; it must not become the gold answer 'nan'."""
-    with pytest.raises(DataError, match="column 'answer' is"):
+    with pytest.raises(DataError, match="answer is"):
         prompts_from_rows([{"question": "1+1", "answer": value}], Columns(), "t")

@@ -12,6 +12,7 @@ import pytest
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import RunDirectoryError
 from bcpg_cluster.run.directory import check_run_directory, load_run_config, open_run
+from bcpg_cluster.store.shards import write_shard
 
 Tree = Callable[..., dict[str, str]]
 
@@ -140,3 +141,49 @@ def test_a_directory_without_or_with_a_broken_config(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("a: [1,")
     with pytest.raises(RunDirectoryError, match="is not YAML"):
         load_run_config(tmp_path)
+
+
+def _with_table(directory: Path, config: Config, table: str) -> None:
+    with open_run(directory, config) as manifest:
+        receipt = write_shard(directory, table=table, round_=1, shard=0, attempt="a", rows=[], seconds=0.0, metrics={})
+        manifest.accept(receipt)
+
+
+MENDED: list[tuple[dict[str, object], str, str]] = [
+    ({"verify": {"numeric": False}}, "rollouts", "outcomes"),
+    ({"verify": {"numeric": False}}, "rollouts", "eval_outcomes"),
+    ({"policy": {"engine_args": {"max_model_len": 9}}}, "eval_prompts", "eval_rollouts"),
+    ({"policy": {"engine_args": {"max_model_len": 9}}}, "prompts", "rollouts"),
+    ({"judges": {"llm": {"kind": "fake", "precision": 0.5}}}, "verdicts.prm", "verdicts.llm"),
+    ({"judges": {"llm": {"kind": "fake", "precision": 0.5}}}, "outcomes", "weighted"),
+]
+
+
+@pytest.mark.parametrize(("change", "before", "after"), MENDED)
+def test_what_stopped_a_run_may_be_mended_until_results_depend_on_it(
+    tmp_path: Path,
+    make_config: Callable[..., Config],
+    tree_digest: Tree,
+    change: dict[str, object],
+    before: str,
+    after: str,
+):
+    if "judges" in change:
+        change = {"judges": {**{n: j.model_dump() for n, j in make_config().judges.items()}, **change["judges"]}}  # type: ignore[dict-item]
+    mended = make_config(**change)
+    assert mended.identity != make_config().identity
+    _with_table(tmp_path / "before", make_config(), before)
+    with open_run(tmp_path / "before", mended) as manifest:
+        assert manifest.state.shards[1, before]
+    assert load_run_config(tmp_path / "before") == mended
+    check_run_directory(tmp_path / "before", mended)
+    _with_table(tmp_path / "after", make_config(), after)
+    refused(tmp_path / "after", mended, tree_digest)
+
+
+def test_nothing_else_may_change_with_what_is_mended(
+    tmp_path: Path, make_config: Callable[..., Config], tree_digest: Tree
+):
+    open_run(tmp_path, make_config()).close()
+    message = refused(tmp_path, make_config(verify={"numeric": False}, seed=3), tree_digest)
+    assert "seed (0 -> 3), verify.numeric (True -> False)" in message

@@ -21,7 +21,7 @@ from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.fakes.skill import encode, fake_logprobs, verify_skill
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.job import StageWorker
-from bcpg_cluster.stages.push.canaries import Canary, choose_probe, judge_canaries
+from bcpg_cluster.stages.push.canaries import Canary, choose_probe, fitting_canaries, judge_canaries
 from bcpg_cluster.stages.train.worker import TrainWorker
 from bcpg_cluster.watch.observer import Retried
 from tests.told import Heard
@@ -90,6 +90,24 @@ def test_the_probe_is_the_most_changed_token_behind_a_whole_cache_block():
     assert choose_probe([canary((0.0,) * 5, (1.0,) * 5)], min_prefix_tokens=8).prefix[-1] == 103  # type: ignore[union-attr]
 
 
+# --- what fits into a context
+
+
+def test_canaries_are_cut_to_what_the_engine_takes():
+    """An engine of 10 tokens scores at most 9, since it draws one more: 4 of a prompt and 5 of a response."""
+    exact, short = canary((-1.0,) * 6, (-2.0,) * 6), canary((-1.0,) * 5, (-2.0,) * 5)
+    no_room = canary((-1.0,), (-2.0,), prompt=9)
+    one_token = canary((-1.0, -3.0), (-2.0, -4.0), prompt=8)
+    kept = fitting_canaries([exact, short, no_room, one_token], 10)
+    assert kept == [
+        Canary((0, 1, 2, 3), (100, 101, 102, 103, 104), (-1.0,) * 5, (-2.0,) * 5),
+        short,
+        Canary(tuple(range(8)), (100,), (-1.0,), (-2.0,)),
+    ]
+    assert all(len(one.prompt_token_ids) + len(one.token_ids) < 10 for one in kept)
+    assert fitting_canaries([exact, no_room], None) == [exact, no_room]
+
+
 # --- pushing, between real fakes on threads
 
 
@@ -98,11 +116,12 @@ class Receiver(FakeGenerator):
 
     gate: ClassVar[threading.Event] = threading.Event()
     fault_of: ClassVar[dict[int, str]] = {}  # by member number
+    context_of: ClassVar[dict[int, int]] = {}
 
     def __init__(self, number: int, **settings: Any) -> None:
         self.number = number
         self.loaded: list[int] = []
-        super().__init__(**settings)
+        super().__init__(max_model_len=self.context_of.get(number), **settings)
 
     def receive_weights(self, specs: Any, version: int) -> dict[str, str]:
         fault = self.fault_of.get(self.number)
@@ -212,7 +231,7 @@ def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
         made.append(Bench(tmp_path, members, **settings))
         return made[-1]
 
-    Receiver.fault_of, Receiver.gate = {}, threading.Event()
+    Receiver.fault_of, Receiver.context_of, Receiver.gate = {}, {}, threading.Event()
     yield make
     Receiver.gate.set()
     for bench in made:
@@ -229,6 +248,26 @@ def test_two_pushes_through_one_group(make_bench: Callable[..., Bench]):
         assert facts.separation_nats > 0.01
     assert all(receiver.loaded == [] for receiver in bench.receivers.values())  # nothing came from disk
     assert bench.retries == []
+
+
+@pytest.mark.parametrize("way", ["push", "confirm"])
+def test_a_canary_that_fills_the_context_is_cut_not_refused(make_bench: Callable[..., Bench], way: str):
+    """The prompt has 36 tokens and the response 18: together as many as member 1's context."""
+    Receiver.context_of = {0: 100, 1: 54}
+    bench = make_bench()
+    version, path, digests, canaries = bench.snapshot(1, 0.7)
+    assert len(canaries[0].prompt_token_ids) + len(canaries[0].token_ids) == 54
+    facts = getattr(bench.pusher, way)(version, path, digests, canaries)
+    assert bench.held() == [(1, 0.7)] * 2
+    assert (facts.canaries, facts.worst_nats, bench.retries) == ("passed", 0.0, [])
+    assert [member.name for member in bench.pool.members()] == ["rollout/0", "rollout/1"]  # nobody was replaced
+
+
+def test_canaries_of_which_nothing_fits_prove_nothing(make_bench: Callable[..., Bench]):
+    Receiver.context_of = {0: 36}
+    bench = make_bench(1)
+    facts = bench.pusher.push(*bench.snapshot(1, 0.7))
+    assert (facts.canaries, facts.method, bench.retries) == ("not discriminating", "gloo", [])
 
 
 @pytest.mark.parametrize("fault", ["stuck", "lost", "broken wire"])

@@ -26,6 +26,7 @@ TRAIN_JOB = TrainJob(Path(), 1, "model", (), None, "")  # type: ignore[arg-type]
 
 ROLLOUT_CALLS: dict[str, tuple[Any, ...]] = {
     "policy_version": (),
+    "max_model_len": (),
     "load_snapshot": ("path", 1, {}),
     "score_tokens": ([((1,), (2,))],),
     "score_next": ((1,), 2),

@@ -22,7 +22,8 @@ said = st.sampled_from(["right", "wrong", "none"])
 def test_rollouts_by_hand():
     counts = RolloutCounts.of([(3, StopReason.STOP), (5, StopReason.LENGTH), (2, StopReason.STOP)])
     assert counts.metrics() == {
-        "samples": 3.0, "tokens": 10.0, "stop.stop": 2.0, "stop.length": 1.0, "stop.aborted": 0.0
+        "samples": 3.0, "tokens": 10.0, "stop.stop": 2.0, "stop.length": 1.0, "stop.aborted": 0.0,
+        "stop.prompt_too_long": 0.0,
     }  # fmt: skip
     assert RolloutCounts.read(counts.metrics()) == counts
 

@@ -24,6 +24,33 @@ from bcpg_cluster.store.rows import (
 from tests.unit.stages.rows import SHARE, job, run_weigh
 
 
+def test_a_prompt_longer_than_the_context_is_a_named_drop():
+    """``prompts_too_long`` samples pass through every stage and are counted once, by name."""
+    prompts = [
+        Prompt("long", "1" * 300, "3"),
+        *(Prompt(f"p{n}", f"{n} +17 *3 -25", str((((n + 17) % 100) * 3 - 25) % 100)) for n in range(4)),
+    ]
+    tables: dict[str, list[Row]] = {"prompts": list(map(prompt_row, prompts))}
+    tables["rollouts"] = generate(
+        tables, job(policy_version=0, run_seed=0), engine=FakeGenerator(skill=0.6, max_model_len=200), group_size=8,
+        sampling=Sampling(100), seed_per_request=True,
+    ).rows  # fmt: skip
+    verified = verify(
+        tables, job(), verifier=ExactVerifier(r"answer (\S+)", True), prompts_table="prompts", rollouts_table="rollouts"
+    )
+    assert verified.metrics["status.prompt_too_long"] == 8
+    tables["outcomes"] = verified.rows
+    assert [row["reward"] for row in verified.rows[:8]] == [None] * 8
+    tables["steps"] = segment(tables, job(), cut=StructuralSegmenter(), min_verified_share=SHARE).rows
+    tables["verdicts.llm"] = judge(tables, job(), engine=FakeJudge(), name="llm", show_gold=False).rows
+    for truncated in ("negative", "mask", "drop"):
+        metrics = run_weigh(tables, truncated=truncated).metrics
+        assert metrics["asked"] == 40
+        assert metrics["dropped.prompt_too_long"] == 8
+        assert metrics["asked"] == metrics["kept"] + sum(v for k, v in metrics.items() if k.startswith("dropped."))
+        assert metrics["kept"] > 0
+
+
 def test_the_stages_fit_together_on_fakes():
     """generate → verify → segment → judge → weigh: every sample asked for is accounted for."""
     prompts = [Prompt(f"p{n}", f"{n} +17 *3 -25", str((((n + 17) % 100) * 3 - 25) % 100)) for n in range(12)]

@@ -34,6 +34,28 @@ def detect_convention(model: str, config: Mapping[str, Any]) -> str:
     )
 
 
+def choose_convention(name: str, model: str, config: Mapping[str, Any]) -> str:
+    """A convention that a model's ``config.json`` does not contradict; ``auto`` detects it.
+
+    Raises:
+        ConfigError: an unknown name, one that is not the model's, or nothing tells.
+    """
+    detected = {_ARCHITECTURES.get(kind, "causal") for kind in config.get("architectures") or ()}
+    name = detect_convention(model, config) if name == "auto" else name
+    if name not in CONVENTIONS:
+        raise ConfigError(
+            f"unknown convention {name!r}", rule=f"auto, {', '.join(CONVENTIONS)}", remedy="correct the name"
+        )
+    wanted = name if name in _ARCHITECTURES.values() else "causal"
+    if detected and wanted not in detected:
+        raise ConfigError(
+            f"{model} is a {', '.join(config['architectures'])}, which is not scored by the convention {name!r}",
+            rule="qwen and skywork read a head of their own, math_shepherd and rlhflow the output of a causal language model",
+            remedy="set the model's own convention, or leave it to be detected",
+        )
+    return name
+
+
 def make_convention(
     name: str,
     tokenizer: Any,
@@ -53,19 +75,7 @@ def make_convention(
     Raises:
         ConfigError: an unknown name, one that is not the model's, or a tokenizer that does not fit it.
     """
-    detected = {_ARCHITECTURES.get(kind, "causal") for kind in config.get("architectures") or ()}
-    name = detect_convention(model, config) if name == "auto" else name
-    if name not in CONVENTIONS:
-        raise ConfigError(
-            f"unknown convention {name!r}", rule=f"auto, {', '.join(CONVENTIONS)}", remedy="correct the name"
-        )
-    wanted = name if name in _ARCHITECTURES.values() else "causal"
-    if detected and wanted not in detected:
-        raise ConfigError(
-            f"{model} is a {', '.join(config['architectures'])}, which is not scored by the convention {name!r}",
-            rule="qwen and skywork read a head of their own, math_shepherd and rlhflow the output of a causal language model",
-            remedy="set the model's own convention, or leave it to be detected",
-        )
+    name = choose_convention(name, model, config)
     try:
         convention = CONVENTIONS[name](tokenizer, model, separator, system)
         tried = convention.render("What is 1+1?", ("First, 1+1=2.", "So it is 2."))

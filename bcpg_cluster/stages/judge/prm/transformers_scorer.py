@@ -20,7 +20,7 @@ from bcpg_cluster.stages.judge.prm.windows import to_judgements, window_inputs
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged
 
 # vLLM's names, so that one configuration serves either engine.
-_OPTIONS = ("dtype", "max_model_len", "max_num_batched_tokens", "revision", "tokenizer", "trust_remote_code")
+OPTIONS = ("dtype", "max_model_len", "max_num_batched_tokens", "revision", "tokenizer", "trust_remote_code")
 _HEAD_PREFIXES = {"two_way": "score.", "value": "v_head.summary.", "token_pair": "lm_head."}
 
 
@@ -50,11 +50,11 @@ class TransformersStepScorer:
         convention: str = "auto",
         context_tokens: int = CONTEXT_TOKENS,
     ) -> None:
-        unknown = sorted(set(engine_args) - set(_OPTIONS))
+        unknown = sorted(set(engine_args) - set(OPTIONS))
         if unknown:
             raise ConfigError(
                 f"engine_args {unknown} mean nothing to a process reward model served by transformers",
-                rule=f"known: {', '.join(_OPTIONS)}",
+                rule=f"known: {', '.join(OPTIONS)}",
                 remedy="remove them",
             )
         self.name = name

@@ -89,8 +89,8 @@ class CodeVerifier:
         try:
             tests = CodeTests.from_json(gold)
             tests.raise_unless_usable()
-        except ValueError:
-            return Verification(OutcomeStatus.VERIFIER_ERROR, None)
+        except ValueError as error:
+            return Verification(OutcomeStatus.VERIFIER_ERROR, None, why=f"the gold answer holds no tests: {error}")
         names = tests.entry_points() or wanted_names(tests.check, {}, [])
         code = find_code(part, names)
         if code is None:
@@ -102,11 +102,11 @@ class CodeVerifier:
             raise
         except NoVerdictError as error:
             self._note(str(error))
-            return Verification(OutcomeStatus.VERIFIER_ERROR, None)
+            return Verification(OutcomeStatus.VERIFIER_ERROR, None, why=str(error))
         except Exception as error:  # one program must not end a shard, whatever it made the machine do
             _LOG.exception("unexpected error around a program")
             self._note(type(error).__name__)
-            return Verification(OutcomeStatus.VERIFIER_ERROR, None)
+            return Verification(OutcomeStatus.VERIFIER_ERROR, None, why=f"{type(error).__name__}: {error}")
         return Verification(OutcomeStatus.VERIFIED, float(passed), code)
 
     def check_gold(self, gold: str) -> None:

@@ -49,3 +49,16 @@ def test_rivals_are_shown(
     assert "rival: a" in shown
     assert words in shown
     assert ("prm truth mined weight" in shown.replace("┃ ", "")) is (name == "kto")  # of a rival, no weights
+
+
+def test_the_first_example_shows_most():
+    """Mined steps beside others first, then those of a wrong response, then those that fit a screen."""
+
+    def of(sample: int, mined: tuple[bool, ...], reward: float) -> WeightedRow:
+        tokens, weights = (1,) * len(mined), (1.0,) * len(mined)
+        return WeightedRow(SampleId(1, "a", sample), (1,), tokens, weights, mined, 0.5, reward, 0.5, 2)
+
+    all_mined, mixed_and_long = of(0, (True, True), 0.0), of(1, (True,) + (False,) * 700, 0.0)
+    right, wrong, mixed = of(2, (False,) * 2, 1.0), of(3, (False,) * 2, 0.0), of(4, (True, False), 0.0)
+    rows = [right, all_mined, wrong, mixed_and_long, mixed]
+    assert choose_rows(rows, None, None) == [mixed, mixed_and_long, all_mined, wrong, right]

@@ -17,7 +17,7 @@ import pytest
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, DataError
-from bcpg_cluster.prompts.sources import Columns
+from bcpg_cluster.prompts.columns import Columns
 from bcpg_cluster.prompts.tasks.code_sets import live_code_answer, within_window
 from bcpg_cluster.prompts.tasks.reasoning_gym import find_answer, score
 from bcpg_cluster.prompts.tasks.registry import TASKS, find_task, read_prompt_source, read_task
@@ -191,9 +191,9 @@ def test_names():
 
 def test_what_a_config_may_name(tmp_path: Path):
     file = _file(tmp_path, ROWS["gsm8k"] | {"prompt_id": "a"})
-    assert read_prompt_source(f"task:gsm8k={file}")[0].answer == "1234"
-    assert read_prompt_source(file)[0] == Prompt("a", "1000+234?", str(ROWS["gsm8k"]["answer"]))
-    mapped = read_prompt_source(file, Columns(question="answer", answer="question"))
+    assert read_prompt_source(f"task:gsm8k={file}").prompts[0].answer == "1234"
+    assert read_prompt_source(file).prompts[0] == Prompt("a", "1000+234?", str(ROWS["gsm8k"]["answer"]))
+    mapped = read_prompt_source(file, Columns(question="answer", answer="question")).prompts
     assert mapped[0].answer == "1000+234?"
 
 

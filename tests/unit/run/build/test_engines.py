@@ -28,11 +28,11 @@ from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.fakes.judge import FakeJudge
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
-from bcpg_cluster.stages.judge.task_truth import TaskTruth
 from bcpg_cluster.stages.judge.endpoint.openai_transport import OpenAiTransport
 from bcpg_cluster.stages.judge.llm_judge import LlmJudge
 from bcpg_cluster.stages.judge.prompt_rules import RULES
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase
+from bcpg_cluster.stages.judge.task_truth import TaskTruth
 from bcpg_cluster.stages.judge.windows import WindowLimits
 from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, StructuralSegmenter
 from bcpg_cluster.stages.verify.code.code_tests import Case, CodeTests

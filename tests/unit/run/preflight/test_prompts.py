@@ -11,7 +11,10 @@ import pytest
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.run.preflight.prompts import check_answers, check_golds, read_all_prompts
+from bcpg_cluster.prompts.bad_rows import BadRowsError
+from bcpg_cluster.run.preflight.notes import skipped_notes
+from bcpg_cluster.run.preflight.prompts import check_answers, read_all_prompts
+from bcpg_cluster.run.prompt_digests import digest_sets
 
 MakeConfig = Callable[..., Config]
 
@@ -33,9 +36,13 @@ def test_each_bad_gold_is_named_with_file_and_line(make_config: MakeConfig, tmp_
     test = _prompts(tmp_path / "test.jsonl", "\\frac12", "$")
     config = _config(make_config, train, test, kind="math")
     with pytest.raises(DataError) as error:
-        check_golds(config, read_all_prompts(config))
-    assert error.value.problem.startswith("3 of 6 gold answers cannot be used:")
-    for place in (f"{train}, line 3 (prompt_id 'train1')", f"{train}, line 7 (prompt_id 'train3')", f"{test}, line 3"):
+        read_all_prompts(config, ask_math_verify=True)
+    assert error.value.problem.startswith("3 of 6 rows cannot be used:")
+    for place in (
+        f"{train}, line 3: (prompt_id 'train1')",
+        f"{train}, line 7: (prompt_id 'train3')",
+        f"{test}, line 3",
+    ):
         assert place in error.value.problem
     assert error.value.rule and error.value.remedy
 
@@ -43,7 +50,7 @@ def test_each_bad_gold_is_named_with_file_and_line(make_config: MakeConfig, tmp_
 def test_verifiers_that_are_quick_are_asked_whenever_prompts_are_read(make_config: MakeConfig, tmp_path: Path):
     train = _prompts(tmp_path / "train.jsonl", "12", "twelve")
     config = _config(make_config, train, _prompts(tmp_path / "test.jsonl", "1"), kind="exact", numeric=True)
-    with pytest.raises(DataError, match=r"1 of 3 gold .*\n.*line 3 \(prompt_id 'train1'\): .* is not a number"):
+    with pytest.raises(DataError, match=r"line 3: \(prompt_id 'train1'\) .* is not a number"):
         read_all_prompts(config)
 
 
@@ -67,5 +74,41 @@ def test_rows_of_a_table_are_named_by_their_number(make_config: MakeConfig, tmp_
     other = tmp_path / "other.jsonl"
     other.write_text('{"problem": "c", "solution": "1"}\n')
     config = make_config(prompts=prompts | {"test": str(other)}, verify={"kind": "exact", "numeric": True})
-    with pytest.raises(DataError, match=r"table.jsonl, row 1 \(prompt_id 'table-1'\)"):
+    with pytest.raises(DataError, match=r"table.jsonl, line 2: \(prompt_id 'table-1'\)"):
         read_all_prompts(config)
+
+
+def test_bad_rows_of_all_files_are_one_error_and_may_be_left_out(make_config: MakeConfig, tmp_path: Path):
+    train = _prompts(tmp_path / "train.jsonl", "1", "twelve", "3")
+    with Path(train).open("a") as file:
+        file.write("{torn\n")
+    test = _prompts(tmp_path / "test.jsonl", "1", "", "2")
+    config = _config(make_config, train, test, kind="exact", numeric=True)
+    with pytest.raises(BadRowsError) as caught:
+        read_all_prompts(config)
+    assert caught.value.problem.startswith("3 of 7 rows cannot be used:")
+    assert [(Path(row.source).name, row.number, row.fault) for row in caught.value.rows] == [
+        ("train.jsonl", 3, "a gold answer that cannot be used"),
+        ("train.jsonl", 6, "not JSON"),
+        ("test.jsonl", 3, "answer is empty"),
+    ]
+    assert "--skip-bad" in caught.value.remedy
+    sets = read_all_prompts(config.model_copy(update={"prompts": config.prompts.model_copy(update={"skip_bad": True})}))
+    assert [p.prompt_id for p in sets.train] == ["train0", "train2"]
+    assert [p.prompt_id for p in sets.test] == ["test0", "test2"]
+    assert skipped_notes(sets)[0] == (
+        "prompts.train: 2 rows are left out (1 x a gold answer that cannot be used, 1 x not JSON)"
+    )
+    found = digest_sets(config, sets)
+    assert found["prompts.train"].skipped == {"a gold answer that cannot be used": 1, "not JSON": 1}
+    assert found["prompts.test"].skipped == {"answer is empty": 1}
+    assert config.identity == make_config(
+        prompts={"train": train, "test": test, "per_round": 1, "skip_bad": True}, verify={"kind": "exact", "numeric": True}
+    ).identity  # fmt: skip
+
+
+def test_nothing_left_is_an_error(make_config: MakeConfig, tmp_path: Path):
+    train = _prompts(tmp_path / "train.jsonl", "", "")
+    prompts = {"train": train, "test": _prompts(tmp_path / "test.jsonl", "1"), "per_round": 1, "skip_bad": True}
+    with pytest.raises(BadRowsError, match="2 of 2 rows cannot be used"):
+        read_all_prompts(make_config(prompts=prompts))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from bcpg_cluster.records import (
     GREEDY_SAMPLE,
+    Prompt,
     SampleId,
     StopReason,
 )
 from bcpg_cluster.stages.fakes.faults import Faults
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.fakes.skill import encode
-from bcpg_cluster.stages.generate.stage import request_seed
+from bcpg_cluster.stages.generate.counts import RolloutCounts
+from bcpg_cluster.stages.generate.protocol import Sampling
+from bcpg_cluster.stages.generate.stage import generate, request_seed
 from bcpg_cluster.store.rows import (
+    prompt_row,
     rollouts_from,
 )
-from tests.unit.stages.rows import PROMPTS, run_generate
+from tests.unit.stages.rows import PROMPTS, job, run_generate
 
 
 def test_generate_draws_whole_groups_with_everything_recorded():
@@ -65,3 +69,42 @@ def test_an_aborted_generation_is_recorded_as_such():
     result = run_generate(FakeGenerator(faults=Faults(output="aborted")))
     assert result.metrics["stop.aborted"] == 6
     assert {one.stop_reason for one in rollouts_from(result.rows)} == {StopReason.ABORTED}
+
+
+def test_a_prompt_that_fills_the_context_is_not_asked():
+    """The long prompt renders to 42 tokens, and a response needs one more; the others are asked as if they stood alone."""
+    long = [Prompt("long", "9" * 41, "9"), *PROMPTS]
+    rows = {"prompts": list(map(prompt_row, long))}
+    options = {"group_size": 2, "sampling": Sampling(50), "seed_per_request": True}
+    result = generate(rows, job(policy_version=4, run_seed=5, output="rollouts"),
+                      engine=FakeGenerator(policy_version=4, max_model_len=42), **options)  # fmt: skip
+    drawn = rollouts_from(result.rows)
+    assert [r.id.prompt_id for r in drawn] == ["long", "long", "a", "a", "b", "b"]  # whole groups, in order
+    for unasked in drawn[:2]:
+        assert unasked.stop_reason is StopReason.PROMPT_TOO_LONG
+        assert (unasked.token_ids, unasked.token_texts, unasked.sampler_logprobs) == ((), (), ())
+        assert len(unasked.prompt_token_ids) == 42
+        assert unasked.policy_version == 4
+    alone = generate({"prompts": list(map(prompt_row, PROMPTS))}, job(policy_version=4, run_seed=5, output="rollouts"),
+                     engine=FakeGenerator(policy_version=4, max_model_len=42), **options)  # fmt: skip
+    assert result.rows[2:] == alone.rows
+    assert (result.metrics["samples"], result.metrics["stop.prompt_too_long"]) == (6, 2)
+    assert RolloutCounts.read(result.metrics).drawn == 4
+
+
+def test_a_prompt_with_room_for_one_token_is_asked():
+    rows = {"prompts": [prompt_row(Prompt("edge", "9" * 40, "9"))]}
+    result = generate(rows, job(policy_version=0, run_seed=5), engine=FakeGenerator(max_model_len=42), group_size=2,
+                      sampling=Sampling(50), seed_per_request=True)  # fmt: skip
+    assert [(len(r.prompt_token_ids), len(r.token_ids), r.stop_reason) for r in rollouts_from(result.rows)] == [
+        (41, 1, StopReason.LENGTH)
+    ] * 2
+
+
+def test_when_no_prompt_fits_no_engine_is_asked():
+    class Unused(FakeGenerator):
+        def generate(self, requests):  # type: ignore[no-untyped-def]
+            raise AssertionError("asked")
+
+    result = run_generate(Unused(max_model_len=8))
+    assert result.metrics["stop.prompt_too_long"] == 6

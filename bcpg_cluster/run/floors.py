@@ -1,0 +1,163 @@
+"""Stops a round whose checks mostly failed, before more is made of it: samples that could not be verified, steps without a
+verdict. What failed is done anew when the run is started again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bcpg_cluster.errors import MostlyFailedError, page
+from bcpg_cluster.records import OutcomeStatus, VerdictStatus
+from bcpg_cluster.stages.graph import StageSpec, downstream
+from bcpg_cluster.stages.judge.counts import verdict_statuses
+from bcpg_cluster.stages.verify.counts import OutcomeCounts
+from bcpg_cluster.store.manifest import Manifest
+from bcpg_cluster.store.rows import outcomes_from, verdicts_from
+from bcpg_cluster.store.shards import read_table
+
+_MAX_REASONS = 10  # rows of the table
+_MAX_FIRST = 2000  # characters of the first failure; its end
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What one sample or step was left without, and why: a line for the table, and all that is known."""
+
+    reason: str
+    detail: str
+
+
+class Floors:
+    """Checks a stage's table once all its shards are accepted.
+
+    Args:
+        max_error_share: of the samples, that the verifier may fail on (``verify.max_error_share``).
+        max_missing_share: of a voter's steps, that may stay without a verdict (``weigh.max_missing_share``).
+        voters: the judges whose verdicts are wanted.
+        say: told of a voter that declined most steps, which is no failure.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        max_error_share: float,
+        max_missing_share: float,
+        voters: Sequence[str],
+        say: Callable[[str], object] = lambda text: None,
+    ) -> None:
+        self._manifest = manifest
+        self._max_error_share, self._max_missing_share = max_error_share, max_missing_share
+        self._say = say
+        self._judges = {f"judge.{name}": name for name in voters}
+
+    def check(self, round_: int, stage: StageSpec, stages: Sequence[StageSpec]) -> None:
+        """Raises :class:`MostlyFailedError` where too much of the stage's table failed; that table, and what ``stages`` make of
+        it, are then given up.
+        """
+        if stage.output in ("outcomes", "eval_outcomes"):
+            problem = self._unverified(round_, stage.output)
+            error = problem and _verifier_error(problem, self._max_error_share)
+        elif stage.name in self._judges:
+            problem = self._missing(round_, stage.output)
+            error = problem and _judge_error(self._judges[stage.name], problem, self._max_missing_share)
+        else:
+            return
+        if error:
+            version = round_ if stage.output == "eval_outcomes" else round_ - 1  # the newest that stays
+            self._manifest.reopen(round_, downstream(stages, stage.output), version + 1)
+            raise error
+
+    def _unverified(self, round_: int, table: str) -> str | None:
+        receipts = self._manifest.state.receipts(round_, table)
+        by_status: Counter[OutcomeStatus] = Counter()
+        for receipt in receipts:
+            by_status.update(OutcomeCounts.read(receipt.metrics).by_status)
+        num_failed, num_asked = by_status[OutcomeStatus.VERIFIER_ERROR], by_status.total()
+        if num_failed <= self._max_error_share * num_asked:
+            return None
+        outcomes = outcomes_from(read_table(self._manifest.run_dir, receipts)).values()
+        failures = [
+            Failure(_last_line(outcome.why) or "the verifier gave no reason", outcome.why)
+            for outcome in outcomes
+            if outcome.status is OutcomeStatus.VERIFIER_ERROR
+        ]
+        where = f"round {round_}" if table == "outcomes" else f"evaluation of v{round_}"
+        return f"{where}: {num_failed} of {num_asked} samples could not be verified" + _table("samples", failures)
+
+    def _missing(self, round_: int, table: str) -> str | None:
+        receipts = self._manifest.state.receipts(round_, table)
+        statuses: Counter[VerdictStatus] = Counter()
+        for receipt in receipts:
+            statuses.update(verdict_statuses(receipt.metrics))
+        num_asked = statuses.total()
+        num_refused = statuses[VerdictStatus.REFUSED]
+        num_missing = num_asked - statuses[VerdictStatus.JUDGED] - num_refused
+        if num_refused > self._max_missing_share * num_asked:
+            judge = table.removeprefix("verdicts.")
+            self._say(
+                f"round {round_}: judge {judge!r} declined {num_refused} of {num_asked} steps, which then are not mined"
+            )
+        if num_missing <= self._max_missing_share * num_asked:
+            return None
+        verdicts = verdicts_from(read_table(self._manifest.run_dir, receipts)).values()
+        failures = [
+            Failure(str(said.status), said.raw)
+            for of_sample in verdicts
+            for said in of_sample
+            if said.status not in (VerdictStatus.JUDGED, VerdictStatus.REFUSED)
+        ]
+        return f"round {round_}: {num_missing} of {num_asked} steps have no verdict" + _table("steps", failures)
+
+
+def _last_line(text: str) -> str:
+    """Of an exception with its traceback, what was raised."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""
+
+
+def _table(unit: str, failures: Sequence[Failure]) -> str:
+    """Reasons by how often they occurred, and the first failure in full."""
+    reasons = Counter(failure.reason for failure in failures)
+    width = max(len(unit), len(str(max(reasons.values(), default=0))))
+    lines = [f"{unit:>{width}}  reason"]
+    lines += [f"{number:>{width}}  {reason}" for reason, number in reasons.most_common(_MAX_REASONS)]
+    if len(reasons) > _MAX_REASONS:
+        lines.append(f"{'':>{width}}  and {len(reasons) - _MAX_REASONS} more")
+    first = next((failure.detail for failure in failures if failure.detail.strip()), "")
+    if first.strip() not in ("", *reasons):
+        lines += ["the first:", *(f"  {line}" for line in first.strip()[-_MAX_FIRST:].splitlines())]
+    return "".join(f"\n    {line}" for line in lines)
+
+
+def _verifier_error(problem: str, most: float) -> MostlyFailedError:
+    return MostlyFailedError(
+        problem,
+        rule=f"the verifier fails on at most {most:.0%} of a round's samples (verify.max_error_share)",
+        remedy="mend what is named above (`bcpg-cluster grade` tries it on a file) and run the same command again: the samples "
+        "are kept, and are verified anew. Or raise verify.max_error_share",
+    )
+
+
+def _judge_error(judge: str, problem: str, most: float) -> MostlyFailedError:
+    return MostlyFailedError(
+        f"judge {judge!r}, {problem}",
+        rule=f"at most {most:.0%} of the steps that a voter is asked about have no verdict (weigh.max_missing_share)",
+        remedy=f"mend judges.{judge} (`bcpg-cluster judge-eval` tries it; {page('judges.md')} says what each status means) and run "
+        "the same command again: everything else is kept, and these steps are judged anew. Or raise weigh.max_missing_share",
+    )
+
+
+def empty_round_reason(dropped: Mapping[str, int], num_asked: int) -> str:
+    """Why no group of a round can be trained on, from its samples by drop reason."""
+    dropped = {reason: number for reason, number in dropped.items() if number}
+    if set(dropped) <= {"all_correct", "all_wrong"}:
+        return "no group had both right and wrong answers" + _counted(dropped)
+    return f"none of {num_asked} samples can be trained on" + _counted(dropped)
+
+
+def _counted(dropped: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{reason} {number}" for reason, number in sorted(dropped.items(), key=lambda item: -item[1]))
+    return f" ({listed})" if listed else ""

@@ -1,0 +1,123 @@
+"""Whether a model directory is what it claims to be: whole weights, a known data type, the right kind of model."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any, Literal
+
+from bcpg_cluster.errors import DataError
+from bcpg_cluster.run.preflight.context import model_config
+
+_DTYPES = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "auto", "half", "float")
+_NOT_CAUSAL = (
+    "RewardModel", "PrmModel", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
+    "ForMaskedLM", "ForMultipleChoice", "ForImageClassification",
+)  # fmt: skip
+_PICKLED = ("*.bin", "*.pt", "*.pth")
+_GGUF = "*.gguf"
+_MAX_HEADER_BYTES = 100 * 2**20  # of the safetensors format
+
+Purpose = Literal["causal", "prm"]
+
+
+def check_model_files(key: str, model: Path, purpose: Purpose, *, needs_weights: bool) -> None:
+    """Check a model directory.
+
+    Args:
+        key: where the configuration names it.
+        purpose: what it is used as: a ``causal`` language model, or a process reward model.
+        needs_weights: weights must be there (an engine may be told to load none).
+
+    Raises:
+        DataError: weights are cut off, incomplete or missing; ``config.json`` is no JSON object or names an unknown data type; it
+            is another kind of model.
+    """
+    config = model_config(str(model))
+    if not config:
+        raise DataError(
+            f"{key}: {model / 'config.json'} holds no JSON object",
+            rule="a model's config.json is a JSON object with its architecture and sizes",
+            remedy="download or copy the model again",
+        )
+    _check_purpose(key, model, config, purpose)
+    _check_dtype(key, model, config)
+    files = sorted(model.glob("*.safetensors"))
+    for file in files:
+        _check_safetensors(key, file)
+    _check_index(key, model)
+    has_weights = files or any(any(model.glob(pattern)) for pattern in (*_PICKLED, _GGUF))
+    if needs_weights and not has_weights:
+        raise DataError(
+            f"{key}: {model} holds no weights",
+            rule="a local model is a Hugging Face checkpoint directory: config.json, weights, tokenizer files",
+            remedy="copy its *.safetensors there too (Git LFS: `git lfs pull`)",
+        )
+
+
+def _check_purpose(key: str, model: Path, config: dict[str, Any], purpose: Purpose) -> None:
+    kinds = [str(kind) for kind in config.get("architectures") or ()]
+    others = [kind for kind in kinds if kind.endswith(_NOT_CAUSAL)]
+    if purpose == "causal" and others:
+        raise DataError(
+            f"{key}: {model} is a {', '.join(others)}",
+            rule="a policy and a judge that writes are causal language models (…ForCausalLM); a reward model writes nothing",
+            remedy="give a language model here; a process reward model is a judge of kind: prm",
+        )
+
+
+def _check_dtype(key: str, model: Path, config: dict[str, Any]) -> None:
+    for name in ("dtype", "torch_dtype"):
+        found = config.get(name)
+        if found is not None and str(found).removeprefix("torch.") not in _DTYPES:
+            raise DataError(
+                f"{key}: {model / 'config.json'} says {name} {found!r}",
+                rule=f"a model's data type is one of {', '.join(_DTYPES[:6])}",
+                remedy="correct config.json, or download the model again",
+            )
+
+
+def _check_safetensors(key: str, file: Path) -> None:
+    """Raises :class:`DataError` for a file that is shorter or longer than its header says."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        start = opened.read(8)
+        header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        header = opened.read(header_bytes) if 0 < header_bytes <= min(size, _MAX_HEADER_BYTES) else b""
+    if start.startswith(b"version "):
+        raise _damaged(
+            key, file, "is the pointer that Git LFS keeps in the place of a file", "fetch it: `git lfs pull`"
+        )
+    try:
+        content = json.loads(header)
+        ends = [entry["data_offsets"][1] for name, entry in content.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise _damaged(key, file, f"has {size:,} bytes and no readable header") from None
+    wanted = 8 + header_bytes + max(ends, default=0)
+    if size != wanted:
+        raise _damaged(key, file, f"has {size:,} bytes, and its header says {wanted:,}")
+
+
+def _check_index(key: str, model: Path) -> None:
+    """Raises :class:`DataError` when a file that the index of the weights names is not there."""
+    index = model / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    try:
+        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _damaged(key, index, "is no index of weights") from None
+    missing = [name for name in named if not (model / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{key}: {model} lacks {len(missing)} of {len(named)} files of its weights: {', '.join(missing[:5])}",
+            rule="every file that model.safetensors.index.json names is there",
+            remedy="finish the download or the copy",
+        )
+
+
+def _damaged(key: str, file: Path, what: str, remedy: str = "download or copy it again") -> DataError:
+    return DataError(
+        f"{key}: {file} {what}", rule="a weights file is whole: its header says where its tensors end", remedy=remedy
+    )

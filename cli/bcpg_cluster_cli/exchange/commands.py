@@ -1,0 +1,56 @@
+"""Commands that bring data in and out. They import what they need when they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bcpg_cluster_cli.options import (
+    ColumnOption,
+    ConfigOption,
+    JsonOption,
+    RunDirOption,
+    SeedOption,
+    SetOption,
+)
+
+commands = typer.Typer()
+
+
+@commands.command()
+def export(
+    what: Annotated[str, typer.Argument(help="policy, steps, preferences or verl.")],
+    out: Annotated[Path, typer.Option("--out", help="A new directory.")],
+    run_dir: RunDirOption = None,
+    rounds: Annotated[
+        list[int] | None, typer.Option("--round", help="A round (default: all; for the policy the newest).")
+    ] = None,
+    style: Annotated[
+        str, typer.Option("--style", help="Of preferences: conversational or standard.")
+    ] = "conversational",
+    data_source: Annotated[str | None, typer.Option("--data-source", help="Of verl's rows.")] = None,
+    ability: Annotated[str, typer.Option("--ability", help="Of verl's rows.")] = "math",
+    json_: JsonOption = False,
+) -> None:
+    """Write the policy as a Hugging Face directory, or a run's data as datasets others read."""
+    from bcpg_cluster_cli.exchange.export import run_export
+
+    run_export(what, out, run_dir, rounds or [], style=style, data_source=data_source, ability=ability, as_json=json_)
+
+
+@commands.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="JSON lines with prompt, response and answer.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    run_dir: RunDirOption = None,
+    seed: SeedOption = None,
+    column: ColumnOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Start a run with responses made elsewhere; `iterate` continues by verifying them."""
+    from bcpg_cluster_cli.exchange.import_rollouts import run_import
+
+    run_import(file, config, set_ or [], run_dir, seed, column or [], as_json=json_)

@@ -1,0 +1,134 @@
+"""Commands about judges and steps. They import what they need when they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bcpg_cluster_cli.options import (
+    ConfigOption,
+    JsonOption,
+    RoundOption,
+    RunDirOption,
+    SetOption,
+)
+
+commands = typer.Typer()
+
+
+@commands.command(name="judge-eval")
+def judge_eval(
+    data: Annotated[
+        list[str], typer.Option("--data", "-d", help="NAME=FILE or FILE: ProcessBench's format, or a label a step.")
+    ],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    judge: Annotated[list[str] | None, typer.Option("--judge", help="A judge of the config (default: all).")] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option("--rule", help="A consensus rule (default: those that apply).")
+    ] = None,
+    abstention: Annotated[str, typer.Option("--abstention", help="against or left_out.")] = "against",
+    accuracy: Annotated[
+        list[str] | None, typer.Option("--accuracy", help="NAME=0.8, for the rule `weighted`; repeatable.")
+    ] = None,
+    prior: Annotated[float, typer.Option("--prior", help="Chance that a step is right, for `weighted`.")] = 0.5,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Solutions a file, spread over it (default: all).")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Solutions a call.")] = 64,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Where answers and report go (default: runs/judge-eval-<name>).")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """How good a config's judges are, alone and together, on solutions with labelled steps."""
+    from bcpg_cluster.run.build.default_config import read_config
+    from bcpg_cluster.run.build.judges import make_judge
+    from bcpg_cluster_cli.judging.judge_eval import run_judge_eval
+
+    run_judge_eval(
+        data,
+        read_config(config, set_ or [], None),
+        make_judge,
+        judges=judge or [],
+        rules=rule or [],
+        abstention=abstention,  # type: ignore[arg-type]  # checked there
+        accuracies=accuracy or [],
+        prior=prior,
+        limit=limit,
+        batch=batch,
+        output=output,
+        as_json=json_,
+    )
+
+
+@commands.command()
+def calibrate(
+    judge: Annotated[str, typer.Argument(help="A judge that scores.")],
+    run_dir: RunDirOption = None,
+    measure: Annotated[
+        str | None, typer.Option("--measure", help="The judge taken as the truth (default: the run's own).")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="JSON lines with scores and labels instead of a run.")
+    ] = None,
+    rounds: Annotated[list[int] | None, typer.Option("--round", help="A round (default: all).")] = None,
+    precision: Annotated[
+        float | None, typer.Option("--precision", help="Choose for this precision (default: for the best F1).")
+    ] = None,
+    min_mined: Annotated[int, typer.Option("--min-mined", min=1, help="Fewest mined steps a choice rests on.")] = 20,
+    points: Annotated[int, typer.Option("--points", min=2, help="Rows of the printed curve.")] = 21,
+    json_: JsonOption = False,
+) -> None:
+    """Choose the threshold (lambda) of a judge that scores, on labelled steps."""
+    from bcpg_cluster_cli.judging.calibrate import run_calibrate
+
+    run_calibrate(
+        run_dir,
+        judge,
+        measure=measure,
+        labels=labels,
+        rounds=rounds,
+        precision=precision,
+        min_mined=min_mined,
+        points=points,
+        as_json=json_,
+    )
+
+
+@commands.command()
+def disagreements(
+    round_: RoundOption = 1,
+    run_dir: RunDirOption = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many samples to show.")] = 3,
+    page: Annotated[Path | None, typer.Option("--page", help="Also write the first 50 as an HTML page.")] = None,
+    judge: Annotated[list[str] | None, typer.Option("--judge", help="A judge to compare (default: all).")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """The samples of a round that the judges disagree about most."""
+    from bcpg_cluster_cli.judging.disagreements import run_disagreements
+
+    run_disagreements(run_dir, round_, number, page, judge or [], as_json=json_)
+
+
+@commands.command(name="segment-text")
+def segment_text(
+    file: Annotated[str, typer.Argument(help="A text file; - reads the standard input.")] = "-",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="A directory, embedded:NAME or hub id (default: words count as tokens)."),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Show a text cut into steps, as the stage `segment` would cut it."""
+    from bcpg_cluster.run.build.default_config import read_config
+    from bcpg_cluster.run.build.segmenters import make_segmenter, marked_cues
+    from bcpg_cluster_cli.judging.segment_text import run_segment_text
+
+    section = read_config(config, set_ or [], None).segment
+    cues = marked_cues(section)
+    run_segment_text(file, make_segmenter(section), tokenizer=tokenizer, cues=cues, as_json=json_)

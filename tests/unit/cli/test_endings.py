@@ -1,0 +1,51 @@
+"""cli/endings.py: what a disk cannot take is said in plain words; anything else of the system keeps its traceback."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bcpg_cluster_cli.endings import say_and_code
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "code"),
+    [
+        (errno.ENOSPC, "the disk is full", 1),
+        (errno.EDQUOT, "the disk quota is used up", 1),
+        (errno.EROFS, "it is on a read-only file system", 2),
+        (errno.EACCES, "this user may not write or read there", 2),
+        (errno.ENOTDIR, "a part of the path is a file", 2),
+        (errno.EEXIST, "a file has this name", 2),
+    ],
+)
+def test_what_is_wrong_with_a_place(capsys: pytest.CaptureFixture[str], number: int, words: str, code: int):
+    assert say_and_code(OSError(number, "x", "/some/where")) == code
+    said = capsys.readouterr().err
+    assert f"/some/where cannot be written: {words}" in said
+    assert "rule:" in said and ("make room, and run the same command again" in said) is (code == 1)
+
+
+def test_other_errors_of_the_system_stay_what_they_are():
+    for error in (FileNotFoundError(errno.ENOENT, "x", "y"), ConnectionResetError(errno.ECONNRESET, "x"), OSError("y")):
+        with pytest.raises(type(error)) as caught:
+            say_and_code(error)
+        assert caught.value is error
+
+
+def test_a_run_whose_files_become_too_large_says_so(tmp_path: Path, config_file: Path):
+    """A limit on file sizes stands for the full disk: the write fails in the middle of a round."""
+    arguments = ["iterate", "-c", str(config_file), "--inline", "-n", "1", "--run-dir", str(tmp_path / "run")]
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)); "
+        f"sys.argv = ['bcpg-cluster', *{arguments!r}]; from bcpg_cluster_cli.app import main; main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 1, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "cannot be written: the file would be larger than is allowed" in ended.stderr
+    assert "what was finished is kept" in ended.stderr

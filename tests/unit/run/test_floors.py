@@ -1,0 +1,177 @@
+"""run/floors.py: how many failures are too many, by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bcpg_cluster.errors import MostlyFailedError
+from bcpg_cluster.records import Outcome, OutcomeStatus, SampleId, Verdict, VerdictStatus
+from bcpg_cluster.run.floors import Floors, empty_round_reason
+from bcpg_cluster.stages.graph import StageSpec, data_stages, evaluation_stages
+from bcpg_cluster.stages.judge.counts import status_metrics
+from bcpg_cluster.stages.verify.counts import OutcomeCounts
+from bcpg_cluster.store.manifest import Manifest
+from bcpg_cluster.store.rows import outcome_row, verdict_row
+from bcpg_cluster.store.shards import write_shard
+
+STAGES = data_stages({"llm": "judge.llm", "truth": "cpu"})
+VERIFY, JUDGE, TRUTH = STAGES[1], STAGES[3], STAGES[4]
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Iterator[Manifest]:
+    with Manifest(tmp_path) as manifest:
+        manifest.create(identity="x", name="x", program_version="0")
+        yield manifest
+
+
+def floors(manifest: Manifest, most: float = 0.5) -> Floors:
+    return Floors(manifest, max_error_share=most, max_missing_share=most, voters=("llm",))
+
+
+def write(manifest: Manifest, table: str, shard: int, rows: list[dict[str, object]], metrics: dict[str, float]) -> None:
+    manifest.accept(
+        write_shard(
+            manifest.run_dir,
+            table=table,
+            round_=1,
+            shard=shard,
+            attempt=f"a{shard}",
+            rows=rows,
+            seconds=0.0,
+            metrics=metrics,
+        )
+    )
+
+
+def outcomes(manifest: Manifest, table: str, *why: str, shard: int = 0, num_good: int = 0) -> None:
+    """A shard of samples the verifier failed on, each for a reason, and some that it did not."""
+    found = [
+        Outcome(SampleId(1, "p", 10 * shard + number), OutcomeStatus.VERIFIER_ERROR, None, None, reason)
+        for number, reason in enumerate(why)
+    ]
+    found += [Outcome(SampleId(1, "q", 10 * shard + n), OutcomeStatus.VERIFIED, 1.0, "3") for n in range(num_good)]
+    write(
+        manifest, table, shard, list(map(outcome_row, found)), OutcomeCounts.of(found, unparsed=0, tokens=0).metrics()
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_good", "most", "stops"), [(2, 0.5, False), (1, 0.5, True), (1, 0.7, False), (0, 1.0, False)]
+)
+def test_above_the_floor_and_not_at_it(manifest: Manifest, num_good: int, most: float, stops: bool):
+    outcomes(manifest, "outcomes", "E: x", "E: x", num_good=num_good)
+    if not stops:
+        floors(manifest, most).check(1, VERIFY, STAGES)
+        assert (1, "outcomes") in manifest.state.shards
+        return
+    with pytest.raises(MostlyFailedError, match="round 1: 2 of 3 samples could not be verified"):
+        floors(manifest, most).check(1, VERIFY, STAGES)
+
+
+def test_the_table_of_reasons_and_the_first_failure(manifest: Manifest):
+    trace = "Traceback:\n  File x, line 3\nValueError: bad"
+    outcomes(manifest, "outcomes", trace, "no reply within 10 s")
+    outcomes(manifest, "outcomes", trace, "", shard=1, num_good=1)
+    with pytest.raises(MostlyFailedError) as caught:
+        floors(manifest).check(1, VERIFY, STAGES)
+    assert caught.value.problem.splitlines() == [
+        "round 1: 4 of 5 samples could not be verified",
+        "    samples  reason",
+        "          2  ValueError: bad",
+        "          1  no reply within 10 s",
+        "          1  the verifier gave no reason",
+        "    the first:",
+        "      Traceback:",
+        "        File x, line 3",
+        "      ValueError: bad",
+    ]
+
+
+def test_many_reasons_are_cut(manifest: Manifest):
+    outcomes(manifest, "outcomes", *(f"E: {number}" for number in range(13)))
+    with pytest.raises(MostlyFailedError) as caught:
+        floors(manifest).check(1, VERIFY, STAGES)
+    assert "and 3 more" in caught.value.problem
+    assert len(caught.value.problem.splitlines()) == 13  # a heading, the table's own, ten reasons, "more"
+
+
+def test_what_failed_and_what_was_made_of_it_is_done_anew_and_nothing_else(manifest: Manifest):
+    outcomes(manifest, "outcomes", "E: x")
+    for table in ("steps", "prompts"):
+        write(manifest, table, 0, [], {})
+    with pytest.raises(MostlyFailedError):
+        floors(manifest).check(1, VERIFY, STAGES)
+    assert set(manifest.state.shards) == {(1, "prompts")}
+
+
+def test_an_evaluation_has_the_same_floor(manifest: Manifest):
+    outcomes(manifest, "eval_outcomes", "E: x")
+    with pytest.raises(MostlyFailedError, match="evaluation of v1: 1 of 1"):
+        floors(manifest).check(1, evaluation_stages()[1], evaluation_stages())
+    assert not manifest.state.shards
+
+
+def verdicts(manifest: Manifest, stage: StageSpec, *said: tuple[VerdictStatus, str]) -> None:
+    judge = stage.name.removeprefix("judge.")
+    rows = [
+        verdict_row(
+            Verdict(
+                SampleId(1, "p", 0), step, judge, "v", status, 1 if status is VerdictStatus.JUDGED else None, raw=raw
+            )
+        )
+        for step, (status, raw) in enumerate(said)
+    ]
+    metrics = status_metrics({status: sum(one == status for one, _ in said) for status, _ in said})
+    write(manifest, stage.output, 0, rows, metrics)
+
+
+def test_steps_without_a_verdict_of_a_voter(manifest: Manifest):
+    said = ((VerdictStatus.JUDGED, ""), (VerdictStatus.TIMEOUT, ""), (VerdictStatus.UNPARSABLE, "I think"))
+    verdicts(manifest, JUDGE, *said)
+    verdicts(manifest, TRUTH, (VerdictStatus.REFUSED, ""))
+    floors(manifest).check(1, TRUTH, STAGES)  # it does not vote
+    with pytest.raises(MostlyFailedError) as caught:
+        floors(manifest).check(1, JUDGE, STAGES)
+    assert caught.value.problem.splitlines() == [
+        "judge 'llm', round 1: 2 of 3 steps have no verdict",
+        "    steps  reason",
+        "        1  timeout",
+        "        1  unparsable",
+        "    the first:",
+        "      I think",
+    ]
+    assert set(manifest.state.shards) == {(1, "verdicts.truth")}
+
+
+def test_a_voter_that_declines_is_said_and_stops_nothing(manifest: Manifest):
+    said: list[str] = []
+    verdicts(manifest, JUDGE, (VerdictStatus.REFUSED, ""), (VerdictStatus.REFUSED, ""), (VerdictStatus.JUDGED, ""))
+    floor = Floors(manifest, max_error_share=0.5, max_missing_share=0.5, voters=("llm",), say=said.append)
+    floor.check(1, JUDGE, STAGES)
+    assert said == ["round 1: judge 'llm' declined 2 of 3 steps, which then are not mined"]
+
+
+def test_nothing_asked_is_no_failure(manifest: Manifest):
+    verdicts(manifest, JUDGE)
+    outcomes(manifest, "outcomes")
+    floors(manifest, 0.0).check(1, JUDGE, STAGES)
+    floors(manifest, 0.0).check(1, VERIFY, STAGES)
+
+
+@pytest.mark.parametrize(
+    ("dropped", "reason"),
+    [
+        (
+            {"all_wrong": 90, "all_correct": 6},
+            "no group had both right and wrong answers (all_wrong 90, all_correct 6)",
+        ),
+        ({"all_wrong": 0, "unverified": 96}, "none of 96 samples can be trained on (unverified 96)"),
+        ({"all_wrong": 6, "truncated": 90}, "none of 96 samples can be trained on (truncated 90, all_wrong 6)"),
+    ],
+)
+def test_why_a_round_is_empty(dropped: dict[str, int], reason: str):
+    assert empty_round_reason(dropped, 96) == reason
