@@ -25,3 +25,19 @@ AddressOption = Annotated[
 ColumnOption = Annotated[list[str] | None, typer.Option("--column", help="OURS=THEIRS for a column with another name.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 RoundOption = Annotated[int, typer.Option("--round", help="The round, from 1.")]
+RatesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--learning-rates", help="The grid every method is tuned on (default: a third, 1 and 3 times the config's)."
+    ),
+]
+EpochsOption = Annotated[
+    str | None,
+    typer.Option("--epochs", help="Epochs that each rate is tried with, e.g. 1,2,5 (default: the config's alone)."),
+]
+OneAtATimeOption = Annotated[
+    bool, typer.Option("--one-at-a-time", help="Finish a run before the next begins, also where pools are separate.")
+]
+TuningSeedOption = Annotated[
+    int | None, typer.Option("--tuning-seed", help="Seed of the data learning rate and epochs are chosen on.")
+]
