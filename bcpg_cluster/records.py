@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
+
+StepRule = Literal["propagated", "local"]
+"""What it takes for a step to be right. ``propagated``: neither it nor what it builds on is wrong, unless it corrects that (Error
+Propagation and Error Termination, the paper's rules). ``local``: it is worked out rightly from what is written before it."""
 
 
 class StopReason(StrEnum):

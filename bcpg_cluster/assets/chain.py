@@ -15,7 +15,7 @@ and closes with the answer::
     answer 18
 
 Because the right line for every place in the chain is known, every step of every response has a true label. That is what
-lets the embedded default measure its judges. Standard library only.
+lets the embedded default measure its judges. Imports no packages.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from bcpg_cluster.records import StepRule
 
 MODULUS = 100
 REFLECTION = "wait"
@@ -113,7 +115,7 @@ class StepTruth:
     """What a step really is.
 
     Attributes:
-        is_correct: the step's last line is the right line for its place in the chain.
+        is_correct: whether the step is right, by the rule that was asked for.
         error_type: ``none``; ``calculation`` (right operands, wrong result); ``propagated`` (rightly worked out from an
             earlier wrong value); ``inconsistent_with_earlier`` (operands that belong neither to the chain nor to the line before);
             ``no_content`` (nothing of the task's format).
@@ -123,38 +125,70 @@ class StepTruth:
     error_type: str
 
 
-def step_truths(question: str, steps: Sequence[str]) -> list[StepTruth]:
+def step_truths(question: str, steps: Sequence[str], rule: StepRule = "propagated") -> list[StepTruth]:
     """The truth of every step of a response to ``question``.
 
     A step is one line, or the word ``wait`` with the line that follows it. ``wait`` goes back to the place of the line
-    before it, so a corrected line is right again (Error Termination), and a line that builds on a wrong value is wrong
-    however well it is worked out (Error Propagation). The answer is right when it is the chain's final value.
+    before it. Under the rule ``propagated`` a line is right when it is the chain's line for its place: a corrected line is
+    right again (Error Termination), a line that builds on a wrong value is wrong however well it is worked out (Error
+    Propagation), and the answer is right when it is the chain's final value. Under ``local`` a line that is worked out rightly
+    from the value written before it is right too, an answer that states the value written last also, and a step of several
+    lines is right when all are that ``wait`` did not take back.
+
+    Raises:
+        ValueError: ``question`` is not one of this task.
     """
-    chain = parse_question(question)
-    expected, values = chain.lines, chain.values
-    truths: list[StepTruth] = []
-    place = 0
-    written = chain.start  # the value the response itself has reached
-    for step in steps:
-        truth = StepTruth(False, "no_content")
+    walk = _Walk(parse_question(question), rule)
+    return [walk.truth_of(step) for step in steps]
+
+
+class _Walk:
+    """How far a response is in its chain, and what it wrote on the way."""
+
+    def __init__(self, chain: Chain, rule: StepRule) -> None:
+        self._chain = chain
+        self._lines, self._values = chain.lines, chain.values
+        self._is_local = rule == "local"
+        self._written = [chain.start]  # by place in the chain, the value the response itself has reached there
+
+    def truth_of(self, step: str) -> StepTruth:
+        """The truth of the response's next step."""
+        found: list[StepTruth] = []
         for line in (part.strip() for part in step.split("\n")):
-            if not line:
-                continue
             if line == REFLECTION:
-                place = max(place - 1, 0)
-                written = values[min(place, len(values) - 1)]  # a correction starts again from the question's own value
-                continue
-            if line.startswith(ANSWER.strip()):
-                said = line[len(ANSWER.strip()) :].strip()
-                truth = StepTruth(said == chain.answer, "none" if said == chain.answer else "propagated")
-                continue
-            if place < len(expected) and line == expected[place]:
-                truth, written = StepTruth(True, "none"), values[place + 1]
-            else:
-                truth, written = _classify_wrong_line(line, chain, place, written)
-            place += 1
-        truths.append(truth)
-    return truths
+                self._go_back()
+                if self._is_local:
+                    found = found[:-1]
+            elif line.startswith(ANSWER.strip()):
+                found.append(self._answer(line[len(ANSWER.strip()) :].strip()))
+            elif line:
+                found.append(self._line(line))
+        last = found[-1] if found else StepTruth(False, "no_content")
+        wrong = (truth for truth in found if not truth.is_correct)
+        return next(wrong, last) if self._is_local else last
+
+    def _go_back(self) -> None:
+        if len(self._written) > 1:
+            self._written.pop()
+        if not self._is_local:  # a correction starts again from the question's own value
+            self._written[-1] = self._values[min(len(self._written), len(self._values)) - 1]
+
+    def _line(self, line: str) -> StepTruth:
+        place = len(self._written) - 1
+        if place < len(self._lines) and line == self._lines[place]:
+            truth, after = StepTruth(True, "none"), self._values[place + 1]
+        else:
+            truth, after = _classify_wrong_line(line, self._chain, place, self._written[-1])
+        self._written.append(after)
+        return StepTruth(True, "none") if self._is_local and truth.error_type == "propagated" else truth
+
+    def _answer(self, said: str) -> StepTruth:
+        is_done = len(self._written) > len(self._lines)
+        if said == self._chain.answer or (self._is_local and is_done and said == str(self._written[-1])):
+            return StepTruth(True, "none")
+        if not self._is_local:
+            return StepTruth(False, "propagated")
+        return StepTruth(False, "inconsistent_with_earlier" if said else "no_content")
 
 
 def _classify_wrong_line(line: str, chain: Chain, place: int, written: int) -> tuple[StepTruth, int]:

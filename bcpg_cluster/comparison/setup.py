@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bcpg_cluster.config.changes import deciding_changes
+from bcpg_cluster.config.identity import marks_at
 from bcpg_cluster.config.load import change_config
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import DataError, RunDirectoryError
+from bcpg_cluster.errors import ConfigError, DataError, RunDirectoryError
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt
 from bcpg_cluster.store.whole_files import write_whole
@@ -97,8 +99,9 @@ def arm_config(base: Config, arm: Arm, seed: int, tuned: Tuned | None) -> Config
     """The configuration an arm runs with; a tuned rate scales the whole schedule.
 
     Raises:
-        ConfigError: an invalid setting.
+        ConfigError: an invalid setting, or one that the shared data was made with.
     """
+    _check_only_reweighs(base, arm)
     per_shard = base.generate.prompts_per_shard
     settings = [f"seed={seed}", f"name={arm.name}", *arm.settings]
     if arm.data_share < 1:
@@ -110,6 +113,18 @@ def arm_config(base: Config, arm: Arm, seed: int, tuned: Tuned | None) -> Config
         settings += [f"train.learning_rate={rate!r}", f"train.min_learning_rate={rate * scale!r}"]
         settings.append(f"train.epochs={tuned.epochs}")
     return changed(base, settings, f"arm {arm.name}")
+
+
+def _check_only_reweighs(base: Config, arm: Arm) -> None:
+    changes = deciding_changes(base, changed(base, arm.settings, f"arm {arm.name}"))
+    refused = [change for change in changes if not marks_at(Config, change.path).may_change_with("weigh")]
+    if refused:
+        raise ConfigError(
+            f"arm {arm.name} changes {', '.join(map(str, refused))}, with which the data that it shares was made",
+            rule="arms share one offline set and its verdicts: they may differ in what `weigh` or training reads first",
+            remedy="for other labels, give the configuration a further judge of role spare and let it vote in the arm; for other "
+            "data, make a comparison of its own",
+        )
 
 
 def changed(config: Config, settings: Sequence[str], where: str) -> Config:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from bcpg_cluster.config.identity import Decides, FirstReadBy
 from bcpg_cluster.config.section import Section, check_not_in_engine_args
+from bcpg_cluster.records import StepRule
 
 
 class EndpointConfig(Section):
@@ -64,6 +65,9 @@ class JudgeConfig(Section):
     role: Annotated[Literal["vote", "measure", "spare"], FirstReadBy("weigh")] = "vote"
     """``vote`` takes part in the consensus; ``measure`` is only compared with it (the truth, where it is known); ``spare``
     judges too, and its verdicts are kept for a later `weigh` that gives it another role."""
+    rule: Annotated[StepRule, Decides.WHEN_SET] = "propagated"
+    """When a step is right: ``propagated`` calls what builds on a mistake wrong until it is corrected (the paper); ``local``
+    judges each step by itself, given what is written before it. ``prm``: what the model was taught."""
     model: str | None = None
     """The judge's model, needed for ``llm`` and ``prm`` (given like ``policy.model``) and for ``openai`` (the endpoint's name)."""
     engine_args: dict[str, Any] = Field(default_factory=dict)

@@ -82,6 +82,17 @@ class Config(Section):
         self.consensus_rule.check_judges(self.voters)
         return self
 
+    @model_validator(mode="after")
+    def _voters_mean_the_same(self) -> Config:
+        rules = {name: self.judges[name].rule for name in self.voters}
+        if len(set(rules.values())) > 1:
+            said = ", ".join(f"{name}: {rule}" for name, rule in rules.items())
+            raise ValueError(
+                f"the judges that vote call different steps right (judges.*.rule: {said}), so their consensus would mean neither; "
+                "set one rule for all of them, or role: spare for those of the other"
+            )
+        return self
+
     @property
     def consensus_rule(self) -> ConsensusRule:
         """How the voters decide."""

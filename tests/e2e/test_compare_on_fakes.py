@@ -17,7 +17,7 @@ from bcpg_cluster.comparison.methods import METHODS
 from bcpg_cluster.comparison.runner import Comparison
 from bcpg_cluster.comparison.setup import Arm, Setup, Tuned, arm_config, split_validation
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import DataError, RunDirectoryError, TrainingDivergedError
+from bcpg_cluster.errors import ConfigError, DataError, RunDirectoryError, TrainingDivergedError
 from bcpg_cluster.run.build.workforce import start_workforce
 from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
@@ -239,6 +239,19 @@ def test_an_arm_keeps_its_settings(open_fakes: Callable[..., Any], tmp_path: Pat
         comparison.run(arm_of("bcpg", setup), 0)
         with pytest.raises(RunDirectoryError, match="made with other settings than bcpg has now"):
             comparison.run(Arm("bcpg", ("weigh.beta=0.9",), "bcpg"), 0)
+
+
+def test_an_arm_cannot_change_what_the_shared_verdicts_mean(make_config: Callable[..., Config]):
+    spare = {"kind": "chain_truth", "role": "spare", "rule": "local"}
+    config = make_config(judges={"by_itself": spare})
+    with pytest.raises(ConfigError, match=r"arm a changes judges\.truth\.rule \('propagated' -> 'local'\)") as caught:
+        arm_config(config, Arm("a", ("judges.truth.rule=local",)), 0, None)
+    assert "a further judge of role spare" in caught.value.remedy
+    with pytest.raises(ConfigError, match=r"generate\.temperature"):
+        arm_config(config, Arm("a", ("generate.temperature=0.5",)), 0, None)
+    roles = ("judges.llm.role=spare", "judges.prm.role=spare", "judges.by_itself.role=vote")
+    changed = arm_config(config, Arm("a", (*roles, "weigh.beta=0", "weigh.mine=prefix", "train.epochs=3")), 0, None)
+    assert changed.voters == ("by_itself",) and changed.train.epochs == 3
 
 
 def test_data_nothing_can_be_learned_from_stops_before_training(open_fakes: Callable[..., Any], tmp_path: Path):

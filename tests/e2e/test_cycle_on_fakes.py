@@ -18,6 +18,9 @@ MakeConfig = Callable[..., Any]
 RunRounds = Callable[..., Any]
 
 
+TRUTHS = {"oracle": "vote", "truth": "measure"}
+
+
 def table(run: Any, round_: int, name: str) -> list[dict[str, Any]]:
     state = read_manifest(run.directory)
     assert (round_, name) in state.sealed or name.endswith("prompts")
@@ -217,3 +220,21 @@ def test_pools_that_take_turns_give_the_same_results(
     assert read_manifest(run.directory).retries == []
     again = run_rounds(tmp_path / "r", make_config(judges=judges), 3)  # and the run goes on the other way
     assert again.reports[3]["per_problem"] == finished_run.reports[3]["per_problem"]
+
+
+def test_true_labels_by_either_rule(tmp_path: Path, run_rounds: RunRounds, make_config: MakeConfig):
+    """`local` mines what `propagated` does and the right work after mistakes; each is exact against its own truth."""
+    reports = {}
+    for rule in ("propagated", "local"):
+        truths = {name: {"kind": "chain_truth", "rule": rule, "role": role} for name, role in TRUTHS.items()}
+        spare = {name: {"kind": "fake", "role": "spare"} for name in ("llm", "prm")}
+        config = make_config(judges={**truths, **spare})
+        reports[rule] = run_rounds(tmp_path / rule, config, 1).reports[1]
+        assert reports[rule]["judges"]["quality"]["consensus"]["truth"]["steps"]["precision"] == 1.0
+        verdicts = table(run_rounds(tmp_path / rule, config, 1), 1, "verdicts.oracle")
+        errors = {row["error_type"] for row in verdicts}
+        assert ("propagated" in errors) == (rule == "propagated")
+    paper, local = reports["propagated"], reports["local"]
+    assert local["mined_share"] > paper["mined_share"] > 0
+    # Up to the first mistake the rules agree.
+    assert local["right_steps"]["truth"]["prefix_share"] == pytest.approx(paper["right_steps"]["truth"]["prefix_share"])

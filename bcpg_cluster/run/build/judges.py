@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +11,7 @@ from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.records import StepRule
 from bcpg_cluster.run.build.engines import trust_option
 from bcpg_cluster.stages.generate.protocol import Sampling, TextGenerator
 from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt, parse_judge_prompt
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
     from bcpg_cluster.stages.judge.endpoint.settings import Endpoint
 
+TAUGHT_RULE = "bcpg_step_rule"
+"""Key of a judge model's config.json: the rule by which the steps it was trained on were labelled."""
 
 _NUM_PIECES, _PIECE_BYTES = 4096, 4096  # of a large file; 16 MiB of it
 
@@ -32,20 +36,46 @@ def judge_engine_args(section: JudgeConfig) -> dict[str, Any]:
 
 
 def make_judge(config: Config, name: str, generators: dict[str, TextGenerator] | None = None) -> Judge:
-    """A judge; LLM judges of one model share the engine that ``generators`` holds by model."""
+    """A judge; LLM judges of one model share the engine that ``generators`` holds by model.
+
+    Raises:
+        ConfigError: its model was taught another rule, or its prompt has no words for its own.
+    """
     section = config.judges[name]
     if section.kind == "chain_truth":
         from bcpg_cluster.stages.judge.chain_truth import ChainTruth
 
-        return ChainTruth()
+        return ChainTruth(section.rule)
     if section.kind == "fake":
         from bcpg_cluster.stages.fakes.faults import slowed
         from bcpg_cluster.stages.fakes.judge import FakeJudge
 
-        return FakeJudge(name, precision=section.precision, recall=section.recall, faults=slowed())
+        return FakeJudge(name, precision=section.precision, recall=section.recall, rule=section.rule, faults=slowed())
+    check_taught_rule(name, section)
     if section.kind == "prm":
         return _make_prm(name, section)
     return _make_llm_judge(name, section, {} if generators is None else generators)
+
+
+def check_taught_rule(name: str, section: JudgeConfig) -> None:
+    """Raises :class:`ConfigError` for a judge whose model was taught another rule than its section has.
+
+    A model says so by ``bcpg_step_rule`` in the config.json of its directory. One without the key may mean either; its section
+    then says which.
+    """
+    path = Path(resolve_asset(section.model or "")) / "config.json"
+    if section.kind not in ("llm", "prm") or not path.is_file():
+        return
+    try:
+        taught = json.loads(path.read_text(encoding="utf-8")).get(TAUGHT_RULE)
+    except (ValueError, AttributeError):
+        return  # not a model; what loads it says so
+    if taught is not None and taught != section.rule:
+        raise ConfigError(
+            f"judges.{name}.rule is {section.rule!r}, but {section.model} was taught {taught!r} ({TAUGHT_RULE} in its config.json)",
+            rule="a model that was trained to grade steps means what its labels meant; no setting changes that",
+            remedy=f"set judges.{name}.rule: {taught}, or use a model that was taught {section.rule!r} labels",
+        )
 
 
 def _make_prm(name: str, section: JudgeConfig) -> Judge:
@@ -57,7 +87,8 @@ def _make_prm(name: str, section: JudgeConfig) -> Judge:
         name,
         engine=section.engine,
         engine_args=judge_engine_args(section),
-        model_version=model_digest(model),
+        # What its scores mean is recorded beside them: no input of the model shows it.
+        model_version=model_digest(model) + ("" if section.rule == "propagated" else f":{section.rule}"),
         separator=section.separator,
         system=section.system,
         convention=section.convention,
@@ -81,7 +112,7 @@ def judge_options(section: JudgeConfig) -> JudgeOptions:
         ConfigError: its prompt does not exist or is not a judge prompt.
     """
     return JudgeOptions(
-        load_judge_prompt(section.prompt),
+        load_judge_prompt(section.prompt, section.rule),
         section.view,
         WindowLimits(section.window_steps, section.window_tokens, section.look_ahead),
         section.answer_after,
@@ -146,16 +177,16 @@ def judge_endpoint(section: JudgeConfig) -> Endpoint:
     )
 
 
-def load_judge_prompt(source: str) -> JudgePrompt:
-    """A shipped prompt (``embedded:taxonomy``) or a user's TOML file.
+def load_judge_prompt(source: str, rule: StepRule = "propagated") -> JudgePrompt:
+    """A shipped prompt (``embedded:taxonomy``) or a user's TOML file, in its words for ``rule``.
 
     Raises:
-        ConfigError: it does not exist or is not a judge prompt.
+        ConfigError: it does not exist, is not a judge prompt, or has no words for ``rule``.
     """
     name = source.removeprefix("embedded:")
     path = Path(resolve_asset(f"embedded:judge_prompts/{name}.toml")) if name != source else Path(source)
     try:
-        return parse_judge_prompt(path.read_text(encoding="utf-8"))
+        return parse_judge_prompt(path.read_text(encoding="utf-8"), rule)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"judge prompt {source!r}: {error}",

@@ -7,7 +7,7 @@ from pathlib import Path
 from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
-from bcpg_cluster.run.build.judges import judge_endpoint, load_judge_prompt
+from bcpg_cluster.run.build.judges import check_taught_rule, judge_endpoint, load_judge_prompt
 from bcpg_cluster.stages.judge.cache import VerdictCache
 
 # Of a judge's answer: measured on the shipped prompts' JSON with reasons; a line is "12 wrong calculation".
@@ -20,14 +20,16 @@ _REASONING_OPTIONS = (
 
 
 def check_judge(name: str, judge: JudgeConfig) -> None:
-    """Raises :class:`ConfigError` for an invalid judge prompt, a key that is not set, a cache that cannot be written, or
-    an engine that would bind a judge's thoughts to the schema of its answer.
+    """Raises :class:`ConfigError` for an invalid judge prompt or one without words for the judge's rule, a model that was taught
+    another rule, a key that is not set, a cache that cannot be written, or an engine that would bind a judge's thoughts to the
+    schema of its answer.
     """
     if judge.cache is not None:
         VerdictCache(Path(judge.cache).expanduser())
+    check_taught_rule(name, judge)
     if judge.kind not in ("llm", "openai"):
         return
-    prompt = load_judge_prompt(judge.prompt)
+    prompt = load_judge_prompt(judge.prompt, judge.rule)
     if judge.kind == "openai":
         judge_endpoint(judge).read_key()
         return
@@ -42,12 +44,23 @@ def check_judge(name: str, judge: JudgeConfig) -> None:
 
 
 def judge_notes(config: Config) -> list[str]:
-    """For people: judges whose answers will probably be cut off, a line each."""
+    """For people: judges whose answers will probably be cut off, and measures of another rule than the voters', a line each."""
     lines = []
+    voted = config.judges[config.voters[0]].rule
+    for name, judge in config.judges.items():
+        if judge.role == "measure" and judge.rule != voted:
+            lines.append(
+                f"judges.{name} measures by the rule {judge.rule!r}, the judges that vote grade by {voted!r}: their precision "
+                f"and recall against it count the difference of the rules too. Set judges.{name}.rule: {voted} for their own"
+            )
     for name, judge in config.judges.items():
         if judge.kind not in ("llm", "openai") or judge.view == "causal":
             continue
-        per_step = _JSON_TOKENS_PER_STEP if load_judge_prompt(judge.prompt).answer == "json" else _LINE_TOKENS_PER_STEP
+        per_step = (
+            _JSON_TOKENS_PER_STEP
+            if load_judge_prompt(judge.prompt, judge.rule).answer == "json"
+            else _LINE_TOKENS_PER_STEP
+        )
         room = judge.max_tokens // per_step
         asked = judge.window_steps
         if (asked or _STEPS_OF_LONG_RESPONSES) <= room:

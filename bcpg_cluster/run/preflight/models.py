@@ -84,7 +84,7 @@ def tokenizer_checks(config: Config, prompts: PromptSets) -> list[TokenizerCheck
             texts,
             judge.engine_args.get("tokenizer_revision") or judge.engine_args.get("revision"),
             judge.trust_remote_code,
-            load_judge_prompt(judge.prompt).system,
+            load_judge_prompt(judge.prompt, judge.rule).system,
         )
         for name, judge in config.judges.items()
         if judge.kind == "llm"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from bcpg_cluster.assets.chain import step_truths
-from bcpg_cluster.records import ErrorType, VerdictStatus
+from bcpg_cluster.records import ErrorType, StepRule, VerdictStatus
 from bcpg_cluster.stages.fakes.faults import Faults, _CallCounter
 from bcpg_cluster.stages.fakes.skill import hash_unit
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
@@ -18,6 +19,7 @@ class FakeJudge:
         recall: the chance that a right step is called right.
         precision: the chance that a step called right is right, where ``base_rate`` of the steps are right.
         truth: of every step of a case; the embedded task's by default.
+        rule: which truth of the embedded task it is.
         scores: say it as a score (0.9 and 0.1) instead of a label.
     """
 
@@ -29,6 +31,7 @@ class FakeJudge:
         precision: float = 0.9,
         base_rate: float = 0.5,
         truth: Callable[[JudgeCase], Sequence[bool]] | None = None,
+        rule: StepRule = "propagated",
         scores: bool = False,
         faults: Faults = Faults(),
     ) -> None:
@@ -38,15 +41,17 @@ class FakeJudge:
         self._false_accept = recall * base_rate * (1 - precision) / (precision * (1 - base_rate))
         if self._false_accept > 1.0:
             raise ValueError(f"recall {recall} and precision {precision} are impossible at base rate {base_rate}")
-        self._truth = truth or _chain_truth
+        self._truth = truth or partial(_chain_truth, rule=rule)
+        self._rule = rule
         self._scores = scores
         self._faults = faults
         self._calls = _CallCounter(faults)
 
     @property
     def version(self) -> str:
-        """Its name and noise."""
-        return f"{self.name}/{self._recall}/{self._false_accept:.6g}"
+        """Its name, noise and rule."""
+        rule = "" if self._rule == "propagated" else f"/{self._rule}"
+        return f"{self.name}/{self._recall}/{self._false_accept:.6g}{rule}"
 
     def judge(self, cases: Sequence[JudgeCase]) -> Judged:
         """Noisy verdicts; with ``Faults.output`` set every step comes back without one."""
@@ -77,5 +82,5 @@ class FakeJudge:
         return Judgement(VerdictStatus.JUDGED, label=int(says_right), error_type=error_type)
 
 
-def _chain_truth(case: JudgeCase) -> list[bool]:
-    return [truth.is_correct for truth in step_truths(case.problem, case.steps)]
+def _chain_truth(case: JudgeCase, rule: StepRule) -> list[bool]:
+    return [truth.is_correct for truth in step_truths(case.problem, case.steps, rule)]

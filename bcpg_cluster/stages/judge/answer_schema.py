@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any, Final
 
-from bcpg_cluster.records import ErrorType
+from bcpg_cluster.records import ErrorType, StepRule
 from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt, StepVerdict, parse_verdicts
 
 MAX_REASON_CHARS: Final = 200
@@ -22,8 +22,8 @@ _JSON_ESCAPE: Final = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|\\')
 KEYS: Final = ("step", "reason", "error_type", "correct")
 
 
-def verdict_schema(num_steps: int, max_reason_chars: int = MAX_REASON_CHARS) -> str:
-    """The JSON schema, as canonical JSON text, of an answer about ``num_steps`` steps.
+def verdict_schema(num_steps: int, max_reason_chars: int = MAX_REASON_CHARS, rule: StepRule = "propagated") -> str:
+    """The JSON schema, as canonical JSON text, of an answer about ``num_steps`` steps by ``rule``.
 
     ``reason`` stands before ``correct``: samplers keep the order of the properties, so the model argues before it
     decides. Only keywords that xgrammar enforces are used (item counts, property order, ``maxLength``, ``enum``).
@@ -33,7 +33,7 @@ def verdict_schema(num_steps: int, max_reason_chars: int = MAX_REASON_CHARS) -> 
         "properties": {
             "step": {"type": "integer"},
             "reason": {"type": "string", "maxLength": max_reason_chars},
-            "error_type": {"type": "string", "enum": [str(error) for error in ErrorType]},
+            "error_type": {"type": "string", "enum": [str(error) for error in ErrorType if _is_error_of(rule, error)]},
             "correct": {"type": "integer", "enum": [0, 1]},
         },
         "required": list(KEYS),
@@ -77,11 +77,24 @@ def parse_answer(
     """Read an answer in the format that ``prompt`` asks for; ``None`` when it is not exactly that.
 
     Args:
+        prompt: its rule, too: by ``local`` no step is wrong as ``propagated``, and an answer that says so is unparsable.
         is_bound: whether the engine was to enforce the format. Where it was not, one code fence around the whole answer is
             taken off, since models write it by habit; JSON may follow thoughts (``</think>``) or prose; and JSON that is
             the whole answer is read where lines were asked for. Two answers in one text, or a thought that never ends,
             are unparsable.
     """
+    verdicts = _read(prompt, text, first, last, is_bound=is_bound)
+    if verdicts is not None and not all(_is_error_of(prompt.rule, verdict.error_type) for verdict in verdicts):
+        return None
+    return verdicts
+
+
+def _is_error_of(rule: StepRule, error: ErrorType) -> bool:
+    """Whether a judge may name ``error``: a step that only builds on a mistake is right by the rule ``local``."""
+    return rule == "propagated" or error is not ErrorType.PROPAGATED
+
+
+def _read(prompt: JudgePrompt, text: str, first: int, last: int, *, is_bound: bool) -> list[StepVerdict] | None:
     read = parse_json_verdicts if prompt.answer == "json" else parse_verdicts
     if is_bound:
         return read(text, first, last)

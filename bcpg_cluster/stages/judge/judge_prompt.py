@@ -16,10 +16,17 @@ from dataclasses import asdict, dataclass
 from string import Template
 from typing import Final, Literal
 
-from bcpg_cluster.records import ErrorType
+from bcpg_cluster.records import ErrorType, StepRule
+from bcpg_cluster.stages.judge.prompt_rules import with_rule
 
 # Fields that came later: left out of the digest while unset, so that old prompts keep the version they were recorded with.
-_LATER_FIELDS: Final[Mapping[str, object]] = {"answer": "lines", "earlier": "", "repair": "", "tags": ()}
+_LATER_FIELDS: Final[Mapping[str, object]] = {
+    "answer": "lines",
+    "earlier": "",
+    "repair": "",
+    "tags": (),
+    "rule": "propagated",
+}
 
 _PLACEHOLDERS: Final[Mapping[str, tuple[set[str], set[str]]]] = {  # by template: those it needs, those it may have
     "user": ({"problem", "steps", "first", "last"}, {"gold", "earlier"}),
@@ -47,6 +54,7 @@ class JudgePrompt:
         repair: what a judge is told once when its answer cannot be read, with ``$first``, ``$last``, ``$count``; empty
             for no second try.
         tags: names of the tags that fence the problem and the solution; look-alikes within them are defused.
+        rule: when a step is right, by the words of this prompt.
     """
 
     name: str
@@ -59,6 +67,7 @@ class JudgePrompt:
     earlier: str = ""
     repair: str = ""
     tags: tuple[str, ...] = ()
+    rule: StepRule = "propagated"
 
     @property
     def digest(self) -> str:
@@ -67,19 +76,22 @@ class JudgePrompt:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def parse_judge_prompt(text: str) -> JudgePrompt:
-    """Read a prompt file (TOML).
+def parse_judge_prompt(text: str, rule: StepRule = "propagated") -> JudgePrompt:
+    """Read a prompt file (TOML), with its words for one rule (see ``stages.judge.prompt_rules``).
 
     Raises:
+        ConfigError: it has no words for ``rule``.
         ValueError: a field is missing, unknown or of the wrong type, or a template lacks a placeholder the judge cannot
             do without, or has one that nothing fills.
     """
     try:
-        fields = tomllib.loads(text)
+        fields = with_rule(tomllib.loads(text), rule)
         tags = fields.get("tags", [])
         if not isinstance(tags, list):
             raise TypeError(f"tags must be a list of names, not {tags!r}")
-        prompt = JudgePrompt(**fields | {"tags": tuple(tags)})
+        if "rule" in fields:
+            raise TypeError("the rule is the config's to choose; [rules.NAME] has the words for it")
+        prompt = JudgePrompt(**fields | {"tags": tuple(tags), "rule": rule})
     except (TypeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"not a judge prompt: {error}") from None
     for name, value in asdict(prompt).items():

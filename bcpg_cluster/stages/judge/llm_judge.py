@@ -178,7 +178,9 @@ class LlmJudge:
             earlier={step: error for step, error in earlier.items() if error is not None},
             shown=len(case.steps) if self._options.view == "full" and self._options.windows.looks_ahead else None,
         )
-        return Ask(tuple(messages), verdict_schema(question.last - question.first + 1) if self._is_bound else None)
+        num_steps = question.last - question.first + 1
+        schema = verdict_schema(num_steps, rule=self._prompt.rule) if self._is_bound else None
+        return Ask(tuple(messages), schema)
 
     def _judged(
         self,

@@ -92,6 +92,7 @@ def judge_set(config: Config) -> JudgeSet:
         decide=partial(consensus, thresholds=thresholds, rule=config.consensus_rule),
         facts={
             "rule of the consensus": config.weigh.rule,
+            "when a step is right (rule of each judge)": ", ".join(f"{n} {j.rule}" for n, j in config.judges.items()),
             "thresholds": ", ".join(f"{name} {value:g}" for name, value in thresholds.items()),
         },
     )

@@ -133,6 +133,13 @@ def _read_run(directory: RunPath, config: Config, judge: str, measure: str, roun
             rule="the labels come from another judge",
             remedy="name another --measure",
         )
+    rules = config.judges[judge].rule, config.judges[measure].rule
+    if rules[0] != rules[1]:
+        raise ConfigError(
+            f"{judge!r} grades steps by the rule {rules[0]!r}, {measure!r} by {rules[1]!r}",
+            rule="a threshold is chosen against labels that mean what the judge means (judges.*.rule)",
+            remedy=f"name a --measure of the rule {rules[0]!r}, or give labels of that rule with --labels",
+        )
     state, found = read_manifest(directory), _Found()
     wanted = sorted({round_ for round_, _ in state.sealed}) if rounds is None else rounds
     for round_ in wanted:

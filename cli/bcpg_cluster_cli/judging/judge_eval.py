@@ -64,12 +64,15 @@ def run_judge_eval(
         output: a directory, by default ``runs/judge-eval-<config's name>``.
 
     Raises:
-        ConfigError: no such judge, or a rule that is invalid or does not fit the judges.
+        ConfigError: no such judge, a rule that is invalid or does not fit the judges, or judges that call different steps
+            right.
         DataError: invalid files.
         EngineError: a judge failed; what was answered is kept.
     """
     names = _chosen(config, judges)
     combined = consensus_rules(rules, names, abstention, accuracies, prior)
+    if combined:
+        _check_same_rule(config, names)
     subsets = read_subsets(data, limit)
     folder = output or Path("runs") / f"judge-eval-{config.name}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,6 +107,16 @@ def _chosen(config: Config, judges: Sequence[str]) -> list[str]:
             remedy=f"one of: {', '.join(config.judges)}",
         )
     return list(dict.fromkeys(judges)) or list(config.voters)
+
+
+def _check_same_rule(config: Config, judges: Sequence[str]) -> None:
+    by_rule = {name: config.judges[name].rule for name in judges}
+    if len(set(by_rule.values())) > 1:
+        raise ConfigError(
+            f"these judges call different steps right: {', '.join(f'{name}: {rule}' for name, rule in by_rule.items())}",
+            rule="judges are combined, and measured on one file of labels, only under one rule (judges.*.rule)",
+            remedy="measure those of each rule in a command of its own: --judge NAME",
+        )
 
 
 def consensus_rules(
@@ -175,6 +188,7 @@ def _measure(
         seconds = time.monotonic() - started
     facts = {
         "version": version,
+        "rule": settings.rule,
         "threshold": settings.threshold,
         "show_gold": settings.show_gold,
         "statuses": dict(Counter(str(judgement.status) for of_case in answers for judgement in of_case)),

@@ -56,6 +56,10 @@ OVERRIDDEN = [
     pytest.param(["policy.revision=''"], "36f5288201c3d8e0", id="empty revision"),
     pytest.param(["policy.trust_remote_code=true"], "c58920318ea4c5ac", id="remote code"),
     pytest.param(["judges.llm.trust_remote_code=true"], "45f45b831cab64f0", id="judge's remote code"),
+    pytest.param(["judges.llm.rule=propagated"], "36f5288201c3d8e0", id="judge's rule as it was"),
+    pytest.param(
+        [f"judges.{name}.rule=local" for name in ("llm", "prm", "truth")], "a61c68bb6e9469db", id="rule local"
+    ),
     pytest.param(["judges.llm.cache=/somewhere"], "36f5288201c3d8e0", id="cache"),
     pytest.param(["push.tolerance_nats=0.5", "push.deadline_s=9"], "af5c6dadbb6249a7", id="push"),
     pytest.param(["train.checkpoint_every_steps=9", "train.group_timeout_s=9"], "36f5288201c3d8e0", id="checkpoints"),

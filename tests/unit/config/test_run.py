@@ -92,6 +92,8 @@ def _set(content: dict[str, Any], key: str, value: Any) -> None:
             ["judges 'prm' and 'b' are both in pool 'prm'"],
         ),
         ("judges", {"a.b": {"kind": "fake"}}, ["judge name 'a.b'"]),
+        ("judges/llm/rule", "first_error", ["judges.llm.rule", "'propagated' or 'local'"]),
+        ("judges/llm/rule", "local", ["llm: local, prm: propagated", "would mean neither", "role: spare"]),
         ("judges/llm/threshold", 1.1, ["judges.llm.threshold"]),
         ("pools", {"judge.gpt": {}}, ["nothing uses the pools ['judge.gpt']", "rollout"]),
         ("pools", {"rollout": {"members": 4, "max": 3}}, ["pools.rollout", "members 4 is outside min 4 .. max 3"]),

@@ -208,6 +208,12 @@ def test_the_card(small_run: Path, tmp_path: Path) -> None:
     assert "- `train`: 1\n" in text
 
 
+def test_the_card_of_a_run_says_what_its_labels_mean(finished_run: Any, tmp_path: Path) -> None:
+    run_export("steps", tmp_path / "out", finished_run.directory)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "- when a step is right (rule of each judge): llm propagated, prm propagated, truth propagated\n" in text
+
+
 # --- preferences
 
 

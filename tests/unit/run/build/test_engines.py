@@ -13,7 +13,7 @@ from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.responses import SegmentConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, DataError
-from bcpg_cluster.records import OutcomeStatus, StopReason
+from bcpg_cluster.records import ErrorType, OutcomeStatus, StopReason
 from bcpg_cluster.run.build.engines import (
     make_rollout_engine,
     make_trainer_rank,
@@ -21,7 +21,7 @@ from bcpg_cluster.run.build.engines import (
     num_verifying_threads,
     verify_lease_s,
 )
-from bcpg_cluster.run.build.judges import judge_endpoint, make_judge, model_digest
+from bcpg_cluster.run.build.judges import judge_endpoint, load_judge_prompt, make_judge, model_digest
 from bcpg_cluster.run.build.segmenters import check_segmenter, make_segmenter
 from bcpg_cluster.run.preflight.models import check_models
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
@@ -31,6 +31,7 @@ from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.judge.chain_truth import ChainTruth
 from bcpg_cluster.stages.judge.endpoint.openai_transport import OpenAiTransport
 from bcpg_cluster.stages.judge.llm_judge import LlmJudge
+from bcpg_cluster.stages.judge.prompt_rules import RULES
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase
 from bcpg_cluster.stages.judge.windows import WindowLimits
 from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, StructuralSegmenter
@@ -223,6 +224,28 @@ def test_judges_without_a_model(judge_of: Callable[..., Any]):
     assert isinstance(fake, FakeJudge)
     assert fake.name == "f"
     assert isinstance(judge_of("truth", truth={"kind": "chain_truth"}), ChainTruth)
+
+
+@pytest.mark.parametrize("section", [{"kind": "chain_truth"}, {"kind": "fake", "precision": 1.0, "recall": 1.0}])
+def test_a_judge_grades_by_its_rule(judge_of: Callable[..., Any], section: dict[str, Any]):
+    case = JudgeCase("17 +25 *3", ("17+25=43", "43*3=29", "answer 29"))
+    paper = judge_of("j", j=section | {"role": "spare"})
+    local = judge_of("j", j=section | {"role": "spare", "rule": "local"})
+    assert [said.label for said in paper.judge([case]).judgements[0]] == [0, 0, 0]
+    (judged,) = local.judge([case]).judgements
+    assert [(said.label, said.error_type) for said in judged] == [
+        (0, ErrorType.CALCULATION), (1, ErrorType.NONE), (1, ErrorType.NONE)
+    ]  # fmt: skip
+    assert local.version == f"{paper.version}/local"
+
+
+def test_a_prompt_asks_by_the_judges_rule(server: Server, judge_of: Callable[..., Any]):
+    paper, local = (
+        judge_of("api", api=openai_section(server, prompt="embedded:taxonomy", role="spare", rule=rule))
+        for rule in RULES
+    )
+    digests = [load_judge_prompt("embedded:taxonomy", rule).digest for rule in RULES]
+    assert digests[0] in paper.version and digests[1] in local.version and len(set(digests)) == 2
 
 
 def test_an_endpoint_gets_every_setting(server: Server, judge_of: Callable[..., Any], tmp_path: Path):

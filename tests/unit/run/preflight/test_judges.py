@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from bcpg_cluster.config.embedded import resolve_asset
+from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.preflight.judges import check_judge, judge_notes
+from bcpg_cluster.stages.judge.prompt_rules import RULES
 
 MakeConfig = Callable[..., Config]
 
@@ -61,6 +65,61 @@ def test_answers_that_would_be_cut_off(make_config: MakeConfig, section: dict[st
     notes = judge_notes(judge(make_config, **section))
     assert len(notes) == (words is not None)
     assert words is None or re.search(words, notes[0])
+
+
+VOTERS_BY_THEMSELVES = {name: {"kind": "fake", "rule": "local"} for name in ("llm", "prm")}
+
+
+def of_rule(make_config: MakeConfig, **section: Any) -> JudgeConfig:
+    """A judge of the rule `local` among voters of it."""
+    return make_config(judges={**VOTERS_BY_THEMSELVES, "j": {"model": "m", "rule": "local"} | section}).judges["j"]
+
+
+def test_a_prompt_without_words_for_the_rule(make_config: MakeConfig, tmp_path: Path):
+    prompt = tmp_path / "mine.toml"
+    prompt.write_text('name = "mine"\nsystem = ""\nuser = "$problem $steps $first $last"\nstep = "$index $text"\n')
+    with pytest.raises(ConfigError, match="'mine' has no words for the rule 'local'; it asks by propagated") as caught:
+        check_judge("j", of_rule(make_config, kind="llm", prompt=str(prompt)))
+    assert "[rules.local]" in caught.value.remedy
+    check_judge("j", judge(make_config, prompt=str(prompt)).judges["j"])
+    for shipped in ("embedded:taxonomy", "embedded:compact"):
+        check_judge("j", of_rule(make_config, kind="llm", prompt=shipped))
+
+
+@pytest.mark.parametrize("kind", ["llm", "prm"])
+def test_a_model_that_was_taught_another_rule(make_config: MakeConfig, tmp_path: Path, kind: str):
+    model = tmp_path / "model"
+    model.mkdir()
+    paper, local = (of_rule(make_config, kind=kind, model=str(model), rule=rule, role="spare") for rule in RULES)
+    for content in ("{}", '{"bcpg_step_rule": null}', "[]", "not JSON"):  # unknown: the config says what it means
+        (model / "config.json").write_text(content)
+        check_judge("j", local)
+        check_judge("j", paper)
+    (model / "config.json").write_text('{"bcpg_step_rule": "propagated"}')
+    check_judge("j", paper)
+    with pytest.raises(ConfigError, match=r"judges\.j\.rule is 'local', but .*model was taught 'propagated'") as caught:
+        check_judge("j", local)
+    assert "set judges.j.rule: propagated" in caught.value.remedy
+    (model / "config.json").write_text('{"bcpg_step_rule": "local"}')
+    check_judge("j", local)
+    with pytest.raises(ConfigError, match="was taught 'local'"):
+        check_judge("j", paper)
+
+
+def test_the_shipped_judges_say_what_they_were_taught(make_config: MakeConfig):
+    for kind, model in (("llm", "embedded:judge"), ("prm", "embedded:prm")):
+        files = Path(resolve_asset(model)) / "config.json"
+        taught = json.loads(files.read_text())["bcpg_step_rule"]
+        (other,) = set(RULES) - {taught}
+        check_judge("j", of_rule(make_config, kind=kind, model=model, rule=taught, role="spare"))
+        with pytest.raises(ConfigError, match=f"was taught '{taught}'"):
+            check_judge("j", of_rule(make_config, kind=kind, model=model, rule=other, role="spare"))
+
+
+def test_a_measure_of_another_rule_has_a_note(make_config: MakeConfig):
+    (note,) = judge_notes(make_config(judges=VOTERS_BY_THEMSELVES))  # the truth of the config of fakes stays
+    assert "judges.truth measures by the rule 'propagated', the judges that vote grade by 'local'" in note
+    assert "Set judges.truth.rule: local" in note
 
 
 def test_judges_without_answers_have_no_notes(make_config: MakeConfig):

@@ -122,3 +122,79 @@ def test_the_answer_alone() -> None:
 def test_a_step_is_its_last_line() -> None:
     assert truths(["17+25=42\n42*3=27"]) == [(False, "calculation")]
     assert truths(["17+25=43\nwait\n17+25=42"]) == [OK]
+
+
+# --- by the rule `local`: 17 +25 *3 -8 with a first line of 43 gives 43*3=29 and 29-8=21
+
+
+def local_truths(steps: list[str], question: str = QUESTION) -> list[tuple[bool, str]]:
+    return [(truth.is_correct, truth.error_type) for truth in step_truths(question, steps, "local")]
+
+
+def test_a_line_worked_out_from_a_wrong_value_is_right_by_itself() -> None:
+    steps = ["17+25=43", "43*3=29", "29-8=21", "answer 21"]
+    assert truths(steps) == [(False, "calculation"), *[(False, "propagated")] * 3]
+    assert local_truths(steps) == [(False, "calculation"), OK, OK, OK]
+
+
+def test_errors_of_a_line_itself_are_wrong_by_either_rule() -> None:
+    assert local_truths(["17+25=43", "43*3=30", "30-7=23", "hm"]) == [
+        (False, "calculation"),
+        (False, "calculation"),
+        (False, "inconsistent_with_earlier"),
+        (False, "no_content"),
+    ]
+
+
+def test_a_line_that_is_done_again_begins_where_it_began() -> None:
+    steps = ["17+25=43", "43*3=30", "wait\n43*3=29", "29-8=21"]
+    assert local_truths(steps) == [(False, "calculation"), (False, "calculation"), OK, OK]
+    assert truths(steps)[2] == (
+        False,
+        "inconsistent_with_earlier",
+    )  # by the other rule it is the 43 that has to be corrected
+    assert local_truths(["17+25=43", "wait\n17+25=42", "42*3=26"]) == [(False, "calculation"), OK, OK]
+    assert local_truths(["17+25=43", "wait", "17+25=44", "44*3=32"]) == [
+        (False, "calculation"),
+        (False, "no_content"),
+        (False, "calculation"),
+        OK,
+    ]
+    assert local_truths(["wait\nwait\n17+25=42"]) == [OK]
+
+
+def test_an_answer_is_right_by_itself_where_the_lines_give_it() -> None:
+    wrong = (False, "inconsistent_with_earlier")
+    assert local_truths(["17+25=42", "42*3=26", "26-8=19", "answer 19"])[-1] == OK
+    assert local_truths(["17+25=42", "42*3=26", "26-8=19", "answer 20"])[-1] == wrong
+    assert local_truths(["17+25=43", "answer 43"])[-1] == wrong  # the chain is not done
+    assert local_truths(["answer"]) == [(False, "no_content")]
+
+
+def test_a_step_of_several_lines_has_all_their_errors_by_itself() -> None:
+    assert local_truths(["17+25=43\n43*3=29"]) == [(False, "calculation")]
+    assert local_truths(["17+25=43\nwait\n17+25=42\n42*3=26"]) == [OK]
+    assert local_truths(["17+25=42\n\n", ""]) == [OK, (False, "no_content")]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_two_rules_agree_up_to_the_first_mistake(seed: int) -> None:
+    """No step that is right under `propagated` is wrong under `local`; up to the first mistake both say the same."""
+    rng = random.Random(seed)
+    for _ in range(50):
+        chain = draw_chain(rng, 2, 6)
+        lines, value = [], chain.start
+        for operation in chain.operations:
+            after = (operation.apply(value) + rng.choice([0, 0, 0, 1, 50])) % 100
+            lines.append(f"{value}{operation.symbol}{operation.operand}={after}")
+            redone = operation.apply(value)
+            if rng.random() < 0.3:
+                lines.append(f"wait\n{value}{operation.symbol}{operation.operand}={redone}")
+                after = redone
+            value = rng.choice([after, after, after, 7])
+        lines.append(f"answer {value}")
+        propagated, local = truths(lines, chain.question), local_truths(lines, chain.question)
+        first = next((i for i, (is_right, _) in enumerate(propagated) if not is_right), len(lines) - 1)
+        assert local[:first] == propagated[:first]
+        assert all(by_itself or not is_right for (is_right, _), (by_itself, _) in zip(propagated, local, strict=True))
+        assert all(error != "propagated" and (error == "none") == is_right for is_right, error in local)

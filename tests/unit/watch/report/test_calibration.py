@@ -202,7 +202,8 @@ def scored_run(tmp_path: Path, make_config: Callable[..., Any]) -> Path:
     """A run whose judge ``prm`` scored one response of each of two rounds; the third round is not sealed yet."""
     directory = tmp_path / "run"
     directory.mkdir()
-    with open_run(directory, make_config()) as manifest:
+    other = {"kind": "chain_truth", "role": "spare", "rule": "local"}
+    with open_run(directory, make_config(judges={"by_itself": other})) as manifest:
         for round_, scores in enumerate([(0.9, 0.8, 0.7, 0.99), (0.2, None, 0.6, 0.99), (0.5, 0.5, 0.5, 0.5)], 1):
             id_ = SampleId(round_, "a0", 1)
             steps = [Step(0, 2, "a"), Step(2, 7, "b"), Step(7, 8, "c"), Step(8, 10, "d")]
@@ -248,6 +249,10 @@ def test_calibrate_says_what_is_missing(scored_run: Path) -> None:
         ({"judge": "nobody"}, "no judge 'nobody'"),
         ({"judge": "prm", "measure": "prm"}, "against itself"),
         ({"judge": "truth", "measure": "prm"}, "gives labels"),
+        (
+            {"judge": "prm", "measure": "by_itself"},
+            "'prm' grades steps by the rule 'propagated', 'by_itself' by 'local'",
+        ),
         ({"judge": "prm", "rounds": [3]}, "no step"),
         ({"judge": "prm", "measure": "llm"}, "no step"),
         ({"judge": "prm"}, "at least 20 mined steps; none mines that many"),

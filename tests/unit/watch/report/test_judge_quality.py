@@ -183,6 +183,16 @@ def test_judge_eval_by_hand(
     assert all(judge.is_closed for judge in judges.values())
 
 
+def test_judges_of_different_rules_are_measured_apart(make_config: Callable[..., Config], data: str, tmp_path: Path):
+    judges = {"llm": {"kind": "fake"}, "prm": {"kind": "fake", "role": "spare", "rule": "local"}}
+    config = make_config(judges=judges)
+    with pytest.raises(ConfigError, match="llm: propagated, prm: local") as caught:
+        run_judge_eval([data], config, factory(), judges=["llm", "prm"], output=tmp_path / "out")
+    assert "--judge NAME" in caught.value.remedy
+    report = run_judge_eval([data], config, factory(prm=Scripted(scored)), judges=["prm"], output=tmp_path / "out")
+    assert report["judges"]["prm"]["rule"] == "local"
+
+
 def test_another_threshold_asks_nobody_and_another_judge_is_asked(config: Config, data: str, tmp_path: Path):
     out = tmp_path / "out"
     run_judge_eval([data], config, factory(prm=Scripted(scored)), judges=["prm"], output=out)
