@@ -103,7 +103,8 @@ def arm_config(base: Config, arm: Arm, seed: int, tuned: Tuned | None) -> Config
     """
     _check_only_reweighs(base, arm)
     per_shard = base.generate.prompts_per_shard
-    settings = [f"seed={seed}", f"name={arm.name}", *arm.settings]
+    name = arm.name.replace("@", "-beta")  # no run is called bcpg_nsa@-0.5
+    settings = [f"seed={seed}", f"name={name}", *arm.settings]
     if arm.data_share < 1:
         shards = math.ceil(arm.data_share * base.prompts.per_round / per_shard)
         settings.append(f"prompts.per_round={min(shards * per_shard, base.prompts.per_round)}")

@@ -313,14 +313,16 @@ def test_bad_input_is_said_before_anything_starts(
 
 def test_the_command_writes_table_picture_and_numbers(bcpg: Callable[..., Any], config_file: Path, tmp_path: Path):
     arguments = ("compare", "-c", config_file, "--inline", "--run-dir", tmp_path / "c", "--validation-prompts", 6)
-    ended = bcpg(*arguments, "--methods", "bcpg_nsa,rft", "--seeds", 2, "--json")
+    ended = bcpg(*arguments, "--methods", "rft,bcpg_nsa@-0.5", "--seeds", 2, "--json")
     assert ended.code == 0, ended
     numbers = json.loads(ended.out)
     assert numbers == json.loads((tmp_path / "c/comparison.json").read_text())
-    assert set(numbers["rounds"]["1"]) == {"start", "bcpg_nsa", "rft"}
+    assert set(numbers["rounds"]["1"]) == {"start", "bcpg_nsa@-0.5", "rft"}
+    assert numbers["reference"] == "bcpg_nsa@-0.5"
+    assert load_run_config(tmp_path / "c/arms/bcpg_nsa@-0.5/seed-1").weigh.beta == -0.5
     assert set(numbers["rounds"]["1"]["rft"]["measures"]["sampled"]["values"]) == {"0", "1"}
     assert (tmp_path / "c/comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert "| BCPG-NSA |" in (tmp_path / "c/comparison.md").read_text()
+    assert "| BCPG-NSA, β = −0.5 |" in (tmp_path / "c/comparison.md").read_text()
     assert len((tmp_path / "c/results.csv").read_text().splitlines()) == 1 + 2 * 3
     # a member of an arm's run is a run: the other commands read it
     status = bcpg("status", "--run-dir", tmp_path / "c/arms/rft/seed-1", "--json")
