@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
@@ -43,6 +44,7 @@ class Gang:
         self._members: list[Member] = []
         self._starts: list[Future[Any]] = []
         self._generation = 0
+        self._starting = threading.Lock()  # a run may ask for the members while another trains with them
         self._has_met = False
 
     @property
@@ -59,17 +61,18 @@ class Gang:
         """Each rank's name and state (``starting``, ``ready``), for displays."""
         return [
             (member.name, "ready" if start.done() else "starting")
-            for member, start in zip(self._members, self._starts, strict=True)
+            for member, start in zip(self._members, self._starts, strict=False)  # another thread may be changing them
         ]
 
     def begin_start(self) -> None:
         """Ask for the members without waiting for them."""
-        if self._members:
-            return
-        self._members = [self._runtime.start(self._spec(self._generation, rank)) for rank in range(self.size)]
-        self._starts = [ping(member) for member in self._members]
-        self._generation += 1
-        self._has_met = False
+        with self._starting:
+            if self._members:
+                return
+            self._members = [self._runtime.start(self._spec(self._generation, rank)) for rank in range(self.size)]
+            self._starts = [ping(member) for member in self._members]
+            self._generation += 1
+            self._has_met = False
 
     def raise_if_failed(self) -> None:
         """Raise the error of a rank that could not be made, as soon as it is known (e.g. bad vendor options)."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from bcpg_cluster.cluster.gang import Gang
@@ -30,6 +31,7 @@ from bcpg_cluster.run.floors import Floors, empty_round_reason
 from bcpg_cluster.run.push import Pusher, PushSettings
 from bcpg_cluster.run.serving import Serving, Weights, weights_of
 from bcpg_cluster.run.snapshots import SnapshotCheck, keep_snapshots
+from bcpg_cluster.run.steps import Step, Steps, TrainersFree, Training, alone
 from bcpg_cluster.run.training import check_rows, train_round
 from bcpg_cluster.stages.generate.counts import RolloutCounts
 from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, data_stages, evaluation_stages, turns
@@ -53,7 +55,11 @@ _PROMPTS_AT_ONCE = 512  # shards a write to the manifest counts
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of."""
+    """What a run is made of.
+
+    Attributes:
+        attend: has the members speak to this run, after another may have used them.
+    """
 
     manifest: Manifest
     pools: Mapping[str, Pool]
@@ -68,6 +74,7 @@ class Parts:
     observer: Observer
     stop_asked: Callable[[], bool]
     tend: Callable[[], None] = lambda: None
+    attend: Callable[[], None] = lambda: None
 
 
 class Coordinator:
@@ -105,6 +112,10 @@ class Coordinator:
             Interrupted: stop was asked for.
             BcpgError: see ``errors``.
         """
+        return alone(self.steps(rounds))
+
+    def steps(self, rounds: int) -> Steps[dict[int, RoundReport]]:
+        """As :meth:`run`, with a pause wherever other runs may use the pools, or the trainers."""
         todo = [round_ for round_ in range(rounds + 1) if round_ not in self._manifest.state.reports]
         if todo:  # members start from the newest
             self._parts.check_snapshot(max(self._manifest.state.snapshots, default=0))
@@ -113,14 +124,14 @@ class Coordinator:
         for round_ in todo:
             soon = [near for near in (round_, round_ + 1) if near in todo]
             self._parts.turns.need({stage.pool for near in soon for stage in self._unsealed(near)})
-            self._round(round_)
+            yield from self._round(round_)
             self._parts.gang.raise_if_failed()
         return {round_: self._manifest.state.reports[round_] for round_ in range(rounds + 1)}
 
     def collect(self) -> None:
         """Only what every method shares: the base policy's evaluation, and the first round's data up to the verdicts."""
         if 0 not in self._manifest.state.reports:
-            self._round(0)
+            alone(self._round(0))
         stages = self._data_stages()
         self._collect(1, tuple(stage for stage in stages if stage.name != "weigh"))
 
@@ -136,10 +147,10 @@ class Coordinator:
         stages = evaluation_stages() if round_ == 0 else (*self._data_stages(), *evaluation_stages())
         return [stage for stage in stages if (round_, stage.output) not in self._manifest.state.sealed]
 
-    def _round(self, round_: int) -> None:
+    def _round(self, round_: int) -> Steps[None]:
         """Complete a round; round 0 only measures the base policy."""
         started = time.monotonic()
-        learned = self._learn(round_) if round_ else None
+        learned = (yield from self._learn(round_)) if round_ else None
         evaluated = self._evaluate(round_)
         done = self._manifest.state.reports
         report = round_report.complete(
@@ -155,7 +166,7 @@ class Coordinator:
 
     # --- the learning half of a round
 
-    def _learn(self, round_: int) -> Learned:
+    def _learn(self, round_: int) -> Steps[Learned]:
         stages = self._data_stages()
         started = time.monotonic()
         seconds = self._collect(round_, stages)
@@ -163,8 +174,9 @@ class Coordinator:
         weighed = WeighCounts.read(totals["weigh"])
         samples = round_report.conservation(weighed)
         seconds["data"] = time.monotonic() - started
-        snapshot = self._train(round_, weighed)
+        snapshot = yield from self._train(round_, weighed)
         pushed = self._push(snapshot)
+        yield from self._pause(TrainersFree())
         measures = [name for name, judge in self._config.judges.items() if judge.role == "measure"]
         training = snapshot.training or TrainingSummary()
         rates = round_report.rates(totals, seconds)
@@ -195,7 +207,11 @@ class Coordinator:
         chosen = round_prompts(self._parts.prompts.train, round_, section.per_round, section.order, self._config.seed)
         return self._map(round_, stages, "prompts", chosen, self._config.generate.prompts_per_shard, round_ - 1)
 
-    def _train(self, round_: int, weighed: WeighCounts) -> SnapshotRecord:
+    def _pause(self, step: Step) -> Steps[None]:
+        yield step
+        self._parts.attend()
+
+    def _train(self, round_: int, weighed: WeighCounts) -> Steps[SnapshotRecord]:
         """The snapshot of this round; trained now unless it is there."""
         done = self._manifest.state.snapshots.get(round_)
         if done is not None:
@@ -211,16 +227,21 @@ class Coordinator:
         check_rows(weighed, self._config.objective)
         self._parts.check_snapshot(round_ - 1)
         self._parts.turns.take(TRAINER)
-        snapshot = train_round(
-            self._manifest,
-            self._parts.gang,
-            round_=round_,
-            start=self._weights(round_ - 1),
-            settings=self._parts.train_settings(round_),
-            num_canaries=self._config.push.num_canaries,
-            observer=self._observer,
-            max_attempts=self._config.pool("trainer").max_attempts,
+        training = Training(
+            partial(
+                train_round,
+                self._manifest,
+                self._parts.gang,
+                round_=round_,
+                start=self._weights(round_ - 1),
+                settings=self._parts.train_settings(round_),
+                num_canaries=self._config.push.num_canaries,
+                observer=self._observer,
+                max_attempts=self._config.pool("trainer").max_attempts,
+            )
         )
+        yield from self._pause(training)
+        snapshot = training.result()
         self._trainer_holds = snapshot.version
         return snapshot
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -104,3 +105,16 @@ class Observers:
         """Pass the event on."""
         for observer in self._observers:
             observer.hear(event)
+
+
+class OneAtATime:
+    """Passes on what several threads say, one event after the other."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._speaking = threading.Lock()
+
+    def hear(self, event: Event) -> None:
+        """Pass the event on."""
+        with self._speaking:
+            self._observer.hear(event)

@@ -40,3 +40,21 @@ SkipBadOption = Annotated[
 def with_skip_bad(overrides: list[str] | None, skip_bad: bool) -> list[str]:
     """``--set`` values and what ``--skip-bad`` adds to them."""
     return [*(overrides or []), *(["prompts.skip_bad=true"] if skip_bad else [])]
+
+
+RatesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--learning-rates", help="The grid every method is tuned on (default: a third, 1 and 3 times the config's)."
+    ),
+]
+EpochsOption = Annotated[
+    str | None,
+    typer.Option("--epochs", help="Epochs that each rate is tried with, e.g. 1,2,5 (default: the config's alone)."),
+]
+OneAtATimeOption = Annotated[
+    bool, typer.Option("--one-at-a-time", help="Finish a run before the next begins, also where pools are separate.")
+]
+TuningSeedOption = Annotated[
+    int | None, typer.Option("--tuning-seed", help="Seed of the data learning rate and epochs are chosen on.")
+]

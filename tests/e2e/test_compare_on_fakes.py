@@ -12,18 +12,22 @@ import pytest
 import yaml
 
 from bcpg_cluster.cluster.inline_runtime import InlineRuntime
-from bcpg_cluster.comparison import runner
+from bcpg_cluster.comparison import setup as comparison_setup
 from bcpg_cluster.comparison.methods import METHODS
-from bcpg_cluster.comparison.runner import Arm, Comparison, Setup, arm_config, split_validation
+from bcpg_cluster.comparison.runner import Comparison
+from bcpg_cluster.comparison.setup import Arm, Setup, Tuned, arm_config, split_validation
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, DataError, RunDirectoryError, TrainingDivergedError
 from bcpg_cluster.run.build.workforce import start_workforce
+from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.store.rows import weighted_from
 from bcpg_cluster.store.shards import read_table
 from bcpg_cluster.watch.observer import SilentObserver
+from bcpg_cluster.watch.report.comparison_report import ArmResult
 
 RATES = (1e-4, 3e-4)
 
@@ -34,16 +38,28 @@ def open_fakes(make_config: Callable[..., Config]) -> Callable[..., Any]:
 
     @contextmanager
     def opened(
-        directory: Path, rates: tuple[float, ...] = RATES, **sections: Any
+        directory: Path,
+        rates: tuple[float, ...] = RATES,
+        epochs: tuple[int, ...] = (1,),
+        one_at_a_time: bool = False,
+        **sections: Any,
     ) -> Iterator[tuple[Comparison, Setup]]:
         config = make_config(**sections)
-        setup = Setup(config, read_all_prompts(config), rates, validation_prompts=6, tuning_seed=1000)
+        setup = Setup(config, read_all_prompts(config), rates, epochs, validation_prompts=6, tuning_seed=1000)
         runtime = InlineRuntime()
         try:
             workforce = start_workforce(config, runtime, lambda: False)
             said: list[str] = []
             yield (
-                Comparison(directory, setup, workforce, SilentObserver(), lambda: False, said.append),
+                Comparison(
+                    directory,
+                    setup,
+                    workforce,
+                    SilentObserver(),
+                    lambda: False,
+                    said.append,
+                    one_at_a_time=one_at_a_time,
+                ),
                 setup,
             )
         finally:
@@ -53,7 +69,7 @@ def open_fakes(make_config: Callable[..., Config]) -> Callable[..., Any]:
 
 
 def arm_of(name: str, setup: Setup, **changes: Any) -> Arm:
-    return Arm(name, METHODS[name].settings(setup.config), rate_of=name, **changes)
+    return Arm(name, METHODS[name].settings(setup.config), tuned_as=name, **changes)
 
 
 def test_arms_share_one_offline_set(open_fakes: Callable[..., Any], tmp_path: Path):
@@ -92,20 +108,57 @@ def test_arms_share_one_offline_set(open_fakes: Callable[..., Any], tmp_path: Pa
 
 
 def test_every_method_is_tuned_alike_and_apart(open_fakes: Callable[..., Any], tmp_path: Path):
-    with open_fakes(tmp_path / "c") as (comparison, setup):
-        chosen = {name: comparison.tune(arm_of(name, setup, rounds=2)) for name in ("bcpg_nsa", "rft")}
+    grid = [Tuned(rate, epochs) for rate in RATES for epochs in (1, 3)]
+    with open_fakes(tmp_path / "c", epochs=(3, 1)) as (comparison, setup):
+        chosen = comparison.tune(*(arm_of(name, setup, rounds=2) for name in ("bcpg_nsa", "rft")))
         result = comparison.run(arm_of("rft", setup), 0)[0]
     held_out = {prompt.prompt_id for prompt in split_validation(setup.prompts.train, 6)[1]}
-    for name, rate in chosen.items():
-        tried = json.loads((tmp_path / f"c/tuning/{name}/chosen.json").read_text())["validation_accuracy"]
-        assert set(tried) == {f"{r:g}" for r in RATES}
-        assert tried[f"{rate:g}"] == max(tried.values())
-        for value in tried:
-            reports = read_manifest(tmp_path / f"c/tuning/{name}/rate-{value}").reports
-            assert set(reports) == {0, 1}  # one round, however many are measured
-            assert set(reports[1].per_problem) == held_out  # and not on the test set
-    assert result.learning_rate == chosen["rft"]
+    for name, tuned in chosen.items():
+        said = json.loads((tmp_path / f"c/tuning/{name}/chosen.json").read_text())
+        assert [Tuned(row["learning_rate"], row["epochs"]) for row in said["validation"]] == grid
+        assert Tuned(said["learning_rate"], said["epochs"]) == tuned
+        # fakes learn alike at every setting: all are equal, so the lowest rate and the fewest epochs are taken
+        assert len({row["sampled"] for row in said["validation"]}) == 1 and tuned == grid[0]
+        assert all(0 <= row["greedy"] <= 1 for row in said["validation"])
+        for rate in RATES:
+            for folder, epochs in ((f"rate-{rate:g}", 1), (f"rate-{rate:g}-epochs-3", 3)):
+                directory = tmp_path / f"c/tuning/{name}/{folder}"
+                train = load_run_config(directory).train
+                assert (train.learning_rate, train.epochs) == (rate, epochs)
+                reports = read_manifest(directory).reports
+                assert set(reports) == {0, 1}  # one round, however many are measured
+                assert set(reports[1].per_problem) == held_out  # and not on the test set
+    assert (result.learning_rate, result.epochs) == (chosen["rft"].learning_rate, chosen["rft"].epochs)
     assert set(result.report.per_problem).isdisjoint(held_out)
+
+
+@pytest.mark.parametrize(
+    ("sampled", "best"),
+    [
+        ({(1e-4, 1): 0.5, (1e-4, 3): 0.6, (3e-4, 1): 0.6, (3e-4, 3): 0.55}, (1e-4, 3)),  # the lower rate of equals
+        ({(1e-4, 1): 0.5, (1e-4, 3): 0.5, (3e-4, 1): 0.4, (3e-4, 3): None}, (1e-4, 1)),  # then the fewer epochs
+        ({(1e-4, 1): None, (1e-4, 3): 0.0, (3e-4, 1): None, (3e-4, 3): 0.0}, (1e-4, 3)),  # what diverges loses
+    ],
+)
+def test_the_choice_is_by_sampled_accuracy(
+    open_fakes: Callable[..., Any],
+    tmp_path: Path,
+    sampled: dict[tuple[float, int], float | None],
+    best: tuple[float, int],
+):
+    with open_fakes(tmp_path / "c", epochs=(1, 3)) as (comparison, _):
+        tried = [
+            (Tuned(*pair), ArmResult("a", 1000, 1, "diverged" if value is None else "finished", pair[0], report(value)))
+            for pair, value in sampled.items()
+        ]
+        comparison._choose("a", tried)
+    said = json.loads((tmp_path / "c/tuning/a/chosen.json").read_text())
+    assert (said["learning_rate"], said["epochs"]) == best
+    assert [row["sampled"] for row in said["validation"]] == [*sampled.values()]
+
+
+def report(sampled: float | None) -> RoundReport | None:
+    return None if sampled is None else RoundReport(round=1, accuracy=sampled, accuracy_greedy=1 - sampled)
 
 
 def test_going_on_does_nothing_again_and_adds_what_is_new(open_fakes: Callable[..., Any], tmp_path: Path):
@@ -197,7 +250,7 @@ def test_an_arm_cannot_change_what_the_shared_verdicts_mean(make_config: Callabl
     with pytest.raises(ConfigError, match=r"generate\.temperature"):
         arm_config(config, Arm("a", ("generate.temperature=0.5",)), 0, None)
     roles = ("judges.llm.role=spare", "judges.prm.role=spare", "judges.by_itself.role=vote")
-    changed = arm_config(config, Arm("a", (*roles, "weigh.beta=0", "weigh.mine=prefix", "train.epochs=3")), 0, 1e-4)
+    changed = arm_config(config, Arm("a", (*roles, "weigh.beta=0", "weigh.mine=prefix", "train.epochs=3")), 0, None)
     assert changed.voters == ("by_itself",) and changed.train.epochs == 3
 
 
@@ -221,9 +274,9 @@ def test_validation_split(make_config: Callable[..., Config]):
 
 def test_a_rate_scales_the_whole_schedule(make_config: Callable[..., Config]):
     base = make_config()
-    config = arm_config(base, Arm("a", ("objective={name: rft}",)), 3, 5e-4)
+    config = arm_config(base, Arm("a", ("objective={name: rft}",)), 3, Tuned(5e-4, 4))
     assert (config.seed, config.name, config.objective.name) == (3, "a", "rft")
-    assert config.train.learning_rate == 5e-4
+    assert (config.train.learning_rate, config.train.epochs) == (5e-4, 4)
     assert config.train.min_learning_rate == pytest.approx(5e-5)  # a tenth, as the configuration has it
     assert arm_config(base, Arm("a", ()), 0, None).train == base.train
 
@@ -236,7 +289,11 @@ def test_a_rate_scales_the_whole_schedule(make_config: Callable[..., Config]):
         (("--learning-rates", "1e-4,x"), "--learning-rates '1e-4,x'"),
         (("--learning-rates", "1e-4,-1"), "comma-separated positive numbers"),
         (("--validation-prompts", "40"), "40 validation prompts of 40 train prompts"),
-        (("--validation-prompts", "0"), "with 3 learning rates to choose from"),
+        (("--epochs", "1,0"), "--epochs '1,0'"),
+        (("--epochs", "1,2,1"), "whole numbers from 1 on, all different"),
+        (("--epochs", "1.5"), "e.g. 1,2,5"),
+        (("--validation-prompts", "0"), "with 3 pairs of learning rate and epochs to choose from"),
+        (("--validation-prompts", "0", "--epochs", "1,2"), "with 6 pairs of learning rate and epochs"),
         (("--tuning-seed", "1"), "is one of the measured seeds 0 .. 4"),
         (("--set", "weigh.beta=2"), "weigh.beta"),
         (("--set", "objective={tau: -1}"), "tau is at least 0"),
@@ -256,16 +313,18 @@ def test_bad_input_is_said_before_anything_starts(
 
 def test_the_command_writes_table_picture_and_numbers(bcpg: Callable[..., Any], config_file: Path, tmp_path: Path):
     arguments = ("compare", "-c", config_file, "--inline", "--run-dir", tmp_path / "c", "--validation-prompts", 6)
-    ended = bcpg(*arguments, "--methods", "bcpg_nsa,rft", "--seeds", 2, "--json")
+    ended = bcpg(*arguments, "--methods", "rft,bcpg_nsa@-0.5", "--seeds", 2, "--json")
     assert ended.code == 0, ended
     numbers = json.loads(ended.out)
     assert numbers == json.loads((tmp_path / "c/comparison.json").read_text())
-    assert set(numbers["rounds"]["1"]) == {"start", "bcpg_nsa", "rft"}
+    assert set(numbers["rounds"]["1"]) == {"start", "bcpg_nsa@-0.5", "rft"}
+    assert numbers["reference"] == "bcpg_nsa@-0.5"
+    assert load_run_config(tmp_path / "c/arms/bcpg_nsa@-0.5/seed-1").weigh.beta == -0.5
     assert set(numbers["rounds"]["1"]["rft"]["measures"]["sampled"]["values"]) == {"0", "1"}
     assert (tmp_path / "c/comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert "| BCPG-NSA |" in (tmp_path / "c/comparison.md").read_text()
+    assert "| BCPG-NSA, β = −0.5 |" in (tmp_path / "c/comparison.md").read_text()
     assert len((tmp_path / "c/results.csv").read_text().splitlines()) == 1 + 2 * 3
     # a member of an arm's run is a run: the other commands read it
     status = bcpg("status", "--run-dir", tmp_path / "c/arms/rft/seed-1", "--json")
     assert status.code == 0 and yaml.safe_load(status.out)
-    assert runner._ASKED in {path.name for path in (tmp_path / "c").iterdir()}
+    assert comparison_setup._ASKED in {path.name for path in (tmp_path / "c").iterdir()}

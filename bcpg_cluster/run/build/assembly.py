@@ -59,13 +59,12 @@ def coordinator_over(
         control=Control(manifest.run_dir),
         served_version=lambda: workforce.serving.weights.version,
     )
-    workforce.serve(
-        RunHooks(
-            on_retry=partial(_note_retry, manifest, observer),
-            on_wait=lambda what: observer.hear(Noted(what)),
-            tend=scaler.tend,
-        )
+    hooks = RunHooks(
+        on_retry=partial(_note_retry, manifest, observer),
+        on_wait=lambda what: observer.hear(Noted(what)),
+        tend=scaler.tend,
     )
+    workforce.serve(hooks)
     return Coordinator(
         config,
         Parts(
@@ -82,6 +81,7 @@ def coordinator_over(
             observer=observer,
             stop_asked=stop_asked,
             tend=scaler.tend,
+            attend=partial(workforce.serve, hooks),
         ),
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -48,7 +50,13 @@ class ServedRun:
 
     def __init__(self, stop_asked: Callable[[], bool]) -> None:
         self._stop_asked = stop_asked
+        self._driver = threading.get_ident()
         self.hooks: RunHooks | None = None
+        self.is_training_given_up = False
+
+    def serve(self, hooks: RunHooks | None) -> None:
+        """From now on speak to this run, or to none. The pools belong to the thread that calls this."""
+        self.hooks, self._driver = hooks, threading.get_ident()
 
     def retry(self, what: str, why: str) -> None:
         """Something was lost and is tried again."""
@@ -61,9 +69,18 @@ class ServedRun:
             self.hooks.on_wait(what)
 
     def between_waits(self) -> None:
-        """Called while the trainers are waited for. Raises :class:`Interrupted` when a stop was asked for."""
-        if self._stop_asked():
+        """Called while the trainers are waited for, perhaps in a thread of their own; the pools are tended by their thread alone.
+
+        Raises:
+            Interrupted: a stop was asked for.
+        """
+        if self._stop_asked() or self.is_training_given_up:
             raise Interrupted("stopped in training; it resumes from its last step checkpoint")
+        if threading.get_ident() == self._driver:
+            self.tend()
+
+    def tend(self) -> None:
+        """Have the pools tended, by their thread."""
         if self.hooks is not None:
             self.hooks.tend()
 
@@ -80,9 +97,22 @@ class Workforce:
         self.pools, self.gang, self.turns, self.serving = pools, gang, turns, serving
         self._served_run = served_run
 
-    def serve(self, hooks: RunHooks) -> None:
-        """From now on tell this run of its members, and no other."""
-        self._served_run.hooks = hooks
+    def serve(self, hooks: RunHooks | None) -> None:
+        """From now on tell this run of its members, and no other; ``None`` between two runs."""
+        self._served_run.serve(hooks)
+
+    def tend(self) -> None:
+        """What a driver does about once a second while it waits for a training in another thread."""
+        self._served_run.tend()
+
+    @contextmanager
+    def without_training(self) -> Iterator[None]:
+        """Have a training under way in another thread end soon, as if a stop had been asked for; inside, wait for it."""
+        self._served_run.is_training_given_up = True
+        try:
+            yield
+        finally:
+            self._served_run.is_training_given_up = False
 
 
 def start_workforce(

@@ -94,17 +94,18 @@ class Rft(_Options):
     """Rejection fine-tuning (arXiv 2308.01825): maximum likelihood of the right responses of the same offline set.
 
     Attributes:
-        on: which responses to learn: ``right`` is RFT; ``wrong`` alone is an experiment of the paper (Table 1).
+        on: which responses to learn: ``right`` is RFT; ``wrong`` alone is an experiment of the paper (Table 1); ``all`` is a
+            control: what training on one's own samples does whatever they are worth.
         length: ``token`` is the mean over the step's tokens; ``sequence`` is the mean over its responses of their means.
     """
 
     name: Literal["rft"] = "rft"
-    on: Literal["right", "wrong"] = "right"
+    on: Literal["right", "wrong", "all"] = "right"
     length: Literal["token", "sequence"] = "token"
 
     @property
     def rows(self) -> Rows:
-        """The right, or the wrong responses."""
+        """The right responses, the wrong ones, or both."""
         return self.on
 
 

@@ -37,7 +37,7 @@ class ArmResult:
     Attributes:
         arm: the method's name, or :data:`START`.
         status: ``stopped_early`` finished by the stated early stop, and counts like ``finished``.
-        learning_rate: what was tuned; ``None`` where nothing was trained.
+        learning_rate, epochs: what was tuned; ``None`` where nothing was trained.
         report: the round's report; ``None`` exactly when diverged.
         note: anything a reader should know, printed under the table.
     """
@@ -49,6 +49,7 @@ class ArmResult:
     learning_rate: float | None
     report: RoundReport | None
     note: str = ""
+    epochs: int | None = None
 
     def __post_init__(self) -> None:
         if (self.report is None) != (self.status == "diverged"):
@@ -153,6 +154,7 @@ def _arm(results: Sequence[ArmResult], round_: int, arm: str, measures: Measures
     }
     return {
         "learning_rates": sorted({r.learning_rate for r in of_arm if r.learning_rate is not None}),
+        "epochs": sorted({r.epochs for r in of_arm if r.epochs is not None}),
         "num_seeds": len(expected),
         "diverged": sorted(diverged),
         "stopped_early": sorted(
@@ -177,12 +179,13 @@ def markdown_table(comparison: Comparison, round_: int | None = None, measures: 
     reference = comparison["titles"][comparison["reference"]]
     shown = [name for name in comparison["measures"] if measures is None or name in measures]
     compared = [measure for measure in COMPARED if measure in shown]
-    header = ["method", "learning rate", "runs", *shown]
+    header = ["method", "learning rate", "epochs", "runs", *shown]
     header += [f"{measure} − {reference}" for measure in compared]
     rows = [
         [
             comparison["titles"][arm],
             ", ".join(f"{rate:g}" for rate in cells["learning_rates"]) or "–",
+            ", ".join(map(str, cells["epochs"])) or "–",
             _runs_text(cells),
             *(_mean_text(cells, measure) for measure in shown),
             *(_difference_text(cells["measures"][measure]["difference"]) for measure in compared),
@@ -284,10 +287,10 @@ def _results_csv(results: Sequence[ArmResult]) -> str:
     measures = _measures([result.report for result in results if result.report is not None])
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["arm", "seed", "round", "status", "learning_rate", *measures, "mined_share", "note"])
+    writer.writerow(["arm", "seed", "round", "status", "learning_rate", "epochs", *measures, "mined_share", "note"])
     for result in results:
         report = result.report
         values = [None if report is None else read(report) for read in measures.values()]
-        head = [result.arm, result.seed, result.round, result.status, result.learning_rate]
+        head = [result.arm, result.seed, result.round, result.status, result.learning_rate, result.epochs]
         writer.writerow([*head, *values, None if report is None else report.mined_share, result.note])
     return file.getvalue()

@@ -11,13 +11,17 @@ from bcpg_cluster_cli.options import (
     AddressOption,
     ColumnOption,
     ConfigOption,
+    EpochsOption,
     JsonOption,
+    OneAtATimeOption,
+    RatesOption,
     RoundOption,
     RunDirOption,
     SeedOption,
     SetOption,
     SkipBadOption,
     TakeChangedOption,
+    TuningSeedOption,
     with_skip_bad,
 )
 
@@ -132,18 +136,13 @@ def compare(
     run_dir: Annotated[
         str | None, typer.Option("--run-dir", help="Where the comparison lives (default: runs/compare-<name>).")
     ] = None,
-    learning_rates: Annotated[
-        str | None,
-        typer.Option(
-            "--learning-rates", help="The grid every method is tuned on (default: a third, 1 and 3 times the config's)."
-        ),
-    ] = None,
+    learning_rates: RatesOption = None,
+    epochs: EpochsOption = None,
     validation_prompts: Annotated[
-        int, typer.Option("--validation-prompts", help="Train prompts held out to choose learning rates on.")
+        int, typer.Option("--validation-prompts", help="Train prompts held out to choose learning rate and epochs on.")
     ] = 200,
-    tuning_seed: Annotated[
-        int | None, typer.Option("--tuning-seed", help="Seed of the data learning rates are chosen on.")
-    ] = None,
+    tuning_seed: TuningSeedOption = None,
+    one_at_a_time: OneAtATimeOption = False,
     address: AddressOption = None,
     json_: JsonOption = False,
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process without Ray.")] = False,
@@ -159,9 +158,11 @@ def compare(
         set_ or [],
         run_dir,
         learning_rates,
+        epochs,
         validation_prompts,
         tuning_seed,
         address,
+        one_at_a_time=one_at_a_time,
         as_json=json_,
         inline=inline,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,8 +13,9 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from bcpg_cluster.comparison.methods import METHODS, parse_methods
-from bcpg_cluster.comparison.runner import Arm, Comparison, Setup, arm_config, check_directory, split_validation
+from bcpg_cluster.comparison.methods import parse_methods
+from bcpg_cluster.comparison.runner import Comparison
+from bcpg_cluster.comparison.setup import Arm, Setup, arm_config, check_directory, split_validation
 from bcpg_cluster.errors import ConfigError, Interrupted
 from bcpg_cluster.prompts.sets import round_prompts
 from bcpg_cluster.run.build.default_config import choose_config, read_config
@@ -45,10 +46,12 @@ def run_compare(
     overrides: Sequence[str],
     run_dir: str | RunPath | None,
     learning_rates: str | None,
+    epochs: str | None,
     validation_prompts: int,
     tuning_seed: int | None,
     address: str | None,
     *,
+    one_at_a_time: bool,
     as_json: bool,
     inline: bool,
 ) -> None:
@@ -56,32 +59,27 @@ def run_compare(
     console = Console(stderr=as_json)
     chosen = parse_methods(methods)
     named = choose_config(source, address, partial(console.print, highlight=False), inline=inline)
-    setup = make_setup(named, overrides, learning_rates, validation_prompts, num_seeds, tuning_seed)
+    setup = make_setup(named, overrides, learning_rates, epochs, validation_prompts, num_seeds, tuning_seed)
     config = setup.config
-    arms = [Arm(m.name, m.settings(config), rate_of=m.name, rounds=rounds) for m in chosen]
+    arms = [Arm(m.name, m.settings(config), tuned_as=m.name, rounds=rounds) for m in chosen]
     for arm in arms:
-        arm_config(config, arm, config.seed, setup.learning_rates[0])  # an invalid setting shows here
+        arm_config(config, arm, config.seed, setup.grid[0])  # an invalid setting shows here
     directory = local_only(new_run(run_dir, config, f"compare-{config.name}"), "a comparison")
-    reference = REFERENCE if any(arm.name == REFERENCE for arm in arms) else arms[0].name
+    reference = next((arm.name for arm in arms if arm.name.partition("@")[0] == REFERENCE), arms[0].name)
     seeds = [config.seed + index for index in range(num_seeds)]
     results: list[ArmResult] = []
 
     def write() -> str:
-        titles = {START: "start", **{method.name: method.title for method in METHODS.values()}}
+        titles = {START: "start", **{method.name: method.title for method in chosen}}
         comparison = compare(results, reference, titles=titles)
         write_results(directory, comparison, results)
         return markdown_table(comparison, measures=COMPARED)  # a terminal is narrow; the page has all measures
 
     table = ""
-    with open_comparison(directory, setup, address, console, inline=inline) as comparison:
-        for arm in arms:
-            comparison.tune(arm)
-        for seed in seeds:
-            comparison.collect(seed)
-        for seed in seeds:
-            results.append(comparison.start(seed))
-            for arm in arms:
-                results += comparison.run(arm, seed)
+    with open_comparison(directory, setup, address, console, inline=inline, one_at_a_time=one_at_a_time) as comparison:
+        comparison.tune(*arms)
+        for of_seed in comparison.by_seed(arms, seeds):
+            results += of_seed
             table = write()
     if as_json:
         typer.echo((directory / "comparison.json").read_text())
@@ -99,6 +97,7 @@ def make_setup(
     source: str | None,
     overrides: Sequence[str],
     learning_rates: str | None,
+    epochs: str | None,
     validation_prompts: int,
     num_seeds: int,
     tuning_seed: int | None,
@@ -112,23 +111,25 @@ def make_setup(
         raise ConfigError(f"--seeds {num_seeds}", rule="at least one seed is measured", remedy="--seeds 5")
     config = read_config(source, overrides, None)
     rates = parse_rates(learning_rates, config.train.learning_rate)
+    numbers = parse_epochs(epochs, config.train.epochs)
+    num_tried = len(rates) * len(numbers)
     tuning = config.seed + 1000 if tuning_seed is None else tuning_seed
-    if config.seed <= tuning < config.seed + num_seeds and len(rates) > 1:
+    if config.seed <= tuning < config.seed + num_seeds and num_tried > 1:
         raise ConfigError(
             f"--tuning-seed {tuning} is one of the measured seeds {config.seed} .. {config.seed + num_seeds - 1}",
-            rule="learning rates are chosen on other data than the measured runs use",
+            rule="learning rates and epochs are chosen on other data than the measured runs use",
             remedy="leave it out",
         )
     prompts = preflight(config)
     train, _ = split_validation(prompts.train, validation_prompts)
     round_prompts(train, 1, config.prompts.per_round, config.prompts.order, config.seed)
-    if len(rates) > 1 and validation_prompts < 1:
+    if num_tried > 1 and validation_prompts < 1:
         raise ConfigError(
-            f"--validation-prompts {validation_prompts} with {len(rates)} learning rates to choose from",
-            rule="learning rates are chosen on a validation split",
-            remedy="hold some prompts out, or give a single --learning-rates",
+            f"--validation-prompts {validation_prompts} with {num_tried} pairs of learning rate and epochs to choose from",
+            rule="they are chosen on a validation split",
+            remedy="hold some prompts out, or give a single --learning-rates and --epochs",
         )
-    return Setup(config, prompts, rates, validation_prompts, tuning)
+    return Setup(config, prompts, rates, numbers, validation_prompts, tuning)
 
 
 def parse_rates(text: str | None, rate: float) -> tuple[float, ...]:
@@ -152,9 +153,35 @@ def parse_rates(text: str | None, rate: float) -> tuple[float, ...]:
     return rates
 
 
+def parse_epochs(text: str | None, epochs: int) -> tuple[int, ...]:
+    """``1,2,5``; by default the configuration's alone.
+
+    Raises:
+        ConfigError: not whole numbers from 1 on, or one twice.
+    """
+    if text is None:
+        return (epochs,)
+    parts = [part.strip() for part in text.split(",")]
+    numbers = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
+    if len(numbers) != len(parts) or min(numbers) < 1 or len(set(numbers)) != len(numbers):
+        raise ConfigError(
+            f"--epochs {text!r}",
+            rule="comma-separated whole numbers from 1 on, all different",
+            remedy="e.g. 1,2,5",
+        )
+    return numbers
+
+
 @contextmanager
 def open_comparison(
-    directory: Path, setup: Setup, address: str | None, console: Console, *, inline: bool
+    directory: Path,
+    setup: Setup,
+    address: str | None,
+    console: Console,
+    *,
+    inline: bool,
+    one_at_a_time: bool = False,
+    may_begin: Callable[[], bool] = lambda: True,
 ) -> Iterator[Comparison]:
     """A comparison with its members started; they are gone at the end."""
     check_directory(directory, setup)
@@ -168,7 +195,16 @@ def open_comparison(
         try:
             with QuietObserver(console) as observer:
                 workforce = start_workforce(placed, runtime, stop_asked)
-                yield Comparison(directory, replace(setup, config=placed), workforce, observer, stop_asked, say)
+                yield Comparison(
+                    directory,
+                    replace(setup, config=placed),
+                    workforce,
+                    observer,
+                    stop_asked,
+                    say,
+                    one_at_a_time=one_at_a_time,
+                    may_begin=may_begin,
+                )
         except KeyboardInterrupt:
             raise Interrupted("stopped at once; what was finished is kept") from None
         finally:

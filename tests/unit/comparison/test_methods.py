@@ -37,24 +37,27 @@ EXPECTED = {
     "grpo_offline": (1.0, Grpo()),
     "bcpg": (1.0, LAPTOP_BCPG),
     "bcpg_nsa": (0.25, LAPTOP_BCPG),
+    "bcpg_prefix": (0.25, LAPTOP_BCPG),
     "asymre": (1.0, AsymRe()),
     "kto": (1.0, Kto()),
     "nft": (1.0, Nft()),
     "weighted_reinforce": (1.0, WeightedReinforce(tau=LAPTOP_BCPG.tau)),
     "topr_nsa": (0.25, Topr()),
     "grpo_nsa": (0.25, Grpo()),
+    "sft_all": (1.0, Rft(on="all")),
     "sft_wrong": (1.0, Rft(on="wrong")),
 }
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_sets_its_objective_and_beta_and_nothing_else(name):
+def test_a_method_sets_its_objective_and_what_it_mines_and_nothing_else(name):
     config = as_method(name, "weigh.beta=0.25")
     assert (config.weigh.beta, config.objective) == EXPECTED[name]
     sections = {"objective", "weigh"}
     before, after = laptop().model_dump(exclude=sections), config.model_dump(exclude=sections)
     assert after == before
-    assert config.weigh.model_copy(update={"beta": 0.25}) == laptop("weigh.beta=0.25").weigh
+    mine = METHODS[name].mines or "consensus"
+    assert config.weigh.model_copy(update={"beta": 0.25}) == laptop("weigh.beta=0.25", f"weigh.mine={mine}").weigh
 
 
 def test_the_table_of_this_test_is_whole():
@@ -90,6 +93,39 @@ def test_nsa_of_a_plain_config_takes_the_papers_beta():
     assert as_method("bcpg_nsa", "weigh.beta=-0.5").weigh.beta == -0.5
 
 
+def test_a_method_that_mines_says_which_steps_whatever_the_config_does():
+    assert [as_method(name, "weigh.mine=prefix").weigh.mine for name in ("bcpg_nsa", "bcpg_prefix")] == [
+        "consensus",
+        "prefix",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "beta", "title"),
+    [
+        ("bcpg_nsa@-0.5", "bcpg_nsa@-0.5", -0.5, "BCPG-NSA, β = −0.5"),
+        ("bcpg_nsa@.50", "bcpg_nsa@0.5", 0.5, "BCPG-NSA, β = 0.5"),
+        ("bcpg_prefix@-0", "bcpg_prefix@0", 0.0, "BCPG, prefix mined, β = 0"),
+        (" topr_nsa@-1 ", "topr_nsa@-1", -1.0, "TOPR + NSA, β = −1"),
+    ],
+)
+def test_beta_may_be_stated(text, name, beta, title):
+    (method,) = parse_methods(text)
+    assert (method.name, method.title) == (name, title)
+    config = laptop("weigh.beta=0.25", *method.settings(laptop("weigh.beta=0.25")))
+    plain = as_method(text.strip().partition("@")[0], "weigh.beta=0.25")
+    assert config.weigh.beta == beta
+    assert config.model_copy(update={"weigh": plain.weigh}) == plain
+
+
+def test_one_method_at_several_betas():
+    assert [method.name for method in parse_methods("bcpg_nsa@0.5,bcpg_nsa,bcpg_nsa@-0.5")] == [
+        "bcpg_nsa@0.5",
+        "bcpg_nsa",
+        "bcpg_nsa@-0.5",
+    ]
+
+
 def test_numbers_survive_the_way_through_yaml():
     # 1e-05 without a dot would come back as text
     config = as_method("bcpg", "objective.tau=0.00001", "objective.length=constant", "objective.constant_tokens=48")
@@ -118,6 +154,11 @@ def test_names_are_read_in_order():
         ("bcpg,dpo,bcpg", "bcpg is given more than once", "once"),
         ("", "names no method", "--methods rft,dpo,topr"),
         (" , ", "names no method", "--methods rft,dpo,topr"),
+        ("bcpg_nsa@0.5,bcpg_nsa@.5", "bcpg_nsa@0.5 is given more than once", "once"),
+        ("bcpg@0.5", "bcpg mines no tokens, so it has no beta", "leave @0.5 out; bcpg_nsa, bcpg_prefix"),
+        ("bcpg_nsa@2", "'bcpg_nsa@2' states no weight of mined tokens", "a number from -1 to 1, e.g. bcpg_nsa@-0.5"),
+        ("bcpg_nsa@", "states no weight of mined tokens", "a number from -1 to 1"),
+        ("bcpg_nsa@nan", "states no weight of mined tokens", "a number from -1 to 1"),
         ("bcpg,", "a name is missing between two commas", "remove the extra comma"),
     ],
 )

@@ -8,7 +8,7 @@ from bcpg_cluster.stages.train.objectives.terms import weighted_likelihood
 
 
 def rft(batch: LossBatch, options: Rft) -> RowLosses:
-    """Supervised fine-tuning on the rows there are (the right responses, or with ``on`` the wrong ones)::
+    """Supervised fine-tuning on the rows there are (the right responses; with ``on`` the wrong ones, or all)::
 
         loss_i = -sum_j lp_ij          (/ abs(y_i) with ``length`` sequence)
 

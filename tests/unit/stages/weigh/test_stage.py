@@ -299,6 +299,7 @@ KINDS = {"a": "rwwn", "b": "rr", "c": "rrw"}  # b is all right; a3 has no reward
         (Grpo(), ["a0", "a1", "a2", "c0", "c1", "c2"], 6, {}),
         (Rft(), ["a0", "c0", "c1"], 3, {"not_trained_on": 3}),
         (Rft(on="wrong"), ["a1", "a2", "c2"], 3, {"not_trained_on": 3}),
+        (Rft(on="all"), ["a0", "a1", "a2", "c0", "c1", "c2"], 6, {}),
     ],
 )
 def test_rows_without_rivals_by_hand(objective: Objective, rows: list[str], kept: int, account: dict[str, int]):

@@ -33,7 +33,7 @@ def report(sampled: float, greedy: float | None = None, ks: tuple[int, ...] = (1
 
 
 def run(arm: str, seed: int, sampled: float, greedy: float | None = 0.5, round_: int = 1, **more: Any) -> ArmResult:
-    return ArmResult(arm, seed, round_, "finished", 3e-4, report(sampled, greedy, **more))
+    return ArmResult(arm, seed, round_, "finished", 3e-4, report(sampled, greedy, **more), epochs=2)
 
 
 def start(seed: int, sampled: float, greedy: float = 0.4) -> ArmResult:
@@ -41,7 +41,7 @@ def start(seed: int, sampled: float, greedy: float = 0.4) -> ArmResult:
 
 
 def lost(arm: str, seed: int, round_: int = 1) -> ArmResult:
-    return ArmResult(arm, seed, round_, "diverged", 1e-3, None, "loss not finite")
+    return ArmResult(arm, seed, round_, "diverged", 1e-3, None, "loss not finite", 5)
 
 
 THREE = [
@@ -119,7 +119,7 @@ def test_an_arm_that_always_diverged_says_so_instead_of_zero():
     cell = comparison["rounds"]["1"]["nsa"]["measures"]["sampled"]
     assert cell == {"values": {}, "interval": None, "difference": None}
     row = next(line for line in markdown_table(comparison).splitlines() if line.startswith("| nsa "))
-    assert row == "| nsa | 0.001 | diverged 2 of 2 (seed 0, 1) | diverged | diverged | diverged | – | – |"
+    assert row == "| nsa | 0.001 | 5 | diverged 2 of 2 (seed 0, 1) | diverged | diverged | diverged | – | – |"
 
 
 def test_missing_and_stopped_early_are_said():
@@ -166,11 +166,11 @@ def test_what_nobody_measured_is_no_column():
 def test_table_by_hand():
     table = markdown_table(compare(THREE, "plain", {"plain": "BCPG", "nsa": "BCPG-NSA"}))
     assert table.splitlines()[:5] == [
-        "| method | learning rate | runs | sampled | greedy | pass@4 | sampled − BCPG | greedy − BCPG |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| start | – | 3 | 30.0 ± 0.0 | 40.0 ± 0.0 | 34.0 ± 0.0 | -11.0 [-13.5, -8.5], p 0.003 | -10.0 [-10.0, -10.0] |",
-        "| BCPG | 0.0003 | 3 | 41.0 ± 2.5 | 50.0 ± 0.0 | 45.0 ± 2.5 | – | – |",
-        "| BCPG-NSA | 0.0003 | 3 | 43.0 ± 5.0 | 50.0 ± 0.0 | 47.0 ± 5.0 | +2.0 [-0.5, +4.5], p 0.074 | +0.0 [+0.0, +0.0] |",
+        "| method | learning rate | epochs | runs | sampled | greedy | pass@4 | sampled − BCPG | greedy − BCPG |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| start | – | – | 3 | 30.0 ± 0.0 | 40.0 ± 0.0 | 34.0 ± 0.0 | -11.0 [-13.5, -8.5], p 0.003 | -10.0 [-10.0, -10.0] |",
+        "| BCPG | 0.0003 | 2 | 3 | 41.0 ± 2.5 | 50.0 ± 0.0 | 45.0 ± 2.5 | – | – |",
+        "| BCPG-NSA | 0.0003 | 2 | 3 | 43.0 ± 5.0 | 50.0 ± 0.0 | 47.0 ± 5.0 | +2.0 [-0.5, +4.5], p 0.074 | +0.0 [+0.0, +0.0] |",
     ]
     assert "seeds 0, 1, 2" in table
     assert "95 % interval" in table
@@ -180,7 +180,7 @@ def test_table_by_hand():
 def test_one_seed_has_no_interval_and_small_differences_no_sign():
     table = markdown_table(compare([run("plain", 7, 0.4), run("nsa", 7, 0.39999)], "plain"))
     row = next(line for line in table.splitlines() if line.startswith("| nsa "))
-    assert row == "| nsa | 0.0003 | 1 | 40.0 | 50.0 | 44.0 | +0.0 | +0.0 |"
+    assert row == "| nsa | 0.0003 | 2 | 1 | 40.0 | 50.0 | 44.0 | +0.0 | +0.0 |"
 
 
 def test_any_round_can_be_shown():
@@ -192,7 +192,7 @@ def test_any_round_can_be_shown():
 def test_the_start_alone_is_a_comparison_too():
     comparison = compare([start(0, 0.3), start(1, 0.32)], "a")
     assert list(comparison["rounds"]) == ["0"]
-    assert "| start | – | 2 | 31.0 ± 12.7 |" in markdown_table(comparison)
+    assert "| start | – | – | 2 | 31.0 ± 12.7 |" in markdown_table(comparison)
 
 
 def test_what_does_not_fit_is_refused():

@@ -1,0 +1,56 @@
+"""A run in steps: it pauses where only its trainers work, so that another run may use the pools meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bcpg_cluster.store.manifest import SnapshotRecord
+
+T = TypeVar("T")
+
+
+class Training:
+    """A pause for a round's training: whoever drives the run calls :meth:`run`, in any thread, before it continues the run.
+
+    Args:
+        train: touches the trainer group and the run's own files, and nothing else.
+    """
+
+    def __init__(self, train: Callable[[], SnapshotRecord]) -> None:
+        self._train = train
+        self._outcome: Future[SnapshotRecord] = Future()
+
+    def run(self) -> None:
+        """Train; never raises: :meth:`result` does."""
+        try:
+            self._outcome.set_result(self._train())
+        except BaseException as error:
+            self._outcome.set_exception(error)
+
+    def result(self) -> SnapshotRecord:
+        """What was trained, or the error that ended it."""
+        return self._outcome.result()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainersFree:
+    """A pause after the push: until its next :class:`Training` the run needs the pools alone."""
+
+
+Step = Training | TrainersFree
+Steps = Generator[Step, None, T]
+
+
+def alone(steps: Steps[T]) -> T:
+    """Have all steps done in this thread; what the run returns. Raises what it raises."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            found: T = end.value
+            return found
+        if isinstance(step, Training):
+            step.run()
