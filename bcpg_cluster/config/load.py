@@ -71,7 +71,7 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(
             f"config {str(path)!r} does not exist" + (f" ({extended_by[-1]} extends it)" if extended_by else ""),
-            rule="--config is a YAML file or the name of a shipped config; extends names a file beside the one that says it",
+            rule="--config and extends name a shipped config or a YAML file (extends: one beside the file that says it)",
             remedy=f"shipped: {', '.join(shipped_configs()) or 'none'}",
         )
     try:
@@ -94,10 +94,16 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(base, str) or path in extended_by:
         raise ConfigError(
             f"{path} extends {base!r}" + (", which extends it too" if path in extended_by else ""),
-            rule="extends is the path of another config, relative to the file that says it",
+            rule="extends is a shipped config's name, or the path of another config, relative to the file that says it",
             remedy="correct the path, or write the keys out",
         )
-    return _laid_over(_read_file(path.parent / base, (*extended_by, path)), content)
+    return _laid_over(_read_file(_extended(path, base), (*extended_by, path)), content)
+
+
+def _extended(path: Path, base: str) -> Path:
+    """The file that ``extends: base`` in ``path`` names: one beside it, else a shipped config by its name."""
+    beside = path.parent / base
+    return beside if beside.is_file() else shipped_configs().get(base, beside)
 
 
 def _laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
