@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from bcpg_cluster.config.task_defaults import task_notes
 from bcpg_cluster.run.build.default_config import DEFAULT_CONFIG, read_config
+from bcpg_cluster.run.build.workforce import QUIET
 from bcpg_cluster.run.directory import check_run_directory
 from bcpg_cluster.run.preflight.judges import judge_notes
 from bcpg_cluster.run.preflight.precision import precision_notes
@@ -18,6 +20,8 @@ from bcpg_cluster_cli.session import new_run
 
 def run_validate(source: str | None, overrides: Sequence[str], run_dir: str | RunPath | None) -> None:
     """Check and print the result; raises what ``iterate`` would raise."""
+    for name, value in QUIET.items():  # vLLM and DeepSpeed are imported here, for their parsers
+        os.environ.setdefault(name, value)
     console = Console()
     config = read_config(source, overrides, None)
     prompts = preflight(config, is_thorough=True)
