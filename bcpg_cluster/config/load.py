@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -44,26 +44,36 @@ def load_config(
     return change_config(_read_file(path, ()), overrides, str(path), complete)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, of which YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """See PyYAML. Raises ``yaml.constructor.ConstructorError``."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key_node.tag != "tag:yaml.org,2002:merge" and isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            if isinstance(key, Hashable):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(text: str) -> Any:
-    """The content of a YAML text. Raises ``yaml.YAMLError``, also for a key that stands twice in one mapping."""
-    return yaml.load(text, _UniqueKeys)
+    """The content of a YAML text. Raises ``yaml.YAMLError``, also for a key that stands twice in one mapping, of which YAML
+    would silently take the last.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check_keys(root, set())
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _check_keys(node: yaml.Node, seen: set[int]) -> None:
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_keys(item, seen)
+    elif isinstance(node, yaml.MappingNode):
+        keys: set[tuple[str, str]] = set()
+        for key, value in node.value:
+            _check_keys(value, seen)
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in keys:
+                    raise yaml.MarkedYAMLError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                keys.add((key.tag, key.value))
 
 
 def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
@@ -71,7 +81,7 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(
             f"config {str(path)!r} does not exist" + (f" ({extended_by[-1]} extends it)" if extended_by else ""),
-            rule="--config is a YAML file or the name of a shipped config; extends names a file beside the one that says it",
+            rule="--config and extends name a shipped config or a YAML file (extends: one beside the file that says it)",
             remedy=f"shipped: {', '.join(shipped_configs()) or 'none'}",
         )
     try:
@@ -94,10 +104,16 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(base, str) or path in extended_by:
         raise ConfigError(
             f"{path} extends {base!r}" + (", which extends it too" if path in extended_by else ""),
-            rule="extends is the path of another config, relative to the file that says it",
+            rule="extends is a shipped config's name, or the path of another config, relative to the file that says it",
             remedy="correct the path, or write the keys out",
         )
-    return _laid_over(_read_file(path.parent / base, (*extended_by, path)), content)
+    return _laid_over(_read_file(_extended(path, base), (*extended_by, path)), content)
+
+
+def _extended(path: Path, base: str) -> Path:
+    """The file that ``extends: base`` in ``path`` names: one beside it, else a shipped config by its name."""
+    beside = path.parent / base
+    return beside if beside.is_file() else shipped_configs().get(base, beside)
 
 
 def _laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,13 +116,13 @@ class Dataflow:
 
     def _submit(self, ready: Sequence[tuple[StageSpec, int]]) -> None:
         for stage, shard in ready:
-            self._first.setdefault(stage.name, self._clock())
             label = f"{stage.name} round {self._round} shard {shard}"
             start = partial(self._start, stage, shard, label)
             self._pools[stage.pool].submit(Work((self._round, stage.name, stage.output, shard), start, label))
 
     def _start(self, stage: StageSpec, shard: int, label: str, member: Member) -> Future[Receipt]:
-        """One try at a shard, under an attempt id of its own."""
+        """One try at a shard, under an attempt id of its own. A stage's time begins with its first: a member is ready."""
+        self._first.setdefault(stage.name, self._clock())
         inputs = {table: self._accepted(table)[shard] for table in stage.inputs}
         run_dir = self._manifest.run_dir.absolute()
         job = StageJob(run_dir, stage.name, stage.output, self._round, shard, new_attempt(), inputs, self._parameters)

@@ -19,7 +19,7 @@ app = typer.Typer(
     name="bcpg-cluster",
     help="Iterative offline RL of reasoning LLMs: generate, segment, judge, train, push, round after round.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 for room in (runs, watching, judging, exchange):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,20 +11,57 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from bcpg_cluster.cluster.state import PoolState
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
 from bcpg_cluster.store.reports import Estimate, JudgesReport, PushFacts, RightSteps, RoundReport, TrainingSummary
-from bcpg_cluster.watch.observer import Event, Noted, Retried, RoundFinished, StageProgress
+from bcpg_cluster.watch.observer import Event, Noted, PoolsSeen, Retried, RoundFinished, StageProgress
 from bcpg_cluster.watch.report.round_report import judge_account
+
+_WORTH_A_LINE_S = 3.0
+
+
+class EngineStarts:
+    """How many of a run's engines are ready, while some are starting.
+
+    Attributes:
+        text: for a display; empty while none is starting.
+        are_over: whether the pools were seen, and none was starting.
+    """
+
+    def __init__(self) -> None:
+        self.text, self.are_over = "", False
+        self._since: float | None = None
+        self._told = False
+
+    def see(self, states: Sequence[PoolState], now: float) -> str:
+        """Take the pools in; a line for a log when a start takes long, and when it is over, else nothing."""
+        members = [member for state in states for member in state.members if member.state != "draining"]
+        num_ready = sum(member.state == "ready" for member in members)
+        self.are_over = num_ready == len(members)
+        counted = f"{num_ready} of {len(members)} ready"
+        if not self.are_over:
+            self._since = now if self._since is None else self._since
+            self.text = f"starting engines: {counted}"
+            if self._told or now - self._since < _WORTH_A_LINE_S:
+                return ""
+            self._told = True
+            return self.text
+        took_s = 0.0 if self._since is None else now - self._since
+        line = f"engines: {counted} after {took_s:.0f} s" if self._told else ""
+        self.text, self._since, self._told = "", None, False
+        return line
 
 
 class ConsoleObserver:
-    """An observer that draws progress bars where there is a terminal, and prints each round's report."""
+    """An observer that draws progress bars where there is a terminal, and prints each round's report. A bar's time runs from when
+    the engines are ready; until then it says how many are.
+    """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
         self._progress = Progress(
-            TextColumn("{task.description:<26}"),
-            BarColumn(bar_width=30),
+            TextColumn("{task.description:<32}"),
+            BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=console,
@@ -31,6 +69,8 @@ class ConsoleObserver:
             disable=not console.is_terminal,
         )
         self._tasks: dict[tuple[int, str], TaskID] = {}
+        self._starts = EngineStarts()
+        self._starting: TaskID | None = None
 
     def __enter__(self) -> ConsoleObserver:
         self._progress.start()
@@ -44,6 +84,8 @@ class ConsoleObserver:
         match event:
             case StageProgress():
                 self._move(event)
+            case PoolsSeen(states=states):
+                self._see_starts(states)
             case Noted(text=text):
                 self._console.print(text, highlight=False, markup=False, soft_wrap=True)
             case Retried(what=what, why=why):
@@ -56,9 +98,27 @@ class ConsoleObserver:
         key = (progress.round, progress.stage)
         if key not in self._tasks:
             self._tasks[key] = self._progress.add_task(
-                f"round {progress.round}  {progress.stage}", total=progress.total
+                f"round {progress.round}  {progress.stage}", total=progress.total, start=False
             )
+        if progress.done or self._starts.are_over:
+            self._progress.start_task(self._tasks[key])  # keeps the time of a bar that has begun
         self._progress.update(self._tasks[key], completed=progress.done, total=progress.total)
+
+    def _see_starts(self, states: Sequence[PoolState]) -> None:
+        line = self._starts.see(states, self._clock())
+        if line and not self._console.is_terminal:
+            self._console.print(line, highlight=False)
+        text = self._starts.text
+        if self._starts.are_over:
+            for task in self._tasks.values():
+                self._progress.start_task(task)
+            if self._starting is not None:
+                self._progress.remove_task(self._starting)
+                self._starting = None
+        elif self._starting is None:
+            self._starting = self._progress.add_task(text, total=None)
+        else:
+            self._progress.update(self._starting, description=text)
 
     def finish(self, report: RoundReport) -> None:
         """Take the round's bars away and print its report."""

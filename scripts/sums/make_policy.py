@@ -79,7 +79,7 @@ class Stage:
 TASK_LENGTHS = (0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0)
 # The task first, with some short sums on which arithmetic is learned; then the habit.
 STAGES = (
-    Stage(1800, (0.5, 0.5, 0.5, 0.5, 2.0, 2.0, 2.0), Habits(0.0, 0.10, 0.02, check_of_easy=1.0), 2e-3, 0.008),
+    Stage(1500, (0.5, 0.5, 0.5, 0.5, 2.0, 2.0, 2.0), Habits(0.0, 0.10, 0.02, check_of_easy=1.0), 2e-3, 0.008),
     Stage(300, TASK_LENGTHS, Habits(0.5, 0.10, 0.02, check_of_easy=0.7), 1e-3, 0.004),
 )
 

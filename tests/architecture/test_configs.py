@@ -77,7 +77,12 @@ def _check(line: str) -> str | None:
         if words[0] not in root.commands:
             return f"no command {words[0]!r}"
         command = root.commands[words[0]]
-    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    known = {option for parameter in command.params for option in parameter.opts} | {
+        "--help",
+        "-h",
+        "--install-completion",
+        "--show-completion",
+    }
     unknown = [word for word in words if re.match(r"--?[a-z]", word) and word.split("=")[0] not in known]
     return f"unknown options {unknown}" if unknown else None
 

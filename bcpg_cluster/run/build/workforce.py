@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.leases import PoolLimits
@@ -28,6 +28,13 @@ from bcpg_cluster.run.scaler import PoolBounds
 from bcpg_cluster.run.serving import CatchUp, Serving, Weights
 from bcpg_cluster.stages.generate.vllm_options import engine_environment
 from bcpg_cluster.stages.graph import CPU_POOL, ROLLOUT_POOL
+
+QUIET: Final[Mapping[str, str]] = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""What keeps vendors from printing among a command's own lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +230,7 @@ def _spec(config: Config, pool: str, host: _Host, member: int) -> MemberSpec:
         num_cpus=settings.cpus,
         num_gpus=0.0 if has_ray_workers else settings.num_gpus,  # those take the GPUs of the member's group themselves
         resources=settings.resources,
-        env={**_member_environment(config, pool), **settings.env},
+        env={**member_environment(config, pool), **settings.env},
         group=member_group(config, pool, name),
     )
 
@@ -239,14 +246,13 @@ def _trainer_spec(config: Config, content: Mapping[str, Any], group: int, rank: 
         num_cpus=settings.cpus,
         num_gpus=settings.num_gpus,
         resources=settings.resources,
-        env={**_member_environment(config, TRAINER), **settings.env},
+        env={**member_environment(config, TRAINER), **settings.env},
         group=member_group(config, TRAINER, f"{TRAINER}{suffix}"),
         bundle=rank,
     )
 
 
-def _member_environment(config: Config, pool: str) -> dict[str, str]:
+def member_environment(config: Config, pool: str) -> dict[str, str]:
     """What every member needs before it imports anything heavy (measured reasons: docs/decisions.md)."""
-    quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
     engine = engine_environment(engine_options(config, pool), config.pool(pool).num_gpus)
-    return {**engine, **quiet, "PATH": os.environ.get("PATH", "")}
+    return {**engine, **QUIET, "PATH": os.environ.get("PATH", "")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,14 +21,16 @@ commands = typer.Typer()
 
 @commands.command()
 def export(
-    what: Annotated[str, typer.Argument(help="policy, steps, preferences or verl.")],
+    what: Annotated[
+        Literal["policy", "steps", "preferences", "verl"], typer.Argument(help="What to write.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", help="A new directory.")],
     run_dir: RunDirOption = None,
     rounds: Annotated[
         list[int] | None, typer.Option("--round", help="A round (default: all; for the policy the newest).")
     ] = None,
     style: Annotated[
-        str, typer.Option("--style", help="Of preferences: conversational or standard.")
+        Literal["conversational", "standard"], typer.Option("--style", help="Of preferences.")
     ] = "conversational",
     data_source: Annotated[str | None, typer.Option("--data-source", help="Of verl's rows.")] = None,
     ability: Annotated[str, typer.Option("--ability", help="Of verl's rows.")] = "math",

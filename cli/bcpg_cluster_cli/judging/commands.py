@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,7 +29,9 @@ def judge_eval(
     rule: Annotated[
         list[str] | None, typer.Option("--rule", help="A consensus rule (default: those that apply).")
     ] = None,
-    abstention: Annotated[str, typer.Option("--abstention", help="against or left_out.")] = "against",
+    abstention: Annotated[
+        Literal["against", "left_out"], typer.Option("--abstention", help="What a judge without an answer counts as.")
+    ] = "against",
     accuracy: Annotated[
         list[str] | None, typer.Option("--accuracy", help="NAME=0.8, for the rule `weighted`; repeatable.")
     ] = None,
@@ -54,7 +56,7 @@ def judge_eval(
         make_judge,
         judges=judge or [],
         rules=rule or [],
-        abstention=abstention,  # type: ignore[arg-type]  # checked there
+        abstention=abstention,
         accuracies=accuracy or [],
         prior=prior,
         limit=limit,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,20 +14,24 @@ from typing import Any, get_args
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.prompts.labelled_steps import LabelledSolution, read_subsets
+from bcpg_cluster.run.build.workforce import member_environment
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase
 from bcpg_cluster.stages.weigh.consensus import RULES, Abstention, ConsensusRule, vote_label
 from bcpg_cluster.store.whole_files import write_whole
 from bcpg_cluster.watch.report.judge_quality import Labels, evaluation
 from bcpg_cluster_cli.console import percent
+from bcpg_cluster_cli.judging.engine_log import engine_log
 from bcpg_cluster_cli.judging.judge_answers import ask_judge
 
 REPORT = "judge-eval.json"
+LOG = "engines.log"
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
 
 MakeJudge = Callable[[Config, str], Judge]
 """Builds the judge of that name of a config, ready to be asked in this process."""
@@ -50,7 +54,8 @@ def run_judge_eval(
 ) -> dict[str, Any]:
     """Ask the judges, print and write how good they are; the report.
 
-    Judges are made, asked and closed one after another. Every answer is kept in ``output``, so the same command resumes
+    Judges are made, asked and closed one after another; what their engines print goes to ``engines.log`` in ``output``.
+    Every answer is kept in ``output``, so the same command resumes
     where it was stopped, and another threshold or rule asks no judge again.
 
     Args:
@@ -187,11 +192,14 @@ def _measure(
         console.print(
             f"{name}: {without} of {len(asked)} solutions have no gold answer to show", highlight=False, markup=False
         )
-    with closing(make_judge(config, name)) as judge, Progress(console=console, transient=True) as progress:
-        started, version = time.monotonic(), judge.version
-        advance = partial(progress.advance, progress.add_task(name, total=len(asked)))
-        answers, num_asked = ask_judge(judge, name, asked, folder / f"answers-{name}.jsonl", batch, advance)
-        seconds = time.monotonic() - started
+    with _engine_console(config, name, folder, console) as screen:
+        with screen.status(f"{name}: starting"):
+            judge = make_judge(config, name)
+        with closing(judge), Progress(*_COLUMNS, console=screen, transient=True) as progress:
+            started, version = time.monotonic(), judge.version
+            advance = partial(progress.advance, progress.add_task(name, total=len(asked)))
+            answers, num_asked = ask_judge(judge, name, asked, folder / f"answers-{name}.jsonl", batch, advance)
+            seconds = time.monotonic() - started
     facts = {
         "version": version,
         "rule": settings.rule,
@@ -207,6 +215,21 @@ def _measure(
         for subset, of_subset in cases.items()
     }
     return facts, labels
+
+
+@contextmanager
+def _engine_console(config: Config, name: str, folder: Path, console: Console) -> Iterator[Console]:
+    """What to print to while a judge works: where it has an engine, that prints to a file of its own."""
+    if config.judges[name].kind not in ("llm", "prm"):
+        yield console
+        return
+    log = folder / LOG
+    console.print(
+        f"{name}: its engine starts; what it prints is in {log}", highlight=False, markup=False, soft_wrap=True
+    )
+    environment = member_environment(config, config.judge_pool(name))
+    with engine_log(log, environment, stderr=console.stderr) as stream:
+        yield Console(file=stream)
 
 
 # --- printing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -104,7 +104,7 @@ def iterate(
     ] = False,
     track: Annotated[
         list[str] | None,
-        typer.Option("--track", help="Also log to tensorboard, trackio, wandb or mlflow. Repeatable."),
+        typer.Option("--track", metavar="tensorboard|trackio|wandb|mlflow", help="Also log there. Repeatable."),
     ] = None,
     take_changed_prompts: TakeChangedOption = False,
     skip_bad: SkipBadOption = False,
@@ -178,12 +178,15 @@ def stage(
         bool, typer.Option("--discard-later", help="Also discard what was made from this stage's results.")
     ] = False,
     address: AddressOption = None,
+    json_: JsonOption = False,
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process without Ray.")] = False,
 ) -> None:
     """Run one stage of a finished or stopped round again."""
     from bcpg_cluster_cli.runs.stage import run_stage
 
-    run_stage(name, round_, run_dir, set_ or [], discard_later=discard_later, address=address, inline=inline)
+    run_stage(
+        name, round_, run_dir, set_ or [], discard_later=discard_later, address=address, inline=inline, as_json=json_
+    )
 
 
 @commands.command()
@@ -220,7 +223,10 @@ def validate(
 @commands.command()
 def grade(
     file: Annotated[Path, typer.Argument(help="JSON lines with response and gold, perhaps stop_reason and expected.")],
-    kind: Annotated[str | None, typer.Option("--kind", help="math (the default), exact, code or function.")] = None,
+    kind: Annotated[
+        Literal["math", "exact", "code", "function"] | None,
+        typer.Option("--kind", help="How answers are checked (default: math)."),
+    ] = None,
     gold: Annotated[bool, typer.Option("--gold", help="List the gold answers that no response can match.")] = False,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -239,3 +245,11 @@ def doctor(json_: JsonOption = False) -> None:
     from bcpg_cluster_cli.runs.doctor import run_doctor
 
     run_doctor(as_json=json_)
+
+
+@commands.command(name="config-schema")
+def config_schema_() -> None:
+    """Print the JSON schema of a config file, for editors."""
+    from bcpg_cluster.new_config.schema import config_schema
+
+    typer.echo(config_schema(), nl=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import typer
 from rich.console import Console
 
 from bcpg_cluster.config.changes import check_rerun_changes
@@ -62,6 +64,7 @@ def run_stage(
     discard_later: bool,
     address: str | None,
     inline: bool,
+    as_json: bool = False,
 ) -> None:
     """Let go of what the stage made (and, if asked, of what was made from it), then do it again.
 
@@ -71,7 +74,7 @@ def run_stage(
         UserError: no such stage, the round is not that far, a changed key is read before the stage, or later results depend on
             it and may not be discarded.
     """
-    console = Console()
+    console = Console(stderr=as_json)
     directory = find_run(run_dir).absolute()
     before = load_run_config(directory)
     config = change_config(before.model_dump(mode="json"), overrides, str(directory))
@@ -119,11 +122,13 @@ def run_stage(
         runtime, placed = start_runtime(config, directory, address, inline=inline, console=console)
         try:
             with ConsoleObserver(console) as display, listeners(display, config, manifest, runtime) as observer:
-                build_coordinator(placed, manifest, runtime, observer, stop_asked, prompts).run(round_)
+                reports = build_coordinator(placed, manifest, runtime, observer, stop_asked, prompts).run(round_)
         except KeyboardInterrupt:
             raise Interrupted("stopped at once; what was finished is kept") from None
         finally:
             runtime.shutdown()
+    if as_json:
+        typer.echo(json.dumps([report.plain() for report in reports.values()]))
 
 
 def check_weights_are_there(manifest: Manifest, version: int) -> None:

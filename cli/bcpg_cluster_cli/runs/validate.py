@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from bcpg_cluster.errors import UserError
 from bcpg_cluster.prompts.bad_rows import BadRow, BadRowsError
 from bcpg_cluster.run.build.default_config import DEFAULT_CONFIG, read_config
 from bcpg_cluster.run.build.engine_defaults import default_notes
+from bcpg_cluster.run.build.workforce import QUIET
 from bcpg_cluster.run.directory import check_run_directory
 from bcpg_cluster.run.preflight.judges import judge_notes
 from bcpg_cluster.run.preflight.lengths import SetLengths, length_notes, measure_sets
@@ -55,6 +57,8 @@ def run_validate(
     Args:
         probe: also ask the judges' endpoints.
     """
+    for name, value in QUIET.items():  # vLLM and DeepSpeed are imported here, for their parsers
+        os.environ.setdefault(name, value)
     try:
         config = read_config(source, overrides, None)
         found = _look(config, run_dir, probe=probe)

@@ -67,8 +67,9 @@ def inspect(
     prompt: Annotated[str | None, typer.Option("--prompt", help="A prompt id (default: one with mined steps).")] = None,
     sample: Annotated[int | None, typer.Option("--sample", help="A sample number of that prompt.")] = None,
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many samples to show.")] = 1,
+    json_: JsonOption = False,
 ) -> None:
     """Show samples with their steps, every judge's verdicts, and the weights the trainer saw."""
     from bcpg_cluster_cli.watching.inspect import run_inspect
 
-    run_inspect(run_dir, round_, prompt, sample, number)
+    run_inspect(run_dir, round_, prompt, sample, number, as_json=json_)

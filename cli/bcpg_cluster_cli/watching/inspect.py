@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,12 +28,19 @@ from bcpg_cluster.store.rows import (
 from bcpg_cluster.store.shards import read_table
 from bcpg_cluster_cli.console import import_text
 from bcpg_cluster_cli.session import find_run
+from bcpg_cluster_cli.watching.inspect_json import sample_facts
 
 _SCREEN_TOKENS = 600
 
 
 def run_inspect(
-    run_dir: str | RunPath | None, round_: int, prompt: str | None, sample: int | None, number: int
+    run_dir: str | RunPath | None,
+    round_: int,
+    prompt: str | None,
+    sample: int | None,
+    number: int,
+    *,
+    as_json: bool = False,
 ) -> None:
     """Show up to ``number`` training rows of a round: the ones asked for, else those that show most first."""
     directory = find_run(run_dir)
@@ -50,7 +59,7 @@ def run_inspect(
             rule="only samples that were kept for training are shown",
             remedy=f"prompts of this round: {', '.join(sorted({row.id.prompt_id for row in weighted})[:5])}, ...",
         )
-    _show(Console(), directory, config, state, round_, chosen)
+    _show(Console(), directory, config, state, round_, chosen, as_json=as_json)
 
 
 def choose_rows(rows: Sequence[WeightedRow], prompt: str | None, sample: int | None) -> list[WeightedRow]:
@@ -81,7 +90,14 @@ def choose_rows(rows: Sequence[WeightedRow], prompt: str | None, sample: int | N
 
 
 def _show(
-    console: Console, directory: RunPath, config: Config, state: ManifestState, round_: int, rows: Sequence[WeightedRow]
+    console: Console,
+    directory: RunPath,
+    config: Config,
+    state: ManifestState,
+    round_: int,
+    rows: Sequence[WeightedRow],
+    *,
+    as_json: bool,
 ) -> None:
     def table(name: str) -> list[dict[str, object]]:
         return read_table(directory, state.receipts(round_, name))
@@ -91,6 +107,11 @@ def _show(
     outcomes = outcomes_from(table("outcomes"))
     steps = steps_from(table("steps"))
     verdicts = {name: verdicts_from(table(f"verdicts.{name}")) for name in config.judges}
+
+    if as_json:
+        found = [sample_facts(r, prompts[r.id.prompt_id], outcomes[r.id], rollouts, steps, verdicts) for r in rows]
+        typer.echo(json.dumps(found, indent=2))
+        return
 
     def show_response(id_: SampleId, row: WeightedRow | None) -> None:
         if id_ in steps:

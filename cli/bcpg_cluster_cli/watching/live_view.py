@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from bcpg_cluster.watch.live import Live
+from bcpg_cluster.watch.live import Live, PoolNow
 
 _NUM_EVENTS = 8
+WIDE = 110
+"""Columns from which on a terminal has room for everything; with fewer, tables show what matters most."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveView:
+    """What a run does now, as wide as there is room for."""
+
+    live: Live | None
+    is_running: bool
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """See rich."""
+        live = self.live
+        if live is None:
+            yield Text("running (no live status: `compare` keeps none)" if self.is_running else "not running")
+            return
+        is_wide = options.max_width >= WIDE
+        yield Text(state_line(live, self.is_running, time.time()))
+        if live.stages and self.is_running:
+            yield _stages(live)
+        if live.pools and self.is_running:
+            yield _pools(live, is_wide=is_wide)
+            yield _members(live)
+        for line in _lines(live):
+            yield Text(line)
 
 
 def live_view(live: Live | None, is_running: bool) -> RenderableType:
     """Everything; one line when there is no live status."""
-    if live is None:
-        return Text("running (no live status: `compare` keeps none)" if is_running else "not running")
-    parts: list[RenderableType] = [Text(state_line(live, is_running, time.time()), no_wrap=True)]
-    if live.stages and is_running:
-        parts.append(_stages(live))
-    if live.pools and is_running:
-        parts += [_pools(live), _members(live)]
-    parts += [Text(line) for line in _lines(live)]
-    return Group(*parts)
+    return LiveView(live, is_running)
 
 
 def state_line(live: Live, is_running: bool, now: float) -> str:
@@ -62,25 +82,39 @@ def _stages(live: Live) -> Table:
     return table
 
 
-def _pools(live: Live) -> Table:
-    table = Table(
-        "pool", "size", "bounds", "sized by", "ready", "starting", "no node", "draining", "queued", "leased", "busy",
-        title="pools", title_justify="left",
-    )  # fmt: skip
-    for pool in live.pools:
-        states = [member.state for member in pool.members]
-        busy = pool.busy_share
-        table.add_row(
-            pool.name,
-            str(pool.size),
-            f"{pool.low} .. {pool.high}",
-            pool.sized_by,
-            *(str(states.count(state)) for state in ("ready", "starting", "placing", "draining")),
-            str(pool.num_queued),
-            str(pool.num_leased),
-            "-" if busy is None or pool.name == "trainer" else f"{100 * busy:.0f} %",
-        )
+_NARROW = ("pool", "size", "ready", "starting", "queued", "leased", "busy")
+_RARE = ("no node", "draining")  # shown where there is any
+
+
+def _pools(live: Live, *, is_wide: bool) -> Table:
+    rows = [_pool_cells(pool) for pool in live.pools]
+    columns = [
+        column
+        for column in rows[0]
+        if is_wide or column in _NARROW or (column in _RARE and any(row[column] != "0" for row in rows))
+    ]
+    table = Table(*columns, title="pools", title_justify="left", box=HEAVY_HEAD if is_wide else SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
     return table
+
+
+def _pool_cells(pool: PoolNow) -> dict[str, str]:
+    states = [member.state for member in pool.members]
+    busy = pool.busy_share
+    return {
+        "pool": pool.name,
+        "size": str(pool.size),
+        "bounds": f"{pool.low} .. {pool.high}",
+        "sized by": pool.sized_by,
+        "ready": str(states.count("ready")),
+        "starting": str(states.count("starting")),
+        "no node": str(states.count("placing")),
+        "draining": str(states.count("draining")),
+        "queued": str(pool.num_queued),
+        "leased": str(pool.num_leased),
+        "busy": "-" if busy is None or pool.name == "trainer" else f"{100 * busy:.0f} %",
+    }
 
 
 def _members(live: Live) -> Table:

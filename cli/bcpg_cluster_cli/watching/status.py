@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -21,7 +22,7 @@ from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.watch.live_status import is_alive, read_live
 from bcpg_cluster_cli.console import import_text, percent, points
 from bcpg_cluster_cli.session import find_run
-from bcpg_cluster_cli.watching.live_view import live_view
+from bcpg_cluster_cli.watching.live_view import WIDE, live_view
 
 
 def run_status(run_dir: str | RunPath | None, *, watch: bool, as_json: bool) -> None:
@@ -30,18 +31,23 @@ def run_status(run_dir: str | RunPath | None, *, watch: bool, as_json: bool) -> 
     if watch:
         _watch(directory, as_json=as_json)
         return
+    if as_json:
+        typer.echo(json.dumps(run_facts(directory, read_manifest(directory)), indent=2))
+        return
+    _print(Console(), directory)
+
+
+def _print(console: Console, directory: RunPath) -> None:
+    """All there is to say of a run, once."""
     state = read_manifest(directory)
     facts = run_facts(directory, state)
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
-    console = Console()
     console.print(str(directory), highlight=False, markup=False, soft_wrap=True)
     console.print(f"ray namespace {facts['ray_namespace']}", highlight=False)
     console.print(live_view(read_live(directory), facts["is_running"]))
     for facts_of in facts["imports"]:
         console.print(f"round 1: {import_text(facts_of)}", highlight=False, markup=False, soft_wrap=True)
-    console.print(_rounds([report for _, report in sorted(state.reports.items())]))
+    reports = [report for _, report in sorted(state.reports.items())]
+    console.print(_rounds(reports) if console.width >= WIDE else _narrow_rounds(reports))
     for row in facts["in_progress"]:
         console.print(
             f"round {row['round']}  {row['table']}: {row['shards']} shards delivered, {row['state']}", highlight=False
@@ -80,9 +86,36 @@ def _rounds(reports: Sequence[RoundReport]) -> Table:
     return table
 
 
+def _narrow_rounds(reports: Sequence[RoundReport]) -> Table:
+    """What fits 80 columns. `--json`, and a wider terminal, have the rest."""
+    table = Table(
+        "round", "sampled", "change", "greedy", "kept / asked", "mined", "s", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for report in reports:
+        samples = report.samples
+        table.add_row(
+            str(report.round),
+            percent(report.accuracy, report.stderr),
+            points(report.change.get("accuracy")),
+            percent(report.accuracy_greedy, report.stderr_greedy),
+            f"{samples.kept} / {samples.asked}" if samples else "-",
+            percent(report.mined_share),
+            f"{report.round_seconds:.0f}",
+        )
+    return table
+
+
 def _watch(directory: RunPath, *, as_json: bool) -> None:
-    """Until the run ends, its process is gone, or Ctrl-C. As JSON: a line a second."""
-    with suppress(KeyboardInterrupt), Live(console=Console(), auto_refresh=False, transient=False) as screen:
+    """Until the run ends, its process is gone, or Ctrl-C; then the whole state. As JSON: a line a second."""
+    console = Console()
+    with suppress(KeyboardInterrupt):
+        _follow(console, directory, as_json=as_json)
+    if not as_json:
+        _print(console, directory)
+
+
+def _follow(console: Console, directory: RunPath, *, as_json: bool) -> None:
+    with Live(console=console, auto_refresh=False, transient=True) as screen:
         while True:
             is_running = is_alive(directory)
             live = read_live(directory)

@@ -179,6 +179,28 @@ def test_status_of_a_round_under_way(bcpg: Bcpg, run_dir: Path):
     assert bcpg("status", "--run-dir", run_dir).code == 0
 
 
+# --- 80 columns
+
+
+def test_status_fits_80_columns(bcpg: Bcpg, run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    ended = bcpg("status", "--run-dir", run_dir)
+    text = ended.out.replace(str(run_dir), "RUN")
+    assert ended.code == 0 and "\u2026" not in text
+    rows = [line.split() for line in text.splitlines() if line.strip()[:1] in ("0", "1", "2", "3")]
+    assert [row[0] for row in rows] == ["0", "1", "2", "3"]  # a line a round: nothing wraps
+    reports = read_manifest(run_dir).reports
+    samples = reports[3].samples
+    assert samples is not None and f"{samples.kept} / {samples.asked}" in " ".join(rows[3])
+    assert max(len(line) for line in text.splitlines() if not line.startswith(("RUN", "ray namespace"))) <= 80
+
+
+def test_watching_ends_with_the_whole_state(bcpg: Bcpg, run_dir: Path):
+    ended = bcpg("status", "--watch", "--run-dir", run_dir)
+    assert ended.code == 0
+    assert "sampled" in ended.out and "not running" in ended.out
+
+
 # --- one process
 
 

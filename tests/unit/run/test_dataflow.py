@@ -103,6 +103,23 @@ def within(seconds: float, bench: Bench) -> threading.Timer:
     return timer
 
 
+def test_the_start_of_engines_is_no_part_of_a_stages_seconds(make_bench: Callable[[int], Bench], clock: Any):
+    bench = make_bench(1)
+    answer_all, pings = bench.scripted.on_call, list[Any]()
+    bench.scripted.on_call = lambda call: pings.append(call) if call.method == "ping" else answer_all(call)
+    late = Pool("rollout", bench.scripted, lambda n: MemberSpec(f"late/{n}", dict, {}), PoolLimits())
+    bench.pools["rollout"] = late
+    late.resize(1)
+
+    def tend() -> None:
+        if pings:
+            clock.now += 100.0
+            pings.pop().answer.set_result("ready")
+
+    seconds = bench.flow(clock=clock, tend=tend).run()
+    assert seconds["generate"] == 0.0  # the engine was ready after 100 s
+
+
 def test_everything_is_done_once_and_sealed(make_bench: Callable[[int], Bench]):
     bench = make_bench(3)
     seconds = bench.flow().run()

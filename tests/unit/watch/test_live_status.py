@@ -188,6 +188,32 @@ def test_the_view_shows_pools_members_progress_and_push(tmp_path: Path, clock: C
     assert "and why" not in text
 
 
+def test_the_view_fits_80_columns(tmp_path: Path, clock: Any):
+    """No word is cut: a cell that were would end in an ellipsis."""
+    from rich.console import Console
+
+    live = LiveStatus(tmp_path, clock=clock)
+    live.hear(StageProgress(2, "judge.process_reward", 3, 8))
+    ready = (
+        MemberState("judge.process_reward/0", "ready", 1, 1.0),
+        MemberState("judge.process_reward/1", "starting", 0, 0.0),
+    )
+    live.hear(PoolsSeen([pool(name="judge.process_reward", members=ready), pool(name="trainer", members=ready[:1])]))
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(live_view(live.content(), True))
+    text = captured.get()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\u2026" not in text
+    for words in ("pool", "size", "ready", "starting", "queued", "leased", "busy", "judge.process_reward/1"):
+        assert words in text, words
+    assert "bounds" not in text and "draining" not in text
+    gone = state_line(live.content(), False, clock.now + 400)
+    with console.capture() as captured:
+        console.print(live_view(live.content(), False))
+    assert " ".join(captured.get().split()).endswith("`iterate` resumes it") and len(gone) > 80
+
+
 def test_the_view_says_when_a_run_is_gone_or_over(tmp_path: Path, clock: Any):
     live = LiveStatus(tmp_path, clock=clock)
     content = live.content()
