@@ -191,7 +191,11 @@ class _Mapping:
     def _no_column(self, column: str) -> DataError:
         ours = next(name for name in ("prompt_id", "question", "answer") if getattr(self.columns, name) == column)
         known = list(self.known)
-        near = difflib.get_close_matches(column, known, n=1) or [name for name in _OFTEN[ours] if name in self.known]
+        near = (
+            difflib.get_close_matches(column, known, n=1, cutoff=0.8)
+            or [name for name in _OFTEN[ours] if name in self.known]
+            or difflib.get_close_matches(column, known, n=1)
+        )
         hint = f"did you mean {near[0]}? " if near else ""
         return DataError(
             f"{self.source}: no column {column!r}; known: {', '.join(known) or 'none'}",
