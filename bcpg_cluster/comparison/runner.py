@@ -37,7 +37,7 @@ from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.run.build.assembly import coordinator_over
 from bcpg_cluster.run.build.workforce import Workforce
 from bcpg_cluster.run.directory import load_run_config, open_run
-from bcpg_cluster.run.prompt_digests import check_prompts, hold_prompts
+from bcpg_cluster.run.preflight.prompt_digests import check_prompts, hold_prompts
 from bcpg_cluster.run.snapshots import drop_torn_snapshots
 from bcpg_cluster.run.steps import Steps, alone
 from bcpg_cluster.stages.graph import data_stages, evaluation_stages

@@ -22,7 +22,7 @@ from bcpg_cluster.run.launch import check_inline, launch
 from bcpg_cluster.run.listeners import listeners
 from bcpg_cluster.run.preflight.notes import skipped_notes
 from bcpg_cluster.run.preflight.preflight import preflight
-from bcpg_cluster.run.prompt_digests import check_prompts, hold_prompts
+from bcpg_cluster.run.preflight.prompt_digests import check_prompts, hold_prompts
 from bcpg_cluster.run.snapshots import drop_torn_snapshots
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import RunPath, run_path

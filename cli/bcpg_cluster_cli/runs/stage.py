@@ -18,7 +18,7 @@ from bcpg_cluster.run.directory import load_run_config, open_run, write_config
 from bcpg_cluster.run.launch import check_inline
 from bcpg_cluster.run.listeners import listeners
 from bcpg_cluster.run.preflight.preflight import preflight
-from bcpg_cluster.run.prompt_digests import hold_prompts
+from bcpg_cluster.run.preflight.prompt_digests import hold_prompts
 from bcpg_cluster.run.snapshots import SnapshotCheck
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState

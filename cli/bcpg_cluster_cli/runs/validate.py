@@ -24,8 +24,8 @@ from bcpg_cluster.run.preflight.lengths import SetLengths, length_notes, measure
 from bcpg_cluster.run.preflight.notes import machine_notes, skipped_notes
 from bcpg_cluster.run.preflight.precision import precision_notes
 from bcpg_cluster.run.preflight.preflight import preflight
+from bcpg_cluster.run.preflight.prompt_digests import check_prompts
 from bcpg_cluster.run.preflight.trials import probe_endpoints, try_reward
-from bcpg_cluster.run.prompt_digests import check_prompts
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster_cli.session import new_run

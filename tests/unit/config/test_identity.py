@@ -28,7 +28,6 @@ SHIPPED = {
     "ablations/beta-minus-0.5": "c4d79e2041fbbc34",
     "ablations/prefix": "11a74dace246195e",
     "ablations/rft": "8fb7053e2ec731e1",
-    "laptop": "36f5288201c3d8e0",
     "one-gpu": "fce7b075e45ca8c9",
     "r1-distill-qwen-14b": "140590fe2bb86154",
     "real-llm-cpu": "34f1f2552d9d24af",

@@ -13,8 +13,8 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.prompts.bad_rows import BadRowsError
 from bcpg_cluster.run.preflight.notes import skipped_notes
+from bcpg_cluster.run.preflight.prompt_digests import digest_sets
 from bcpg_cluster.run.preflight.prompts import check_answers, read_all_prompts
-from bcpg_cluster.run.prompt_digests import digest_sets
 
 MakeConfig = Callable[..., Config]
 

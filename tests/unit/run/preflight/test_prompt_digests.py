@@ -15,7 +15,7 @@ from bcpg_cluster.prompts.files import read_prompts
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt, Receipt
 from bcpg_cluster.run.directory import open_run
-from bcpg_cluster.run.prompt_digests import check_prompts, digest_sets, hold_prompts
+from bcpg_cluster.run.preflight.prompt_digests import check_prompts, digest_sets, hold_prompts
 from bcpg_cluster.store.layout import new_attempt
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.rows import prompt_row
