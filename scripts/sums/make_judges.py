@@ -564,13 +564,13 @@ def main() -> None:
 
     if arguments.only != "prm":
         judge, judge_words = make_judge(
-            prompts, forbidden, rollouts(4, 1200, 4), seed, line_steps=600, made_up_steps=600, mixed_steps=400
+            prompts, forbidden, rollouts(4, 500, 4), seed, line_steps=600, made_up_steps=600, mixed_steps=400
         )
         judge.save_pretrained(assets / "judge")
         judge_words.save_pretrained(assets / "judge")
         print(f"judge: {models.parameters_of(judge):,} parameters")
     if arguments.only != "judge":
-        own = rollouts(1, 1500, 6)
+        own = rollouts(1, 700, 6)
         prm, prm_words = make_prm(own, seed + 2, line_steps=500, steps=500)
         prm.save(assets / "prm", RULE_OF_PRM)
         prm_words.save_pretrained(assets / "prm")

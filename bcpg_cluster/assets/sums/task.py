@@ -125,7 +125,8 @@ class _Taken:
 def step_truths(question: str, steps: Sequence[str], rule: StepRule = "propagated") -> list[StepTruth]:
     """The truth of every step of a response to ``question``.
 
-    A step is one line, or ``wait`` with the line that follows it. ``wait`` goes back to before the line that it doubts.
+    A step is one line, or ``wait`` with the line that follows it. ``wait`` goes back to before the line that it doubts; where
+    that line was right and no check of it failed, the step brings the solution no further and is wrong.
     Under the rule ``propagated`` a line is right when it takes a term that is left from the true value to the true result,
     a check when it takes back a line that began at the true value and is worked out rightly (also where it shows that that
     line is wrong), and the answer when it is the sum. Under ``local`` what is worked out rightly from the value written
@@ -147,12 +148,15 @@ class _Walk:
         self._is_local = rule == "local"
         self._state = _State(task.start, task.start, task.terms)
         self._last: _Taken | None = None
+        self._has_reason = False  # to doubt the last line
 
     def truth_of(self, step: str) -> StepTruth:
         """The truth of the response's next step."""
         found: list[StepTruth] = []
+        is_idle = False
         for line in (part.strip() for part in step.split("\n")):
             if line == REFLECTION:
+                is_idle = is_idle or not self._has_reason
                 self._state = self._last.before if self._last else self._state
                 found = found[:-1] if self._is_local else found
             elif line:
@@ -160,6 +164,8 @@ class _Walk:
                 is_carried = self._is_local and truth.error_type == "propagated"
                 found.append(StepTruth(True, "none") if is_carried else truth)
         last = found[-1] if found else StepTruth(False, "no_content")
+        if is_idle and last.is_correct:
+            return StepTruth(False, "no_content")
         wrong = (truth for truth in found if not truth.is_correct)
         return next(wrong, last) if self._is_local else last
 
@@ -167,8 +173,10 @@ class _Walk:
         if line.startswith(ANSWER.strip()):
             return self._said(line.removeprefix(ANSWER.strip()).strip())
         if line.startswith(CHECK):
+            self._has_reason |= self._last is not None and not line.endswith(f"={self._last.before.written:02d}")
             return _check_truth(line.removeprefix(CHECK), self._last)
         truth, self._state, self._last = _line_truth(line, self._state, self._last)
+        self._has_reason = truth.error_type not in ("none", "propagated")
         return truth
 
     def _said(self, answer: str) -> StepTruth:

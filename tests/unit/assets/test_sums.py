@@ -84,6 +84,14 @@ def test_wait_goes_back_to_before_the_line_that_is_doubted() -> None:
     assert said("17+25=42|wait/17+25=32|32-8=24") == ["none", "calculation", "propagated"]
 
 
+def test_a_doubt_without_a_reason_brings_nothing() -> None:
+    for rule in ("propagated", "local"):
+        assert said("17+25=42|wait/17+25=42|42-8=34", rule) == ["none", "no_content", "none"]
+        assert said("17+25=42|check 42-25=17|wait/17+25=42", rule) == ["none", "none", "no_content"]
+        # a check that comes out elsewhere is a reason, also where it is the check that is wrong
+        assert said("17+25=42|check 42-25=27|wait/17+25=42", rule) == ["none", "calculation", "none"]
+
+
 def test_what_is_no_line_of_the_task_says_nothing() -> None:
     assert said("17+25|x|check 1|wait|answer") == [*["no_content"] * 4, "propagated"]
     assert said("answer", "local") == ["no_content"]
@@ -92,3 +100,4 @@ def test_what_is_no_line_of_the_task_says_nothing() -> None:
 def test_a_step_of_several_lines() -> None:
     assert said("17+25=32/32-8=24", "local") == ["calculation"]
     assert said("17+25=32/wait/17+25=42", "local") == ["none"]
+    assert said("17+25=42/wait/17+25=42", "local") == ["no_content"]

@@ -17,7 +17,7 @@ from bcpg_cluster.config.section import section_in
 Path = tuple[str, ...]
 
 EVERYTHING = [
-    "judges.api={kind: openai, model: m, endpoint: {base_url: 'http://localhost/v1'}}",
+    "judges.api={kind: openai, model: m, rule: local, endpoint: {base_url: 'http://localhost/v1'}}",
     "prompts.columns={}",
     "prompts.train=task:reasoning_gym/chain_sum",
     "prompts.generated={}",
