@@ -17,6 +17,7 @@ VENDORS = {
     "vllm": ("stages/*/vllm_*.py", "stages/judge/prm/vllm_*.py"),
     "deepspeed": ("stages/train/deepspeed/*",),
     "transformers": (
+        "stages/generate/prompt_lengths.py",
         "stages/generate/tokenizer_check.py",
         "stages/judge/prm/detection.py",
         "stages/judge/prm/transformers_scorer.py",
