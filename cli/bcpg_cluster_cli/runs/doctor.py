@@ -32,6 +32,18 @@ class Finding:
     remedy: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """An extra of this package: any one of ``packages`` is enough."""
+
+    name: str
+    packages: tuple[str, ...]
+    purpose: str
+
+
+TRACKER_PACKAGES = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb", "mlflow": "mlflow-skinny"}
+
+
 def run_doctor(*, as_json: bool) -> None:
     """Check and print; exit code 1 when something needed is missing."""
     findings = examine()
@@ -48,7 +60,7 @@ def run_doctor(*, as_json: bool) -> None:
 
 
 def examine() -> list[Finding]:
-    """All findings; imports none of the heavy packages."""
+    """All findings; imports none of the heavy packages and starts no Ray."""
     return [
         _python(),
         *(_package(name) for name in ("ray", "torch", "transformers", "deepspeed", "datasets")),
@@ -59,7 +71,37 @@ def examine() -> list[Finding]:
         _memory(),
         _cluster(),
         _isolation(),
+        *map(_extra, EXTRAS),
+        _prometheus(),
     ]
+
+
+EXTRAS = (
+    Extra("judges-api", ("openai",), "judges behind OpenAI-compatible endpoints"),
+    Extra("sat", ("wtpsplit-lite", "wtpsplit"), "segment.kind: sat"),
+    Extra("tasks", ("reasoning-gym",), "task:reasoning_gym/NAME"),
+    Extra("s3", ("s3fs",), "runs in s3://"),
+    Extra("gcs", ("gcsfs",), "runs in gs://"),
+    *(Extra(name, (package,), f"--track {name}") for name, package in TRACKER_PACKAGES.items()),
+)
+
+
+def _extra(extra: Extra) -> Finding:
+    """An extra is a note where it is missing: nothing needs it but what it is for."""
+    found = [f"{package} {version}" for package in extra.packages if (version := version_of(package))]
+    if found:
+        return Finding(extra.name, "ok", f"{', '.join(found)}, for {extra.purpose}")
+    return Finding(
+        extra.name, "note", f"not installed; for {extra.purpose}", f"pip install 'bcpg-cluster[{extra.name}]'"
+    )
+
+
+def _prometheus() -> Finding:
+    """What `bcpg-cluster monitor` starts."""
+    found = shutil.which("prometheus")
+    if found:
+        return Finding("prometheus", "ok", f"{found}, for `bcpg-cluster monitor`")
+    return Finding("prometheus", "note", "not installed; for `bcpg-cluster monitor`", "install it (Debian: prometheus)")
 
 
 def version_of(package: str) -> str | None:
