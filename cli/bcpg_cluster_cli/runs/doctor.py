@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bcpg_cluster.cluster.on_ray.runtime import choose_cluster
@@ -53,7 +54,12 @@ def run_doctor(*, as_json: bool) -> None:
         table = Table("what", "state", "found", "remedy")
         colours = {"ok": "green", "note": "yellow", "missing": "red"}
         for finding in findings:
-            table.add_row(finding.what, f"[{colours[finding.state]}]{finding.state}[/]", finding.found, finding.remedy)
+            table.add_row(
+                finding.what,
+                f"[{colours[finding.state]}]{finding.state}[/]",
+                escape(finding.found),
+                escape(finding.remedy),
+            )
         Console().print(table)
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
