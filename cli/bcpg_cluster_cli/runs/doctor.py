@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bcpg_cluster.cluster.on_ray.runtime import choose_cluster
@@ -32,6 +33,18 @@ class Finding:
     remedy: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """An extra of this package: any one of ``packages`` is enough."""
+
+    name: str
+    packages: tuple[str, ...]
+    purpose: str
+
+
+TRACKER_PACKAGES = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb", "mlflow": "mlflow-skinny"}
+
+
 def run_doctor(*, as_json: bool) -> None:
     """Check and print; exit code 1 when something needed is missing."""
     findings = examine()
@@ -41,14 +54,19 @@ def run_doctor(*, as_json: bool) -> None:
         table = Table("what", "state", "found", "remedy")
         colours = {"ok": "green", "note": "yellow", "missing": "red"}
         for finding in findings:
-            table.add_row(finding.what, f"[{colours[finding.state]}]{finding.state}[/]", finding.found, finding.remedy)
+            table.add_row(
+                finding.what,
+                f"[{colours[finding.state]}]{finding.state}[/]",
+                escape(finding.found),
+                escape(finding.remedy),
+            )
         Console().print(table)
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
 
 
 def examine() -> list[Finding]:
-    """All findings; imports none of the heavy packages."""
+    """All findings; imports none of the heavy packages and starts no Ray."""
     return [
         _python(),
         *(_package(name) for name in ("ray", "torch", "transformers", "deepspeed", "datasets")),
@@ -59,7 +77,37 @@ def examine() -> list[Finding]:
         _memory(),
         _cluster(),
         _isolation(),
+        *map(_extra, EXTRAS),
+        _prometheus(),
     ]
+
+
+EXTRAS = (
+    Extra("judges-api", ("openai",), "judges behind OpenAI-compatible endpoints"),
+    Extra("sat", ("wtpsplit-lite", "wtpsplit"), "segment.kind: sat"),
+    Extra("tasks", ("reasoning-gym",), "task:reasoning_gym/NAME"),
+    Extra("s3", ("s3fs",), "runs in s3://"),
+    Extra("gcs", ("gcsfs",), "runs in gs://"),
+    *(Extra(name, (package,), f"--track {name}") for name, package in TRACKER_PACKAGES.items()),
+)
+
+
+def _extra(extra: Extra) -> Finding:
+    """An extra is a note where it is missing: nothing needs it but what it is for."""
+    found = [f"{package} {version}" for package in extra.packages if (version := version_of(package))]
+    if found:
+        return Finding(extra.name, "ok", f"{', '.join(found)}, for {extra.purpose}")
+    return Finding(
+        extra.name, "note", f"not installed; for {extra.purpose}", f"pip install 'bcpg-cluster[{extra.name}]'"
+    )
+
+
+def _prometheus() -> Finding:
+    """What `bcpg-cluster monitor` starts."""
+    found = shutil.which("prometheus")
+    if found:
+        return Finding("prometheus", "ok", f"{found}, for `bcpg-cluster monitor`")
+    return Finding("prometheus", "note", "not installed; for `bcpg-cluster monitor`", "install it (Debian: prometheus)")
 
 
 def version_of(package: str) -> str | None:
