@@ -348,9 +348,8 @@ def test_a_cache_below_home(
 
 
 def test_llm_judges_of_one_model_share_an_engine(make_config: MakeConfig):
-    generator: Any = FakeGenerator()
-    generator.max_model_len = 1000
-    generators = {"some/model": generator}
+    generator = FakeGenerator(max_model_len=1000)
+    generators: dict[str, Any] = {"some/model": generator}
     section = {"kind": "llm", "model": "some/model", "pool": "judge.a"}
     config = make_config(
         judges={"a": section, "b": section | {"max_tokens": 100, "view": "causal", "temperature": 0.5}}
