@@ -52,7 +52,7 @@ class PromptsConfig(Section):
     """
 
     train: str
-    """Problems to train on: a file (``embedded:prompts/train.jsonl`` or a path), a data set or a task."""
+    """Problems to train on: a file (``embedded:sums/prompts/train.jsonl`` or a path), a data set or a task."""
     test: str
     """Held-out problems, given likewise; no question may also be in ``train``."""
     per_round: int = Field(256, ge=1)

@@ -37,8 +37,8 @@ def _ask(wanted: Wanted) -> Wanted:
             rule="a run has a model and problems; only a terminal is asked for them",
             remedy="bcpg-cluster init --model DIR --train FILE",
         )
-    model = wanted.model or typer.prompt("model (a Hugging Face directory or a hub id)", default="embedded:policy")
-    default = "embedded:prompts/train.jsonl" if model.startswith("embedded:") else None
+    model = wanted.model or typer.prompt("model (a Hugging Face directory or a hub id)", default="embedded:sums/policy")
+    default = "embedded:sums/prompts/train.jsonl" if model.startswith("embedded:") else None
     train = wanted.train or typer.prompt("problems to train on (a file, data set or task:NAME)", default=default)
     test = wanted.test or typer.prompt("problems to measure on (empty: some of those)", default="", show_default=False)
     judge = wanted.judge or typer.prompt(
