@@ -19,7 +19,7 @@ def _shown(overrides: list[str], before: list[str] | None = None) -> list[str]:
 @pytest.mark.parametrize(
     ("overrides", "shown"),
     [
-        (["seed=1", "weigh.beta=0.25", "name=other"], ["seed (0 -> 1)", "weigh.beta (-0.5 -> 0.25)"]),
+        (["seed=1", "weigh.beta=0.25", "name=other"], ["seed (0 -> 1)", "weigh.beta (0.0 -> 0.25)"]),
         (["autoscaling=true", "judges.llm.cache=/c", "pools.rollout.members=1", "storage.options.a=1"], []),
         (["pools.trainer.members=3"], ["pools.trainer.members (2 -> 3)"]),
         (["policy.engine_args.seed=1"], ["policy.engine_args.seed (absent -> 1)"]),
