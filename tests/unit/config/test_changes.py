@@ -48,7 +48,7 @@ def test_options_of_another_objective_are_changes():
 
 
 ALLOWED = {
-    "segment": ["segment.min_tokens=3", "weigh.min_verified_share=0.3", "weigh.beta=0", "train.epochs=2"],
+    "segment": ["segment.min_tokens=3", "weigh.min_verified_share=0.3", "weigh.beta=0.25", "train.epochs=2"],
     "weigh": ["weigh={beta: 0.1}", "judges.prm.threshold=0.7", "judges.truth.role=spare", "objective={name: dpo}", "train.lora={}"],
     "train": ["train.learning_rate=1e-3", "train.group_timeout_s=1"],
     "evaluate": ["evaluate.num_samples=4", "pools.rollout.members=1"],  # no change, and one that may come at any start
@@ -56,7 +56,7 @@ ALLOWED = {
 REFUSED = {
     "segment": ["judges.llm.max_tokens=9", "verify.numeric=false", "seed=1"],
     "weigh": ["weigh.min_verified_share=0.3", "segment.min_tokens=3", "judges.prm.model=other", "push.num_canaries=1"],
-    "train": ["weigh.beta=0", "objective.tau=1", "pools.trainer.members=1", "judges.prm.threshold=0.7"],
+    "train": ["weigh.beta=0.25", "objective.tau=1", "pools.trainer.members=1", "judges.prm.threshold=0.7"],
     "judge.llm": ["judges.llm.max_tokens=9"],
     "evaluate": ["evaluate.num_samples=5"],
 }
