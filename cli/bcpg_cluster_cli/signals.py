@@ -40,9 +40,12 @@ def stop_on_signals(console: Console) -> Iterator[Callable[[], bool]]:
     ends = socket.socketpair()
     for end in ends:
         end.setblocking(False)
+    wakeup = ends[
+        1
+    ].detach()  # a number: as a socket it would be closed with this generator, and the next signal be lost
     threading.Thread(target=_end_on_the_second, args=(ends[0],), name="signals", daemon=True).start()
     before = {number: signal.signal(number, ask) for number in _SIGNALS}
-    woken_before = signal.set_wakeup_fd(ends[1].fileno(), warn_on_full_buffer=False)
+    woken_before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     try:
         yield lambda: asked
     finally:
@@ -50,7 +53,7 @@ def stop_on_signals(console: Console) -> Iterator[Callable[[], bool]]:
             signal.set_wakeup_fd(woken_before)
             for number, handler in before.items():
                 signal.signal(number, handler)
-            ends[1].close()
+            os.close(wakeup)
 
 
 def _end_on_the_second(wakes: socket.socket) -> None:
