@@ -29,12 +29,12 @@ from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.directory import open_run
+from bcpg_cluster.run.listeners import listeners
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.watch.observer import SilentObserver
 from bcpg_cluster.watch.prometheus.catalog import METRICS
 from bcpg_cluster.watch.prometheus.grafana import dashboard
-from bcpg_cluster_cli.listeners import listeners
 from tests.browser import PROGRAM, look_at
 from tests.scrape import Series, scrape
 
