@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bcpg_cluster.stages.judge.chain_truth import ChainTruth
 
 from bcpg_cluster.config.responses import SegmentConfig
 from bcpg_cluster.errors import ConfigError, EngineError
@@ -22,6 +21,7 @@ from bcpg_cluster.run.build.segmenters import make_segmenter
 from bcpg_cluster.stages.fakes.judge import FakeJudge
 from bcpg_cluster.stages.judge import contract as judge_contract
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
+from bcpg_cluster.stages.judge.task_truth import TaskTruth
 from bcpg_cluster.stages.judge.user_class import UserJudge, judgement_fault
 from bcpg_cluster.stages.segment import contract as segment_contract
 from bcpg_cluster.stages.segment.segmenters import Segmenter
@@ -112,7 +112,7 @@ def _given(variable: str) -> Any:
 def judge_subject(request: pytest.FixtureRequest, own: Path) -> judge_contract.Subject:
     match request.param:
         case "chain_truth":
-            return judge_contract.Subject(ChainTruth(), CASES)
+            return judge_contract.Subject(TaskTruth("chain"), CASES)
         case "fake":
             return judge_contract.Subject(FakeJudge("j", precision=0.9, recall=0.8), CASES)
         case "labels":
