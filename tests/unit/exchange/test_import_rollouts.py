@@ -329,9 +329,9 @@ _CSV = 'prompt,response,answer,stop_reason\nA?,"é, ""so""",1,\nA?,"no\nyes",1,l
         ("mark.jsonl", b"\xef\xbb\xbf" + _TEXT),
         ("crlf.jsonl", _TEXT.replace(b"\n", b"\r\n")),
         ("array.json", json.dumps(_ROWS, indent=1).encode()),
-        ("t.jsonl.gz", gzip.compress(_TEXT)),
+        ("t.jsonl.gz", gzip.compress(_TEXT, mtime=0)),
         ("t.csv", _CSV),
-        ("t.csv.gz", gzip.compress(b"\xef\xbb\xbf" + _CSV)),
+        ("t.csv.gz", gzip.compress(b"\xef\xbb\xbf" + _CSV, mtime=0)),
     ],
 )
 def test_other_formats_and_line_ends(

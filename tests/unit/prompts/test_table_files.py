@@ -269,6 +269,9 @@ def test_the_line_of_a_csv_row_is_where_it_begins(tmp_path: Path) -> None:
     assert (bad.number, bad.problem) == (7, "answer is ''")
 
 
+TORN_GZ = gzip.compress(b'{"question": "q"}\n' * 50, mtime=0)[:-9]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "problem", "remedy"),
     [
@@ -281,7 +284,7 @@ def test_the_line_of_a_csv_row_is_where_it_begins(tmp_path: Path) -> None:
         ("t.json", b'[{"question": 1},\n', "not JSON", "one JSON object a line"),
         ("t.json", b'[{"question": NaN}]', "not JSON: it holds NaN", "leave the entry out"),
         ("t.jsonl.gz", b"plain", "the archive is damaged", "copy or download it again"),
-        ("t.jsonl.gz", gzip.compress(b'{"question": "q"}\n' * 50, mtime=0)[:-9], "the archive is damaged", "copy or download it again"),
+        ("t.jsonl.gz", TORN_GZ, "the archive is damaged", "copy or download it again"),
         ("t.parquet", b"PAR1 no", "Parquet", "write it again"),
         ("t.xlsx", b"PK", ".xlsx files are not read", "convert it"),
         ("t.zip", b"PK", ".zip files are not read", "convert it"),
