@@ -61,7 +61,7 @@ def test_a_run_that_was_left_alone_ends_in_the_same(real_run: RealRun, tmp_path:
 
 def assert_only_linear_layers_changed(snapshot: Path) -> None:
     """The snapshot is a whole model: the base, with the adapters merged in."""
-    before = load_file(Path(resolve_asset("embedded:chain/policy")) / "model.safetensors")
+    before = load_file(Path(resolve_asset("embedded:sums/policy")) / "model.safetensors")
     after = dict(read_parameters(str(snapshot)))
     assert after.keys() == before.keys()
     changed = {name for name, tensor in before.items() if not after[name].equal(tensor.float())}

@@ -17,7 +17,7 @@ from bcpg_cluster.stages.generate.vllm_options import with_workers
 
 pytestmark = pytest.mark.engine
 
-FOR_GPUS = [name for name in shipped_configs() if name not in ("laptop", "real-llm-cpu")]
+FOR_GPUS = [name for name in shipped_configs() if name not in ("laptop", "real-llm-cpu", "ablations/chain")]
 
 
 def engines(config: Config) -> dict[str, dict[str, Any]]:

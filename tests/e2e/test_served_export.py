@@ -50,7 +50,7 @@ def _ask(url: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
 def server(real_run: RealRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The server's address, once it answers."""
     folder = tmp_path_factory.mktemp("served")
-    export_policy(real_run.directory, folder / "policy", run_name="laptop", base_model="embedded:chain/policy")
+    export_policy(real_run.directory, folder / "policy", run_name="laptop", base_model="embedded:sums/policy")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -93,6 +93,6 @@ def test_it_answers_as_the_runs_engines_did(real_run: RealRun, server: str) -> N
     assert greedy
     for rollout in greedy:
         asked = [{"role": "user", "content": questions[rollout.id.prompt_id]}]
-        body = {"model": "policy", "messages": asked, "temperature": 0, "max_tokens": 112}
+        body = {"model": "policy", "messages": asked, "temperature": 0, "max_tokens": 192}
         said = _ask(f"{server}/v1/chat/completions", body)["choices"][0]["message"]["content"]
         assert said and said == "".join(rollout.token_texts)
