@@ -200,7 +200,7 @@ def work(
     with open_comparison(
         numbers.path.parent / arguments.task / "comparison",
         setup,
-        "local",
+        None if arguments.inline else "local",
         console,
         inline=arguments.inline,
         one_at_a_time=arguments.one_at_a_time,

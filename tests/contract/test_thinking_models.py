@@ -52,6 +52,7 @@ class ScriptedEngine:
     """Renders as the rollout engine does, and answers with the token ids of given texts."""
 
     policy_version = 0
+    max_model_len = None
     render = VllmGenerator.render
 
     def __init__(self, tokenizer: Any, texts: Sequence[str]) -> None:

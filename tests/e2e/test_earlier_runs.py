@@ -38,6 +38,8 @@ def without_times(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for report in rounds:
         kept = {key: value for key, value in report.items() if key not in BY_THE_CLOCK | ADDED_SINCE}
+        if "generate" in kept:
+            kept["generate"] = {key: n for key, n in kept["generate"].items() if key != "stop.prompt_too_long"}
         if "train" in kept:
             kept["train"] = {key: value for key, value in kept["train"].items() if not key.endswith("_s")}
         if "push" in kept:

@@ -183,7 +183,7 @@ def test_a_round_checked_by_a_function(
         "    return None if last == gold else float(len(last) % 2 == 0)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    verify = {"kind": "function", "function": "w2_even:even", "time_limit_s": 60.0}
+    verify = {"kind": "function", "function": "w2_even:even", "time_limit_s": 60.0, "max_error_share": 1.0}
     run = run_rounds(tmp_path / "r", make_config(**SMALL, verify=verify, weigh={"min_verified_share": 0.0}), 1)
     gold = {prompt.prompt_id: prompt.answer for prompt in prompts_from(table(tmp_path / "r", "prompts"))}
     outcomes = outcomes_from(table(tmp_path / "r", "outcomes"))

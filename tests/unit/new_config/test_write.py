@@ -26,6 +26,12 @@ from bcpg_cluster.stages.verify.exact import ExactVerifier
 TINY = "embedded:chain/policy"  # answers chains such as "29 +39 *9"
 
 
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray that another test has started is not the machine that `init` reads."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+
+
 @pytest.fixture
 def chains(tmp_path: Path) -> Path:
     """Problems that the embedded model's characters spell, under names of their own; two questions occur twice."""
