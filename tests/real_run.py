@@ -29,6 +29,7 @@ SMALL = [
     "prompts.per_round=24",
     "generate.group_size=8",
     "generate.prompts_per_shard=8",
+    "train.epochs=1",
     "train.batch_sequences=8",
     "train.checkpoint_every_steps=1",
     "evaluate.num_prompts=24",

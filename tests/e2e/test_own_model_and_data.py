@@ -21,7 +21,7 @@ from bcpg_cluster.store.manifest import read_manifest
 from tests.judge_server import Server
 from tests.real_run import real_environment
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 REWARD = '''
 def score(response, gold):
     """Right where the response's length is even: a random model has both kinds."""
