@@ -1,11 +1,13 @@
-"""Solutions with labelled steps, read from files: ProcessBench's format, and one label a step.
+"""Solutions with labelled steps, read from files: ProcessBench's format, one label a step, TRL's and PRM800K's.
 
-A file is a JSON array or JSON lines. An entry has a ``problem`` (or ``question``), its ``steps`` as a list of texts, and either
+A file is a JSON array, JSON lines or Parquet. An entry has a ``problem`` (or ``question``), its ``steps`` as a list of
+texts, and either
 
 * ``label``: the index of the first wrong step, -1 for none (ProcessBench, arXiv 2412.06559), or
 * ``labels``: a label a step, 1 (or true) for right, 0 (or false) for wrong, null where it is unknown;
 
-and perhaps an ``id`` and the gold ``answer``. Other fields are left alone.
+and perhaps an ``id`` and the gold ``answer``. Other fields are left alone. An entry of TRL's stepwise supervision (``prompt``,
+``completions``, ``labels``) or of PRM800K (``question``, ``label``) is read as well (``prompts.foreign_labels``).
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from bcpg_cluster.errors import DataError
+from bcpg_cluster.prompts.foreign_labels import NUM_NEUTRAL, has_no_rated_step, own_entry
+from bcpg_cluster.prompts.table_files import table_rows
 
 _REMEDY = (
     'an entry is {"id": "...", "problem": "...", "steps": ["...", ...], "label": 2}, or with "labels": [1, 1, 0, ...] '
@@ -33,6 +37,7 @@ class LabelledSolution:
         truth: by step 1 for right, 0 for wrong, ``None`` for not known (in ProcessBench all steps after the first wrong one).
         first_wrong: the first wrong step, -1 for none; ``None`` where a step of unknown truth comes before it.
         gold: the gold answer; ``None`` where the file has none.
+        num_neutral: steps that a person rated neither right nor wrong (PRM800K's 0); their truth is ``None``.
     """
 
     solution_id: str
@@ -41,6 +46,7 @@ class LabelledSolution:
     truth: tuple[int | None, ...]
     first_wrong: int | None
     gold: str | None = None
+    num_neutral: int = 0
 
 
 def read_subsets(sources: Sequence[str], limit: int | None = None) -> dict[str, list[LabelledSolution]]:
@@ -71,13 +77,16 @@ def read_subsets(sources: Sequence[str], limit: int | None = None) -> dict[str, 
 def read_labelled_steps(path: str) -> list[LabelledSolution]:
     """The solutions of one file, in its order. An entry without an id is called by the file's name and its place from 0.
 
+    PRM800K's entries that no step was rated of (``finish_reason`` ``bad_problem`` or ``give_up``, say) are left out.
+
     Raises:
         DataError: the file is missing, empty or not JSON, an entry is invalid, or an id occurs twice.
     """
     file = Path(path)
     solutions = [
-        _solution(entry, f"{file.stem}-{index}", f"{path}, entry {index + 1}")
+        _solution(own_entry(entry), f"{file.stem}-{index}", f"{path}, entry {index + 1}")
         for index, entry in enumerate(_entries(file))
+        if not has_no_rated_step(entry)
     ]
     if not solutions:
         raise DataError(
@@ -99,6 +108,8 @@ def _entries(file: Path) -> list[Any]:
     """What the file holds, as JSON."""
     if not file.is_file():
         raise DataError(f"{file} does not exist", rule="labelled steps are read from a file", remedy=_REMEDY)
+    if file.suffix == ".parquet":
+        return [row.content for row in table_rows(file)[1]]
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -141,6 +152,7 @@ def _solution(entry: Any, default_id: str, where: str) -> LabelledSolution:
         truth,
         first_error(truth),
         None if gold is None else str(gold),
+        int(entry.get(NUM_NEUTRAL, 0)),
     )
 
 

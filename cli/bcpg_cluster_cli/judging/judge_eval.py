@@ -85,9 +85,9 @@ def run_judge_eval(
     if combined:
         _check_same_rule(config, names)
     subsets = read_subsets(data, limit)
+    _say_neutral(subsets, console := Console(stderr=as_json))
     folder = output or Path("runs") / f"judge-eval-{config.name}"
     folder.mkdir(parents=True, exist_ok=True)
-    console = Console(stderr=as_json)
     labels: dict[str, dict[str, Sequence[Labels]]] = {subset: {} for subset in subsets}
     facts: dict[str, Any] = {}
     for name in names:
@@ -107,6 +107,18 @@ def run_judge_eval(
     else:
         _print(console, report, folder / REPORT)
     return report
+
+
+def _say_neutral(subsets: Mapping[str, Sequence[LabelledSolution]], console: Console) -> None:
+    for subset, solutions in subsets.items():
+        if num_neutral := sum(solution.num_neutral for solution in solutions):
+            console.print(
+                f"{subset}: {num_neutral} steps are rated neutral, neither right nor wrong: no precision or recall counts "
+                "them, and a solution with one before its first wrong step is left out of `first error`",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def _chosen(config: Config, judges: Sequence[str]) -> list[str]:
