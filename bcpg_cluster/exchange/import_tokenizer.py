@@ -24,6 +24,10 @@ class ImportTokenizer(Protocol):
         """The ids of a response, nothing added, and what each adds to the text (see ``records.Rollout.token_texts``)."""
         ...
 
+    def rendered_texts(self, question: str) -> tuple[str, ...]:
+        """What a prompt with this question reads as where others log it: with its special tokens, and without them."""
+        ...
+
 
 class TransformersTokenizer:
     """An :class:`ImportTokenizer` over one of transformers.
@@ -65,6 +69,12 @@ class TransformersTokenizer:
         """The ids of a response and what each adds to the text."""
         ids = tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         return ids, tuple(self._texts_of(self._tokenizer, ids))
+
+    def rendered_texts(self, question: str) -> tuple[str, ...]:
+        """The rendered prompt as text, and as ``decode(..., skip_special_tokens=True)`` gives it back."""
+        messages = [{"role": "user", "content": question}]
+        whole: str = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return whole, str(self._tokenizer.decode(self.render(messages), skip_special_tokens=True))
 
 
 def end_of_turn(tokenizer: Any, generation_ends: Sequence[int]) -> int | None:

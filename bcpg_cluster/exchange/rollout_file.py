@@ -11,16 +11,18 @@ import hashlib
 import json
 import tempfile
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.prompts.bad_rows import Unit
+from bcpg_cluster.prompts.bad_rows import BadRow, BadRowsError, Unit
 from bcpg_cluster.prompts.columns import column_names, has_column, question_of, response_of, text_of, value_of
 from bcpg_cluster.prompts.table_files import Fault, is_table_file, parse_object, table_rows
 from bcpg_cluster.records import Prompt, StopReason
+
+Translate = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 
 _MARK = b"\xef\xbb\xbf"  # how some programs begin UTF-8 text
 REQUIRED = ("prompt", "response", "answer")
@@ -53,6 +55,15 @@ class ImportedGroup:
     lines: list[int] = field(default_factory=list)
 
 
+def first_columns(path: Path) -> tuple[str, ...]:
+    """The columns of the first row that can be read; none where no row can, or there is no such file."""
+    if not path.is_file():
+        return ()
+    rows = (row.content for row in table_rows(path)[1])
+    first = next((row for row in rows if not isinstance(row, Fault)), {})
+    return tuple(map(str, first))
+
+
 class RolloutFile:
     """A file of responses, indexed by prompt. Its texts stay on disk: they are read again, group by group.
 
@@ -60,18 +71,26 @@ class RolloutFile:
 
     Args:
         columns: the file's name for each of ours, where it is another one.
+        translate: makes one of our rows of one of the file's (row, its place); none for a file that has our columns.
 
     Attributes:
-        groups: in the order in which the prompts first appear.
+        groups: in the order in which the prompts first appear; bad lines are in none.
+        bad: the lines that cannot be used.
+        num_rows: lines read, bad ones too.
         digest: sha256 hex of the file's bytes.
 
     Raises:
-        DataError: the file is missing or empty; a line is not an object in UTF-8, lacks a column, has an empty response or half
-            a character, contradicts an earlier line about its prompt, or repeats a (prompt, sample). Names the line.
+        DataError: the file is missing or empty. A line is bad that is not an object in UTF-8, lacks a column, has an empty
+            response or half a character, contradicts an earlier line about its prompt, or repeats a (prompt, sample).
     """
 
-    def __init__(self, path: Path, columns: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, path: Path, columns: Mapping[str, str] | None = None, translate: Translate | None = None
+    ) -> None:
         self.path = path
+        self._translate = translate
+        self.bad: list[BadRow] = []
+        self.num_rows = 0
         self._columns = {name: (columns or {}).get(name, name) for name in (*REQUIRED, *OPTIONAL)}
         unknown = sorted(set(columns or {}) - set(self._columns))
         if unknown:
@@ -94,11 +113,15 @@ class RolloutFile:
         with self._lines.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    self._index(self._parse(line, number), number, offset)
+                    self.num_rows += 1
+                    try:
+                        self._index(self._parse(line, number), number, offset)
+                    except DataError as error:
+                        self.refuse(number, error)
                 offset += len(line)
         with path.open("rb") as file:
             self.digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if not self.groups:
+        if not self.groups and not self.bad:
             raise DataError(f"{path} holds no response", rule="an import has at least one line", remedy=_REMEDY)
 
     def __enter__(self) -> RolloutFile:
@@ -121,8 +144,13 @@ class RolloutFile:
             for row in rows:
                 if isinstance(row.content, Fault):
                     found = row.content
-                    where = f"{self.path}, {self._unit} {row.number}"
-                    raise DataError(f"{where}: {found.problem}", rule=found.rule, remedy=found.remedy)
+                    self.num_rows += 1
+                    self.bad.append(
+                        BadRow(
+                            str(self.path), self._unit, row.number, found.fault, found.problem, found.rule, found.remedy
+                        )
+                    )
+                    continue
                 file.write(json.dumps(row.content, default=str) + "\n")
                 self._numbers.append(row.number)
 
@@ -141,6 +169,22 @@ class RolloutFile:
         file.seek(offset)
         return self._parse(file.readline(), number)
 
+    def refuse(self, number: int, error: DataError) -> None:
+        """Note that a line that was read cannot be used."""
+        problem = error.problem.removeprefix(f"{self.where(number)}: ")
+        self.bad.append(
+            BadRow(str(self.path), self._unit, self.place(number), error.rule, problem, error.rule, error.remedy)
+        )
+
+    def check(self) -> None:
+        """Raises :class:`BadRowsError`, with every line that cannot be used, when there is one."""
+        if self.bad:
+            raise BadRowsError(
+                sorted(self.bad, key=lambda row: row.number),
+                self.num_rows,
+                way_out="leave them all out with --skip-bad",
+            )
+
     def where(self, number: int) -> str:
         """The place of a line that was read, for people."""
         return f"{self.path}, {self._unit} {self.place(number)}"
@@ -156,6 +200,8 @@ class RolloutFile:
         if isinstance(content, Fault):
             remedy = _REMEDY if content.fault in ("not JSON", "no object") else content.remedy
             raise DataError(f"{where}: {content.problem}", rule=content.rule, remedy=remedy)
+        if self._translate is not None:
+            content = self._translate(content, where)
         known = column_names(content)
         missing = [key for key in (self._columns[name] for name in REQUIRED) if not has_column(content, key)]
         if missing:

@@ -44,15 +44,24 @@ def export(
 
 @commands.command(name="import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="JSON lines with prompt, response and answer.")],
+    file: Annotated[
+        Path, typer.Argument(help="Rows with prompt, response, answer; or a rollout file of TRL, verl, prime-rl.")
+    ],
     config: ConfigOption = None,
     set_: SetOption = None,
     run_dir: RunDirOption = None,
     seed: SeedOption = None,
     column: ColumnOption = None,
+    style: Annotated[
+        Literal["auto", "own", "trl", "verl", "prime-rl"],
+        typer.Option("--style", help="Who wrote the file; auto tells by its columns."),
+    ] = "auto",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out lines that cannot be used, and count them.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Start a run with responses made elsewhere; `iterate` continues by verifying them."""
     from bcpg_cluster_cli.exchange.import_rollouts import run_import
 
-    run_import(file, config, set_ or [], run_dir, seed, column or [], as_json=json_)
+    run_import(file, config, set_ or [], run_dir, seed, column or [], style=style, skip_bad=skip_bad, as_json=json_)

@@ -13,7 +13,8 @@ from rich.console import Console
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, UserError
-from bcpg_cluster.exchange.import_rollouts import import_rollouts
+from bcpg_cluster.exchange.foreign_rollouts import STYLES, Style
+from bcpg_cluster.exchange.import_rollouts import ImportSummary, import_rollouts
 from bcpg_cluster.exchange.import_tokenizer import ImportTokenizer, TransformersTokenizer
 from bcpg_cluster.prompts.sets import check_disjoint
 from bcpg_cluster.records import Prompt
@@ -34,12 +35,16 @@ def run_import(
     seed: int | None,
     columns: Sequence[str] = (),
     *,
+    style: str = "auto",
+    skip_bad: bool = False,
     as_json: bool = False,
 ) -> None:
     """Check the file, tokenise it by the policy's tokenizer and make the run.
 
     Args:
         columns: ``OURS=THEIRS`` for each column that has another name in the file.
+        style: who wrote the file (``exchange.foreign_rollouts.STYLES``), or ``auto`` to tell it by its columns.
+        skip_bad: leave lines out that cannot be used.
 
     Raises:
         UserError: the config, the file or the column mapping is invalid, or the run directory is not free.
@@ -64,6 +69,9 @@ def run_import(
         columns=mapping,
         check_prompts=check,
         max_model_len=policy_context(config),
+        style=_style(style, mapping),
+        problems=sets.train,
+        skip_bad=skip_bad,
     )
     console = Console(stderr=as_json)
     console.print(
@@ -72,6 +80,8 @@ def run_import(
         highlight=False,
         markup=False,
     )
+    for line in _notes(done):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if done.num_alone:
         console.print(
             f"{done.num_alone} prompts have a single response; a group teaches only where right and wrong ones meet",
@@ -95,6 +105,37 @@ def run_import(
     )
     if as_json:
         typer.echo(json.dumps(asdict(done)))
+
+
+def _style(style: str, mapping: dict[str, str]) -> Style | None:
+    """The style that was asked for; ``None`` to tell it by the columns. Raises :class:`UserError` for an unknown one."""
+    for known in STYLES:
+        if style == known:
+            if mapping and known != "own":
+                raise UserError(
+                    f"--column was given with --style {style}",
+                    rule="a style says which column is what; --column is for files of no known style",
+                    remedy="leave one of the two out",
+                )
+            return known
+    if style != "auto":
+        raise UserError(
+            f"unknown style {style!r}", rule=f"styles are auto, {', '.join(STYLES)}", remedy="give one of these"
+        )
+    return None
+
+
+def _notes(done: ImportSummary) -> list[str]:
+    """What a reader must know of a file that another trainer wrote."""
+    notes = []
+    if done.style != "own":
+        notes.append(f"read as {done.style} writes rollouts; its rewards are not taken over: `verify` makes them here")
+    if done.style in ("trl", "verl"):
+        notes.append("the file does not say which responses were cut off: each is taken as ended by itself")
+    if done.num_bad:
+        kinds = "; ".join(f"{number} x {why}" for why, number in done.bad.items())
+        notes.append(f"left out: {done.num_bad} lines that cannot be used ({kinds})")
+    return notes
 
 
 def read_columns(pairs: Sequence[str]) -> dict[str, str]:
@@ -175,3 +216,7 @@ class FakeTokenizer:
 
         ids = encode(text)
         return ids, tuple(map(decode_token, ids))
+
+    def rendered_texts(self, question: str) -> tuple[str, ...]:
+        """The question itself: fakes have no template."""
+        return (question,)
