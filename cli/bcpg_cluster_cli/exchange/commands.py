@@ -22,7 +22,8 @@ commands = typer.Typer()
 @commands.command()
 def export(
     what: Annotated[
-        Literal["policy", "steps", "preferences", "verl"], typer.Argument(help="What to write.", show_default=False)
+        Literal["policy", "steps", "weights", "preferences", "verl"],
+        typer.Argument(help="What to write.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", help="A new directory.")],
     run_dir: RunDirOption = None,
@@ -30,8 +31,13 @@ def export(
         list[int] | None, typer.Option("--round", help="A round (default: all; for the policy the newest).")
     ] = None,
     style: Annotated[
-        Literal["conversational", "standard"], typer.Option("--style", help="Of preferences.")
-    ] = "conversational",
+        Literal["conversational", "standard", "prime-rl", "verl", "trl"] | None,
+        typer.Option(
+            "--style",
+            help="Of preferences: conversational (default) or standard. Of weights: prime-rl, verl or trl.",
+            show_default=False,
+        ),
+    ] = None,
     data_source: Annotated[str | None, typer.Option("--data-source", help="Of verl's rows.")] = None,
     ability: Annotated[str, typer.Option("--ability", help="Of verl's rows.")] = "math",
     json_: JsonOption = False,

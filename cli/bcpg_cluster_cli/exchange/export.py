@@ -18,6 +18,7 @@ from bcpg_cluster.exchange.export_policy import export_policy
 from bcpg_cluster.exchange.export_preferences import PairSettings, export_preferences
 from bcpg_cluster.exchange.export_steps import JudgeSet, export_steps
 from bcpg_cluster.exchange.export_verl import export_verl
+from bcpg_cluster.exchange.export_weights import WEIGHT_STYLES, WeightSettings, export_weights
 from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.stages.train.objective import Dpo
@@ -25,8 +26,9 @@ from bcpg_cluster.stages.weigh.consensus import consensus
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster_cli.session import find_run
 
-WHATS = ("policy", "steps", "preferences", "verl")
-STYLES = ("conversational", "standard")
+WHATS = ("policy", "steps", "weights", "preferences", "verl")
+PAIR_STYLES = ("conversational", "standard")
+STYLES_OF: dict[str, tuple[str, ...]] = {"preferences": PAIR_STYLES, "weights": WEIGHT_STYLES}
 
 
 def run_export(
@@ -35,7 +37,7 @@ def run_export(
     run_dir: str | RunPath | None,
     rounds: Sequence[int] = (),
     *,
-    style: str = "conversational",
+    style: str | None = None,
     data_source: str | None = None,
     ability: str = "math",
     as_json: bool = False,
@@ -43,19 +45,22 @@ def run_export(
     """Write one thing of a run to a new directory.
 
     Args:
-        what: ``policy``, ``steps``, ``preferences`` or ``verl``.
+        what: ``policy``, ``steps``, ``weights``, ``preferences`` or ``verl``.
         rounds: the rounds to take data of (all by default); for the policy the one round whose weights to take (the newest).
-        style: of preferences.
+        style: of preferences (``conversational`` by default) or weights, which need one.
         data_source, ability: of verl's rows; the run's name by default.
 
     Raises:
         UserError: an unknown export, the run is not that far, or ``out`` is not empty.
     """
-    if what not in WHATS or style not in STYLES:
+    if what not in WHATS:
+        raise UserError(f"unknown export {what!r}", rule=f"exports are {', '.join(WHATS)}", remedy="give one of these")
+    known = STYLES_OF.get(what, ())
+    if (style is not None and style not in known) or (what == "weights" and style is None):
         raise UserError(
-            f"unknown export {what!r}" if what not in WHATS else f"unknown style {style!r}",
-            rule=f"exports are {', '.join(WHATS)}; styles of preferences are {', '.join(STYLES)}",
-            remedy="give one of these",
+            "weights need a --style" if style is None else f"unknown style {style!r} of {what}",
+            rule="; ".join(f"styles of {name} are {', '.join(styles)}" for name, styles in STYLES_OF.items()),
+            remedy="give one of these" if known else "leave --style out",
         )
     directory = find_run(run_dir)
     config = load_run_config(directory)
@@ -64,8 +69,12 @@ def run_export(
         facts = _policy(directory, out, config, rounds)
     elif what == "steps":
         facts = _dataset(export_steps(directory, out, run_name=config.name, judges=judge_set(config), rounds=rounds))
+    elif what == "weights":
+        chosen = next(known_style for known_style in WEIGHT_STYLES if known_style == style)
+        weights = WeightSettings(config.name, config.generate.temperature, judge_set(config))
+        facts = _dataset(export_weights(directory, out, chosen, weights, rounds))
     elif what == "preferences":
-        settings = pair_settings(config, style)
+        settings = pair_settings(config, style or "conversational")
         facts = _dataset(export_preferences(directory, out, run_name=config.name, settings=settings, rounds=rounds))
     else:
         sets = read_all_prompts(config)
