@@ -2,8 +2,8 @@
 
 ``prime-rl``: the fields of its ``TrainingSample`` (src/prime_rl/transports/batch/types.py). ``verl``: the names of the batch that
 its PPO trainer computes (``responses``, ``response_mask``, ``advantages``). Neither reads such a file by itself: both make these
-fields in memory, so a few lines of the user's load them. ``trl``: stepwise supervision, which TRL reads as it
-is; it has no place for the weight of a token.
+fields in memory, so a few lines of the user's load them. ``trl``: stepwise supervision, a data set type of TRL's
+(its PRM trainer is gone from 1.16.0); it has no place for the weight of a token.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _ABOUT = {
     "such file: make `TrainingSample(**fields)` of a row in an algorithm of your own.",
     "verl": "The tensors of verl's PPO batch, one row a training row, unpadded. verl computes them in memory and reads no such "
     "file: pad them and put them into the batch in the place of its advantages.",
-    "trl": "Stepwise supervision as TRL's PRM trainer reads it. TRL has no place for the weight of a single token.",
+    "trl": "Stepwise supervision, as TRL's PRM trainer read it (1.16.0 has none). TRL has no place for the weight of a single token.",
 }
 
 

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from itertools import chain, combinations
 from typing import Any
 
-from bcpg_cluster.prompts.labelled_steps import LabelledSolution, first_error
+from bcpg_cluster.prompts.labelled_steps import LabelledSolution
+from bcpg_cluster.prompts.step_truth import first_error
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule
 from bcpg_cluster.watch.report.accuracy import agreement, cohens_kappa, label_quality
 from bcpg_cluster.watch.report.step_quality import FirstErrorScore, first_error_score, mean_f1

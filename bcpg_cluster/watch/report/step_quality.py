@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bcpg_cluster.prompts.labelled_steps import NO_ERROR
+from bcpg_cluster.prompts.step_truth import NO_ERROR
 
 """ProcessBench's label of a solution without a wrong step."""
 

@@ -11,7 +11,8 @@ import pytest
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, DataError, EngineError
-from bcpg_cluster.prompts.labelled_steps import LabelledSolution, known_truth
+from bcpg_cluster.prompts.labelled_steps import LabelledSolution
+from bcpg_cluster.prompts.step_truth import known_truth
 from bcpg_cluster.records import ErrorType, VerdictStatus
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule

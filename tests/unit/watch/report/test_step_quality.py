@@ -11,13 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.prompts.labelled_steps import (
-    NO_ERROR,
-    first_error,
-    known_truth,
-    read_labelled_steps,
-    read_subsets,
-)
+from bcpg_cluster.prompts.labelled_steps import read_labelled_steps, read_subsets
+from bcpg_cluster.prompts.step_truth import NO_ERROR, first_error, known_truth
 from bcpg_cluster.watch.report.step_quality import FirstErrorScore, first_error_score, mean_f1
 
 
