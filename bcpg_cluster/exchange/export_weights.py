@@ -70,7 +70,7 @@ _ABOUT = {
     "such file: make `TrainingSample(**fields)` of a row in an algorithm of your own.",
     "verl": "The tensors of verl's PPO batch, one row a training row, unpadded. verl computes them in memory and reads no such "
     "file: pad them and put them into the batch in the place of its advantages.",
-    "trl": "Stepwise supervision, as TRL's PRM trainer read it (1.16.0 has none). TRL has no place for the weight of a single token.",
+    "trl": "Stepwise supervision, as TRL's PRM trainer read it (1.16.0 has none). TRL has no place for a token's weight.",
 }
 
 
