@@ -131,7 +131,8 @@ def iterate(
 @commands.command()
 def compare(
     methods: Annotated[
-        str, typer.Option("--methods", "-m", help="Comma-separated names; docs/compare.md lists them.")
+        str,
+        typer.Option("--methods", "-m", help="Comma-separated names, name@beta for another weight of mined tokens."),
     ] = "bcpg_nsa,bcpg,topr,grpo_offline,dpo,rft",
     seeds: Annotated[int, typer.Option("--seeds", help="How many seeds, counted from the config's.")] = 5,
     rounds: Annotated[int, typer.Option("--rounds", "-n", min=1, help="Rounds of every method.")] = 1,
