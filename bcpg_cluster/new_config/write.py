@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.errors import ConfigError, page
 from bcpg_cluster.new_config.commented_yaml import plain, render
 from bcpg_cluster.new_config.data import SplitFiles, read_data
 from bcpg_cluster.new_config.judge import read_judge
@@ -154,5 +154,5 @@ def _heading(out: Path, guesses: list[str]) -> str:
         f"# Written by `bcpg-cluster init`. What was not said was guessed; change what is wrong:\n{told}#\n"
         f"#   bcpg-cluster iterate --config {out} --dry-run    # tries every part on two problems\n"
         f"#   bcpg-cluster iterate --config {out} --rounds 3\n"
-        "# Every key: docs/config.md."
+        f"# Every key: {page('config.md')}."
     )

@@ -20,6 +20,7 @@ from bcpg_cluster.run.build.default_config import config_from, read_config
 from bcpg_cluster.run.directory import check_run_directory, mended_keys, open_run
 from bcpg_cluster.run.launch import check_inline, launch
 from bcpg_cluster.run.listeners import listeners
+from bcpg_cluster.run.preflight.made_with import hold_made_with
 from bcpg_cluster.run.preflight.notes import skipped_notes
 from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.run.preflight.prompt_digests import check_prompts, hold_prompts
@@ -124,6 +125,7 @@ def run_rounds(
         ):
             for change in hold_prompts(manifest, config, prompts, take_changed=take_changed_prompts):
                 say(f"taken from here on: {change}")
+            hold_made_with(manifest, config)
             drop_torn_snapshots(directory, manifest)
             coordinator = build_coordinator(placed, manifest, runtime, all_listeners, stop_asked, prompts)
             return RunResult(directory, coordinator.run(rounds))

@@ -19,6 +19,7 @@ from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.journal import journal_lines, journal_place, open_journal
+from bcpg_cluster.store.made_with import MadeWith
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import PromptDigest, PushFacts, RoundReport, TrainingSummary
 
@@ -68,6 +69,7 @@ class ManifestState:
     imports: list[dict[str, Any]] = field(default_factory=list)  # responses made elsewhere, and by whom
     prompts: dict[str, PromptDigest] | None = None  # by config key; none in runs made before they were noted
     prompt_changes: list[dict[str, Any]] = field(default_factory=list)  # taken because the person allowed it
+    made_with: list[MadeWith] = field(default_factory=list)  # each that differs from the one before; none in old runs
 
     def apply(self, event: dict[str, Any]) -> None:
         """Take one event in. Unknown kinds are skipped, so that an older program can still read a newer journal's facts."""
@@ -97,6 +99,8 @@ class ManifestState:
                 self.prompts = {key: PromptDigest.read(found) for key, found in event["sets"].items()}
                 if event["changes"]:
                     self.prompt_changes.append(event)
+            case "made_with":
+                self.made_with.append(MadeWith.read(event["made_with"]))
             case "reopened":
                 if event.get("changed"):
                     self.config = event["changed"]["config"]
@@ -292,6 +296,10 @@ class Manifest:
         """Note the problems that the run works on from here; ``changes`` says what differs from those before."""
         digests = {key: found.plain() for key, found in sets.items()}
         self._append({"event": "prompts", "sets": digests, "changes": [*changes]})
+
+    def add_made_with(self, made_with: MadeWith) -> None:
+        """Note programs, machine and files that the run goes through from here."""
+        self._append({"event": "made_with", "made_with": made_with.plain()})
 
     def reopen(self, round_: int, tables: list[str], versions: int, changed: dict[str, Any] | None = None) -> None:
         """Let go of tables of a round, of all later rounds, and of snapshots from ``versions`` on. Files stay on disk.

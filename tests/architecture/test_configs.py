@@ -77,6 +77,8 @@ def _check(line: str) -> str | None:
         if words[0] not in root.commands:
             return f"no command {words[0]!r}"
         command = root.commands[words[0]]
+        if words[1:] and words[1] in getattr(command, "commands", {}):  # a command of a group: reproduce rerun
+            command = command.commands[words[1]]
     known = {option for parameter in command.params for option in parameter.opts} | {
         "--help",
         "-h",

@@ -205,7 +205,8 @@ def load_judge_prompt(source: str, rule: StepRule = "propagated") -> JudgePrompt
         raise ConfigError(
             f"judge prompt {source!r}: {error}",
             rule="a judge prompt is a TOML file with name, system, user and step",
-            remedy="see bcpg_cluster/assets/judge_prompts/",
+            remedy="begin with a shipped one: embedded:taxonomy, or a copy of "
+            + resolve_asset("embedded:judge_prompts/taxonomy.toml"),
         ) from None
 
 

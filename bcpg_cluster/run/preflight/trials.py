@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import DataError, EngineError
+from bcpg_cluster.errors import DataError, EngineError, page
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import OutcomeStatus, StopReason, VerdictStatus
 from bcpg_cluster.run.build.engines import make_verifier
@@ -34,7 +34,8 @@ def try_reward(config: Config, sets: PromptSets) -> str:
             f"verify.{config.verify.kind}: no verdict on a response to {prompt.prompt_id!r} with its gold answer "
             f"{prompt.answer!r:.60}" + (f": {found.why}" if found.why else ""),
             rule="a response with a gold answer gets a score from 0 to 1; a sample without one is dropped as unverified",
-            remedy="run it by hand on this pair (`bcpg-cluster grade`), and correct what fails; docs/data.md has the contract",
+            remedy="run it by hand on this pair (`bcpg-cluster grade`), and correct what fails; "
+            f"{page('data.md')} has the contract",
         )
     return f"verify: a response to {prompt.prompt_id!r} that gives its gold answer gets {found.status}, reward {found.reward}"
 

@@ -26,6 +26,10 @@ from bcpg_cluster_cli.options import (
 )
 
 commands = typer.Typer()
+reproduce = typer.Typer(no_args_is_help=True, help="Check whether a run can be made again here, or make it again.")
+commands.add_typer(reproduce, name="reproduce")
+
+RunArgument = Annotated[str, typer.Argument(help="The run's directory, or s3://bucket/path.", show_default=False)]
 
 
 @commands.command()
@@ -127,7 +131,8 @@ def iterate(
 @commands.command()
 def compare(
     methods: Annotated[
-        str, typer.Option("--methods", "-m", help="Comma-separated names; docs/compare.md lists them.")
+        str,
+        typer.Option("--methods", "-m", help="Comma-separated names, name@beta for another weight of mined tokens."),
     ] = "bcpg_nsa,bcpg,topr,grpo_offline,dpo,rft",
     seeds: Annotated[int, typer.Option("--seeds", help="How many seeds, counted from the config's.")] = 5,
     rounds: Annotated[int, typer.Option("--rounds", "-n", min=1, help="Rounds of every method.")] = 1,
@@ -253,3 +258,28 @@ def config_schema_() -> None:
     from bcpg_cluster.new_config.schema import config_schema
 
     typer.echo(config_schema(), nl=False)
+
+
+@reproduce.command(name="check")
+def reproduce_check(run: RunArgument, json_: JsonOption = False) -> None:
+    """What a run was made with, beside what is here. Exit code 0: the same, 1: it may come out different, 2: it cannot be made."""
+    from bcpg_cluster_cli.runs.reproduce import run_check
+
+    run_check(run, as_json=json_)
+
+
+@reproduce.command(name="rerun")
+def reproduce_rerun(
+    run: RunArgument,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", "-n", min=1, help="How many (default: all finished ones).")
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", help="Where to make it (default: RUN-again).")] = None,
+    address: AddressOption = None,
+    inline: Annotated[bool, typer.Option("--inline", help="Run in this process without Ray.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make a run again and compare. Exit code 0: equal, 1: something differs, 2: it cannot be made here."""
+    from bcpg_cluster_cli.runs.reproduce import run_rerun
+
+    run_rerun(run, out, rounds, address, inline=inline, as_json=json_)

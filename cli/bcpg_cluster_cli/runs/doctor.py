@@ -20,7 +20,7 @@ from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.build.footprint import free_memory_gib, local_gpus
 from bcpg_cluster.stages.verify.code.sandbox import Sandbox
 
-_SET_UP = "run `make setup`"
+_SET_UP = "pip install 'bcpg-cluster[cpu]' or 'bcpg-cluster[gpu]' (in a checkout: `make setup`)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def _accelerator() -> Finding:
     if gpus:
         remedy = "" if version_of("vllm") else "pip install 'bcpg-cluster[gpu]' to use them"
         return Finding("gpus", "ok" if not remedy else "note", f"{gpus} NVIDIA", remedy)
-    return Finding("gpus", "ok", "none: engines run on the CPU (configs/laptop.yaml)")
+    return Finding("gpus", "ok", "none: engines run on the CPU (--config laptop)")
 
 
 def _cpu_numbers() -> Finding:

@@ -59,7 +59,7 @@ class Sandbox:
             raise ConfigError(
                 f"programs cannot be isolated on this machine: {problem}",
                 rule="code in responses runs behind bubblewrap, in namespaces of its own and with a filter for system calls",
-                remedy="install bubblewrap 0.8 or newer, libseccomp and util-linux (Debian: scripts/system_packages.sh) and allow "
+                remedy="install bubblewrap 0.8 or newer, libseccomp and util-linux (Debian: bubblewrap, libseccomp2) and allow "
                 "user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns=0; in a "
                 "container --security-opt seccomp=unconfined), or, on a machine that may be lost, set allow_unsandboxed: true",
             )
