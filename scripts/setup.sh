@@ -10,8 +10,7 @@ fail() { echo "set-up: $1" >&2; echo "  remedy: $2" >&2; exit 1; }
 
 python=${PYTHON:-python3}
 command -v "$python" >/dev/null || fail "$python is not there" "install Python 3.11 or newer"
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-  fail "$("$python" --version) is too old" "install Python 3.11 or newer, or set PYTHON"
+"$python" scripts/check_python.py
 "$python" -c 'import venv, ensurepip' 2>/dev/null || fail "Python's venv module is not there" "install it (Debian: python3-venv)"
 command -v c++ >/dev/null || command -v g++ >/dev/null ||
   fail "no C++ compiler (DeepSpeed builds its CPU communication with one)" "install one (Debian: g++)"

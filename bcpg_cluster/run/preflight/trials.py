@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, EngineError, page
 from bcpg_cluster.prompts.sets import PromptSets
@@ -21,14 +23,21 @@ def try_reward(config: Config, sets: PromptSets) -> str:
         DataError: it gives no verdict: it raised, took too long, or returned what is no score.
     """
     prompt = sets.train[0]
-    response = f"Let me work it out.\n\nThe final answer is \\boxed{{{prompt.answer}}}."
-    if config.verify.prompt_opens_thinking:
-        response = f"Let me work it out.</think>{response}"
+    thinking = "Let me work it out.</think>" if config.verify.prompt_opens_thinking else ""
     verifier = make_verifier(config)
+    tried = []
     try:
-        found = verifier.verify(response, prompt.answer, StopReason.STOP)
+        for answer in _forms(config, prompt.answer):
+            tried.append(verifier.verify(f"{thinking}Let me work it out.\n\n{answer}", prompt.answer, StopReason.STOP))
+            if tried[-1].reward in (None, 1.0):
+                break
     finally:
         verifier.close()
+    found = (
+        tried[-1]
+        if tried[-1].reward is None
+        else max(tried, key=lambda one: (one.status is OutcomeStatus.VERIFIED, one.reward or 0.0))
+    )
     if found.status is OutcomeStatus.VERIFIER_ERROR:
         raise DataError(
             f"verify.{config.verify.kind}: no verdict on a response to {prompt.prompt_id!r} with its gold answer "
@@ -37,7 +46,25 @@ def try_reward(config: Config, sets: PromptSets) -> str:
             remedy="run it by hand on this pair (`bcpg-cluster grade`), and correct what fails; "
             f"{page('data.md')} has the contract",
         )
+    if found.status is not OutcomeStatus.VERIFIED:
+        return (
+            f"verify: no usual form of an answer is one to verify.{config.verify.kind} ({found.status} for {prompt.prompt_id!r}), "
+            "so a right response was not tried; `bcpg-cluster grade` tries one of yours"
+        )
     return f"verify: a response to {prompt.prompt_id!r} that gives its gold answer gets {found.status}, reward {found.reward}"
+
+
+def _forms(config: Config, gold: str) -> list[str]:
+    """Ways to give an answer: the one that ``verify.answer_pattern`` asks for where it is plain text around a group, then usual
+    ones.
+    """
+    usual = [f"The final answer is \\boxed{{{gold}}}.", f"The answer is {gold}", f"#### {gold}", f"answer {gold}"]
+    if config.verify.kind != "exact":
+        return usual
+    pattern = re.sub(r"\\s[*+]?", " ", config.verify.answer_pattern)
+    before, _, rest = pattern.partition("(")
+    after = rest.rpartition(")")[2]
+    return [re.sub(r"\\(\W)", r"\1", before) + gold + re.sub(r"\\(\W)", r"\1", after).rstrip("$"), *usual]
 
 
 def probe_endpoints(config: Config) -> list[str]:

@@ -169,6 +169,30 @@ def test_the_reward_is_tried_on_a_real_pair(make_config: MakeConfig):
         try_reward(raises, PromptSets(TRAIN, TEST))
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"answer (\S+)",
+        r"The answer is (.+)$",
+        r"####\s*(-?[0-9]+)",
+        r"\\boxed\{(\d+)\}",
+        r"<answer>(.*?)</answer>",
+        r"= (\d+) EUR",
+    ],
+)
+def test_the_trial_answers_as_the_pattern_asks(pattern: str, make_config: MakeConfig):
+    config = make_config(verify={"kind": "exact", "answer_pattern": pattern})
+    assert try_reward(config, PromptSets(TRAIN, TEST)).endswith("gets verified, reward 1.0")
+
+
+def test_a_pattern_that_no_usual_form_matches_is_no_reward_of_0(make_config: MakeConfig):
+    config = make_config(verify={"kind": "exact", "answer_pattern": r"[A-Z]{3}[0-9]{4}: (\d+)"})
+    assert try_reward(config, PromptSets(TRAIN, TEST)) == (
+        "verify: no usual form of an answer is one to verify.exact (no_answer for 'short'), so a right response was not tried; "
+        "`bcpg-cluster grade` tries one of yours"
+    )
+
+
 def openai_judge(make_config: MakeConfig, url: str, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.setenv("A_KEY", "secret")
     endpoint = {"base_url": url, "api_key_env": "A_KEY"}
