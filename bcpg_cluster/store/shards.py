@@ -56,7 +56,13 @@ def write_shard(
 
 
 def read_shard(run_dir: RunPath, receipt: Receipt) -> list[Row]:
-    """The rows of an accepted shard.
+    """The rows of an accepted shard. Raises as :func:`read_columns`."""
+    rows: list[Row] = read_columns(run_dir, receipt).to_pylist()
+    return rows
+
+
+def read_columns(run_dir: RunPath, receipt: Receipt, columns: Sequence[str] | None = None) -> pa.Table:
+    """An accepted shard as an Arrow table: those ``columns`` of it, or all.
 
     Raises:
         StoreError: the file is gone, altered since it was accepted, or of another schema version.
@@ -68,12 +74,11 @@ def read_shard(run_dir: RunPath, receipt: Receipt) -> list[Row]:
         raise StoreError(f"{path} is in the manifest but not there") from None
     if hashlib.sha256(data).hexdigest() != receipt.checksum:
         raise StoreError(f"{path} is not the file that was accepted (checksum differs)")
-    table = pq.read_table(pa.BufferReader(data))
+    table = pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
     version = int((table.schema.metadata or {}).get(b"bcpg_schema_version", b"0"))
     if version != SCHEMA_VERSION:
         raise StoreError(f"{path} has schema version {version}; this program reads version {SCHEMA_VERSION}")
-    rows: list[Row] = table.to_pylist()
-    return rows
+    return table
 
 
 def read_table(run_dir: RunPath, receipts: Sequence[Receipt]) -> list[Row]:

@@ -1,0 +1,68 @@
+"""watch.view.samples: the lines of the list add up to what the run's own reports say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from bcpg_cluster.stages.weigh.consensus import ConsensusRule
+from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.watch.view.explain import why_step
+from bcpg_cluster.watch.view.records import SampleSummary
+from bcpg_cluster.watch.view.samples import summarise
+from bcpg_cluster.watch.view.shard_tables import read_tables, shard_receipts
+
+
+def lines(run: Any, round_: int) -> list[SampleSummary]:
+    state = read_manifest(run.directory)
+    found: list[SampleSummary] = []
+    for shard in range(len(state.receipts(round_, "rollouts"))):
+        receipts = shard_receipts(state, run.config, round_, shard)
+        tables = read_tables(run.directory, run.config, round_, shard, receipts, with_texts=False)
+        assert tables.waiting_for == ()
+        found += summarise(tables, run.config).samples
+    return found
+
+
+@pytest.mark.parametrize("round_", [1, 2, 3])
+def test_lines_add_up_to_the_report(finished_run: Any, round_: int):
+    samples, report = lines(finished_run, round_), finished_run.reports[round_]
+    account = report["samples"]
+    assert len(samples) == account["asked"] == 96
+    assert sum(sample.drop is None for sample in samples) == account["kept"]
+    assert Counter(s.drop for s in samples if s.drop) == {r: n for r, n in account["dropped"].items() if n}
+    wrong = [sample for sample in samples if sample.reward == 0.0 and sample.drop is None]
+    mined, tokens = sum(s.num_mined for s in wrong), sum(s.num_tokens for s in wrong)
+    assert mined / tokens == pytest.approx(report["mined_share"])
+    masses = sum(s.mined_mass or 0.0 for s in wrong), sum(s.mass or 0.0 for s in wrong)
+    assert masses[0] / masses[1] == pytest.approx(report["mined_gradient_share"], abs=1e-4)  # lines are rounded
+    (agreed,) = report["judges"]["agreement"].values()
+    assert sum(s.num_disputed for s in samples) == pytest.approx((1 - agreed["agreement"]) * agreed["steps"])
+
+
+def test_a_shard_that_is_not_weighed_waits(finished_run: Any):
+    state, config = read_manifest(finished_run.directory), finished_run.config
+    receipts = shard_receipts(state, config, 1, 0)
+    early = {name: receipt for name, receipt in receipts.items() if name in ("prompts", "rollouts")}
+    shard = summarise(read_tables(finished_run.directory, config, 1, 0, early, with_texts=False), config)
+    assert set(shard.waiting_for) == {"outcomes", "steps", "weighted", "verdicts.llm", "verdicts.prm", "verdicts.truth"}
+    assert {(s.status, s.drop, s.reward, s.num_mined) for s in shard.samples} == {("waiting", "waiting", None, 0)}
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_last", "num_mined", "words"),
+    [
+        ({"llm": 1, "prm": 1}, False, 9, "rule all: llm right, prm right, so right"),
+        ({"llm": 1, "prm": 0}, False, 0, "rule all: llm right, prm wrong, so not right"),
+        ({"llm": 1, "prm": None}, False, 0, "prm timeout, so not right; prm gave no verdict"),
+        ({"llm": 1, "prm": 1}, True, 0, "last step: it states the wrong answer and is never mined"),
+        ({"llm": 0, "prm": 1}, False, 4, "yet mined: weigh.flip_rate turned the label over"),
+        ({"llm": 1, "prm": 1}, False, None, "so right"),
+    ],
+)
+def test_why_a_step_is_mined_or_not(labels: dict[str, int | None], is_last: bool, num_mined: int | None, words: str):
+    statuses = {"llm": "judged", "prm": "timeout" if labels["prm"] is None else "judged"}
+    said = why_step(ConsensusRule("all"), labels, statuses, is_last=is_last, num_mined=num_mined)
+    assert words in said
