@@ -1,5 +1,5 @@
 """Write the generated pages: ``docs/config.md`` from the config's sections, ``docs/records.md`` from tables and records, the table
-in ``docs/metrics.md`` and the Grafana dashboard (an asset) from the catalog of metrics.
+in ``docs/metrics.md`` and the Grafana dashboard (an asset) from the catalog of metrics, and ``configs/schema.json`` for editors.
 
     python scripts/make_docs.py              # all of them; tests/architecture/test_docs.py checks that they are up to date
     python scripts/make_docs.py --walk RUN   # also the walk of one sample in docs/overview.md, from the rows of a real run
@@ -31,6 +31,7 @@ from bcpg_cluster import records
 from bcpg_cluster.config.identity import Decides, marks_at
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.section import key_of, section_in
+from bcpg_cluster.new_config.schema import config_schema
 from bcpg_cluster.stages.train import objective
 from bcpg_cluster.stages.train import protocol as train_protocol
 from bcpg_cluster.store import layout, schema
@@ -428,6 +429,7 @@ def pages() -> dict[Path, str]:
         DOCS / "records.md": records_page(),
         DOCS / "metrics.md": metrics_page(),
         ASSETS / "bcpg_grafana_dashboard.json": grafana.dashboard_text(),
+        ROOT / "configs" / "schema.json": config_schema(),
     }
 
 
