@@ -9,6 +9,7 @@
     │   ├── DataError          prompts or models that cannot be used
     │   │   └── HubError       a data set that could not be fetched from a hub
     │   ├── RunDirectoryError  a run directory made by something else, half-written or altered
+    │   ├── SeveralFaultsError  several of them, found by one look
     │   └── MostlyFailedError  most samples of a round could not be verified, or most steps have no verdict
     ├── StoreError             a table or manifest that is not what it says it is
     ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
@@ -72,6 +73,26 @@ class HubError(DataError):
 
 class RunDirectoryError(UserError):
     """A run directory made by another configuration or version, half-written, or altered since."""
+
+
+class SeveralFaultsError(UserError):
+    """Several faults, found by one look.
+
+    Attributes:
+        faults: each of them, two at least.
+    """
+
+    def __init__(self, faults: tuple[UserError, ...]) -> None:
+        super().__init__(
+            f"{len(faults)} things are wrong",
+            rule="each is said below with its rule",
+            remedy="mend each of them",
+        )
+        self.faults = faults
+        self.args = ("\n".join([f"{self.problem}\n", *(f"{n}. {fault}" for n, fault in enumerate(faults, 1))]),)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (SeveralFaultsError, (self.faults,))
 
 
 class MostlyFailedError(UserError):

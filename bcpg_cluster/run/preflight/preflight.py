@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from bcpg_cluster.config.run import Config
+from bcpg_cluster.errors import SeveralFaultsError, UserError
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.run.build.footprint import check_memory, free_memory_gib
 from bcpg_cluster.run.preflight.cpu_engines import check_cpu_engines
 from bcpg_cluster.run.preflight.models import check_model_claims, check_models, check_tokenizers, check_vendor_options
 from bcpg_cluster.run.preflight.precision import check_policy_dtype
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.run.preflight.trials import probe_endpoints, try_reward
 from bcpg_cluster.watch.tracking.observer import check_trackers
+
+T = TypeVar("T")
 
 
 def preflight(config: Config, *, is_thorough: bool = False) -> PromptSets:
@@ -34,3 +41,43 @@ def preflight(config: Config, *, is_thorough: bool = False) -> PromptSets:
         if all(config.pool(name).num_gpus == 0 for name in config.pool_names()):
             check_memory(config, free_memory_gib())
     return prompts
+
+
+def with_further_faults(first: UserError, config: Config, *, probe: bool) -> UserError:
+    """``first``, or all that is wrong: what the other checks find by themselves.
+
+    Each kind of check (trackers, problems, models, rewards, endpoints) still ends at its own first fault. Rewards are tried only
+    on good problems, tokenizers only with good models.
+
+    Args:
+        first: what the checks of a start ended at.
+        probe: also ask the judges' endpoints.
+    """
+    found = {first.problem: first}
+
+    def alone(check: Callable[[], T]) -> T | None:
+        try:
+            return check()
+        except UserError as error:
+            found.setdefault(error.problem, error)
+            return None
+
+    alone(lambda: check_trackers(config.tracking))
+    prompts = alone(lambda: read_all_prompts(config, ask_math_verify=True))
+    are_models_good = alone(lambda: _check_models(config))
+    if prompts is not None and config.verify.kind != "code":
+        alone(lambda: try_reward(config, prompts))
+    if prompts is not None and are_models_good:
+        alone(lambda: check_tokenizers(config, prompts))
+    if probe:
+        alone(lambda: probe_endpoints(config))
+    return first if len(found) == 1 else SeveralFaultsError(tuple(found.values()))
+
+
+def _check_models(config: Config) -> bool:
+    check_policy_dtype(config)
+    check_models(config)
+    check_model_claims(config)
+    check_cpu_engines(config)
+    check_vendor_options(config)
+    return True

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.task_defaults import task_notes
-from bcpg_cluster.errors import UserError
+from bcpg_cluster.errors import SeveralFaultsError, UserError
 from bcpg_cluster.prompts.bad_rows import BadRow, BadRowsError
 from bcpg_cluster.run.build.default_config import DEFAULT_CONFIG, read_config
 from bcpg_cluster.run.build.engine_defaults import default_notes
@@ -23,7 +23,7 @@ from bcpg_cluster.run.preflight.judges import judge_notes
 from bcpg_cluster.run.preflight.lengths import SetLengths, length_notes, measure_sets
 from bcpg_cluster.run.preflight.notes import machine_notes, skipped_notes
 from bcpg_cluster.run.preflight.precision import precision_notes
-from bcpg_cluster.run.preflight.preflight import preflight
+from bcpg_cluster.run.preflight.preflight import preflight, with_further_faults
 from bcpg_cluster.run.preflight.prompt_digests import check_prompts
 from bcpg_cluster.run.preflight.trials import probe_endpoints, try_reward
 from bcpg_cluster.store.manifest import read_manifest
@@ -52,7 +52,7 @@ def run_validate(
     probe: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Check and print the result; raises what ``iterate`` would raise.
+    """Check and print the result; raises what ``iterate`` would raise, with all other faults that are found.
 
     Args:
         probe: also ask the judges' endpoints.
@@ -61,10 +61,14 @@ def run_validate(
         os.environ.setdefault(name, value)
     try:
         config = read_config(source, overrides, None)
-        found = _look(config, run_dir, probe=probe)
+        found = _all_or_every_fault(config, run_dir, probe=probe)
     except UserError as error:
         if as_json:
-            typer.echo(json.dumps({"good": False, "config": source or DEFAULT_CONFIG, "error": _plain(error)}))
+            faults = error.faults if isinstance(error, SeveralFaultsError) else (error,)
+            plain = [_plain(fault) for fault in faults]
+            typer.echo(
+                json.dumps({"good": False, "config": source or DEFAULT_CONFIG, "error": plain[0], "errors": plain})
+            )
         raise
     if as_json:
         typer.echo(json.dumps({"good": True, "config": source or DEFAULT_CONFIG, **asdict(found)}))
@@ -81,6 +85,13 @@ def run_validate(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _all_or_every_fault(config: Config, run_dir: str | RunPath | None, *, probe: bool) -> Findings:
+    try:
+        return _look(config, run_dir, probe=probe)
+    except UserError as first:
+        raise with_further_faults(first, config, probe=probe) from None
 
 
 def _look(config: Config, run_dir: str | RunPath | None, *, probe: bool) -> Findings:

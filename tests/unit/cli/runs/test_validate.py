@@ -139,6 +139,24 @@ def test_all_bad_rows_are_listed_for_people_and_machines(bcpg: Bcpg, config_file
     assert "prompts.train: 2 rows are left out (1 x not JSON, 1 x answer is empty)" in skipped.out
 
 
+def test_faults_of_several_kinds_are_found_by_one_look(bcpg: Bcpg, config_file: Path, tmp_path: Path):
+    """A bad row and a model directory without a model: two faults, each with its remedy."""
+    train = lay_down(tmp_path, *TRAIN[:2], bad="{torn\n")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}')
+    settings = [f"prompts.train={train}", "prompts.per_round=1", "policy.kind=vllm", f"policy.model={model}"]
+    asked = ["validate", "-c", config_file, *SMALL, *(w for setting in settings for w in ("--set", setting))]
+    ended = bcpg(*asked)
+    assert ended.code == 2
+    assert "2 things are wrong" in ended.err
+    assert f"{train}, line 3: not JSON" in ended.err and str(model) in ended.err
+    assert ended.err.count("remedy:") == 2
+    found = json.loads(bcpg(*asked, "--json").out)
+    assert [error["kind"] for error in found["errors"]] == ["BadRowsError", "DataError"]
+    assert found["error"] == found["errors"][0]
+
+
 def test_a_run_records_what_it_left_out(bcpg: Bcpg, config_file: Path, tmp_path: Path):
     train = lay_down(tmp_path, *TRAIN[:1], bad="{torn\n")
     settings = [f"prompts.train={train}", "prompts.per_round=1", "evaluate.num_prompts=2", "evaluate.num_samples=1"]
