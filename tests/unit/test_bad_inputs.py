@@ -86,7 +86,7 @@ def test_prompt_files(
 @pytest.mark.parametrize("case", ROLLOUTS, ids=lambda case: case["case"])
 def test_rollout_files(case: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        RolloutFile(lay_down(tmp_path, case), case.get("columns"))
+        RolloutFile(lay_down(tmp_path, case), case.get("columns")).check()
     check(caught.value, case)
 
 

@@ -365,7 +365,7 @@ def test_parquet_with_chats_and_numbers(tmp_path: Path) -> None:
     rows.append({"prompt": [{"role": "user", "content": "A?"}], "out": {"text": "x"}, "gold": 3, "n": 5})
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
     with pytest.raises(DataError, match=r"t.parquet, row 2: the answer differs from that of row 0"):
-        RolloutFile(tmp_path / "t.parquet", columns)
+        RolloutFile(tmp_path / "t.parquet", columns).check()
 
 
 # --- bad input
@@ -423,7 +423,7 @@ def test_a_bad_file(
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "g.jsonl").write_bytes(json.dumps(line()).encode() + b'\n{"prompt": "\xff"}\n')
     with pytest.raises(DataError, match=r"line 2: not UTF-8"):
-        RolloutFile(tmp_path / "g.jsonl")
+        RolloutFile(tmp_path / "g.jsonl").check()
     with pytest.raises(DataError, match="does not exist"):
         RolloutFile(tmp_path / "other.jsonl")
 
@@ -438,7 +438,7 @@ def test_a_mapping_of_unknown_columns(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="names unknown columns: reward"):
         RolloutFile(write(tmp_path / "g.jsonl", [line()]), {"reward": "r"})
     with pytest.raises(DataError, match="line 1: lacks text; it has answer, prompt, response"):
-        RolloutFile(write(tmp_path / "g.jsonl", [line()]), {"response": "text"})
+        RolloutFile(write(tmp_path / "g.jsonl", [line()]), {"response": "text"}).check()
 
 
 def test_a_tokenizer_that_changes_the_text(tmp_path: Path, make_config: Callable[..., Config]) -> None:
