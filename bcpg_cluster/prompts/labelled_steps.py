@@ -84,11 +84,18 @@ def read_labelled_steps(path: str) -> list[LabelledSolution]:
         DataError: the file is missing, empty or not JSON, an entry is invalid, or an id occurs twice.
     """
     file = Path(path)
-    solutions = [
-        _solution(own_entry(entry), f"{file.stem}-{index}", f"{path}, entry {index + 1}")
-        for index, entry in enumerate(_entries(file))
-        if not has_no_rated_step(entry)
-    ]
+    solutions = []
+    for index, entry in enumerate(_entries(file)):
+        where = f"{path}, entry {index + 1}"
+        try:
+            own = None if has_no_rated_step(entry) else own_entry(entry)
+        except (AttributeError, IndexError, TypeError) as error:
+            raise _refused(
+                f"{where}: not as PRM800K has it ({error})",
+                "each of label.steps has completions, and chosen_completion is the place of one of them",
+            ) from None
+        if own is not None:
+            solutions.append(_solution(own, f"{file.stem}-{index}", where))
     if not solutions:
         raise DataError(
             f"{path} holds no solution", rule="a file of labelled steps has at least one entry", remedy=_REMEDY

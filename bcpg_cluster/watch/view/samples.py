@@ -12,7 +12,6 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import DropReason, SampleId, Step, StopReason, Verdict, VerdictStatus
 from bcpg_cluster.stages.weigh.weights import GroupMember, group_advantages, unasked_group
 from bcpg_cluster.watch.report.disagreement import dispute, opinion
-from bcpg_cluster.watch.view.explain import is_missing
 from bcpg_cluster.watch.view.records import SampleSummary, ShardSummary
 from bcpg_cluster.watch.view.shard_tables import ShardTables, ids_of, lists_of
 
@@ -22,9 +21,8 @@ SURE = 0.95
 
 @dataclass(frozen=True)
 class Weights:
-    """What weighing made of a sample; token columns as arrays."""
+    """What weighing made of a sample; ``mined`` by token."""
 
-    token_weights: np.ndarray
     mined: np.ndarray
     advantage: float
 
@@ -35,7 +33,7 @@ def weights_of(tables: ShardTables) -> tuple[dict[SampleId, Weights], set[Sample
         return {}, set()
     table, found, used = tables.weighted, dict[SampleId, Weights](), set[SampleId]()
     rivals = zip(table["rival_prompt_id"].to_pylist(), table["rival_sample"].to_pylist(), strict=True)
-    columns = lists_of(table["token_weights"]), lists_of(table["mined"]), table["advantage"].to_pylist()
+    columns = lists_of(table["mined"]), table["advantage"].to_pylist()
     for id_, (prompt, sample), *row in zip(ids_of(table), rivals, *columns, strict=True):
         found.setdefault(id_, Weights(*row))
         used |= {id_} if prompt is None else {id_, SampleId(id_.round, prompt, sample)}
@@ -159,6 +157,11 @@ class _StepCounts:
             sum(spared),
             sum(is_spared and 0 in of.values() for is_spared, of in zip(spared, labels, strict=True)),
         )
+
+
+def is_missing(verdict: Verdict) -> bool:
+    """A verdict that should be there and is not usable."""
+    return verdict.status is not VerdictStatus.JUDGED
 
 
 def labels_at(

@@ -1,4 +1,4 @@
-"""One shard's rows of all tables, read once: the light columns for the list of samples, all for a prompt's group."""
+"""One shard's rows of all tables, read once: the columns that a list of samples needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VERDICT_COLUMNS = (
 )  # fmt: skip
 _ROLLOUT_COLUMNS = ("round", "prompt_id", "sample", "sampler_logprobs", "stop_reason", "policy_version", "seed")
 _WEIGHTED_COLUMNS = (
-    "round", "prompt_id", "sample", "token_weights", "mined", "advantage", "rival_prompt_id", "rival_sample",
+    "round", "prompt_id", "sample", "mined", "advantage", "rival_prompt_id", "rival_sample",
 )  # fmt: skip
 
 
@@ -30,9 +30,9 @@ class ShardTables:
     """What a shard has so far; a table that is not there yet is ``None``.
 
     Attributes:
-        rollouts: without token ids; token texts only where they were asked for.
+        rollouts: without token ids and texts.
         lengths: response tokens by row of ``rollouts``.
-        weighted: token weights, mined flags and advantages.
+        weighted: mined flags and advantages.
         receipts: by table.
     """
 
@@ -63,13 +63,12 @@ def shard_receipts(state: ManifestState, config: Config, round_: int, shard: int
 
 
 def read_tables(
-    run_dir: RunPath, config: Config, round_: int, shard: int, receipts: Mapping[str, Receipt], *, with_texts: bool
+    run_dir: RunPath, config: Config, round_: int, shard: int, receipts: Mapping[str, Receipt]
 ) -> ShardTables:
     """The shard's rows.
 
     Args:
         receipts: as :func:`shard_receipts` gives them; prompts and rollouts are among them.
-        with_texts: also token texts and judges' raw answers, which are heavy.
 
     Raises:
         StoreError: a file is gone, altered or of another schema version.
@@ -78,13 +77,12 @@ def read_tables(
     def rows(name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         return read_columns(run_dir, receipts[name], columns) if name in receipts else None
 
-    prompts, rollouts = rows("prompts"), rows("rollouts", [*_ROLLOUT_COLUMNS, "token_texts"] if with_texts else None)
+    prompts, rollouts = rows("prompts"), rows("rollouts", [*_ROLLOUT_COLUMNS, "token_texts"])
     assert prompts is not None and rollouts is not None
     lengths = pc.list_value_length(rollouts["token_texts"]).to_pylist()
-    if not with_texts:
-        rollouts = rollouts.select(_ROLLOUT_COLUMNS)
+    rollouts = rollouts.select(_ROLLOUT_COLUMNS)
     outcomes, steps = rows("outcomes"), rows("steps")
-    verdicts = {name: rows(f"verdicts.{name}", None if with_texts else _VERDICT_COLUMNS) for name in config.judges}
+    verdicts = {name: rows(f"verdicts.{name}", _VERDICT_COLUMNS) for name in config.judges}
     return ShardTables(
         round_,
         shard,
@@ -100,9 +98,8 @@ def read_tables(
 
 
 def _verdicts(table: pa.Table) -> Mapping[SampleId, Sequence[Verdict]]:
-    if "raw" not in table.column_names:
-        table = table.append_column("raw", pa.array([""] * len(table)))
-    return verdicts_from(table.to_pylist())
+    without_raw = table.append_column("raw", pa.array([""] * len(table)))  # the answers as they came are heavy
+    return verdicts_from(without_raw.to_pylist())
 
 
 def ids_of(table: pa.Table) -> list[SampleId]:

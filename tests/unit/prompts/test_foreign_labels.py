@@ -83,3 +83,11 @@ def test_prm800k_without_a_rated_step_is_left_out(tmp_path: Path) -> None:
 def test_another_rating_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="labels is"):
         read_labelled_steps(write(tmp_path / "p.jsonl", [entry([step([completion("14", 2)], 0)])]))
+
+
+@pytest.mark.parametrize("step", [{"completions": [], "chosen_completion": 0}, "no object", {"chosen_completion": "a"}])
+def test_a_broken_entry_of_prm800k_is_named(step: Any, tmp_path: Path) -> None:
+    entry = {"question": {"problem": "1+1?"}, "label": {"steps": [step]}}
+    (tmp_path / "steps.jsonl").write_text(json.dumps(entry) + "\n")
+    with pytest.raises(DataError, match="entry 1: not as PRM800K has it"):
+        read_labelled_steps(str(tmp_path / "steps.jsonl"))

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.stages.weigh.consensus import ConsensusRule
 from bcpg_cluster.store.manifest import read_manifest
-from bcpg_cluster.watch.view.explain import why_step
 from bcpg_cluster.watch.view.records import SampleSummary
 from bcpg_cluster.watch.view.samples import summarise
 from bcpg_cluster.watch.view.shard_tables import read_tables, shard_receipts
@@ -20,7 +18,7 @@ def lines(run: Any, round_: int) -> list[SampleSummary]:
     found: list[SampleSummary] = []
     for shard in range(len(state.receipts(round_, "rollouts"))):
         receipts = shard_receipts(state, run.config, round_, shard)
-        tables = read_tables(run.directory, run.config, round_, shard, receipts, with_texts=False)
+        tables = read_tables(run.directory, run.config, round_, shard, receipts)
         assert tables.waiting_for == ()
         found += summarise(tables, run.config).samples
     return found
@@ -46,23 +44,6 @@ def test_a_shard_that_is_not_weighed_waits(finished_run: Any):
     state, config = read_manifest(finished_run.directory), finished_run.config
     receipts = shard_receipts(state, config, 1, 0)
     early = {name: receipt for name, receipt in receipts.items() if name in ("prompts", "rollouts")}
-    shard = summarise(read_tables(finished_run.directory, config, 1, 0, early, with_texts=False), config)
+    shard = summarise(read_tables(finished_run.directory, config, 1, 0, early), config)
     assert set(shard.waiting_for) == {"outcomes", "steps", "weighted", "verdicts.llm", "verdicts.prm", "verdicts.truth"}
     assert {(s.status, s.drop, s.reward, s.num_mined) for s in shard.samples} == {("waiting", "waiting", None, 0)}
-
-
-@pytest.mark.parametrize(
-    ("labels", "is_last", "num_mined", "words"),
-    [
-        ({"llm": 1, "prm": 1}, False, 9, "rule all: llm right, prm right, so right"),
-        ({"llm": 1, "prm": 0}, False, 0, "rule all: llm right, prm wrong, so not right"),
-        ({"llm": 1, "prm": None}, False, 0, "prm timeout, so not right; prm gave no verdict"),
-        ({"llm": 1, "prm": 1}, True, 0, "last step: it states the wrong answer and is never mined"),
-        ({"llm": 0, "prm": 1}, False, 4, "yet mined: weigh.flip_rate turned the label over"),
-        ({"llm": 1, "prm": 1}, False, None, "so right"),
-    ],
-)
-def test_why_a_step_is_mined_or_not(labels: dict[str, int | None], is_last: bool, num_mined: int | None, words: str):
-    statuses = {"llm": "judged", "prm": "timeout" if labels["prm"] is None else "judged"}
-    said = why_step(ConsensusRule("all"), labels, statuses, is_last=is_last, num_mined=num_mined)
-    assert words in said
