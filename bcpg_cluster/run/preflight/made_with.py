@@ -53,7 +53,11 @@ def this_device() -> Device:
 
 
 def digest_files(source: str, revision: str | None = None, place: Path | None = None) -> FilesDigest:
-    """A file or directory as the config names it (``embedded:NAME``, a path, a hub id in the cache here); ``place``: where it is."""
+    """A file or directory as the config names it (``embedded:NAME``, a path, a hub id in the cache here).
+
+    Args:
+        place: where it is, when its name alone does not say so.
+    """
     place = (place or Path(resolve_asset(source))).expanduser()
     found = place if place.exists() else _in_hub_cache(source, revision)
     if found is None:
