@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-run}
-case "$what" in run) extras=cpu ;; dev) extras=cpu,dev,tensorboard,trackio,wandb,mlflow ;; *) echo "usage: scripts/setup.sh run|dev" >&2; exit 2 ;; esac
+case "$what" in run) extras=cpu ;; dev) extras=cpu,dev,docs,notebook,tensorboard,trackio,wandb,mlflow ;; *) echo "usage: scripts/setup.sh run|dev" >&2; exit 2 ;; esac
 
 fail() { echo "set-up: $1" >&2; echo "  remedy: $2" >&2; exit 1; }
 

@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-SET_UP_EXTRAS = ("cpu", "dev", "tensorboard", "trackio", "wandb", "mlflow")
+SET_UP_EXTRAS = ("cpu", "dev", "docs", "notebook", "tensorboard", "trackio", "wandb", "mlflow")
 COMPILED_ON_THE_SPOT = {"pycosat"}
 """No wheel for any Python: pip compiles it (reasoning-gym wants it, so `setup dev` alone)."""
 
