@@ -9,8 +9,8 @@ import pytest
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
-from bcpg_cluster.new_config.commented_yaml import plain
 from bcpg_cluster.new_config import judge as judges
+from bcpg_cluster.new_config.commented_yaml import plain
 from bcpg_cluster.new_config.facts import DataFacts, JudgeFacts, MachineFacts, ModelFacts
 from bcpg_cluster.new_config.proposal import judge_pool, propose
 from bcpg_cluster.new_config.sizes import choose_members, choose_sizes, engine_gib
