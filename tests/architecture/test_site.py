@@ -1,4 +1,4 @@
-"""The documentation site: it builds without a warning, its links lead somewhere, it loads nothing from elsewhere, it can be searched."""
+"""The documentation site: built without a warning, with links that lead somewhere, from its own files alone, and searchable."""
 
 from __future__ import annotations
 
