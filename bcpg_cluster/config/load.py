@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
+from bcpg_cluster.config.invalid.keys import InvalidConfigError, faulty_keys
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.config.section import key_of, section_in
 from bcpg_cluster.errors import ConfigError, page
-from bcpg_cluster.stages.train.objective import OBJECTIVES
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -142,52 +138,11 @@ def change_config(
 
 
 def parse_config(content: Mapping[str, Any], where: str) -> Config:
-    """Check a mapping. Raises :class:`ConfigError` naming every offending key, the rule, and near names for typing slips."""
+    """Check a mapping. Raises :class:`InvalidConfigError` naming every faulty key, the rule, and near names for typing slips."""
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        problems, near = [], []
-        for item in error.errors(include_url=False):
-            key = ".".join(str(part) for part in item["loc"]) or "(whole config)"
-            given = "" if item["type"] in _SAY_ENOUGH else f" (got {item['input']!r})"
-            problems.append(f"{key}: {plainly(item)}{given}")
-            if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-                near += [f"{key} -> {guess}" for guess in _near_keys(item["loc"])]
-        raise ConfigError(
-            f"{where} is invalid:\n    " + "\n    ".join(problems),
-            rule=f"known keys with values of the stated kind ({page('config.md')} lists them; `bcpg-cluster validate` checks)",
-            remedy="did you mean " + ", ".join(near) + "?" if near else "correct the keys named above",
-        ) from None
-
-
-def plainly(item: ErrorDetails) -> str:
-    """What pydantic found wrong, without its own words for errors."""
-    known = {
-        "extra_forbidden": "unknown key",
-        "unexpected_keyword_argument": "unknown key",
-        "missing": "missing, and needed",
-        "missing_argument": "missing, and needed",
-        "value_error": str(item.get("ctx", {}).get("error", item["msg"])),
-    }
-    text = known.get(item["type"], item["msg"])
-    return text.replace("Input should be", "must be", 1).replace("Input tag", "the name", 1)
-
-
-_SAY_ENOUGH = ("missing", "extra_forbidden", "unexpected_keyword_argument", "value_error")  # without the value, that is
-
-
-def _near_keys(location: tuple[str | int, ...]) -> list[str]:
-    """Known keys that resemble the last part of ``location``, from the section it lies in."""
-    if location[0] == "objective" and len(location) == 3:  # objective.<its name>.<option>
-        known = [field.name for field in fields(OBJECTIVES[str(location[1])])]
-        return difflib.get_close_matches(str(location[-1]), known, n=2)
-    section: type[BaseModel] = Config
-    for part in location[:-1]:
-        field = section.model_fields.get(str(part))
-        if field is None:
-            continue  # a name inside a mapping of sections (a judge, a pool)
-        section = section_in(field.annotation) or section
-    return difflib.get_close_matches(str(location[-1]), [key_of(field) for field in section.model_fields], n=2)
+        raise InvalidConfigError(where, faulty_keys(error), content) from None
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:

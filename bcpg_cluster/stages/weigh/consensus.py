@@ -92,7 +92,7 @@ class ConsensusRule:
             raise ValueError(f"an abstention counts 'against' or is 'left_out', got {self.abstention!r}")
         if (self.name == "k_of_n") != (self.num_needed is not None):
             raise ValueError(
-                f"num_needed belongs to k_of_n and to no other rule, got {self.num_needed} for {self.name}"
+                f"the consensus rule is {self.name!r} and num_needed {self.num_needed}: k_of_n needs it, no other rule takes it"
             )
         if self.num_needed is not None and self.num_needed < 1:
             raise ValueError(f"k_of_n needs at least 1 vote, got {self.num_needed}")
