@@ -40,9 +40,13 @@ def load_config(
     return change_config(_read_file(path, ()), overrides, str(path), complete)
 
 
+class RepeatedKeyError(yaml.MarkedYAMLError):
+    """A key appears twice in one mapping."""
+
+
 def read_yaml(text: str) -> Any:
-    """The content of a YAML text. Raises ``yaml.YAMLError``, also for a key that stands twice in one mapping, of which YAML
-    would silently take the last.
+    """The content of a YAML text. Raises ``yaml.YAMLError``; :class:`RepeatedKeyError` for a key that appears twice in one mapping,
+    of which YAML would silently take the last.
     """
     loader = yaml.SafeLoader(text)
     try:
@@ -68,7 +72,7 @@ def _check_keys(node: yaml.Node, seen: set[int]) -> None:
             _check_keys(value, seen)
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in keys:
-                    raise yaml.MarkedYAMLError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                    raise RepeatedKeyError(None, None, f"the key {key.value!r} appears twice", key.start_mark)
                 keys.add((key.tag, key.value))
 
 
@@ -84,13 +88,13 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
         content = read_yaml(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path} cannot be read: {error}" if "stands twice" in str(error) else f"{path} is not YAML: {error}",
-            rule="a config is a YAML mapping, in UTF-8, and no key stands twice",
-            remedy="fix the file",
+            f"{path} cannot be read: {_said(error)}",
+            rule="a config is a YAML mapping, in UTF-8, and no key appears twice",
+            remedy="correct the file",
         ) from None
     if not isinstance(content, dict):
         raise ConfigError(
-            f"{path} holds a {type(content).__name__}" + (": nothing stands in it" if content is None else ""),
+            f"{path} is empty" if content is None else f"{path} is not a mapping: {content!r:.60}",
             rule="a config is a YAML mapping of sections",
             remedy=f"begin with a shipped one: extends: laptop, or a copy of {shipped_configs().get('laptop', 'laptop.yaml')}",
         )
@@ -104,6 +108,15 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
             remedy="correct the path, or write the keys out",
         )
     return _laid_over(_read_file(_extended(path, base), (*extended_by, path)), content)
+
+
+def _said(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """What is wrong with a YAML text, and where."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        is_yaml = "" if isinstance(error, RepeatedKeyError) else "not YAML: "
+        return f"{is_yaml}line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return f"not YAML: {error}"
 
 
 def _extended(path: Path, base: str) -> Path:
@@ -166,5 +179,9 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
             )
     try:
         node[parts[-1]] = read_yaml(value)
+    except RepeatedKeyError as error:
+        raise ConfigError(
+            f"--set {override!r}: {error.problem}", rule="no key appears twice", remedy="remove one of the two"
+        ) from None
     except yaml.YAMLError:
         node[parts[-1]] = value

@@ -208,7 +208,7 @@ def make_plugin(
     """
     loaded = load_plugin(str(plugin), what, digest)
     if not callable(loaded):
-        raise not_loadable(plugin, what, f"it is a {type(loaded).__name__}, which cannot be called")
+        raise not_loadable(plugin, what, f"its type is {type(loaded).__name__}, which cannot be called")
     if needs == ("__call__",) and not isinstance(loaded, type):
         return partial(loaded, **options)
     try:
@@ -219,5 +219,5 @@ def make_plugin(
         ) from error
     missing = [name for name in needs if not hasattr(made, name)]
     if missing:
-        raise not_loadable(plugin, what, f"a {type(made).__name__} has no {', '.join(missing)}")
+        raise not_loadable(plugin, what, f"{type(made).__name__} lacks {', '.join(missing)}")
     return made

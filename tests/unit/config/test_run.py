@@ -137,10 +137,10 @@ def test_files_that_are_no_config(tmp_path: Path):
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(tmp_path)
     for name, content, problem in [
-        ("torn.yaml", b"a: [1, 2", "is not YAML"),
-        ("binary.yaml", b"\xff\xfe\x00\x01", "is not YAML"),
-        ("list.yaml", b"- 1\n", "holds a list"),
-        ("empty.yaml", b"", "holds a NoneType"),
+        ("torn.yaml", b"a: [1, 2", "not YAML"),
+        ("binary.yaml", b"\xff\xfe\x00\x01", "not YAML"),
+        ("list.yaml", b"- 1\n", "is not a mapping: "),
+        ("empty.yaml", b"", "is empty"),
     ]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ConfigError, match=problem):
