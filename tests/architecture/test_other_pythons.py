@@ -101,7 +101,7 @@ def test_setup_asks_before_it_downloads(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "set-up: CPython 3.9 has no wheel of some pinned packages (Ray, PyTorch, vLLM)\n"
-        "  remedy: install CPython 3.11 to 3.14 (tests run on 3.11); `make setup` takes the one that PYTHON names\n"
+        "  remedy: install CPython 3.11 to 3.14 (tests run on 3.11) and set PYTHON to it\n"
     )
     assert not (tmp_path / ".venv").exists()
 

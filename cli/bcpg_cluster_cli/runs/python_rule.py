@@ -10,7 +10,7 @@ OLDEST, NEWEST = (3, 11), (3, 14)
 """What every pin of constraints.txt has a wheel for; tests/architecture/test_other_pythons.py asks the index."""
 OLDEST_GLIBC = (2, 31)
 """What llguidance, which vLLM needs, is built against; every other pin asks for less."""
-_REMEDY = "install CPython 3.11 to 3.14 (tests run on 3.11); `make setup` takes the one that PYTHON names"
+_REMEDY = "install CPython 3.11 to 3.14 (tests run on 3.11)"
 
 
 def refusal(
@@ -66,7 +66,9 @@ def main() -> None:
     """Exit code 1, with problem and remedy, for a Python that is refused."""
     found = refusal_here()
     if found:
-        sys.stderr.write("set-up: {}\n  remedy: {}\n".format(*found))
+        problem, remedy = found
+        how = " and set PYTHON to it" if remedy == _REMEDY else ""
+        sys.stderr.write("set-up: " + problem + "\n  remedy: " + remedy + how + "\n")
         sys.exit(1)
 
 
