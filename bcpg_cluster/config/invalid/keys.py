@@ -19,6 +19,7 @@ from bcpg_cluster.errors import ConfigError, page
 from bcpg_cluster.stages.train.objective import OBJECTIVES
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_UNKNOWN_KEY = "unknown key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,12 @@ class InvalidConfigError(ConfigError):
 
     @property
     def rest(self) -> PartialConfig:
-        """What can be read of it: the sections without a fault."""
-        faulty = {name for key in self.keys for name in (key.key, *key.near)}
-        return read_rest(self.content, {name.partition(".")[0] for name in faulty})
+        """What can be read of it: the sections without a fault. A section with an unknown name may be any that is not there."""
+        faulty = {name.partition(".")[0] for key in self.keys for name in (key.key, *key.near)}
+        if any(key.problem == _UNKNOWN_KEY and "." not in key.key for key in self.keys):
+            sections = {name for name, field in Config.model_fields.items() if section_in(field.annotation)}
+            faulty |= sections - {*self.content}
+        return read_rest(self.content, faulty)
 
 
 def faulty_keys(error: ValidationError) -> tuple[FaultyKey, ...]:
@@ -115,7 +119,7 @@ def _plainly(item: ErrorDetails) -> str:
         "model_type": "must be a mapping of keys to values",
         "tuple_type": "must be a list",
         "list_type": "must be a list",
-        **dict.fromkeys(_UNKNOWN, "unknown key"),
+        **dict.fromkeys(_UNKNOWN, _UNKNOWN_KEY),
     }
     context = item.get("ctx", {})
     match item["type"]:

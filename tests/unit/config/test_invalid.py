@@ -44,7 +44,7 @@ def invalid(content: dict[str, Any], *settings: str) -> InvalidConfigError:
         ("objective={name: dpo, tau: 1}", "objective.tau: unknown key for the objective 'dpo'"),
         ("objective={name: 3}", "objective.name: must be 'bcpg'"),
         ("pools.spare={members: 2}", "pools: nothing uses spare; the pools of this config are rollout, cpu, trainer"),
-        ("weigh.rule=k_of_n", "the consensus rule is 'k_of_n' and num_needed None: k_of_n needs it"),
+        ("weigh.rule=k_of_n", "the rule k_of_n needs num_needed: how many judges"),
     ],
 )
 def test_in_plain_words(fakes_content: FakesContent, setting: str, said: str):
@@ -88,8 +88,12 @@ def test_the_rest_has_the_sections_without_a_fault(fakes_content: FakesContent):
 def test_a_default_never_stands_in_for_what_was_meant(fakes_content: FakesContent):
     """A section under a wrong name is not there, and its default is not what was meant."""
     content = fakes_content()
+    whole = fakes_content()
+    silent = set(Config.model_fields) - {*whole, "name", "seed", "placement", "autoscaling", "objective"}
     content["prompt"] = content.pop("prompts")
-    assert missing(invalid(content)) == {"prompts"}
+    assert missing(invalid(content)) == {"prompts"} | silent
+    whole.pop("verify", None)
+    assert "verify" in missing(invalid(whole | {"reward": {"kind": "math"}}))
     assert missing(invalid(fakes_content(), "weigh.rule=k_of_n")) == COMPARED
     with pytest.raises(AttributeError):
         invalid(fakes_content(), "seed=-1").rest.no_section  # noqa: B018
