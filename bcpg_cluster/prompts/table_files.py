@@ -155,7 +155,9 @@ def parse_object(line: bytes) -> Row | Fault:
 def _beyond_limits(error: ValueError | RecursionError, text: str) -> Fault:
     """JSON that Python does not read: lists in lists in lists, or an integer of thousands of digits."""
     if isinstance(error, RecursionError):
-        return Fault("nested too deeply", f"lists or objects nested too deeply: {text:.60}", _JSON_RULE, _JSON_REMEDY)
+        return Fault(
+            "nested too deeply", f"lists or objects nested too deeply: {text:.60}", _JSON_RULE, "leave the row out"
+        )
     limit = sys.get_int_max_str_digits()
     return Fault(
         "a number too long",

@@ -51,10 +51,12 @@ class InvalidConfigError(ConfigError):
 
     def __init__(self, where: str, keys: tuple[FaultyKey, ...], content: Mapping[str, Any]) -> None:
         near = [f"{' or '.join(key.near)} for {key.key}" for key in keys if key.near]
+        named = ["correct what is named above"] if len(near) < len(keys) else []
+        guessed = [f"did you mean {', '.join(near)}?"] if near else []
         super().__init__(
             f"{where} is invalid:\n    " + "\n    ".join(map(str, keys)),
             rule=f"known keys with values of the stated kind ({page('config.md')} lists them; `bcpg-cluster validate` checks)",
-            remedy="did you mean " + ", ".join(near) + "?" if near else "correct what is named above",
+            remedy="; ".join([*named, *guessed]),
         )
         self.where, self.keys, self.content = where, keys, content
 
@@ -93,7 +95,7 @@ def _fault(key: str, items: list[ErrorDetails]) -> FaultyKey:
     if first["type"] == "union_tag_invalid":
         wanted = " or ".join(first["ctx"]["expected_tags"].rsplit(", ", 1))
         return FaultyKey(f"{key}.name", f"must be {wanted} (got {first['ctx']['tag']!r})")
-    problem = " or ".join(dict.fromkeys(_plainly(item) for item in items)).replace(" or must be ", " or ")
+    problem = ", or ".join(dict.fromkeys(_plainly(item) for item in items)).replace(", or must be ", ", or ")
     if first["type"] in _UNKNOWN:
         where = f" for the objective {first['loc'][1]!r}" if key.startswith("objective.") else ""
         return FaultyKey(key, problem + where, _near(key, first["loc"]))

@@ -36,9 +36,12 @@ def invalid(content: dict[str, Any], *settings: str) -> InvalidConfigError:
         ("generate=5", "generate: must be a mapping of keys to values (got 5)"),
         ("generate={group_size: 4}", "generate.max_tokens: required, but missing"),
         ("verify.numeric=2", "verify.numeric: must be true or false (got 2)"),
-        ("autoscaling=maybe", "autoscaling: must be 'auto' or true or false (got 'maybe')"),
-        ("segment.merge=7", "segment.merge: must be true or false or 'auto' (got 7)"),
-        ("train.lora={target_modules: some}", "train.lora.target_modules: must be 'all-linear' or a list (got 'some')"),
+        ("autoscaling=maybe", "autoscaling: must be 'auto', or true or false (got 'maybe')"),
+        ("segment.merge=7", "segment.merge: must be true or false, or 'auto' (got 7)"),
+        (
+            "train.lora={target_modules: some}",
+            "train.lora.target_modules: must be 'all-linear', or a list (got 'some')",
+        ),
         ("train.lora={target_modules: [q, 3]}", "train.lora.target_modules: must be text (got 3)"),
         ("placement=true", "placement: must be 'separate' or 'colocated' (got true)"),
         ("objective={name: dpo, tau: 1}", "objective.tau: unknown key for the objective 'dpo'"),
@@ -61,7 +64,7 @@ def test_a_key_for_every_fault(fakes_content: FakesContent):
         ("evaluate.num_sampels", "unknown key", ("evaluate.num_samples", "evaluate.num_prompts")),
     ]
     assert error.remedy == (
-        "did you mean weigh.beta for weigh.bta, evaluate.num_samples or evaluate.num_prompts for evaluate.num_sampels?"
+        "correct what is named above; did you mean weigh.beta for weigh.bta, evaluate.num_samples or evaluate.num_prompts for evaluate.num_sampels?"
     )
     again = pickle.loads(pickle.dumps(error))
     assert (again.keys, str(again), again.content) == (error.keys, str(error), error.content)
