@@ -155,6 +155,8 @@ def load_plugin(text: str, what: str, digest: str | None = None) -> Any:
         raise changed_error(plugin, what)
     try:
         module = _file_module(plugin, what) if plugin.is_file else importlib.import_module(plugin.place)
+        if not hasattr(module, plugin.name):
+            raise not_loadable(plugin, what, f"{plugin.place} has no {plugin.name}")
         return getattr(module, plugin.name)
     except ConfigError:
         raise

@@ -64,7 +64,8 @@ def test_a_key_for_every_fault(fakes_content: FakesContent):
         ("evaluate.num_sampels", "unknown key", ("evaluate.num_samples", "evaluate.num_prompts")),
     ]
     assert error.remedy == (
-        "correct what is named above; did you mean weigh.beta for weigh.bta, evaluate.num_samples or evaluate.num_prompts for evaluate.num_sampels?"
+        "correct what is named above; did you mean weigh.beta for weigh.bta, "
+        "evaluate.num_samples or evaluate.num_prompts for evaluate.num_sampels?"
     )
     again = pickle.loads(pickle.dumps(error))
     assert (again.keys, str(again), again.content) == (error.keys, str(error), error.content)
