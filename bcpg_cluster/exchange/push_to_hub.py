@@ -100,6 +100,13 @@ class HubTarget:
             ) from None
         except HfHubHTTPError as error:
             raise self._refused(*self._answer(error), directory) from None
+        except ValueError as error:  # what huggingface_hub makes of a card whose head the hub does not take
+            raise self._refused(
+                f"the hub does not take the model card: {self._public(error)}",
+                "the card's head is in the hub's words (https://huggingface.co/docs/hub/model-cards)",
+                "correct it; licences are those of https://huggingface.co/docs/hub/repositories-licenses (--license)",
+                directory,
+            ) from None
         except (HTTPError, OSError) as error:
             raise self._refused(
                 f"the hub cannot be reached: {self._public(error)}",
@@ -127,11 +134,11 @@ class HubTarget:
         return said, "the hub takes a push or says why not", "correct what it names, or try again later"
 
     def _public(self, error: BaseException) -> str:
-        """The first line of an error, without the token should it be there."""
+        """An error's text, without the token should it be there."""
         from huggingface_hub import get_token
 
-        token, line = get_token(), (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return line.replace(token, "***") if token else line
+        token, text = get_token(), " ".join(str(error).split()) or type(error).__name__
+        return (text.replace(token, "***") if token else text)[:300]
 
     def _refused(self, problem: str, rule: str, remedy: str, directory: Path | None) -> UserError:
         if directory is None:

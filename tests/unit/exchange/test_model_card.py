@@ -146,8 +146,15 @@ def test_intervals(mean: float | None, stderr: float | None, shown: str) -> None
 
 @pytest.mark.parametrize(
     ("source", "name"),
-    [("embedded:sums/policy", "embedded:sums/policy"), ("task:gsm8k", "task:gsm8k"), ("org/name", "org/name"),
-     ("/home/me/x.jsonl", "x.jsonl"), ("data/sub/x.jsonl", "x.jsonl"), ("data/x.jsonl", "x.jsonl"), ("task:gsm8k=/home/me/copy", "task:gsm8k=copy")],
-)  # fmt: skip
+    [
+        ("embedded:sums/policy", "embedded:sums/policy"),
+        ("task:gsm8k", "task:gsm8k"),
+        ("task:gsm8k=/home/me/copy", "task:gsm8k=copy"),
+        ("org/name", "org/name"),
+        ("/home/me/x.jsonl", "x.jsonl"),
+        ("data/sub/x.jsonl", "x.jsonl"),
+        ("data/x.jsonl", "x.jsonl"),
+    ],
+)
 def test_public_names(source: str, name: str) -> None:
     assert public_name(source) == name
