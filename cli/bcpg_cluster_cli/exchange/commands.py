@@ -52,7 +52,7 @@ def export(
 ) -> None:
     """Write the policy as a Hugging Face directory, or a run's data as datasets others read."""
     from bcpg_cluster.errors import UserError
-    from bcpg_cluster.exchange.push_to_hub import HubTarget
+    from bcpg_cluster.exchange.policy.push_to_hub import HubTarget
     from bcpg_cluster_cli.exchange.export import run_export
 
     if private and push_to_hub is None:

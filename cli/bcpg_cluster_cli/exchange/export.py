@@ -14,12 +14,12 @@ from rich.console import Console
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.exchange.dataset_directory import Written
-from bcpg_cluster.exchange.export_policy import export_policy
 from bcpg_cluster.exchange.export_preferences import PairSettings, export_preferences
 from bcpg_cluster.exchange.export_steps import JudgeSet, export_steps
 from bcpg_cluster.exchange.export_verl import export_verl
 from bcpg_cluster.exchange.export_weights import WEIGHT_STYLES, WeightSettings, export_weights
-from bcpg_cluster.exchange.push_to_hub import HubTarget
+from bcpg_cluster.exchange.policy.export_policy import export_policy
+from bcpg_cluster.exchange.policy.push_to_hub import HubTarget
 from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.stages.train.objective import Dpo

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, RunDirectoryError, StoreError
-from bcpg_cluster.exchange.export_policy import BASE_CARD, ExportedPolicy, export_policy, read_front_matter
+from bcpg_cluster.exchange.policy.export_policy import BASE_CARD, ExportedPolicy, export_policy, read_front_matter
 from bcpg_cluster.stages.push.snapshot import verify_snapshot, write_snapshot
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster_cli.exchange.export import run_export

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.exchange.export_policy import read_front_matter
-from bcpg_cluster.exchange.model_card import CardFacts, public_name, render_model_card, with_interval
+from bcpg_cluster.exchange.policy.export_policy import read_front_matter
+from bcpg_cluster.exchange.policy.model_card import CardFacts, public_name, render_model_card, with_interval
 from bcpg_cluster.store.made_with import MadeWith
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.reports import PromptDigest, RoundReport
@@ -87,6 +87,14 @@ def test_the_head_is_the_hubs(config: Config, state: ManifestState) -> None:
     mine = read_front_matter(card(config, state, base_head=base, licence="mit"))
     assert mine["license"] == "mit" and "license_name" not in mine
     assert "license" not in read_front_matter(card(config, state))  # never guessed
+
+
+def test_the_hubs_own_reader_takes_it(config: Config, state: ManifestState) -> None:
+    from huggingface_hub import ModelCard
+
+    data = ModelCard(card(config, state, licence="mit")).data
+    assert (data.license, data.base_model, data.model_name) == ("mit", "org/base", "mine-round-2")
+    assert [result.metric_value for result in data.eval_results] == [70.0, 50.0]
 
 
 def test_results_by_round_with_intervals(config: Config, state: ManifestState) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bcpg_cluster.errors import StoreError, UserError
-from bcpg_cluster.exchange.push_to_hub import HubTarget
+from bcpg_cluster.exchange.policy.push_to_hub import HubTarget
 from bcpg_cluster_cli.exchange.export import run_export
 from tests.hub_server import TOKEN, Hub, hub_server
 

@@ -19,8 +19,8 @@ import yaml
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, RunDirectoryError, StoreError
 from bcpg_cluster.exchange.dataset_directory import CARD
-from bcpg_cluster.exchange.model_card import CardFacts, render_model_card
 from bcpg_cluster.exchange.new_directory import new_directory
+from bcpg_cluster.exchange.policy.model_card import CardFacts, render_model_card
 from bcpg_cluster.stages.push.canaries import CANARIES
 from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.manifest import ManifestState, SnapshotRecord, read_manifest
