@@ -21,7 +21,8 @@ commands = typer.Typer()
 @commands.command(name="judge-eval")
 def judge_eval(
     data: Annotated[
-        list[str], typer.Option("--data", "-d", help="NAME=FILE or FILE: ProcessBench's format, or a label a step.")
+        list[str],
+        typer.Option("--data", "-d", help="NAME=FILE or FILE: ProcessBench, TRL, PRM800K, or a label a step."),
     ],
     config: ConfigOption = None,
     set_: SetOption = None,

@@ -73,15 +73,15 @@ def say_left_out(data: LabelledData, console: Console) -> None:
     for name, file in data.files.items():
         if file.left_out:
             console.print(
-                f"{name}: {sum(file.left_out.values())} entries say nothing of any step and are left out: {counted(file.left_out)}",
+                f"{name}: entries left out, since they say nothing of any step: {counted(file.left_out)}",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
             )
         if unknown := file.unknown_by_reason():
             console.print(
-                f"{name}: {sum(unknown.values())} steps are neither right nor wrong: {counted(unknown)}; no precision or recall "
-                "counts them, and a solution with one before its first wrong step is left out of `first error`",
+                f"{name}: steps of unknown truth, neither right nor wrong: {counted(unknown)}; no precision or recall counts them, "
+                "and a solution with one before its first wrong step is left out of `first error`",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,

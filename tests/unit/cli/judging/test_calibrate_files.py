@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, UserError
@@ -94,8 +95,8 @@ def test_a_neutral_step_is_never_wrong(
     assert said["steps"] == {"used": 5, "right": 3, "unscored": 1, "unlabelled": 1, "last": 0}
     assert said["left_out"] == LEFT_OUT
     assert (said["chosen"]["num_mined"], said["chosen"]["precision"], said["chosen"]["recall"]) == (4, 3 / 4, 1.0)
-    assert "2 entries say nothing of any step and are left out: 1 bad_problem, 1 give_up" in err
-    assert "1 steps are neither right nor wrong: 1 neutral" in err
+    assert "entries left out, since they say nothing of any step: 1 bad_problem, 1 give_up" in err
+    assert "neither right nor wrong: 1 neutral" in err
     assert [case.problem for case in judge.asked] == ["a?", "b?", "c?"]
 
 
@@ -134,3 +135,47 @@ def test_sources_are_not_mixed(sources: dict[str, object], others: dict[str, obj
     with pytest.raises(UserError, match=words):
         check_one_source(sources, others)
     check_one_source({"--data": ["f"]}, {"--config": "c"})
+
+
+SCORER = """
+from bcpg_cluster.records import VerdictStatus
+from bcpg_cluster.stages.judge.protocol import Judged, Judgement
+
+class Scorer:
+    version = "scorer-1"
+    def judge(self, cases):
+        return Judged(tuple(tuple(map(self.say, case.steps)) for case in cases))
+    def say(self, step):
+        if step == "lost":
+            return Judgement(VerdictStatus.UNPARSABLE)
+        return Judgement(VerdictStatus.JUDGED, score=float(step.split()[-1]))
+    def close(self): ...
+"""
+
+
+def test_the_command_asks_a_judge_of_ones_own(
+    bcpg: Callable[..., Any],
+    fakes_content: Callable[[], dict[str, Any]],
+    trl: str,
+    prm800k: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(SCORER)
+    judges = {
+        "mine": {"kind": "python", "class": "./own.py:Scorer"},
+        "truth": {"kind": "chain_truth", "role": "measure"},
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(fakes_content() | {"judges": judges}))
+    words = ["--data", trl, "--data", prm800k, "--config", "own.yaml", "--min-mined", 1]
+    ended = bcpg("calibrate", "mine", *words, "--json")
+    assert ended.code == 0, ended.err
+    said = json.loads(ended.out)
+    assert said["steps"]["used"] == 5 and said["left_out"] == LEFT_OUT
+    assert said["chosen"]["lower"] == 0.2
+    assert "--set judges.mine.threshold=" in bcpg("calibrate", "mine", *words).out
+    ended = bcpg("calibrate", "truth", *words)
+    assert ended.code == 2 and "gives labels" in ended.err
+    ended = bcpg("calibrate", "mine", "--data", trl, "--run-dir", "somewhere")
+    assert ended.code == 2 and "given together" in ended.err
