@@ -241,7 +241,10 @@ def _data(config: Config, state: ManifestState, facts: CardFacts) -> list[str]:
     lines += _table(("set", "source", "problems", "sha256 over ids, questions, answers", "left out"), rows)
     lines += ["", "Test problems are never trained on; a run that shares a question between the two does not start."]
     for imported in state.imports:
-        lines.append(f"Round 1 was made elsewhere: `{imported.get('policy', 'unknown')}`.")
+        lines.append(
+            f"Round 1's {imported['num_samples']} responses to {imported['num_prompts']} problems were made elsewhere: "
+            f"`{public_name(imported['source'])}`, sha256 `{imported['sha256']}`."
+        )
     return lines
 
 
@@ -302,11 +305,11 @@ def _hyper_parameters(config: Config, state: ManifestState, facts: CardFacts) ->
 
 
 def _said(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A section without what is empty; of paths their last part."""
+    """A section without what is empty and without arguments of the person's own code; of paths their last part."""
     return {
         key: public_name(value) if isinstance(value, str) and value.startswith(("/", "~", ".")) else value
         for key, value in section.items()
-        if value not in (None, {}, [], "")
+        if key != "options" and value not in (None, {}, [], "")
     }
 
 

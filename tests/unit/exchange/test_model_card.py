@@ -130,7 +130,15 @@ def test_versions_and_how_to_make_it_again(config: Config, state: ManifestState)
 
 
 def test_nothing_of_this_machine_gets_out(config: Config, state: ManifestState) -> None:
-    assert "/secret" not in card(config, state)
+    config.segment.__dict__.update(options={"key": "/secret"}, model="/secret/sat-3l")
+    text = card(config, state)
+    assert "/secret" not in text and "model: sat-3l" in text
+
+
+def test_responses_made_elsewhere_are_named(config: Config) -> None:
+    imported = {"source": "theirs.jsonl", "sha256": "99aa", "num_samples": 96, "num_prompts": 12}
+    text = card(config, ManifestState(imports=[imported]))
+    assert "Round 1's 96 responses to 12 problems were made elsewhere: `theirs.jsonl`, sha256 `99aa`." in text
 
 
 def test_what_is_not_known_is_said(config: Config) -> None:
