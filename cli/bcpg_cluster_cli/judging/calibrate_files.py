@@ -21,7 +21,7 @@ from bcpg_cluster_cli.judging.labelled_files import (
 
 
 def check_one_source(sources: Mapping[str, object], only_with_data: Mapping[str, object]) -> None:
-    """Raises :class:`UserError` for several sources of labels, or for options of ``--data`` without it."""
+    """Raises :class:`UserError` for ``--data`` beside what belongs to another source of labels, or for its options without it."""
     given = [name for name, value in sources.items() if value]
     if "--data" in given and len(given) > 1:
         raise UserError(

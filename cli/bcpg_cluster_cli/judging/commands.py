@@ -101,7 +101,7 @@ def calibrate(
     from bcpg_cluster_cli.judging.calibrate_files import check_one_source, run_calibrate_on_files
 
     check_one_source(
-        {"--data": data, "--labels": labels, "--run-dir": run_dir},
+        {"--data": data, "--labels": labels, "--run-dir": run_dir, "--measure": measure, "--round": rounds},
         {"--config": config, "--set": set_, "--limit": limit, "--output": output},
     )
     if data:

@@ -179,3 +179,5 @@ def test_the_command_asks_a_judge_of_ones_own(
     assert ended.code == 2 and "gives labels" in ended.err
     ended = bcpg("calibrate", "mine", "--data", trl, "--run-dir", "somewhere")
     assert ended.code == 2 and "given together" in ended.err
+    ended = bcpg("calibrate", "mine", "--data", trl, "--round", 1)
+    assert ended.code == 2 and "--data and --round were given together" in ended.err
