@@ -6,13 +6,12 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
 from pathlib import Path
 
 from bcpg_cluster import stages
+from bcpg_cluster.cluster.child_processes import child_processes
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.run.build.engines import make_verifier
@@ -58,8 +57,7 @@ def _ask_math_verify(config: Config, golds: Sequence[str]) -> dict[str, DataErro
     if num_processes == 1 or len(golds) < _SIDE_BY_SIDE_FROM:
         return _refused(make_verifier(config), golds)
     chunks = [golds[start : start + _CHUNK] for start in range(0, len(golds), _CHUNK)]
-    context = get_context("spawn")
-    with ProcessPoolExecutor(num_processes, mp_context=context, initializer=_begin, initargs=(config,)) as processes:
+    with child_processes(num_processes, _begin, (config,)) as processes:
         found: dict[str, DataError] = {}
         for of_chunk in processes.map(_check_chunk, chunks):
             found |= of_chunk

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 
+from bcpg_cluster.cluster.child_processes import child_processes
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, DataError
@@ -149,7 +148,7 @@ def _lengths(config: Config, questions: Sequence[str]) -> list[int]:
         render = FakeGenerator().render
         return [len(render([{"role": "user", "content": question}])) for question in questions]
     # A separate process: what transformers imports would stay in the driver.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+    with child_processes(1) as child:
         return child.submit(
             prompt_lengths.prompt_lengths,
             resolve_asset(config.policy.model),

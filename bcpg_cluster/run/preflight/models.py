@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from bcpg_cluster.cluster.child_processes import child_processes
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, DataError
@@ -132,7 +131,7 @@ def check_tokenizers(config: Config, prompts: PromptSets) -> None:
     """
     checks = tokenizer_checks(config, prompts)
     if checks:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+        with child_processes(1) as child:
             child.submit(tokenizer_check.check_tokenizers, checks).result()
 
 

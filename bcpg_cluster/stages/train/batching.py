@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
 Packing = Literal["padded", "packed"]
 """What a forward's tokens cost: a rectangle (sequences x longest), or their sum."""
+
+FORWARD_COST = 1 / 16
+"""What one more forward and backward costs, in full micro-batches, beside its tokens (docs/decisions.md, 2026-11-29)."""
 
 MicroBatch = tuple[int, ...]
 """Row indices of one forward on one rank, longest first; empty where a rank only keeps step with the others."""
@@ -100,40 +104,55 @@ def split_rows(
     world_size: int,
     packing: Packing = "padded",
 ) -> tuple[tuple[MicroBatch, ...], ...]:
-    """Deal rows to ranks so that tokens are balanced, then cut each rank's share into micro-batches.
+    """Deal rows to ranks and cut them into micro-batches, so that little is padding and no rank waits long for another.
+
+    Sorted by length, the rows are dealt round and round, so the ranks' k-th forwards are nearly alike: a forward may be a
+    collective (ZeRO-3 gathers weights in it), and all wait for the slowest. The cuts are the cheapest there are
+    (:func:`_cheapest_cuts`).
 
     Also the plan of a forward-only pass: the ranks' shares tile the rows.
     """
-    shares: list[list[int]] = [[] for _ in range(world_size)]
-    tokens = [0] * world_size
-    # Longest first to the rank with least: within 4/3 of the best balance (Graham 1969). Longest first within a rank,
-    # too, so the k-th forwards of all ranks are alike, and what does not fit into memory fails in the first one.
-    for row in sorted(rows, key=lambda row: (-sizes[row].tokens, row)):
-        rank = min(range(world_size), key=lambda rank: (tokens[rank], len(shares[rank]), rank))
-        shares[rank].append(row)
-        tokens[rank] += sizes[row].tokens
-    cut = [_cut(sizes, share, micro_batch_tokens, packing) for share in shares]
-    # A forward may be a collective (ZeRO-3 gathers weights in it), so every rank makes as many as the busiest.
-    most = max(len(batches) for batches in cut)
-    return tuple(tuple(batches + [()] * (most - len(batches))) for batches in cut)
+    # Longest first: what does not fit into memory fails in the first forward.
+    order = sorted(rows, key=lambda row: (-max(sizes[row].sequences), -sizes[row].tokens, row))
+    turns = [order[start : start + world_size] for start in range(0, len(order), world_size)]
+    if packing == "packed":
+        held = [max(sizes[row].tokens for row in turn) for turn in turns]
+    else:
+        most_sequences = max((len(sizes[row].sequences) for row in order), default=1)
+        held = [most_sequences * max(sizes[turn[0]].sequences) for turn in turns]
+    cuts = _cheapest_cuts(held, micro_batch_tokens, packing) if turns else [0, 0]
+    return tuple(
+        tuple(tuple(turn[rank] for turn in turns[start:end] if rank < len(turn)) for start, end in pairwise(cuts))
+        for rank in range(world_size)
+    )
 
 
-def _cut(sizes: Sequence[RowSize], share: Sequence[int], micro_batch_tokens: int, packing: Packing) -> list[MicroBatch]:
-    """Cut rows, in the given order, into micro-batches under the token budget."""
-    batches: list[list[int]] = []
-    count = longest = total = 0  # of the open micro-batch's sequences
-    for row in share:
-        size = sizes[row]
-        count += len(size.sequences)
-        longest = max(longest, *size.sequences)
-        total += size.tokens
-        cost = total if packing == "packed" else count * longest
-        if batches and cost <= micro_batch_tokens:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-            count, longest, total = len(size.sequences), max(size.sequences), size.tokens
-    return [tuple(batch) for batch in batches]
+def _cheapest_cuts(held: Sequence[int], budget: int, packing: Packing) -> list[int]:
+    """Where to cut turns into forwards, [0, ..., number of turns], so that all forwards together cost least.
+
+    A forward costs the tokens it computes, padding included, and ``FORWARD_COST`` of the budget for being one more. It stays
+    within the budget unless it is a single turn. A dynamic programme over where the last forward begins.
+
+    Args:
+        held: by turn the tokens it adds to a forward on one rank. Packed they add up; padded, every turn of a forward holds
+            as many as its first, the longest.
+    """
+    tokens = np.asarray(held, np.int64)
+    before = np.concatenate([[0], np.cumsum(tokens)])
+    cost, begins = np.zeros(len(held) + 1, np.int64), np.zeros(len(held) + 1, np.int64)
+    first = 0  # the earliest turn that a forward ending here may begin with; it never moves back
+    for end in range(1, len(held) + 1):
+        starts = np.arange(first, end)
+        computed = before[end] - before[starts] if packing == "packed" else (end - starts) * tokens[starts]
+        num_too_large = int(np.count_nonzero(computed[:-1] > budget))
+        first += num_too_large
+        total = cost[starts] + computed
+        begins[end] = first + int(np.argmin(total[num_too_large:]))
+        cost[end] = total[begins[end] - starts[0]] + max(1, int(FORWARD_COST * budget))
+    cuts = [len(held)]
+    while cuts[-1] > 0:
+        cuts.append(int(begins[cuts[-1]]))
+    return cuts[::-1]
 
 
 def learning_rate(step: int, num_steps: int, *, peak: float, minimum: float, warmup_ratio: float) -> float:
