@@ -85,7 +85,7 @@ def mined_flags(row: WeightedRow, steps: Sequence[Step]) -> list[bool]:
 
 def mined_mass(row: WeightedRow, samples: RoundSamples) -> float | None:
     """The share of the response's gradient mass (the sum of 1 - p) on mined tokens; ``None`` where there is none to divide."""
-    mass = [-math.expm1(logprob) for logprob in samples.rollouts[row.id].sampler_logprobs]
+    mass = [-math.expm1(min(logprob, 0.0)) for logprob in samples.rollouts[row.id].sampler_logprobs]
     whole = math.fsum(mass)
     if not whole:
         return None

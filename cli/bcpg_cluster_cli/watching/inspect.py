@@ -19,8 +19,8 @@ from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.rows import WeightedRow
 from bcpg_cluster.watch.examples.choice import choose_rows, mined_flags, mined_mass
 from bcpg_cluster.watch.examples.samples import RoundSamples, read_samples
+from bcpg_cluster.watch.examples.step_strip import state_words, step_strip
 from bcpg_cluster.watch.examples.truth_words import truth_lines
-from bcpg_cluster.watch.view.samples import LETTER_WORDS, labels_at, step_dispute, step_letter
 from bcpg_cluster_cli.console import import_text
 from bcpg_cluster_cli.session import find_run
 from bcpg_cluster_cli.watching.inspect_json import sample_facts
@@ -132,14 +132,10 @@ def steps_table(
     voters call right is green.
     """
     table = Table("step", "tokens", "text", *verdicts, *(() if row is None else ("is", "weight")))
-    known = {name: verdicts.get(name) for name in config.judges}
-    for index, step in enumerate(steps):
-        of_voters = labels_at(known, config.voters, index, config).values()
-        is_mined = all(label == 1 for label in of_voters) if row is None else any(row.mined[step.start : step.end])
-        is_last, apart = index == len(steps) - 1, step_dispute(known, index, config)
-        letter = step_letter(known, index, config, is_mined, apart, is_last=is_last)
+    strip = step_strip(steps, verdicts, row, config)
+    for index, (step, letter) in enumerate(zip(steps, strip, strict=True)):
         weights = [] if row is None else sorted(set(row.token_weights[step.start : step.end]))
-        of_row = () if row is None else (_is_words(step, row, letter), ", ".join(f"{weight:g}" for weight in weights))
+        of_row = () if row is None else (state_words(letter, step, row), ", ".join(f"{w:g}" for w in weights))
         table.add_row(
             str(index),
             f"{step.start}-{step.end - 1}",
@@ -148,14 +144,6 @@ def steps_table(
             *of_row,
         )
     return table
-
-
-def _is_words(step: Step, row: WeightedRow, letter: str) -> str:
-    """What a step is, and how many of its tokens are mined where that is not all or none as the word has it."""
-    word, num_mined = LETTER_WORDS[letter], sum(row.mined[step.start : step.end])
-    if letter == "m" and num_mined < step.end - step.start:
-        return f"mined {num_mined} of {step.end - step.start}"
-    return f"{word}, mined" if letter != "m" and num_mined else word
 
 
 def _verdict_text(verdict: Verdict, threshold: float) -> str:
