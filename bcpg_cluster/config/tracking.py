@@ -68,7 +68,7 @@ class TrackingConfig(Section):
     """Where trackers write; ``null`` is ``tracking`` beside the run directory, shared by the runs there (in the current directory
     for a run in an object store)."""
     page: str | None = None
-    """Address of the run's page (``bcpg-cluster view --bundle``), for instance where CI keeps it, which every tracker links to;
+    """Address of the run's page, for instance where CI keeps it, which every tracker links to;
     ``null`` gives them the command that shows the page."""
     tensorboard: TensorboardConfig | None = None
     """TensorBoard's section; ``null`` writes no event files."""
