@@ -220,6 +220,27 @@ def test_the_address_of_the_page_is_linked(tmp_path: Path, kind: str) -> None:
     assert PAGES[kind](tmp_path, "run", "p") == {link}
 
 
+def test_a_later_address_replaces_the_earlier_and_a_persons_description_stays(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    from mlflow import MlflowClient
+
+    def start(page: str) -> dict[str, str]:
+        feed = Feed("mlflow", TrackedRun("1", "run", "p", str(tmp_path), page=page))
+        feed.finish()
+        feed.close(120.0)
+        assert feed.failure is None, feed.log_path.read_text()
+        (found,) = client.search_runs([client.get_experiment_by_name("p").experiment_id])
+        return dict(found.data.tags, id=found.info.run_id)
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}")
+    assert "(https://a/1)" in start("https://a/1")["mlflow.note.content"]
+    tags = start("https://a/2")
+    assert "(https://a/2)" in tags["mlflow.note.content"]
+    client.set_tag(tags["id"], "mlflow.note.content", "the run with the good seed")
+    tags = start("https://a/3")
+    assert (tags["mlflow.note.content"], tags["bcpg_cluster.page"]) == ("the run with the good seed", "https://a/3")
+
+
 def test_trackio_has_traces_of_each_rounds_samples(tracked: Tracked) -> None:
     """What they say of steps is in test_traces.py; here, that trackio stored them, each round's under its step."""
     pytest.importorskip("trackio")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+_PAGE_WORDS = "Run page: "
 Axis = Literal["round", "train"]  # what a step counts: rounds of the run, or optimiser steps over all its rounds
 
 
@@ -38,13 +39,18 @@ class TrackedRun:
     def page_words(self) -> str:
         """Where to see the run, step by step, in Markdown: a link, or the command that shows it."""
         if self.page is not None:
-            return f"Run page: [{self.page}]({self.page})"
-        return f"Run page: `{self.page_command}`"
+            return f"{_PAGE_WORDS}[{self.page}]({self.page})"
+        return f"{_PAGE_WORDS}`{self.page_command}`"
 
     @property
     def page_command(self) -> str:
         """The command that shows the run's page."""
         return f"bcpg-cluster view --run-dir {shlex.quote(self.directory)}"
+
+
+def may_replace(description: str | None) -> bool:
+    """Whether a run's description in a tracker is empty or ``page_words`` of an earlier start; a person's own stays."""
+    return not description or description.startswith(_PAGE_WORDS)
 
 
 class Tracker(Protocol):

@@ -40,13 +40,13 @@ def run_inspect(
     """Show up to ``number`` training rows of a round: the ones asked for, else those that show most first."""
     directory = find_run(run_dir)
     config, state = load_run_config(directory), read_manifest(directory)
-    if not state.receipts(round_, "weighted"):
+    samples = read_samples(directory, config, state, round_)
+    if not samples.weighted:
         raise UserError(
             f"round {round_} of {directory} has no weighted samples yet",
             rule="inspect shows samples that went through judging and weighing",
             remedy="wait for the round, or choose another --round",
         )
-    samples = read_samples(directory, config, state, round_)
     chosen = choose_rows(samples, config, prompt, sample)[:number]
     if not chosen:
         known = sorted({row.id.prompt_id for row in samples.weighted})
