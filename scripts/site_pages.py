@@ -32,6 +32,7 @@ LANGUAGES = {
     ".toml": "toml",
     ".sh": "bash",
     ".sbatch": "bash",
+    ".Dockerfile": "docker",
     ".json": "json",
 }
 

@@ -19,7 +19,19 @@ import pytest
 from tests.browser import PROGRAM, look_at
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("*.md", "*.yml", "*.yaml", "LICENSE", "CITATION.cff", "docs", "configs", "clusters", "scripts", "benchmarks")
+SOURCES = (
+    "*.md",
+    "*.yml",
+    "*.yaml",
+    "LICENSE",
+    "CITATION.cff",
+    "docs",
+    "configs",
+    "clusters",
+    "docker",
+    "scripts",
+    "benchmarks",
+)
 LOADS = {"src", "srcset", "poster", "data"}  # attributes whose address a browser fetches without being asked
 
 

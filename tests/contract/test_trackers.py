@@ -90,20 +90,22 @@ def from_mlflow(tracked: Tracked) -> Values:
 
 
 def from_wandb(tracked: Tracked) -> Values:
-    from wandb.proto.wandb_internal_pb2 import Record
-
     found: Values = {}
-    for path in (tracked.folder / "wandb").glob("wandb/offline-run-*/*.wandb"):
-        for data in wandb_records(path.read_bytes()):
-            record = Record.FromString(data)
-            if record.WhichOneof("record_type") != "history":
-                continue
+    for record in wandb_run_records(tracked.folder):
+        if record.WhichOneof("record_type") == "history":
             row = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             step = row.pop("train/step", None) or row.pop("round/number", 0)
             for name, value in row.items():
                 if not name.startswith("_"):
                     found.setdefault(name, {})[int(step)] = value
     return found
+
+
+def wandb_run_records(folder: Path) -> Iterator[Any]:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for path in (folder / "wandb").glob("wandb/offline-run-*/*.wandb"):
+        yield from map(Record.FromString, wandb_records(path.read_bytes()))
 
 
 def wandb_records(data: bytes) -> Iterator[bytes]:
@@ -149,6 +151,118 @@ def test_it_is_said_where_to_look(tracked: Tracked) -> None:
     said = [note for note in tracked.notes if note.partition(":")[0] in TRACKERS]
     assert len(said) == len(tracked.notes) == 2 * len(TRACKERS)
     assert f"tensorboard: tensorboard --logdir {tracked.folder}/tensorboard" in tracked.notes
+
+
+def page_in_tensorboard(folder: Path, run: str, project: str) -> set[str]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard" / run))
+    events.Reload()
+    assert events.PluginTagToContent("text").keys() == {"run/page"}  # shown under Text
+    return {event.tensor_proto.string_val[0].decode() for event in events.Tensors("run/page")}
+
+
+def page_in_trackio(folder: Path, run: str, project: str) -> set[str]:
+    with sqlite3.connect(folder / "trackio" / f"{project}.db") as database:
+        rows = [
+            json.loads(row) for (row,) in database.execute("select metrics from metrics where run_name = ?", (run,))
+        ]
+    return {row["page"]["_value"] for row in rows if "page" in row}
+
+
+def page_in_mlflow(folder: Path, run: str, project: str) -> set[str]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow' / 'mlflow.db'}")
+    (found,) = client.search_runs([client.get_experiment_by_name(project).experiment_id])
+    assert found.data.tags["bcpg_cluster.page"] in found.data.tags["mlflow.note.content"]
+    return {found.data.tags["mlflow.note.content"]}
+
+
+def page_in_wandb(folder: Path, run: str, project: str) -> set[str]:
+    records = list(wandb_run_records(folder))
+    (page,) = {
+        json.loads(item.value_json)
+        for record in records
+        if record.WhichOneof("record_type") == "summary"
+        for item in record.summary.update
+        if item.key == "page"
+    }
+    notes = {record.run.notes for record in records if record.WhichOneof("record_type") == "run"} - {""}
+    assert all(page in note for note in notes)
+    return notes
+
+
+PAGES = {
+    "tensorboard": page_in_tensorboard,
+    "trackio": page_in_trackio,
+    "wandb": page_in_wandb,
+    "mlflow": page_in_mlflow,
+}
+
+
+@pytest.mark.parametrize("kind", TRACKERS)
+def test_without_an_address_the_command_that_shows_the_page_is_there(tracked: Tracked, kind: str) -> None:
+    pytest.importorskip(kind)
+    command = f"bcpg-cluster view --run-dir '{tracked.folder.parent / tracked.name}'"
+    assert PAGES[kind](tracked.folder, tracked.name, "fakes") == {f"Run page: `{command}`"}
+
+
+@pytest.mark.parametrize("kind", TRACKERS)
+def test_the_address_of_the_page_is_linked(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip(kind)
+    feed = Feed(kind, TrackedRun("1", "run", "p", str(tmp_path), page="https://ci.example/run.html"))
+    feed.log("round", 0, {"round/accuracy": 0.5})
+    feed.finish()
+    feed.close(120.0)
+    assert feed.failure is None, feed.log_path.read_text()
+    link = "Run page: [https://ci.example/run.html](https://ci.example/run.html)"
+    assert PAGES[kind](tmp_path, "run", "p") == {link}
+
+
+def test_a_later_address_replaces_the_earlier_and_a_persons_description_stays(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    from mlflow import MlflowClient
+
+    def start(page: str) -> dict[str, str]:
+        feed = Feed("mlflow", TrackedRun("1", "run", "p", str(tmp_path), page=page))
+        feed.finish()
+        feed.close(120.0)
+        assert feed.failure is None, feed.log_path.read_text()
+        (found,) = client.search_runs([client.get_experiment_by_name("p").experiment_id])
+        return dict(found.data.tags, id=found.info.run_id)
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}")
+    assert "(https://a/1)" in start("https://a/1")["mlflow.note.content"]
+    tags = start("https://a/2")
+    assert "(https://a/2)" in tags["mlflow.note.content"]
+    client.set_tag(tags["id"], "mlflow.note.content", "the run with the good seed")
+    tags = start("https://a/3")
+    assert (tags["mlflow.note.content"], tags["bcpg_cluster.page"]) == ("the run with the good seed", "https://a/3")
+
+
+def test_trackio_has_traces_of_each_rounds_samples(tracked: Tracked) -> None:
+    """What they say of steps is in test_traces.py; here, that trackio stored them, each round's under its step."""
+    pytest.importorskip("trackio")
+    with sqlite3.connect(tracked.folder / "trackio" / "fakes.db") as database:
+        rows = database.execute("select step, messages, metadata, spans from traces where key = 'samples'").fetchall()
+    assert {step for step, *_ in rows} == {1, 2}  # round 0 has no samples to learn from
+    assert all(sum(step == round_ for step, *_ in rows) <= 4 for round_ in (1, 2))
+    for step, messages, metadata, spans in rows:
+        assert [message["role"] for message in json.loads(messages)] == ["user", "assistant"]
+        assert json.loads(metadata)["round"] == step
+        names = [span["name"] for span in json.loads(spans)][1:]
+        assert names == ["generate", "verify", "judge llm", "judge prm", "judge truth", "weigh"]
+
+
+def test_traces_that_cannot_be_read_end_no_tracker(tmp_path: Path) -> None:
+    pytest.importorskip("trackio")
+    feed = Feed("trackio", TrackedRun("1", "run", "p", str(tmp_path), str(tmp_path / "gone"), options={"traces": 4}))
+    feed.log("round", 1, {"round/accuracy": 0.5})
+    feed.finish()
+    feed.close(120.0)
+    assert feed.failure is None
+    assert "round 1 has no traces" in feed.log_path.read_text()
 
 
 def run_at(folder: Path) -> TrackedRun:

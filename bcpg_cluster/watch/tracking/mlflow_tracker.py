@@ -12,9 +12,11 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from bcpg_cluster.watch.tracking.tracker import Axis, TrackedRun
+from bcpg_cluster.watch.tracking.tracker import Axis, TrackedRun, may_replace
 
 _ID_TAG = "bcpg_cluster.run_id"
+_PAGE_TAG = "bcpg_cluster.page"
+_DESCRIPTION_TAG = "mlflow.note.content"  # MLflow's own: shown as Markdown above the run
 _BATCH = 100  # parameters of one call; what MLflow's stores take at least
 _LONGEST = 500  # characters of a parameter that every MLflow store takes
 
@@ -34,11 +36,16 @@ class MlflowTracker:
         found = self._client.search_runs([experiment], f"tags.`{_ID_TAG}` = '{run.id}'")
         if found:
             self._run_id = found[0].info.run_id
+            description = found[0].data.tags.get(_DESCRIPTION_TAG)
         else:
             self._run_id = self._client.create_run(experiment, tags={_ID_TAG: run.id}, run_name=run.name).info.run_id
+            description = None
             params = [Param(_name(key), str(value)[:_LONGEST]) for key, value in _flat(run.config)]
             for start in range(0, len(params), _BATCH):
                 self._client.log_batch(self._run_id, params=params[start : start + _BATCH])
+        self._client.set_tag(self._run_id, _PAGE_TAG, run.page or run.page_command)
+        if may_replace(description):
+            self._client.set_tag(self._run_id, _DESCRIPTION_TAG, run.page_words)
         self._client.update_run(self._run_id, status="RUNNING")
         self.where = f"mlflow server --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
 

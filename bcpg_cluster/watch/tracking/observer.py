@@ -143,6 +143,8 @@ def tracked_run(config: Config, kind: str, run_dir: RunPath) -> TrackedRun:
         name=run_dir.name,
         project=config.name,
         folder=str(folder.absolute()),
+        directory=str(run_dir.absolute()),
+        page=config.tracking.page,
         config=config.model_dump(mode="json", exclude={"tracking"}),
         options=options,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import wandb
 
-from bcpg_cluster.watch.tracking.tracker import Axis, TrackedRun
+from bcpg_cluster.watch.tracking.tracker import Axis, TrackedRun, may_replace
 
 _STEP = {"round": "round/number", "train": "train/step"}
 
@@ -38,6 +38,9 @@ class WandbTracker:
                 console="off", silent=True, disable_code=True, disable_git=True, x_disable_stats=True, init_timeout=60
             ),
         )
+        if may_replace(self._run.notes):
+            self._run.notes = run.page_words
+        self._run.summary["page"] = run.page or run.page_command
         for axis, step in _STEP.items():
             self._run.define_metric(step, hidden=True)
             self._run.define_metric(f"{axis}/*", step_metric=step)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.records import DropReason, SampleId, Step, StopReason, Verdict, VerdictStatus
+from bcpg_cluster.records import DropReason, SampleId, StopReason, Verdict, VerdictStatus
 from bcpg_cluster.stages.weigh.weights import GroupMember, group_advantages, unasked_group
 from bcpg_cluster.watch.report.disagreement import dispute, opinion
 from bcpg_cluster.watch.view.records import SampleSummary, ShardSummary
@@ -17,6 +17,8 @@ from bcpg_cluster.watch.view.shard_tables import ShardTables, ids_of, lists_of
 
 SURE = 0.95
 """A mined token above this probability carries next to no gradient (docs/mining.md)."""
+LETTER_WORDS = {"m": "mined", "d": "disputed", "x": "wrong", "?": "missing", "e": "last", ".": "not judged yet"}
+"""What the letters of a strip of steps stand for."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,8 @@ class _StepCounts:
         measures = [name for name, judge in config.judges.items() if judge.role == "measure"]
         labels = [labels_at(verdicts, measures, index, config) for index in range(len(steps))]
         letters = [
-            _letter(step, verdicts, index, config, spared[index], disputes[index], is_last=index == len(steps) - 1)
-            for index, step in enumerate(steps)
+            step_letter(verdicts, index, config, spared[index], disputes[index], is_last=index == len(steps) - 1)
+            for index in range(len(steps))
         ]
         return cls(
             "".join(letters),
@@ -181,8 +183,7 @@ def step_dispute(verdicts: Mapping[str, Sequence[Verdict] | None], index: int, c
     return dispute([opinion((verdicts[name] or ())[index], config.judges[name].threshold) for name in judges])
 
 
-def _letter(
-    step: Step,
+def step_letter(
     verdicts: Mapping[str, Sequence[Verdict] | None],
     index: int,
     config: Config,
@@ -191,6 +192,7 @@ def _letter(
     *,
     is_last: bool,
 ) -> str:
+    """The letter of one step in the strip (``SampleSummary.strip``). ``apart``: its :func:`step_dispute`."""
     said = [verdicts[name] for name in config.voters]
     if is_last:
         return "e"

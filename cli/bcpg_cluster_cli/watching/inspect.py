@@ -16,21 +16,16 @@ from bcpg_cluster.records import EXTERNAL_POLICY_VERSION, SampleId, Step, Verdic
 from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath
-from bcpg_cluster.store.rows import (
-    WeightedRow,
-    outcomes_from,
-    prompts_from,
-    rollouts_from,
-    steps_from,
-    verdicts_from,
-    weighted_from,
-)
-from bcpg_cluster.store.shards import read_table
+from bcpg_cluster.store.rows import WeightedRow
+from bcpg_cluster.watch.examples.choice import choose_rows, mined_flags, mined_mass
+from bcpg_cluster.watch.examples.samples import RoundSamples, read_samples
+from bcpg_cluster.watch.examples.step_strip import state_words, step_strip
+from bcpg_cluster.watch.examples.truth_words import truth_lines
 from bcpg_cluster_cli.console import import_text
 from bcpg_cluster_cli.session import find_run
 from bcpg_cluster_cli.watching.inspect_json import sample_facts
 
-_SCREEN_TOKENS = 600
+_STYLES = {"m": "green", "d": "yellow", "x": "red", "?": "magenta", "e": "dim", ".": "dim"}
 
 
 def run_inspect(
@@ -45,106 +40,84 @@ def run_inspect(
     """Show up to ``number`` training rows of a round: the ones asked for, else those that show most first."""
     directory = find_run(run_dir)
     config, state = load_run_config(directory), read_manifest(directory)
-    weighted = weighted_from(read_table(directory, state.receipts(round_, "weighted")))
-    if not weighted:
+    samples = read_samples(directory, config, state, round_)
+    if not samples.weighted:
         raise UserError(
             f"round {round_} of {directory} has no weighted samples yet",
             rule="inspect shows samples that went through judging and weighing",
             remedy="wait for the round, or choose another --round",
         )
-    chosen = choose_rows(weighted, prompt, sample)[:number]
+    chosen = choose_rows(samples, config, prompt, sample)[:number]
     if not chosen:
+        known = sorted({row.id.prompt_id for row in samples.weighted})
         raise UserError(
             f"no kept sample of prompt {prompt!r}" + (f", number {sample}" if sample is not None else ""),
             rule="only samples that were kept for training are shown",
-            remedy=f"prompts of this round: {', '.join(sorted({row.id.prompt_id for row in weighted})[:5])}, ...",
+            remedy=f"prompts of this round: {', '.join(known[:5])}, ...",
         )
-    _show(Console(), directory, config, state, round_, chosen, as_json=as_json)
-
-
-def choose_rows(rows: Sequence[WeightedRow], prompt: str | None, sample: int | None) -> list[WeightedRow]:
-    """The rows that hold such a sample, as their own response or as the wrong one of a pair; those with mined tokens first."""
-
-    def fits(row: WeightedRow) -> bool:
-        # Another prompt's response beside a sample is no sample of that row: it would be shown once too often.
-        paired = row.rival is not None and row.rival.id.prompt_id == row.id.prompt_id
-        ids = [row.id, row.rival.id] if paired and row.rival else [row.id]
-        return any(
-            (prompt is None or id_.prompt_id == prompt) and (sample is None or id_.sample == sample) for id_ in ids
-        )
-
-    def rank(row: WeightedRow) -> tuple[object, ...]:
-        """Examples that show most first: steps mined beside steps that are not, of a wrong response that fits a screen."""
-        is_mixed = any(row.mined) and not all(row.mined)
-        is_long = len(row.token_ids) > _SCREEN_TOKENS
-        return (
-            not any(row.mined),
-            not is_mixed,
-            row.reward > 0.0,
-            is_long,
-            row.id,
-            row.rival.id if row.rival else row.id,
-        )
-
-    return sorted(filter(fits, rows), key=rank)
-
-
-def _show(
-    console: Console,
-    directory: RunPath,
-    config: Config,
-    state: ManifestState,
-    round_: int,
-    rows: Sequence[WeightedRow],
-    *,
-    as_json: bool,
-) -> None:
-    def table(name: str) -> list[dict[str, object]]:
-        return read_table(directory, state.receipts(round_, name))
-
-    prompts = {p.prompt_id: p for p in prompts_from(table("prompts"))}
-    rollouts = {rollout.id: rollout for rollout in rollouts_from(table("rollouts"))}
-    outcomes = outcomes_from(table("outcomes"))
-    steps = steps_from(table("steps"))
-    verdicts = {name: verdicts_from(table(f"verdicts.{name}")) for name in config.judges}
-
     if as_json:
-        found = [sample_facts(r, prompts[r.id.prompt_id], outcomes[r.id], rollouts, steps, verdicts) for r in rows]
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps([_facts(row, samples) for row in chosen], indent=2))
         return
+    console = Console()
+    _say_imports(console, state, samples, chosen)
+    for row in chosen:
+        _show(console, row, samples, config)
 
-    def show_response(id_: SampleId, row: WeightedRow | None) -> None:
-        if id_ in steps:
-            said = {name: of_judge[id_] for name, of_judge in verdicts.items()}
-            console.print(steps_table(steps[id_], said, row, config))
-        else:
-            console.print(Text(rollouts[id_].text, style="green"))
-            console.print("right response: no steps, every token weight is 1", style="dim")
 
-    if any(rollouts[row.id].policy_version == EXTERNAL_POLICY_VERSION for row in rows):
+def _facts(row: WeightedRow, samples: RoundSamples) -> dict[str, object]:
+    prompt, outcome = samples.prompts[row.id.prompt_id], samples.outcomes[row.id]
+    return sample_facts(row, prompt, outcome, samples.rollouts, samples.steps, samples.verdicts)
+
+
+def _say_imports(console: Console, state: ManifestState, samples: RoundSamples, rows: Sequence[WeightedRow]) -> None:
+    if any(samples.rollouts[row.id].policy_version == EXTERNAL_POLICY_VERSION for row in rows):
         for facts in state.imports:
             console.print(import_text(facts), highlight=False, markup=False, soft_wrap=True)
-    for row in rows:
-        prompt, outcome = prompts[row.id.prompt_id], outcomes[row.id]
-        console.print(
-            f"\n{row.id.prompt_id} sample {row.id.sample}, policy version "
-            f"{rollouts[row.id].policy_version}\nquestion: {prompt.question}\ngold answer: {prompt.answer}   "
-            f"found: {outcome.extracted}   reward: {row.reward:g}   advantage: {row.advantage:+.3f} "
-            f"(group mean {row.group_mean:.3f} of {row.group_size})   mined tokens: {sum(row.mined)} of {len(row.mined)}",
-            highlight=False,
-            markup=False,  # a question may hold brackets
-        )
-        show_response(row.id, row)
-        if row.rival is not None:
-            is_pair = row.rival.id.prompt_id == row.id.prompt_id
-            kind = "the wrong response of this pair" if is_pair else "another prompt's response, for the drift"
-            console.print(
-                f"rival: {row.rival.id.prompt_id} sample {row.rival.id.sample} ({kind})", highlight=False, markup=False
-            )
-            if is_pair:
-                show_response(row.rival.id, None)
-            else:
-                console.print(Text(rollouts[row.rival.id].text, style="dim"))
+
+
+def _show(console: Console, row: WeightedRow, samples: RoundSamples, config: Config) -> None:
+    """One training row: what was asked and found, then its steps, and its rival's where it has one."""
+    console.print(f"\n{_head(row, samples)}", highlight=False, markup=False)  # a question may hold brackets
+    _show_response(console, row.id, row, samples, config)
+    if row.rival is None:
+        return
+    is_pair = row.rival.id.prompt_id == row.id.prompt_id
+    kind = "the wrong response of this pair" if is_pair else "another prompt's response, for the drift"
+    console.print(
+        f"rival: {row.rival.id.prompt_id} sample {row.rival.id.sample} ({kind})", highlight=False, markup=False
+    )
+    if is_pair:
+        _show_response(console, row.rival.id, None, samples, config)
+    else:
+        console.print(Text(samples.rollouts[row.rival.id].text, style="dim"))
+
+
+def _head(row: WeightedRow, samples: RoundSamples) -> str:
+    prompt, outcome = samples.prompts[row.id.prompt_id], samples.outcomes[row.id]
+    share = mined_mass(row, samples)
+    carried = "" if share is None or not any(row.mined) else f", {share:.0%} of its gradient mass"
+    return (
+        f"{row.id.prompt_id} sample {row.id.sample}, policy version {samples.rollouts[row.id].policy_version}\n"
+        f"question: {prompt.question}\n"
+        f"gold answer: {prompt.answer}   found: {outcome.extracted}   reward: {row.reward:g}   "
+        f"advantage: {row.advantage:+.3f} (group mean {row.group_mean:.3f} of {row.group_size})\n"
+        f"mined tokens: {sum(row.mined)} of {len(row.mined)}{carried}"
+    )
+
+
+def _show_response(
+    console: Console, id_: SampleId, row: WeightedRow | None, samples: RoundSamples, config: Config
+) -> None:
+    """The steps as a table and, below it, where the truth disagrees; a right response has no steps, so its text."""
+    if id_ not in samples.steps:
+        console.print(Text(samples.rollouts[id_].text, style="green"))
+        console.print("right response: no steps, every token weight is 1", style="dim")
+        return
+    steps, said = samples.steps[id_], samples.said_of(id_)
+    console.print(steps_table(steps, said, row, config))
+    if row is not None:
+        for line in truth_lines(mined_flags(row, steps[:-1]), said, config):
+            console.print(line, highlight=False, markup=False)
 
 
 def steps_table(
@@ -153,32 +126,30 @@ def steps_table(
     row: WeightedRow | None,
     config: Config,
 ) -> Table:
-    """One line a step: mined ones green, steps some judge calls right yellow, the rest red.
+    """One line a step, in the words and colours of the run page: mined, disputed, wrong, missing, last.
 
-    ``row`` is the response's own; without one (a rival has no weights) the column of weights is left out.
+    ``row`` is the response's own; without one (a rival has no weights) the columns of weights are left out, and a step that all
+    voters call right is green.
     """
-    table = Table("step", "tokens", "text", *verdicts, *(() if row is None else ("mined", "weight")))
-    for index, step in enumerate(steps):
-        cells = [_verdict_text(of_judge[index], config.judges[name].threshold) for name, of_judge in verdicts.items()]
-        mined = 0 if row is None else sum(row.mined[step.start : step.end])
-        style = "green" if mined else "yellow" if any(cell[1] for cell in cells) else "red"
+    table = Table("step", "tokens", "text", *verdicts, *(() if row is None else ("is", "weight")))
+    strip = step_strip(steps, verdicts, row, config)
+    for index, (step, letter) in enumerate(zip(steps, strip, strict=True)):
         weights = [] if row is None else sorted(set(row.token_weights[step.start : step.end]))
-        of_row = () if row is None else (str(mined or ""), ", ".join(f"{weight:g}" for weight in weights))
+        of_row = () if row is None else (state_words(letter, step, row), ", ".join(f"{w:g}" for w in weights))
         table.add_row(
             str(index),
             f"{step.start}-{step.end - 1}",
-            Text(step.text.rstrip("\n"), style=style),
-            *(cell[0] for cell in cells),
+            Text(step.text.rstrip("\n"), style=_STYLES[letter]),
+            *(_verdict_text(of_judge[index], config.judges[name].threshold) for name, of_judge in verdicts.items()),
             *of_row,
         )
     return table
 
 
-def _verdict_text(verdict: Verdict, threshold: float) -> tuple[str, bool]:
-    """How a verdict is shown, and whether it calls the step right."""
+def _verdict_text(verdict: Verdict, threshold: float) -> str:
     if verdict.label is not None:
         kind = f" ({verdict.error_type})" if verdict.error_type and not verdict.label else ""
-        return ("right" if verdict.label else f"wrong{kind}"), bool(verdict.label)
+        return "right" if verdict.label else f"wrong{kind}"
     if verdict.score is not None:
-        return f"{verdict.score:.2f}", verdict.score > threshold
-    return str(verdict.status), False
+        return f"{verdict.score:.2f}"
+    return str(verdict.status)

@@ -1,7 +1,8 @@
-"""cli inspect: which rows are shown, and their rivals. (What it shows of plain samples is in test_cli.py.)"""
+"""cli inspect: rivals, the words of the run page, and where the truth disagrees. (What it shows else is in test_app.py.)"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,30 +10,12 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.config.load import change_config
-from bcpg_cluster.records import SampleId
-from bcpg_cluster.store.rows import Rival, WeightedRow
-from bcpg_cluster_cli.watching.inspect import choose_rows, run_inspect
-
-
-def row(prompt: str, sample: int, rival: tuple[str, int] | None = None, mined: bool = False) -> WeightedRow:
-    other = None if rival is None else Rival(SampleId(1, *rival), (4,))
-    return WeightedRow(SampleId(1, prompt, sample), (1,), (2, 3), (1.0, 1.0), (mined, False), 0.5, 1.0, 0.5, 2, other)
-
-
-def test_mined_rows_come_first_even_when_their_weight_is_one():
-    rows = [row("a", 0), row("b", 1, mined=True), row("a", 1), row("a", 2, mined=True)]
-    assert choose_rows(rows, None, None) == [rows[3], rows[1], rows[0], rows[2]]
-    assert choose_rows(rows, "a", None) == [rows[3], rows[0], rows[2]]
-    assert choose_rows(rows, "a", 1) == [rows[2]]
-    assert choose_rows(rows, "c", None) == []
-
-
-def test_both_sides_of_a_pair_find_it_and_a_mismatched_response_does_not():
-    pairs = [row("a", 0, ("a", 3)), row("a", 1, ("a", 2)), row("a", 0, ("a", 2))]
-    assert choose_rows(pairs, "a", 2) == [pairs[2], pairs[1]]
-    assert choose_rows(pairs, "a", 0) == [pairs[2], pairs[0]]
-    mismatched = [row("a", 0, ("b", 1)), row("b", 1, ("a", 0))]
-    assert choose_rows(mismatched, "b", 1) == [mismatched[1]]
+from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.watch.examples.choice import mined_flags
+from bcpg_cluster.watch.examples.samples import read_samples
+from bcpg_cluster.watch.view.samples import LETTER_WORDS, summarise
+from bcpg_cluster.watch.view.shard_tables import read_tables, shard_receipts
+from bcpg_cluster_cli.watching.inspect import run_inspect
 
 
 @pytest.mark.parametrize(
@@ -48,17 +31,64 @@ def test_rivals_are_shown(
     shown = " ".join(capsys.readouterr().out.split())
     assert "rival: a" in shown
     assert words in shown
-    assert ("prm truth mined weight" in shown.replace("┃ ", "")) is (name == "kto")  # of a rival, no weights
+    assert ("prm truth is weight" in shown.replace("┃ ", "")) is (name == "kto")  # of a rival, no weights
 
 
-def test_the_first_example_shows_most():
-    """Mined steps beside others first, then those of a wrong response, then those that fit a screen."""
+def shown(run: Any, number: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is printed of the first samples of round 1, one text a sample, on a wide screen."""
+    monkeypatch.setenv("COLUMNS", "200")
+    run_inspect(run.directory, 1, None, None, number)
+    return re.split(r"\n(?=a\d+ sample \d+, policy)", capsys.readouterr().out)[1:]
 
-    def of(sample: int, mined: tuple[bool, ...], reward: float) -> WeightedRow:
-        tokens, weights = (1,) * len(mined), (1.0,) * len(mined)
-        return WeightedRow(SampleId(1, "a", sample), (1,), tokens, weights, mined, 0.5, reward, 0.5, 2)
 
-    all_mined, mixed_and_long = of(0, (True, True), 0.0), of(1, (True,) + (False,) * 700, 0.0)
-    right, wrong, mixed = of(2, (False,) * 2, 1.0), of(3, (False,) * 2, 0.0), of(4, (True, False), 0.0)
-    rows = [right, all_mined, wrong, mixed_and_long, mixed]
-    assert choose_rows(rows, None, None) == [mixed, mixed_and_long, all_mined, wrong, right]
+def test_the_first_sample_has_mined_steps_beside_others_and_says_what_the_truth_calls_it(
+    finished_run: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    (first,) = shown(finished_run, 1, capsys, monkeypatch)
+    words = [line.split("│")[-3].strip() for line in first.splitlines() if line.startswith("│")]
+    assert "mined" in words[:-1] and set(words[:-1]) & {"wrong", "disputed"} and words[-1] == "last"
+    assert re.search(r"mined tokens: \d+ of \d+, \d+% of its gradient mass", first)
+    assert re.search(r"^truth agrees on all \d+ steps before the last$", first, re.M)
+
+
+def test_every_step_on_which_the_truth_disagrees_is_said(
+    finished_run: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Counted by hand from the tables: labels of the truth against mined tokens."""
+    config, state = finished_run.config, read_manifest(finished_run.directory)
+    samples = read_samples(finished_run.directory, config, state, 1)
+    apart = {
+        (row.id.prompt_id, row.id.sample, index)
+        for row in samples.weighted
+        for index, is_mined in enumerate(mined_flags(row, samples.steps.get(row.id, ())[:-1]))
+        if samples.verdicts["truth"][row.id][index].label == (0 if is_mined else 1)
+    }
+    said = set()
+    for text in shown(finished_run, 1000, capsys, monkeypatch):
+        head = re.match(r"(a\d+) sample (\d+)", text)
+        assert head is not None
+        for index, link in re.findall(
+            r"^truth calls step (\d+) (?:right|wrong); .*, so it was (?:not )?(mined)$", text, re.M
+        ):
+            said.add((head[1], int(head[2]), int(index)))
+            assert link == "mined"
+    assert said == apart and apart
+
+
+def test_steps_are_what_the_run_page_calls_them(
+    finished_run: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    config, state = finished_run.config, read_manifest(finished_run.directory)
+    strips = {}
+    for shard in range(len(state.receipts(1, "rollouts"))):
+        tables = read_tables(finished_run.directory, config, 1, shard, shard_receipts(state, config, 1, shard))
+        strips |= {(line.prompt_id, line.sample): line.strip for line in summarise(tables, config).samples}
+    seen = set()
+    for text in shown(finished_run, 1000, capsys, monkeypatch):
+        head = re.match(r"(a\d+) sample (\d+)", text)
+        assert head is not None
+        words = [line.split("│")[-3].strip() for line in text.splitlines() if re.match(r"│ \d", line)]
+        strip = strips[head[1], int(head[2])]
+        assert [word.split()[0].strip(",") for word in words] == [LETTER_WORDS[letter] for letter in strip]
+        seen |= set(strip)
+    assert {"m", "d", "x", "e"} <= seen
