@@ -17,16 +17,30 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(of_key) for key, of_key in value.items()}
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    return [plain(item) for item in value]
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return plain(_opened(value))
 
 
 def to_json(value: Any) -> bytes:
     """A record as compact JSON in UTF-8. A lone half of a surrogate pair, which UTF-8 lacks, becomes ``?``."""
-    text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    try:
+        text = _dump(value)
+    except ValueError:  # a number that is not finite; seldom, and looking for them first takes longer than all the rest
+        text = _dump(plain(value))
     return text.encode("utf-8", "replace")
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, default=_opened, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _opened(value: Any) -> Any:
+    """One level of what JSON does not know."""
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no place in the page's documents")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bcpg_cluster.config.run import Config
+from bcpg_cluster.errors import StoreError
 from bcpg_cluster.records import Outcome, Prompt, Receipt, SampleId, Step, Verdict
-from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.rows import outcomes_from, prompts_from, steps_from, verdicts_from
 from bcpg_cluster.store.shards import read_columns
@@ -58,10 +58,16 @@ class ShardTables:
         return tuple(name for name, table in {**named, **verdicts}.items() if table is None)
 
 
-def shard_receipts(state: ManifestState, config: Config, round_: int, shard: int) -> dict[str, Receipt]:
-    """The accepted pieces of one shard, by table; they name everything the page can know of it."""
+def shard_receipts(
+    shards: Mapping[tuple[int, str], Mapping[int, Receipt]], config: Config, round_: int, shard: int
+) -> dict[str, Receipt]:
+    """The accepted pieces of one shard, by table; they name everything the page can know of it.
+
+    Args:
+        shards: accepted pieces by round and table (``ManifestState.shards``).
+    """
     names = ("prompts", "rollouts", "outcomes", "steps", *(f"verdicts.{name}" for name in config.judges), "weighted")
-    found = {name: state.shards.get((round_, name), {}) for name in names}
+    found = {name: shards.get((round_, name), {}) for name in names}
     return {name: receipts[shard] for name, receipts in found.items() if shard in receipts}
 
 
@@ -73,19 +79,28 @@ def read_tables(
     receipts: Mapping[str, Receipt],
     *,
     is_full: bool = False,
+    on_refused: Callable[[str, StoreError], None] | None = None,
 ) -> ShardTables:
     """The shard's rows.
 
     Args:
         receipts: as :func:`shard_receipts` gives them; prompts and rollouts are among them.
         is_full: with the texts of tokens, the judges' raw answers and the token weights, which the list has no use for.
+        on_refused: is told of a table that cannot be read, which then counts as one that is not there yet; without it that is an
+            error, as it always is for prompts and rollouts.
 
     Raises:
         StoreError: a file is gone, altered or of another schema version.
     """
 
     def rows(name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
-        return read_columns(run_dir, receipts[name], columns) if name in receipts else None
+        try:
+            return read_columns(run_dir, receipts[name], columns) if name in receipts else None
+        except StoreError as error:
+            if on_refused is None or name in ("prompts", "rollouts"):
+                raise
+            on_refused(name, error)
+            return None
 
     prompts, rollouts = rows("prompts"), rows("rollouts", [*_ROLLOUT_COLUMNS, _TEXTS])
     assert prompts is not None and rollouts is not None

@@ -48,7 +48,13 @@ def _line(key: str, value: Any, default: Any) -> ConfigLine:
 
 
 def _text(value: Any) -> str:
-    """As one short line of YAML."""
+    """As one short line of YAML; plain values without its library, which is slow."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float) or (isinstance(value, str) and value.isprintable()):
+        return str(value)
+    if value in ({}, [], ()):
+        return "{}" if value == {} else "[]"
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     elif is_dataclass(value) and not isinstance(value, type):

@@ -13,6 +13,7 @@ from bcpg_cluster.watch.view.sample_records import SampleView
 
 _LEAST_FALL = 0.005
 """A smaller fall of precision is named no loss: half a point."""
+_SCREEN_TOKENS = 600
 
 
 def answers_from_rounds(rounds: Sequence[Round]) -> list[Answer]:
@@ -43,10 +44,10 @@ def answers_from_rounds(rounds: Sequence[Round]) -> list[Answer]:
         )
         title = "What share of the gradient mined tokens carried"
         found.append(Answer(title, f"Of the gradient mass of wrong answers, {text}.", "#/?at=mined"))
-    return [answer for answer in found if answer is not None]
+    return found
 
 
-def _worse_judge(rounds: Sequence[Round]) -> Answer | None:
+def _worse_judge(rounds: Sequence[Round]) -> Answer:
     """The sharpest fall of a judge's precision from one round to the next."""
     title, link = "The round in which a judge got worse", "#/?at=judges"
     falls = []
@@ -57,7 +58,7 @@ def _worse_judge(rounds: Sequence[Round]) -> Answer | None:
             if was is not None and was.precision is not None and judge.precision is not None:
                 falls.append((was.precision - judge.precision, judge, was.precision, after.round))
     if not falls:
-        return None
+        return Answer(title, "There are no two rounds yet in which a judge was measured.", link)
     fall, judge, before_precision, number = max(falls, key=lambda item: item[0])
     if fall < _LEAST_FALL:
         return Answer(title, "No judge got worse from one round to the next by more than half a point.", link)
@@ -77,31 +78,28 @@ def _fall_words(judge: JudgeRound, before: float, number: int) -> str:
 def candidates(samples: Iterable[SampleSummary]) -> dict[str, SampleSummary]:
     """By question, the sample of a shard that shows it best; only questions with one.
 
-    Keys: ``spared`` (a wrong answer with mined steps, the most mined gradient mass first), ``disputed``, ``mistaken`` (a mined
-    step that a judge which measures calls wrong).
+    Keys: ``spared`` (a wrong answer with mined steps), ``disputed``, ``mistaken`` (a mined step that a judge which measures
+    calls wrong).
     """
-    found: dict[str, SampleSummary] = {}
+    found: dict[str, tuple[float, SampleSummary]] = {}
     for sample in samples:
-        is_kept = sample.drop is None
-        for key, rank in (
-            ("spared", (sample.mined_mass or 0.0) if is_kept and sample.reward == 0.0 and sample.num_spared else 0.0),
-            ("disputed", sample.dispute if sample.num_disputed else 0.0),
-            ("mistaken", float(sample.num_spared_wrong)),
-        ):
-            best = found.get(key)
-            if rank > 0.0 and (best is None or rank > _rank(key, best)):
-                found[key] = sample
-    return found
+        for key, rank in _ranks(sample).items():
+            if rank > 0.0 and rank > found.get(key, (0.0, sample))[0]:
+                found[key] = rank, sample
+    return {key: sample for key, (_, sample) in found.items()}
 
 
-def _rank(key: str, sample: SampleSummary) -> float:
-    match key:
-        case "spared":
-            return sample.mined_mass or 0.0
-        case "disputed":
-            return sample.dispute
-        case _:
-            return float(sample.num_spared_wrong)
+def _ranks(sample: SampleSummary) -> dict[str, float]:
+    """How well a sample shows each question; 0 where it does not. Short ones come first: they fit a screen."""
+    fits = 1.0 if sample.num_tokens <= _SCREEN_TOKENS else 0.1
+    is_spared = sample.drop is None and sample.reward == 0.0 and sample.num_spared > 0
+    share = (sample.mined_mass or 0.0) / sample.mass if sample.mass else 0.0
+    is_mixed = 1.0 if "x" in sample.strip else 0.5
+    return {
+        "spared": fits * is_mixed * (1e-6 + share) / (1 + sample.num_spared_wrong) if is_spared else 0.0,
+        "disputed": fits * sample.dispute if sample.num_disputed else 0.0,
+        "mistaken": fits * sample.num_spared_wrong,
+    }
 
 
 def answer_from_sample(key: str, view: SampleView) -> Answer:
