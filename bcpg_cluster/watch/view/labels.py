@@ -16,7 +16,7 @@ from typing import Any
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.records import SampleId
 from bcpg_cluster.store.whole_files import make_parents, write_whole
-from bcpg_cluster.watch.view.as_json import to_json
+from bcpg_cluster.watch.view.as_json import to_json_line
 from bcpg_cluster.watch.view.sample_records import SampleView
 
 _RULE = "a file of hand labels holds JSON lines that `bcpg-cluster view` wrote"
@@ -101,7 +101,7 @@ class LabelFile:
             entry["notes"][str(given.step)] = given.note[:MOST_NOTE]
         lines = {**self._lines, name: entry}
         make_parents(self.path)
-        write_whole(self.path, b"".join(to_json(line) + b"\n" for line in lines.values()))
+        write_whole(self.path, b"".join(map(to_json_line, lines.values())))
         self._lines = lines
 
     def _name(self, id_: SampleId) -> str:
