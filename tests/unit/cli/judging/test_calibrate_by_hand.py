@@ -98,7 +98,7 @@ def test_judge_eval_measures_judges_on_what_the_page_writes(
     # the fake judge says of a step what it said in the run
     pairs = [pair for row in rows for pair in zip(row["judges"]["llm"], row["labels"], strict=True)]
     called_right = [label for said, label in pairs if said == 1]
-    assert found["judges"]["llm"]["steps"]["precision"] == pytest.approx(sum(called_right) / len(called_right), abs=0.1)
+    assert found["judges"]["llm"]["steps"]["precision"] == pytest.approx(sum(called_right) / len(called_right))
 
 
 def test_calibrate_reads_what_the_page_writes(bcpg: Callable[..., Any], labelled: Path):
