@@ -25,6 +25,7 @@ from bcpg_cluster.watch.view.source import RunSource
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _MOST_BODY = 64 * 1024
+_SHUTDOWN_S = 2.0  # for answers under way when it is ended
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -154,6 +155,9 @@ async def _answer(request: web.Request, handler: _Handler, door: Doorkeeper) -> 
         response.set_cookie(door.cookie, door.session, httponly=True, samesite="Strict", path="/")
         return response
     if not door.has_session(request):
+        if request.path == "/" and request.headers.get("Sec-Fetch-Site") == "cross-site":
+            # The link was followed from another site, so the browser keeps the strict cookie back until this site itself asks.
+            return web.Response(text="Opening the run ...", headers={"Refresh": "0; url=/"})
         return _problem(
             403,
             "this browser was not let in",
@@ -220,7 +224,7 @@ def _label(body: Any) -> HandLabel:
 
 async def serve(app: web.Application, listener: socket.socket) -> None:
     """Answer until the task is cancelled."""
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
         await web.SockSite(runner, listener).start()
