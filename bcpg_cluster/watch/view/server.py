@@ -110,6 +110,10 @@ def view_app(source: RunSource, page: str, policy: str, door: Doorkeeper) -> web
         round_, number, prompt = _number(request, "round"), _number(request, "sample"), request.query.get("prompt", "")
         return _json(await asyncio.to_thread(lambda: to_json(source.sample(round_, prompt, number))))
 
+    async def after(request: web.Request) -> web.StreamResponse:
+        round_, number, prompt = _number(request, "round"), _number(request, "sample"), request.query.get("prompt", "")
+        return _json(await asyncio.to_thread(lambda: to_json(source.after(round_, prompt, number))))
+
     async def labels(request: web.Request) -> web.StreamResponse:
         given = _label(await _body(request))
         file = await asyncio.to_thread(source.put_label, given)
@@ -120,6 +124,7 @@ def view_app(source: RunSource, page: str, policy: str, door: Doorkeeper) -> web
     app.router.add_get("/data/overview.json", overview)
     app.router.add_get("/data/shard.json", shard)
     app.router.add_get("/data/sample.json", sample)
+    app.router.add_get("/data/after.json", after)
     app.router.add_post("/data/labels", labels)
     return app
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, OtherSchemaError, RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt, SampleId
 from bcpg_cluster.store.journal import journal_lines, journal_place
-from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.shards import read_columns
 from bcpg_cluster.watch.live_status import is_alive, read_live
@@ -27,8 +27,8 @@ from bcpg_cluster.watch.view.overview.overview import RunSeen, overview_of
 from bcpg_cluster.watch.view.overview.records import Overview
 from bcpg_cluster.watch.view.overview.timeline import read_timeline
 from bcpg_cluster.watch.view.records import SampleSummary, ShardSummary
-from bcpg_cluster.watch.view.sample import sample_view
-from bcpg_cluster.watch.view.sample_records import SampleView
+from bcpg_cluster.watch.view.sample import rounded, sample_view
+from bcpg_cluster.watch.view.sample_records import AfterTraining, SampleView
 from bcpg_cluster.watch.view.samples import summarise
 from bcpg_cluster.watch.view.shard_tables import (
     ShardTables,
@@ -41,7 +41,10 @@ from bcpg_cluster.watch.view.shard_tables import (
 
 _KEPT_LISTS, _KEPT_TABLES = 64, 4  # shards
 _STORE_AGE_S = 5.0
+_ID_COLUMNS = ("round", "prompt_id", "sample")
 _Kept = TypeVar("_Kept")
+Score = Callable[[ManifestState, int, Sequence[int], Sequence[int]], Sequence[float]]
+"""From the run's state, a version, a prompt's tokens and a response's: log-probs of the latter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class RunSource:
         load_config: reads the run's configuration anew.
         labels: where hand labels go; ``None`` keeps none.
         is_alone: in a page without a server, paths of this machine are left out.
+        score: gives the log-probs of a response's tokens under a version's weights, in nats; ``None`` where that is not offered.
     """
 
     def __init__(
@@ -69,10 +73,11 @@ class RunSource:
         labels: LabelFile | None = None,
         *,
         is_alone: bool = False,
+        score: Score | None = None,
     ) -> None:
         self.run_dir, self.labels = run_dir, labels
         self._load_config, self._is_alone = load_config, is_alone
-        self._turn = threading.RLock()
+        self._turn, self._scoring, self._score = threading.RLock(), threading.Lock(), score
         self._seen: tuple[object, RunSeen] | None = None
         self._lists: OrderedDict[object, ShardSummary] = OrderedDict()
         self._opened: OrderedDict[object, _Opened] = OrderedDict()
@@ -132,6 +137,32 @@ class RunSource:
         """How far the trainer's and the sampler's log-probs of a shard are apart. Raises as :meth:`shard`."""
         with self._turn:
             return _distance(self._open(round_, shard))
+
+    def after(self, round_: int, prompt_id: str, sample: int) -> AfterTraining:
+        """A sample's tokens under the weights that its round trained; worked out for this sample, which takes a while.
+
+        Raises:
+            DataError: there is no such sample, or nothing to score it with.
+            UserError: those weights are not there (any more), or too large.
+        """
+        id_ = SampleId(round_, prompt_id, sample)
+        if self._score is None:
+            raise DataError(
+                "this run's weights cannot score a response here",
+                rule="p after training takes a policy that vLLM serves, and a page with its server",
+                remedy="look at what the run stores: p when sampled, and the drift of the trainer's reference",
+            )
+        with self._turn:
+            receipt = self._receipts(round_, self._shard_of(round_, prompt_id))["rollouts"]
+            table = read_columns(self.run_dir, receipt, [*_ID_COLUMNS, "prompt_token_ids", "token_ids"])
+            state, ids = self.seen().state, ids_of(table)
+        if id_ not in ids:
+            raise _no_sample(id_)
+        row = table.slice(ids.index(id_), 1).to_pylist()[0]
+        with self._scoring:  # the other documents do not wait for it
+            logprobs = self._score(state, round_, row["prompt_token_ids"], row["token_ids"])
+        p = np.exp(np.minimum(np.array(logprobs), 0.0))
+        return AfterTraining(round_, prompt_id, sample, version=round_, p=rounded(p))
 
     def put_label(self, given: HandLabel) -> LabelFile:
         """Take a hand label in. Raises :class:`DataError` where there is no such step, or no file to keep it in."""
