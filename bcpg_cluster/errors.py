@@ -12,6 +12,7 @@
     │   ├── SeveralFaultsError  several of them, found by one look
     │   └── MostlyFailedError  most samples of a round could not be verified, or most steps have no verdict
     ├── StoreError             a table or manifest that is not what it says it is
+    │   └── OtherSchemaError   a table that another version of this program wrote
     ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
     │   ├── MemberLostError    the process behind an engine is gone or does not answer
     │   └── UnreachableError   an object store does not answer, or refuses
@@ -101,6 +102,10 @@ class MostlyFailedError(UserError):
 
 class StoreError(BcpgError):
     """A table or manifest that is not what it says it is."""
+
+
+class OtherSchemaError(StoreError):
+    """A table of another schema version: written by an older or a newer program."""
 
 
 class EngineError(BcpgError):

@@ -149,13 +149,16 @@ class ManifestState:
         return [shard for shard in range(num_shards) if shard not in accepted]
 
 
-def read_manifest(run_dir: RunPath) -> ManifestState:
+def read_manifest(run_dir: RunPath, lines: Iterable[bytes] | None = None) -> ManifestState:
     """The state of a run directory as it stands; an empty state when there is no manifest.
+
+    Args:
+        lines: of its journal, where they were read already.
 
     Raises:
         RunDirectoryError: a line that is not the last cannot be read, or the manifest was written by a newer version.
     """
-    state, _ = _replay(journal_lines(run_dir), journal_place(run_dir))
+    state, _ = _replay(iter(journal_lines(run_dir) if lines is None else lines), journal_place(run_dir))
     return state
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bcpg_cluster.errors import StoreError
+from bcpg_cluster.errors import OtherSchemaError, StoreError
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.layout import shard_path
 from bcpg_cluster.store.path import RunPath
@@ -65,7 +65,7 @@ def read_columns(run_dir: RunPath, receipt: Receipt, columns: Sequence[str] | No
     """An accepted shard as an Arrow table: those ``columns`` of it, or all.
 
     Raises:
-        StoreError: the file is gone, altered since it was accepted, or of another schema version.
+        StoreError: the file is gone or altered since it was accepted; :class:`OtherSchemaError`: it is of another schema version.
     """
     path = run_dir / receipt.path
     try:
@@ -77,7 +77,7 @@ def read_columns(run_dir: RunPath, receipt: Receipt, columns: Sequence[str] | No
     table = pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
     version = int((table.schema.metadata or {}).get(b"bcpg_schema_version", b"0"))
     if version != SCHEMA_VERSION:
-        raise StoreError(f"{path} has schema version {version}; this program reads version {SCHEMA_VERSION}")
+        raise OtherSchemaError(f"{path} has schema version {version}; this program reads version {SCHEMA_VERSION}")
     return table
 
 

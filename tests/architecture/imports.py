@@ -41,6 +41,9 @@ VENDORS = {
     "trackio": ("watch/tracking/trackio_tracker.py",),
     "tensorboard": ("watch/tracking/tensorboard_tracker.py",),
     "matplotlib": ("watch/report/plots.py",),
+    "aiohttp": ("watch/view/server.py",),
+    "jinja2": ("watch/view/render.py",),
+    "markupsafe": ("watch/view/render.py",),
     "scipy": ("watch/report/statistics.py",),
 }
 

@@ -71,6 +71,19 @@ def parse_json_verdicts(text: str, first: int, last: int) -> list[StepVerdict] |
     return verdicts
 
 
+def parse_reasons(text: str) -> dict[int, str]:
+    """By step, the reason in a JSON answer, whether or not the answer as a whole counts; empty where it holds none."""
+    for candidate in (text, _without_fence(text), _without_fence(_after_prose(_after_thoughts(text)))):
+        answer = _json_value(candidate)
+        if answer is None:
+            answer = _json_value(double_stray_backslashes(candidate))
+        items = answer.get("verdicts") if isinstance(answer, dict) else None
+        if isinstance(items, list):
+            found = [item for item in items if isinstance(item, dict) and isinstance(item.get("reason"), str)]
+            return {item["step"]: item["reason"] for item in found if type(item.get("step")) is int}
+    return {}
+
+
 def parse_answer(
     prompt: JudgePrompt, text: str, first: int, last: int, *, is_bound: bool = True
 ) -> list[StepVerdict] | None:

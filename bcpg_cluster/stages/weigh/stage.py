@@ -207,8 +207,7 @@ def _decide(
         return {name: _of(verdicts[name], rollout.id, cut) for name in names}
 
     decided = consensus(votes(settings.voters), settings.thresholds, settings.rule)
-    flips = f"{settings.seed}/flips/{rollout.id.round}/{rollout.id.prompt_id}/{rollout.id.sample}"
-    labels = flip_labels(decided.labels, settings.flip_rate, flips)
+    labels = flip_labels(decided.labels, settings.flip_rate, flip_seed(settings.seed, rollout.id))
     mined = mined_steps(labels, settings.mine)
     truths: Mapping[str, Sequence[int | None]] = {}
     if settings.measures:
@@ -223,6 +222,11 @@ def _decide(
     for source, of_source in {CONSENSUS: labels, **truths}.items():
         counts.right_steps.setdefault(source, RightStepCounts()).add(cut, of_source, masses)
     return mined
+
+
+def flip_seed(seed: int, id_: SampleId) -> str:
+    """Seed of the draws that turn labels of one response over; ``seed`` is the run's."""
+    return f"{seed}/flips/{id_.round}/{id_.prompt_id}/{id_.sample}"
 
 
 def _count_votes(

@@ -1,8 +1,8 @@
-"""One shard's rows of all tables, read once: the columns that a list of samples needs."""
+"""One shard's rows of all tables, read once: the columns that a list of samples needs, or all that a sample's page shows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bcpg_cluster.config.run import Config
+from bcpg_cluster.errors import StoreError
 from bcpg_cluster.records import Outcome, Prompt, Receipt, SampleId, Step, Verdict
-from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.rows import outcomes_from, prompts_from, steps_from, verdicts_from
 from bcpg_cluster.store.shards import read_columns
@@ -20,9 +20,11 @@ _VERDICT_COLUMNS = (
     "round", "prompt_id", "sample", "step", "judge", "judge_version", "status", "label", "score", "error_type",
 )  # fmt: skip
 _ROLLOUT_COLUMNS = ("round", "prompt_id", "sample", "sampler_logprobs", "stop_reason", "policy_version", "seed")
+_TEXTS = "token_texts"
 _WEIGHTED_COLUMNS = (
     "round", "prompt_id", "sample", "mined", "advantage", "rival_prompt_id", "rival_sample",
 )  # fmt: skip
+_FULL_WEIGHTED_COLUMNS = (*_WEIGHTED_COLUMNS, "token_weights", "group_mean", "group_size")
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,10 @@ class ShardTables:
     """What a shard has so far; a table that is not there yet is ``None``.
 
     Attributes:
-        rollouts: without token ids and texts.
+        rollouts: without token ids; with the texts of tokens only where it was read in full.
         lengths: response tokens by row of ``rollouts``.
-        weighted: mined flags and advantages.
+        verdicts: by judge; without the judges' raw answers unless it was read in full.
+        weighted: mined flags and advantages; in full also token weights and the group's mean and size.
         receipts: by table.
     """
 
@@ -55,34 +58,57 @@ class ShardTables:
         return tuple(name for name, table in {**named, **verdicts}.items() if table is None)
 
 
-def shard_receipts(state: ManifestState, config: Config, round_: int, shard: int) -> dict[str, Receipt]:
-    """The accepted pieces of one shard, by table; they name everything the page can know of it."""
+def shard_receipts(
+    shards: Mapping[tuple[int, str], Mapping[int, Receipt]], config: Config, round_: int, shard: int
+) -> dict[str, Receipt]:
+    """The accepted pieces of one shard, by table; they name everything the page can know of it.
+
+    Args:
+        shards: accepted pieces by round and table (``ManifestState.shards``).
+    """
     names = ("prompts", "rollouts", "outcomes", "steps", *(f"verdicts.{name}" for name in config.judges), "weighted")
-    found = {name: state.shards.get((round_, name), {}) for name in names}
+    found = {name: shards.get((round_, name), {}) for name in names}
     return {name: receipts[shard] for name, receipts in found.items() if shard in receipts}
 
 
 def read_tables(
-    run_dir: RunPath, config: Config, round_: int, shard: int, receipts: Mapping[str, Receipt]
+    run_dir: RunPath,
+    config: Config,
+    round_: int,
+    shard: int,
+    receipts: Mapping[str, Receipt],
+    *,
+    is_full: bool = False,
+    on_refused: Callable[[str, StoreError], None] | None = None,
 ) -> ShardTables:
     """The shard's rows.
 
     Args:
         receipts: as :func:`shard_receipts` gives them; prompts and rollouts are among them.
+        is_full: with the texts of tokens, the judges' raw answers and the token weights, which the list has no use for.
+        on_refused: is told of a table that cannot be read, which then counts as one that is not there yet; without it that is an
+            error, as it always is for prompts and rollouts.
 
     Raises:
         StoreError: a file is gone, altered or of another schema version.
     """
 
     def rows(name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
-        return read_columns(run_dir, receipts[name], columns) if name in receipts else None
+        try:
+            return read_columns(run_dir, receipts[name], columns) if name in receipts else None
+        except StoreError as error:
+            if on_refused is None or name in ("prompts", "rollouts"):
+                raise
+            on_refused(name, error)
+            return None
 
-    prompts, rollouts = rows("prompts"), rows("rollouts", [*_ROLLOUT_COLUMNS, "token_texts"])
+    prompts, rollouts = rows("prompts"), rows("rollouts", [*_ROLLOUT_COLUMNS, _TEXTS])
     assert prompts is not None and rollouts is not None
-    lengths = pc.list_value_length(rollouts["token_texts"]).to_pylist()
-    rollouts = rollouts.select(_ROLLOUT_COLUMNS)
+    lengths = pc.list_value_length(rollouts[_TEXTS]).to_pylist()
+    if not is_full:
+        rollouts = rollouts.select(_ROLLOUT_COLUMNS)
     outcomes, steps = rows("outcomes"), rows("steps")
-    verdicts = {name: rows(f"verdicts.{name}", _VERDICT_COLUMNS) for name in config.judges}
+    verdicts = {name: rows(f"verdicts.{name}", None if is_full else _VERDICT_COLUMNS) for name in config.judges}
     return ShardTables(
         round_,
         shard,
@@ -92,14 +118,42 @@ def read_tables(
         None if outcomes is None else outcomes_from(outcomes.to_pylist()),
         None if steps is None else steps_from(steps.to_pylist()),
         {name: None if table is None else _verdicts(table) for name, table in verdicts.items()},
-        rows("weighted", _WEIGHTED_COLUMNS),
+        rows("weighted", _FULL_WEIGHTED_COLUMNS if is_full else _WEIGHTED_COLUMNS),
         receipts,
     )
 
 
 def _verdicts(table: pa.Table) -> Mapping[SampleId, Sequence[Verdict]]:
-    without_raw = table.append_column("raw", pa.array([""] * len(table)))  # the answers as they came are heavy
-    return verdicts_from(without_raw.to_pylist())
+    if "raw" not in table.column_names:  # the answers as they came are heavy
+        table = table.append_column("raw", pa.array([""] * len(table)))
+    return verdicts_from(table.to_pylist())
+
+
+def reference_of(
+    run_dir: RunPath, receipts: Sequence[Receipt], wanted: Collection[SampleId]
+) -> dict[SampleId, np.ndarray]:
+    """The trainer's own log-probs of these samples' tokens, in nats; absent for a sample without any.
+
+    Args:
+        receipts: of the round's ``reference`` table, the likeliest first: no more are read than it takes.
+    """
+    found: dict[SampleId, np.ndarray] = {}
+    for receipt in receipts:
+        if len(found) == len(wanted):
+            break
+        table = read_columns(run_dir, receipt)
+        as_rivals = [
+            None if prompt is None else SampleId(receipt.round, prompt, sample)
+            for prompt, sample in zip(
+                table["rival_prompt_id"].to_pylist(), table["rival_sample"].to_pylist(), strict=True
+            )
+        ]
+        sides = (ids_of(table), "reference_logprobs"), (as_rivals, "rival_reference_logprobs")
+        for ids, column in sides:
+            for id_, logprobs in zip(ids, lists_of(table[column]), strict=True):
+                if id_ is not None and id_ in wanted:
+                    found.setdefault(id_, logprobs)
+    return found
 
 
 def ids_of(table: pa.Table) -> list[SampleId]:

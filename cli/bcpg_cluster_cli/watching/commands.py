@@ -73,3 +73,25 @@ def inspect(
     from bcpg_cluster_cli.watching.inspect import run_inspect
 
     run_inspect(run_dir, round_, prompt, sample, number, as_json=json_)
+
+
+@commands.command()
+def view(
+    run_dir: RunDirOption = None,
+    host: Annotated[str, typer.Option("--host", help="Where the page listens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Its port; 0 takes a free one.")] = 0,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", help="Write one HTML file (or DIR/index.html) instead of serving.")
+    ] = None,
+    rounds: Annotated[
+        str | None, typer.Option("--rounds", help="Whose samples a bundle holds, e.g. 1,3 (default: all).")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Where hand labels go (default: labels-<run>.jsonl here).")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open it in this machine's browser.")] = False,
+) -> None:
+    """Look at a run in the browser: rounds, samples, and every step with what each judge said of it."""
+    from bcpg_cluster_cli.watching.view import run_view
+
+    run_view(run_dir, host=host, port=port, bundle_to=bundle, rounds=rounds, labels=labels, has_browser=open_)

@@ -17,7 +17,7 @@ def lines(run: Any, round_: int) -> list[SampleSummary]:
     state = read_manifest(run.directory)
     found: list[SampleSummary] = []
     for shard in range(len(state.receipts(round_, "rollouts"))):
-        receipts = shard_receipts(state, run.config, round_, shard)
+        receipts = shard_receipts(state.shards, run.config, round_, shard)
         tables = read_tables(run.directory, run.config, round_, shard, receipts)
         assert tables.waiting_for == ()
         found += summarise(tables, run.config).samples
@@ -42,7 +42,7 @@ def test_lines_add_up_to_the_report(finished_run: Any, round_: int):
 
 def test_a_shard_that_is_not_weighed_waits(finished_run: Any):
     state, config = read_manifest(finished_run.directory), finished_run.config
-    receipts = shard_receipts(state, config, 1, 0)
+    receipts = shard_receipts(state.shards, config, 1, 0)
     early = {name: receipt for name, receipt in receipts.items() if name in ("prompts", "rollouts")}
     shard = summarise(read_tables(finished_run.directory, config, 1, 0, early), config)
     assert set(shard.waiting_for) == {"outcomes", "steps", "weighted", "verdicts.llm", "verdicts.prm", "verdicts.truth"}

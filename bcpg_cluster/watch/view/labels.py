@@ -1,0 +1,182 @@
+"""Labels of steps that a person gave by hand: a JSONL file, one line a sample, which `judge-eval` and `calibrate` read.
+
+A line is an entry of ``prompts.labelled_steps`` (``id``, ``problem``, ``steps``, ``labels`` with ``null`` where there is none, the
+gold ``answer``) and, beside it, what the run says of these steps: ``tokens`` (a count a step), ``scores`` and ``judges`` (by judge,
+its raw scores and its labels). Lines of other runs in the same file stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bcpg_cluster.errors import DataError
+from bcpg_cluster.records import SampleId
+from bcpg_cluster.store.whole_files import make_parents, write_whole
+from bcpg_cluster.watch.view.as_json import to_json
+from bcpg_cluster.watch.view.sample_records import SampleView
+
+_RULE = "a file of hand labels holds JSON lines that `bcpg-cluster view` wrote"
+MOST_NOTE = 2000
+"""Characters of a note; a longer one is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandLabel:
+    """One label: 1 for a right step, 0 for a wrong one, and why, in the person's words."""
+
+    id: SampleId
+    step: int
+    label: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HandStep:
+    """A step with a person's label beside one judge's word.
+
+    Attributes:
+        score: P(step is right); ``None`` where the judge gave none.
+        said: the judge's own label; ``None`` for one that scores, and where it gave none.
+        label: the person's.
+    """
+
+    score: float | None
+    said: int | None
+    label: int
+    num_tokens: int
+    is_last: bool
+
+
+class LabelFile:
+    """The labels of one run in a file. Of two on one step the later counts; the file is always whole.
+
+    Raises:
+        DataError: the file is there and is something else.
+    """
+
+    def __init__(self, path: Path, run: str) -> None:
+        self.path, self._run = path, run
+        self._lines: dict[str, dict[str, Any]] = {str(entry["id"]): entry for entry in _entries(path)}
+
+    def of(self, id_: SampleId) -> dict[int, int]:
+        """By step, the label a person gave."""
+        entry = self._lines.get(self._name(id_))
+        labels = [] if entry is None else entry["labels"]
+        return {index: label for index, label in enumerate(labels) if label is not None}
+
+    @property
+    def num_labels(self) -> int:
+        """Labels of this run."""
+        entries = (entry for name, entry in self._lines.items() if name.startswith(f"{self._run}/"))
+        return sum(label is not None for entry in entries for label in entry["labels"])
+
+    def put(self, given: HandLabel, view: SampleView) -> None:
+        """Take a label in and write the file.
+
+        Args:
+            view: the sample it is about.
+
+        Raises:
+            DataError: the sample has no such step, or the label is neither 0 nor 1.
+        """
+        if not 0 <= given.step < len(view.steps) or given.label not in (0, 1):
+            raise DataError(
+                f"label {given.label!r} for step {given.step!r} of {view.prompt_id} sample {view.sample}, which has "
+                f"{len(view.steps)} steps",
+                rule="a label is 0 or 1, and its step is one of the sample's, from 0",
+                remedy="label a step that the page shows",
+            )
+        name = self._name(given.id)
+        before = self._lines.get(name)
+        entry = _entry(name, self._run, view)
+        if before is not None:
+            entry["labels"], entry["notes"] = [*before["labels"]], dict(before.get("notes", {}))
+        entry["labels"][given.step] = given.label
+        entry["notes"].pop(str(given.step), None)
+        if given.note:
+            entry["notes"][str(given.step)] = given.note[:MOST_NOTE]
+        lines = {**self._lines, name: entry}
+        make_parents(self.path)
+        write_whole(self.path, b"".join(to_json(line) + b"\n" for line in lines.values()))
+        self._lines = lines
+
+    def _name(self, id_: SampleId) -> str:
+        return f"{self._run}/{id_.round}/{id_.prompt_id}/{id_.sample}"
+
+
+def _entry(name: str, run: str, view: SampleView) -> dict[str, Any]:
+    """A line without a label yet."""
+    judges = [verdict.judge for verdict in view.steps[0].verdicts]
+    by_judge = {judge: [step.verdicts[place] for step in view.steps] for place, judge in enumerate(judges)}
+    return {
+        "id": name,
+        "problem": view.question,
+        "steps": [step.text for step in view.steps],
+        "labels": [None] * len(view.steps),
+        "answer": view.gold,
+        "run": run,
+        "round": view.round,
+        "prompt_id": view.prompt_id,
+        "sample": view.sample,
+        "tokens": [step.end - step.start for step in view.steps],
+        "scores": {judge: [verdict.score for verdict in said] for judge, said in by_judge.items()},
+        "judges": {judge: [verdict.label for verdict in said] for judge, said in by_judge.items()},
+        "notes": {},
+    }
+
+
+def is_hand_labelled(entry: Any) -> bool:
+    """Whether a line is one of these, and no other file of labels."""
+    if not isinstance(entry, dict):
+        return False
+    lists, mappings = (
+        (entry.get(key) for key in ("steps", "labels", "tokens")),
+        (entry.get("scores"), entry.get("judges")),
+    )
+    found = [len(value) for value in lists if isinstance(value, list)]
+    return "id" in entry and len(found) == 3 and len(set(found)) == 1 and all(isinstance(of, dict) for of in mappings)
+
+
+def hand_steps(entry: dict[str, Any], judge: str) -> list[HandStep]:
+    """The labelled steps of a line beside one judge's word; none where that judge did not judge the sample."""
+    num_steps = len(entry["steps"])
+    if judge not in entry["scores"] and judge not in entry["judges"]:
+        return []
+    scores, said = (entry[key].get(judge, [None] * num_steps) for key in ("scores", "judges"))
+    return [
+        HandStep(
+            score, None if score is not None else said[index], label, entry["tokens"][index], index == num_steps - 1
+        )
+        for index, (score, label) in enumerate(zip(scores, entry["labels"], strict=True))
+        if label is not None
+    ]
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}", rule=_RULE, remedy="name another file with --labels"
+        ) from None
+    entries = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if not is_hand_labelled(entry):
+            raise DataError(
+                f"{path}, line {number}, is no line of hand labels: {line[:80]}",
+                rule=_RULE,
+                remedy="name another file with --labels, or mend the line",
+            )
+        entries.append(entry)
+    return entries

@@ -1,0 +1,381 @@
+"""A run directory as the page's documents, read shard by shard and kept for a while. Nothing in it is ever written to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.errors import BcpgError, DataError, OtherSchemaError, RunDirectoryError, StoreError
+from bcpg_cluster.records import Receipt, SampleId
+from bcpg_cluster.store.journal import journal_lines, journal_place
+from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.shards import read_columns
+from bcpg_cluster.watch.live_status import is_alive, read_live
+from bcpg_cluster.watch.view.labels import HandLabel, LabelFile
+from bcpg_cluster.watch.view.overview.overview import RunSeen, overview_of
+from bcpg_cluster.watch.view.overview.records import Answer, Drift, Overview
+from bcpg_cluster.watch.view.overview.start_here import answer_from_sample, answers_from_rounds, candidates
+from bcpg_cluster.watch.view.overview.timeline import read_timeline
+from bcpg_cluster.watch.view.records import SampleSummary, ShardSummary
+from bcpg_cluster.watch.view.sample import sample_view
+from bcpg_cluster.watch.view.sample_records import SampleView
+from bcpg_cluster.watch.view.samples import summarise
+from bcpg_cluster.watch.view.shard_tables import (
+    ShardTables,
+    ids_of,
+    lists_of,
+    read_tables,
+    reference_of,
+    shard_receipts,
+)
+
+_KEPT_LISTS, _KEPT_TABLES = 64, 4  # shards
+_LOOK_BYTES = 20_000_000  # of response files, for the answers and drifts of the overview
+_STORE_AGE_S = 5.0
+_ANSWERS = ("spared", "disputed", "mistaken")
+_Kept = TypeVar("_Kept")
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A shard read in full, with its list and the trainer's log-probs."""
+
+    tables: ShardTables
+    lines: Mapping[tuple[str, int], SampleSummary]
+    reference: Mapping[SampleId, np.ndarray]
+
+
+class RunSource:
+    """The documents of one run. Safe to be asked from several threads: they take turns.
+
+    Args:
+        load_config: reads the run's configuration anew.
+        labels: where hand labels go; ``None`` keeps none.
+        is_alone: in a page without a server, paths of this machine are left out.
+    """
+
+    def __init__(
+        self,
+        run_dir: RunPath,
+        load_config: Callable[[], Config],
+        labels: LabelFile | None = None,
+        *,
+        is_alone: bool = False,
+    ) -> None:
+        self.run_dir, self.labels = run_dir, labels
+        self._load_config, self._is_alone = load_config, is_alone
+        self._turn = threading.RLock()
+        self._seen: tuple[object, RunSeen] | None = None
+        self._lists: OrderedDict[object, ShardSummary] = OrderedDict()
+        self._opened: OrderedDict[object, _Opened] = OrderedDict()
+        self._refused: dict[str, str] = {}
+        self._places: dict[tuple[int, int, str], frozenset[str]] = {}
+        self._answers: dict[str, Answer] = {}
+        self._drifts: dict[object, tuple[float, float] | None] = {}
+
+    # --- documents
+
+    def overview(self) -> Overview:
+        """The first page as the run stands now."""
+        with self._turn:
+            seen = self._now()
+            found = overview_of(seen, labels=None if self.labels is None else str(self.labels.path))
+            rounds = tuple(
+                replace(of, drift=self._with_drift(of.round, of.drift, seen)) if of.drift else of for of in found.rounds
+            )
+            answers = answers_from_rounds(rounds)
+            self._look(seen)
+            of_samples = [self._answers[key] for key in _ANSWERS if key in self._answers]
+            start_here = (*answers[:1], *of_samples[:2], *answers[1:], *of_samples[2:])
+            return replace(
+                found, rounds=rounds, start_here=start_here, notices=(*found.notices, *self._refused.values())
+            )
+
+    def shard(self, round_: int, shard: int) -> ShardSummary:
+        """The list of one shard's samples.
+
+        Raises:
+            DataError: there is no such shard.
+            StoreError: its prompts or responses cannot be read.
+        """
+        with self._turn:
+            receipts = self._receipts(round_, shard)
+            key = _key(round_, shard, receipts)
+            if key not in self._lists:
+                opened = self._opened.get(key)
+                tables = self._read(round_, shard, receipts) if opened is None else opened.tables
+                _keep(self._lists, key, self._list(tables), _KEPT_LISTS)
+            self._lists.move_to_end(key)
+            return self._lists[key]
+
+    def sample(self, round_: int, prompt_id: str, sample: int) -> SampleView:
+        """One sample.
+
+        Raises:
+            DataError: there is no such sample.
+            StoreError: its shard cannot be read.
+        """
+        with self._turn:
+            shard = self._shard_of(round_, prompt_id)
+            return self._view(self._open(round_, shard), SampleId(round_, prompt_id, sample))
+
+    def samples(self, round_: int, shard: int, wanted: Collection[tuple[str, int]] | None = None) -> list[SampleView]:
+        """The samples of a shard, or those ``wanted`` (prompt id and number). Raises as :meth:`shard`."""
+        with self._turn:
+            opened = self._open(round_, shard)
+            ids = [line for line in opened.lines if wanted is None or line in wanted]
+            return [self._view(opened, SampleId(round_, prompt, sample)) for prompt, sample in ids]
+
+    def put_label(self, given: HandLabel) -> LabelFile:
+        """Take a hand label in. Raises :class:`DataError` where there is no such step, or no file to keep it in."""
+        if self.labels is None:
+            raise DataError(
+                "this page keeps no labels", rule="labels go to a file", remedy="start `view` with --labels FILE"
+            )
+        with self._turn:
+            self.labels.put(given, self.sample(given.id.round, given.id.prompt_id, given.id.sample))
+            return self.labels
+
+    # --- the run as it stands
+
+    def seen(self) -> RunSeen:
+        """The manifest as it stands; it is read again only when it grew (in an object store, every few seconds)."""
+        with self._turn:
+            mark = self._mark()
+            if self._seen is None or self._seen[0] != mark:
+                self._seen = mark, self._read_run(None if self._seen is None else self._seen[1])
+            return self._seen[1]
+
+    def _read_run(self, before: RunSeen | None) -> RunSeen:
+        lines = list(journal_lines(self.run_dir))
+        state = read_manifest(self.run_dir, lines)
+        is_same = before is not None and before.state.config == state.config
+        config = before.config if before is not None and is_same else self._load_config()
+        return RunSeen(
+            self.run_dir.name if self._is_alone else str(self.run_dir),
+            config,
+            state,
+            read_timeline(lines, config),
+            read_live(self.run_dir),
+            False,
+            {key: dict(receipts) for key, receipts in state.shards.items()},
+        )
+
+    def _now(self) -> RunSeen:
+        """With what the run's process says at this moment."""
+        live, is_running = read_live(self.run_dir), is_alive(self.run_dir, wait=lambda _: None)
+        return replace(self.seen(), live=live, is_running=is_running)
+
+    def check(self) -> None:
+        """Before a page is made or served.
+
+        Raises:
+            RunDirectoryError: nothing was sampled yet, or the tables are of another version.
+        """
+        seen = self.seen()
+        rollouts = [
+            receipts[min(receipts)] for (_, table), receipts in seen.shards.items() if table == "rollouts" and receipts
+        ]
+        if not rollouts:
+            raise RunDirectoryError(
+                f"nothing was sampled yet in {self.run_dir}",
+                rule="the page shows responses of the policy, from the first shard of round 1 on",
+                remedy="wait for the first shard (`bcpg-cluster status` shows how far the run is), or name another --run-dir",
+            )
+        check_schema(self.run_dir, rollouts[0])
+
+    def _mark(self) -> object:
+        """Changes whenever the journal may have."""
+        place = journal_place(self.run_dir)
+        if not isinstance(place, Path):
+            return int(time.monotonic() / _STORE_AGE_S)
+        stat = place.stat()
+        return stat.st_size, stat.st_mtime_ns
+
+    # --- shards
+
+    def _receipts(self, round_: int, shard: int) -> dict[str, Receipt]:
+        seen = self.seen()
+        receipts = shard_receipts(seen.shards, seen.config, round_, shard)
+        if not {"prompts", "rollouts"} <= set(receipts):
+            raise DataError(
+                f"round {round_} has no shard {shard} of responses",
+                rule="a shard is shown from the moment its responses are there",
+                remedy="choose one that the overview lists",
+            )
+        return receipts
+
+    def _read(self, round_: int, shard: int, receipts: Mapping[str, Receipt], *, is_full: bool = False) -> ShardTables:
+        def note(table: str, error: StoreError) -> None:
+            self._refused[f"{round_}/{table}/{shard}"] = f"Round {round_}, shard {shard}: {table} is left out: {error}."
+
+        try:
+            return read_tables(
+                self.run_dir, self.seen().config, round_, shard, receipts, is_full=is_full, on_refused=note
+            )
+        except StoreError as error:
+            self._refused[f"{round_}/{shard}"] = f"Round {round_}, shard {shard} cannot be shown: {error}."
+            raise
+
+    def _list(self, tables: ShardTables) -> ShardSummary:
+        with _fitting(tables.round, tables.shard):
+            return summarise(tables, self.seen().config)
+
+    def _open(self, round_: int, shard: int) -> _Opened:
+        receipts = self._receipts(round_, shard)
+        key = _key(round_, shard, receipts)
+        if key not in self._opened:
+            tables = self._read(round_, shard, receipts, is_full=True)
+            listed = self.shard(round_, shard) if key in self._lists else self._list(tables)
+            lines = {(line.prompt_id, line.sample): line for line in listed.samples}
+            _keep(self._opened, key, _Opened(tables, lines, self._reference(tables)), _KEPT_TABLES)
+        self._opened.move_to_end(key)
+        return self._opened[key]
+
+    def _view(self, opened: _Opened, id_: SampleId) -> SampleView:
+        line = opened.lines.get((id_.prompt_id, id_.sample))
+        if line is None:
+            raise _no_sample(id_)
+        hand = {} if self.labels is None else self.labels.of(id_)
+        with _fitting(id_.round, opened.tables.shard):
+            return sample_view(opened.tables, self.seen().config, line, reference=opened.reference.get(id_), hand=hand)
+
+    def _reference(self, tables: ShardTables) -> dict[SampleId, np.ndarray]:
+        """From the pieces of the reference pass, which are cut by trainer rank: the one at the shard's place first."""
+        seen, round_ = self.seen(), tables.round
+        pieces = sorted(seen.shards.get((round_, "reference"), {}).items())
+        if not pieces:
+            return {}
+        shards = sorted(seen.shards.get((round_, "weighted"), {}))
+        at = shards.index(tables.shard) / len(shards) if tables.shard in shards else 0.0
+        nearest = sorted(pieces, key=lambda piece: abs((piece[0] + 0.5) / len(pieces) - at))
+        wanted = set() if tables.weighted is None else set(ids_of(tables.weighted))
+        try:
+            return reference_of(self.run_dir, [receipt for _, receipt in nearest], wanted)
+        except StoreError as error:
+            self._refused[f"{round_}/reference"] = f"Round {round_}: the drift of tokens is left out: {error}."
+            return {}
+
+    def _shard_of(self, round_: int, prompt_id: str) -> int:
+        """Where a prompt's samples are. The prompts of each shard are read once."""
+        pieces = self.seen().shards.get((round_, "prompts"), {})
+        for shard, receipt in sorted(pieces.items()):
+            key = round_, shard, receipt.attempt
+            if key not in self._places:
+                try:
+                    names = read_columns(self.run_dir, receipt, ["prompt_id"])["prompt_id"].to_pylist()
+                except StoreError as error:
+                    names = []
+                    self._refused[f"{round_}/{shard}"] = f"Round {round_}, shard {shard} cannot be shown: {error}."
+                self._places[key] = frozenset(names)
+            if prompt_id in self._places[key]:
+                return shard
+        raise _no_sample(SampleId(round_, prompt_id, 0))
+
+    # --- what the overview takes from shards
+
+    def _small_shards(self, seen: RunSeen, round_: int) -> list[tuple[int, int]]:
+        """Shards of a round that are weighed, the smallest first, with the size of their responses."""
+        weighed = seen.shards.get((round_, "weighted"), {})
+        pieces = seen.shards.get((round_, "rollouts"), {}).items()
+        return sorted(
+            ((shard, receipt.num_bytes) for shard, receipt in pieces if shard in weighed), key=lambda piece: piece[1]
+        )
+
+    def _look(self, seen: RunSeen) -> None:
+        """Find samples worth a look in a few shards of the last rounds."""
+        budget = _LOOK_BYTES
+        for round_ in sorted({round_ for round_, _ in seen.shards}, reverse=True)[:3]:
+            for shard, num_bytes in self._small_shards(seen, round_)[:2]:
+                budget -= num_bytes
+                if budget < 0 or all(key in self._answers for key in _ANSWERS):
+                    return
+                try:
+                    best = candidates(self.shard(round_, shard).samples)
+                    for key, line in best.items():
+                        if key not in self._answers:
+                            view = self.sample(round_, line.prompt_id, line.sample)
+                            self._answers[key] = answer_from_sample(key, view)
+                except BcpgError:
+                    continue  # `_read` made a notice of it
+
+    def _with_drift(self, round_: int, drift: Drift | None, seen: RunSeen) -> Drift | None:
+        """The drift with the distance of trainer and sampler, on the smallest shard of the round."""
+        small = self._small_shards(seen, round_)[:1]
+        if drift is None or not small or small[0][1] > _LOOK_BYTES // 4:
+            return drift
+        key = round_, small[0][0], tuple(sorted(seen.shards.get((round_, "reference"), {})))
+        if key not in self._drifts:
+            try:
+                self._drifts[key] = _distance(self._open(round_, small[0][0]))
+            except BcpgError:
+                self._drifts[key] = None
+        found = self._drifts[key]
+        if found is None:
+            return drift
+        return replace(drift, reference_vs_sampler_mean=found[0], reference_vs_sampler_max=found[1])
+
+
+def check_schema(run_dir: RunPath, receipt: Receipt) -> None:
+    """Raises :class:`RunDirectoryError` where a table is of another schema version. A file that is broken is no such thing."""
+    try:
+        read_columns(run_dir, receipt, ["round"])
+    except OtherSchemaError as error:
+        raise RunDirectoryError(
+            str(error),
+            rule="a page is made of tables of this program's version",
+            remedy="use the version of bcpg-cluster that made the run",
+        ) from None
+    except StoreError:
+        return
+
+
+@contextmanager
+def _fitting(round_: int, shard: int) -> Iterator[None]:
+    """Rows that do not fit one another, though each file is as it was written, are an error of the store."""
+    try:
+        yield
+    except (KeyError, IndexError, ValueError) as error:
+        raise StoreError(f"the tables of round {round_}, shard {shard}, do not fit one another ({error!r})") from error
+
+
+def _distance(opened: _Opened) -> tuple[float, float] | None:
+    """Mean and largest distance of the trainer's and the sampler's log-probs in nats; ``None`` without a pair to compare."""
+    table = opened.tables.rollouts
+    pairs = [
+        np.abs(opened.reference[id_] - logprobs)
+        for id_, logprobs in zip(ids_of(table), lists_of(table["sampler_logprobs"]), strict=True)
+        if id_ in opened.reference and len(opened.reference[id_]) == len(logprobs) > 0
+    ]
+    if not pairs:
+        return None
+    distances = np.concatenate(pairs)
+    return float(distances.mean()), float(distances.max())
+
+
+def _key(round_: int, shard: int, receipts: Mapping[str, Receipt]) -> object:
+    return round_, shard, tuple((name, receipt.attempt) for name, receipt in receipts.items())
+
+
+def _keep(kept: OrderedDict[object, _Kept], key: object, value: _Kept, most: int) -> None:
+    kept[key] = value
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
+def _no_sample(id_: SampleId) -> DataError:
+    return DataError(
+        f"round {id_.round} has no sample {id_.sample} of prompt {id_.prompt_id!r}",
+        rule="a sample is named by round, prompt and number",
+        remedy="choose one from the list of samples",
+    )
