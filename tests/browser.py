@@ -78,17 +78,27 @@ class Browser:
 
     @contextmanager
     def open_page(
-        self, url: str, *, width: int = 1280, height: int = 900, dark: bool = False, cookies: Mapping[str, str] | None = None
+        self,
+        url: str,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        dark: bool = False,
+        cookies: Mapping[str, str] | None = None,
+        before: str = "",
     ) -> Iterator[OpenPage]:
-        """A new page at ``url``, once it has loaded."""
+        """A new page at ``url``, once it has loaded. ``before``: a script that runs before the page's own."""
         session = self.loop.run_until_complete(_session())
         try:
             page = self.loop.run_until_complete(_new_page(self.loop, session, self.port))
-            page.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+            page.ask(
+                "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            )
             scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
             page.ask("Emulation.setEmulatedMedia", features=[scheme])
             for name, value in (cookies or {}).items():
                 page.ask("Network.setCookie", name=name, value=value, url=url)
+            page.ask("Page.addScriptToEvaluateOnNewDocument", source=before)
             page.goto(url)
             yield page
             page.ask("Page.close")
@@ -139,7 +149,9 @@ class OpenPage:
 
         async def look() -> None:
             while True:
-                found = await self.answer_to("Runtime.evaluate", {"expression": f"!!({condition})", "returnByValue": True})
+                found = await self.answer_to(
+                    "Runtime.evaluate", {"expression": f"!!({condition})", "returnByValue": True}
+                )
                 if found["result"].get("value"):
                     return
                 await asyncio.sleep(0.05)
@@ -147,7 +159,9 @@ class OpenPage:
         try:
             self._do(asyncio.wait_for(look(), deadline_s))
         except TimeoutError:
-            raise AssertionError(f"{condition} never held; {self.console_errors}; the page: {self.text()[:3000]}") from None
+            raise AssertionError(
+                f"{condition} never held; {self.console_errors}; the page: {self.text()[:3000]}"
+            ) from None
 
     def text(self) -> str:
         return self.evaluate("document.body ? document.body.innerText : ''")
@@ -181,7 +195,9 @@ class OpenPage:
     def _clip(self, whole: bool) -> dict[str, Any]:
         if not whole:
             return {}
-        size = self.evaluate("({width: document.documentElement.scrollWidth, height: document.documentElement.scrollHeight})")
+        size = self.evaluate(
+            "({width: document.documentElement.scrollWidth, height: document.documentElement.scrollHeight})"
+        )
         return {"clip": {"x": 0, "y": 0, "scale": 1, **size}}
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:

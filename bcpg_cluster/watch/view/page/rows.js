@@ -30,7 +30,8 @@ async function loadShard(shard) {
 function withQuestions(shard) {
   return shard.samples.map((sample) => {
     const [, question, gold] = shard.prompts[sample.index] || [sample.prompt_id, "", ""];
-    return { ...sample, round: shard.round, question, gold, key: `${shard.round}/${sample.prompt_id}/${sample.sample}` };
+    const key = `${shard.round}/${sample.prompt_id}/${sample.sample}`;
+    return Object.assign(sample, { round: shard.round, question, gold, key }); // in place: a run may have 100,000
   });
 }
 

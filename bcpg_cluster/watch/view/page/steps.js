@@ -2,9 +2,9 @@
 
 /** One verdict as a cell: right, wrong, missing and not asked look and read differently. */
 function verdictCell(verdict) {
-  if (!verdict) return h("span", { class: "verdict waiting" }, "– not asked");
+  if (!verdict) return h("span", { class: "verdict waiting" }, "– no verdict yet");
   if (verdict.status !== "judged") {
-    return h("span", { class: `verdict ${verdict.status === "waiting" ? "waiting" : "missing"}` }, verdict.status === "waiting" ? ". not judged yet" : `? missing: ${plain(verdict.status)}`);
+    return h("span", { class: "verdict missing" }, `? missing: ${plain(verdict.status)}`);
   }
   const score = isKnown(verdict.score) ? h("span", { class: "score" }, ` ${fixed(2)(verdict.score)}`) : null;
   const kind = verdict.label === 1 ? "right" : verdict.label === 0 ? "wrong" : "waiting";
@@ -18,10 +18,11 @@ function verdictWords(verdict) {
   return h("p", { class: "soft small" }, VERDICT_WORDS[verdict.status] ? `No verdict: ${VERDICT_WORDS[verdict.status]}.` : null);
 }
 
-const judgesOf = (sample) => [...new Map(sample.steps.flatMap((step) => step.verdicts.map((verdict) => [verdict.judge, verdict]))).values()];
+/** The run's judges in their order, whether or not they have judged this sample yet. */
+const voters = () => run.overview.run.judges.filter((judge) => judge.role === "vote");
 
-function judgeHead({ judge, role, threshold }) {
-  return [judge, role === "measure" && h("div", { class: "small" }, "measures the others"), isKnown(threshold) && h("div", { class: "small" }, `right from ${brief(threshold)}`)];
+function judgeHead({ name, role, threshold }) {
+  return [name, role === "measure" && h("div", { class: "small" }, "measures the others"), isKnown(threshold) && h("div", { class: "small" }, `right from ${brief(threshold)}`)];
 }
 
 function stepsSection(sample, focused) {
@@ -30,7 +31,7 @@ function stepsSection(sample, focused) {
     const why = sample.reward > 0 ? "Only wrong answers are cut into steps and judged; this one is right." : "This answer is not cut into steps (yet).";
     return append(box, [h("p", { class: "soft" }, why), written(sample.text)]), box;
   }
-  const judges = judgesOf(sample);
+  const { judges } = run.overview.run;
   const heads = ["Step", "Text", ...judges.map(judgeHead), "Decided"];
   const body = h("tbody");
   for (const step of sample.steps) append(body, stepRow(sample, step, judges, focused === step.index));
@@ -59,17 +60,17 @@ function stepCells(sample, step, judges, redraw) {
     h("th", { scope: "row", "data-name": "Step" }, link, h("br"), h("span", { class: `cell ${cellClass(letterOf(step))}`, title: LETTERS[letterOf(step)][1] }, letterOf(step)),
       h("div", { class: "soft small" }, `tokens ${step.start}–${step.end - 1}`)),
     h("td", { "data-name": "Text", class: "step-text" }, written(step.text)),
-    judges.map(({ judge }) => judgeCell(judge, step.verdicts.find((verdict) => verdict.judge === judge))),
+    judges.map(({ name }) => judgeCell(name, step.verdicts.find((verdict) => verdict.judge === name))),
     h("td", { "data-name": "Decided", class: "decided" }, decision(step), labelControls(sample, step, redraw)),
   ];
 }
 
 /** The step's letter as in the strip of the list. */
 function letterOf(step) {
-  const voters = step.verdicts.filter((verdict) => verdict.role === "vote");
+  const said = voters().map(({ name }) => step.verdicts.find((verdict) => verdict.judge === name));
   if (step.is_last) return "e";
-  if (!voters.length || voters.some((verdict) => verdict.status === "waiting")) return ".";
-  if (voters.some((verdict) => verdict.status !== "judged")) return "?";
+  if (!said.length || said.some((verdict) => !verdict)) return ".";
+  if (said.some((verdict) => verdict.status !== "judged")) return "?";
   if (step.dispute > 0) return "d";
   return step.mined ? "m" : "x";
 }

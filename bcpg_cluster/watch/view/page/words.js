@@ -14,8 +14,6 @@ const VERDICT_WORDS = {
   refused: "it declined, or the step is beyond its context",
   timeout: "it ran out of time",
   engine_lost: "its engine was lost",
-  waiting: "not judged yet",
-  not_asked: "it was not asked",
 };
 
 const OUTCOME_WORDS = {
