@@ -33,6 +33,11 @@ def to_json(value: Any) -> bytes:
     return text.encode("utf-8", "replace")
 
 
+def to_json_line(value: Any) -> bytes:
+    """The same in ASCII and with a line end, for files that some read line by line: U+2028 ends a line for many."""
+    return json.dumps(json.loads(to_json(value))).encode("ascii") + b"\n"
+
+
 def _dump(value: Any) -> str:
     return json.dumps(value, default=_opened, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 

@@ -1,6 +1,6 @@
 """A run as one page without a server: everything it shows is inside, gzipped, and no larger than people can mail.
 
-5 MB for every 1,000 samples is the most. What does not fit is left out in this order, and the page says so: the judges' raw
+5 MB for every 1,000 samples is the most, and 60 MB in all. What does not fit is left out in this order, and the page says so: the judges' raw
 answers, the columns of tokens, and then samples, those first that show least (not kept, not mined, not disputed).
 """
 
@@ -20,6 +20,8 @@ from bcpg_cluster.watch.view.source import RunSource
 
 MOST_BYTES = 5_000_000
 """Of a page, for every 1,000 samples or part of them."""
+MOST_IN_ALL = 60_000_000
+"""Of a page, however many samples there are: browsers take no more in one file without a long wait."""
 _NO_RAW = "The judges' raw answers are left out"
 _NO_TOKENS = "The columns of tokens (probability, weight, drift) are left out"
 
@@ -66,7 +68,7 @@ def bundle(source: RunSource, parts: PageParts, rounds: Sequence[int] = ()) -> B
     chosen = _chosen(overview, rounds)
     lists, overview = _lists(source, chosen, overview)
     num_samples = sum(len(of_shard.samples) for of_shard in lists)
-    most = MOST_BYTES * max(-(-num_samples // 1000), 1)
+    most = min(MOST_BYTES * max(-(-num_samples // 1000), 1), MOST_IN_ALL)
     title = f"{overview.run.name}: bcpg-cluster"
     room = (most - len(bundle_page(parts, title, b"", [_NO_RAW, _NO_TOKENS] * 2).encode())) * 3 // 4 - 64
     details = (_Detail(), _Detail(has_raw=False), _Detail(has_raw=False, has_tokens=False))

@@ -8,6 +8,7 @@ its raw scores and its labels). Lines of other runs in the same file stay as the
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.records import SampleId
 from bcpg_cluster.store.whole_files import make_parents, write_whole
-from bcpg_cluster.watch.view.as_json import to_json
+from bcpg_cluster.watch.view.as_json import to_json_line
 from bcpg_cluster.watch.view.sample_records import SampleView
 
 _RULE = "a file of hand labels holds JSON lines that `bcpg-cluster view` wrote"
@@ -100,7 +101,7 @@ class LabelFile:
             entry["notes"][str(given.step)] = given.note[:MOST_NOTE]
         lines = {**self._lines, name: entry}
         make_parents(self.path)
-        write_whole(self.path, b"".join(to_json(line) + b"\n" for line in lines.values()))
+        write_whole(self.path, b"".join(map(to_json_line, lines.values())))
         self._lines = lines
 
     def _name(self, id_: SampleId) -> str:
@@ -130,14 +131,38 @@ def _entry(name: str, run: str, view: SampleView) -> dict[str, Any]:
 
 def is_hand_labelled(entry: Any) -> bool:
     """Whether a line is one of these, and no other file of labels."""
-    if not isinstance(entry, dict):
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not isinstance(entry.get("steps"), list):
         return False
-    lists, mappings = (
-        (entry.get(key) for key in ("steps", "labels", "tokens")),
-        (entry.get("scores"), entry.get("judges")),
+    number = len(entry["steps"])
+
+    def are(values: Any, fits: Callable[[Any], bool]) -> bool:
+        return isinstance(values, list) and len(values) == number and all(map(fits, values))
+
+    by_judge = entry.get("scores"), entry.get("judges")
+    return (
+        are(entry["steps"], lambda text: isinstance(text, str))
+        and are(entry.get("labels"), _is_label)
+        and are(entry.get("tokens"), lambda count: type(count) is int and count >= 1)
+        and all(isinstance(of, dict) for of in by_judge)
+        and all(are(scores, _is_score) for scores in entry["scores"].values())
+        and all(are(labels, _is_label) for labels in entry["judges"].values())
     )
-    found = [len(value) for value in lists if isinstance(value, list)]
-    return "id" in entry and len(found) == 3 and len(set(found)) == 1 and all(isinstance(of, dict) for of in mappings)
+
+
+def _is_label(value: Any) -> bool:
+    return value is None or (type(value) is int and value in (0, 1))
+
+
+def _is_score(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 <= value <= 1)
+
+
+def is_hand_labelled_line(line: str) -> bool:
+    """The same of a line's text."""
+    try:
+        return is_hand_labelled(json.loads(line))
+    except ValueError:
+        return False
 
 
 def hand_steps(entry: dict[str, Any], judge: str) -> list[HandStep]:
@@ -168,15 +193,11 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if not is_hand_labelled(entry):
+        if not is_hand_labelled_line(line):
             raise DataError(
                 f"{path}, line {number}, is no line of hand labels: {line[:80]}",
                 rule=_RULE,
                 remedy="name another file with --labels, or mend the line",
             )
-        entries.append(entry)
+        entries.append(json.loads(line))
     return entries

@@ -72,12 +72,15 @@ def _why(rule: ConsensusRule, labels: Mapping[str, int | None], statuses: Mappin
         counted = "which counts against it" if rule.abstention == "against" else "and is left out of the count"
         parts.append(f"{_names(silent)} gave no verdict ({said}), {counted}")
     if right and not parts:
-        who = f"{right[0]} calls" if len(labels) == 1 else f"{_all(len(right))} voters call"
+        who = (
+            f"{right[0]} calls"
+            if len(labels) == 1
+            else f"{'Both' if len(right) == 2 else f'All {len(right)}'} voters call"
+        )
         parts.append(f"{who} it right")
     elif right and rule.name != "all":
         parts.append(f"{_names(right)} {_call(right)} it right")
-    text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]} ({_rule(rule, labels)})"
+    return f"{'; '.join(parts)} ({_rule(rule, labels)})"
 
 
 def _rule(rule: ConsensusRule, labels: Mapping[str, int | None]) -> str:
@@ -96,10 +99,6 @@ def _rule(rule: ConsensusRule, labels: Mapping[str, int | None]) -> str:
 
 def _ending(is_mined: int) -> str:
     return "its tokens are mined" if is_mined else "not mined"
-
-
-def _all(number: int) -> str:
-    return "both" if number == 2 else f"all {number}"
 
 
 def _names(names: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from bcpg_cluster.watch.report.calibration import (
     thin_curve,
 )
 from bcpg_cluster_cli.console import percent
+from bcpg_cluster_cli.judging.hand_labels import read_hand_labels
 from bcpg_cluster_cli.session import find_run
 
 
@@ -71,7 +72,8 @@ def run_calibrate(
         run_dir: where verdicts are read from; the newest run by default. Not read with ``labels``.
         judge: the judge that scores.
         measure: the judge taken for the truth; by default the run's only one with role ``measure``.
-        labels: a JSONL file instead of a run: ``score`` in [0, 1], ``label`` 0 or 1, ``tokens`` (1 by default) a line.
+        labels: a JSONL file instead of a run: ``score`` in [0, 1], ``label`` 0 or 1, ``tokens`` (1 by default) a line; or the
+            labels that a person gave in `bcpg-cluster view`.
         rounds: which rounds of the run; all by default.
         precision: choose the lambda with the most recall at this precision or more; the best F1 by default.
         min_mined: lambdas that mine fewer steps are not chosen.
@@ -81,7 +83,12 @@ def run_calibrate(
         UserError: nothing to calibrate on, or no lambda that meets the request.
     """
     if labels is not None:
-        found, source = _Found(list(_read_labels(labels))), str(labels)
+        by_hand, source = read_hand_labels(labels, judge), str(labels)
+        found = (
+            _Found(list(_read_labels(labels)))
+            if by_hand is None
+            else _Found(by_hand.steps, by_hand.num_unscored, last=by_hand.num_last)
+        )
     else:
         directory = find_run(run_dir)
         config = load_run_config(directory)

@@ -1,0 +1,136 @@
+"""watch.view.overview.timeline: bars from receipts, and the bound of a round, by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.records import Receipt
+from bcpg_cluster.store.manifest import ManifestState
+from bcpg_cluster.store.reports import RoundReport
+from bcpg_cluster.watch.view.overview import timeline
+from bcpg_cluster.watch.view.overview.records import Bar
+from bcpg_cluster.watch.view.overview.timeline import bound_of, gantt_of, read_timeline
+
+PUSH = {
+    "method": "gloo", "why": "", "seconds": 2.0, "num_members": 2, "worst_nats": 0.0, "separation_nats": 1.0,
+    "cached_prefix_nats": None, "canaries": "passed", "proof_s": 0.1,
+}  # fmt: skip
+
+
+def line(event: str, time: float, **facts: Any) -> bytes:
+    return json.dumps({"event": event, "time": time, **facts}).encode() + b"\n"
+
+
+def shard(table: str, time: float, seconds: float, number: int = 0) -> bytes:
+    return line("shard", time, table=table, round=1, shard=number, num_rows=8, seconds=seconds)
+
+
+def test_a_bar_ends_with_its_receipt(make_config: Callable[..., Config]):
+    lines = [
+        line("created", 100.0, program_version="0.1"),
+        shard("prompts", 101.0, 0.0),
+        shard("rollouts", 110.0, 8.0),
+        shard("verdicts.llm", 112.0, 1.5),
+        shard("eval_outcomes", 130.0, 0.5),
+        line("snapshot", 125.0, version=1, metrics={"steps": 3, "train_s": 10.0, "snapshot_s": 1.0}),
+        line("push", 128.0, version=1, **PUSH),
+    ]
+    found = read_timeline(lines, make_config())
+    assert found.created == 100.0
+    assert found.bars == {
+        "rollout": [Bar(102.0, 110.0, "generate", 1, "shard 0: 8 rows in 8.0 s")],
+        "cpu": [  # fakes run in the pool without engines
+            Bar(110.5, 112.0, "judge.llm", 1, "shard 0: 8 rows in 1.5 s"),
+            Bar(129.5, 130.0, "verify_evaluation", 1, "shard 0: 8 rows in 0.5 s"),
+        ],
+        "trainer": [
+            Bar(114.0, 124.0, "train", 1, "3 optimiser steps"),
+            Bar(124.0, 125.0, "snapshot", 1, "version 1"),
+        ],
+        "push": [Bar(126.0, 128.0, "push", 1, "version 1")],
+    }
+    gantt = gantt_of(found, [], make_config())
+    assert gantt is not None
+    assert gantt.start == 102.0
+    assert [lane.pool for lane in gantt.lanes] == ["rollout", "cpu", "trainer", "push"]
+
+
+def test_a_line_that_is_torn_or_strange_is_passed_over(make_config: Callable[..., Config]):
+    found = read_timeline([b'{"event": "shar', b"[]\n", line("news", 1.0), shard("rollouts", 5.0, 1.0)], make_config())
+    assert [len(bars) for bars in found.bars.values()] == [1]
+
+
+def test_events_say_what_happened(make_config: Callable[..., Config]):
+    lines = [
+        line("retry", 1.0, what="judge.llm shard 3", why="engine lost"),
+        line("reopened", 2.0, round=2, tables=["weighted"], versions=2, changed=None),
+        line("report", 3.0, round=2, report={}),
+        line("prompts", 4.0, sets={}, changes=[]),
+    ]
+    assert [(event.round, event.kind, event.text) for event in read_timeline(lines, make_config()).events] == [
+        (None, "retry", "judge.llm shard 3: engine lost"),
+        (2, "reopened", "let go of weighted"),
+        (2, "report", "round 2 is done"),
+    ]
+
+
+def test_many_bars_are_joined_where_they_touch(make_config: Callable[..., Config], monkeypatch: Any):
+    monkeypatch.setattr(timeline, "_MANY", 2)
+    lines = [
+        shard("rollouts", 10.0, 5.0),
+        shard("rollouts", 12.0, 4.0, 1),
+        shard("rollouts", 20.0, 3.0, 2),
+    ]
+    gantt = gantt_of(read_timeline(lines, make_config()), [], make_config())
+    assert gantt is not None
+    assert gantt.lanes[0].bars == (
+        Bar(5.0, 12.0, "generate", 1, "2 shards"),
+        Bar(17.0, 20.0, "generate", 1, "1 shards"),
+    )
+
+
+def state_of(seconds: dict[str, list[float]]) -> ManifestState:
+    state = ManifestState()
+    for table, of_shards in seconds.items():
+        for number, took in enumerate(of_shards):
+            state.add_receipt(Receipt(table, 1, number, "a", "p", 1, 1, "", took))
+    return state
+
+
+def report(**train: float) -> RoundReport:
+    return RoundReport.read(
+        {"round": 1, "train": {"steps": 1.0, **train}, "push": PUSH, "seconds": {"round": 60.0}},
+    )
+
+
+TABLES = ("outcomes", "steps", "verdicts.llm", "verdicts.prm", "verdicts.truth", "weighted")
+TRAIN = {"train_s": 20.0, "snapshot_s": 1.0, "reference_s": 3.0}
+
+
+def test_the_bound_takes_the_busiest_pool(make_config: Callable[..., Config]):
+    config = make_config(pools={"rollout": {"members": 2, "leases_per_member": 2}})
+    state = state_of({"rollouts": [8.0] * 10} | dict.fromkeys(TABLES, [0.5] * 10))
+    # D: 80 s over 4 at once = 20 s (cpu: 30 s over 2); one shard's way is 8 + 3 * 0.5 + 0.5
+    found = bound_of(report(**TRAIN), state, config)
+    assert found.bound_s == 20.0 + 21.0 + 2.0
+    assert found.took_s == 60.0
+    assert "80.0 s of work of pool rollout, spread evenly over 2 members with 2 shards at once" in found.text
+
+
+def test_the_bound_is_no_less_than_one_shards_way_nor_the_reference_pass(make_config: Callable[..., Config]):
+    config = make_config(pools={"rollout": {"members": 2, "leases_per_member": 2}})
+    state = state_of({"rollouts": [8.0] * 2} | dict.fromkeys(TABLES, [0.5] * 2))
+    found = bound_of(report(**TRAIN), state, config)
+    assert found.bound_s == 10.0 + 21.0 + 2.0  # 8 + outcomes, steps and weights 1.5 + the slowest judge 0.5
+    assert "the longest shard's way" in found.text
+    assert bound_of(report(**TRAIN | {"reference_s": 30.0}), state, config).bound_s == 30.0 + 21.0 + 2.0
+
+
+def test_without_the_figures_there_is_no_bound(make_config: Callable[..., Config]):
+    assert bound_of(report(**TRAIN), ManifestState(), make_config()).bound_s is None
+    assert bound_of(report(), state_of({}), make_config()).bound_s is None
+    base = bound_of(RoundReport.read({"round": 0, "seconds": {"round": 9.0}}), ManifestState(), make_config())
+    assert (base.bound_s, base.took_s) == (None, 9.0)
