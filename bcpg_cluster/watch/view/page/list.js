@@ -103,7 +103,7 @@ async function loadList(list) {
   const isStale = () => list.left || list.wanted.round !== round;
   const wanted = shardsOf(round);
   let drawn = 0;
-  drawList(list);
+  drawList(list, true);
   await loadShards(wanted, (done, total) => {
     list.progress.textContent = done < total ? `Loaded ${num(done)} of ${num(total)} shards …` : "";
     if (performance.now() - drawn < 400 && done < total) return;

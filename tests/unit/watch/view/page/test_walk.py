@@ -18,6 +18,8 @@ def at(address: str) -> str:
 
 
 def count(page: OpenPage) -> str:
+    """How many samples pass, once all are loaded."""
+    page.wait_for("!document.querySelector('.count').innerText.includes('so far')")
     return page.evaluate("document.querySelector('.count').innerText")
 
 
