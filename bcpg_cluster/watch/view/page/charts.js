@@ -156,7 +156,7 @@ function partsBar(label, parts) {
     { class: "parts", role: "img", "aria-label": `${label}: ${words}` },
     parts.filter((part) => part.num).map((part) =>
       h("span", { class: `part ${part.kind}`, title: `${num(part.num)} ${part.name}`, style: { "flex-grow": String(part.num) } },
-        part.num / total > 0.12 ? `${part.name} ${num(part.num)}` : ""),
+        part.num / total > 0.1 ? `${part.name} ${num(part.num)}` : ""),
     ),
   );
 }

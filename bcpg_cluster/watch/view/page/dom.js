@@ -85,7 +85,7 @@ function brief(value) {
 function seconds(value) {
   if (value < 10) return `${value < 0.1 ? brief(value) : fixed(1)(value)} s`;
   const whole = Math.round(value);
-  if (whole < 90) return `${whole} s`;
+  if (whole < 90 && whole % 60) return `${whole} s`;
   const [size, large, small, unit] = whole < 5400 ? [60, "min", "s", 1] : [3600, "h", "min", 60];
   const rest = Math.floor((whole % size) / unit);
   return `${Math.floor(whole / size)} ${large}${rest ? ` ${rest} ${small}` : ""}`;

@@ -4,12 +4,19 @@ function ganttSection(gantt) {
   if (!gantt || !gantt.lanes.length) return h("p", { class: "soft" }, "No work is recorded yet.");
   const bars = gantt.lanes.flatMap((lane) => lane.bars);
   const end = bars.reduce((latest, bar) => Math.max(latest, bar.end), gantt.start + 1);
-  const stages = [...new Set(bars.map((bar) => bar.stage))];
+  const stages = longestFirst(bars);
   return [
     h("ul", { class: "legend" }, stages.map((stage, i) => h("li", null, h("span", { class: `swatch ${stageClass(i)}` }), " ", plain(stage)))),
     drawnToWidth((width) => ganttSvg(gantt, end, stages, width)),
     boundsTable(gantt.bounds),
   ];
+}
+
+/** Stages by the time they took. */
+function longestFirst(bars) {
+  const took = new Map();
+  for (const bar of bars) took.set(bar.stage, (took.get(bar.stage) || 0) + bar.end - bar.start);
+  return [...took].sort((a, b) => b[1] - a[1]).map(([stage]) => stage);
 }
 
 /** Bars that overlap go on lines of their own. */

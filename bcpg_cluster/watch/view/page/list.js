@@ -135,7 +135,8 @@ function drawList(list, isLoading = false) {
   );
   const again = focused && [...list.results.querySelectorAll("[data-row]")].find((link) => link.dataset.row === focused);
   if (again) again.focus();
-  else if (!isLoading && walk.opened) openedRow()?.focus();
+  else if (!isLoading && !list.wasDrawn) returnTo(openedRow());
+  list.wasDrawn ||= !isLoading;
 }
 
 function waitingWords(shards) {
@@ -204,6 +205,11 @@ function notesOf(row) {
     !isKnown(row.mass) && h("span", { class: "note" }, "no log-probs"),
   ];
   return notes.filter(Boolean).map((note) => [note, " "]);
+}
+
+/** Where the list was left, unless the reader is elsewhere already. */
+function returnTo(link) {
+  if (link && ["H1", "BODY"].includes(document.activeElement.tagName)) link.focus();
 }
 
 /** The link of the sample that was opened last, if it is on this page of the list. */

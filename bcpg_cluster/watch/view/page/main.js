@@ -122,6 +122,7 @@ function takeOverview(overview) {
   if (isNew) {
     forgetUnfinished(before);
     if (run.view.kind === "overview") redrawOverview();
+    if (run.view.list) loadList(run.view.list);
   }
   drawHeader();
 }

@@ -1,6 +1,6 @@
 // The lines of the list of samples: loaded shard by shard, kept, filtered and sorted here.
 
-const rows = { shards: new Map(), failed: new Map() };
+const rows = { shards: new Map(), failed: new Map(), loading: new Map(), stale: new Set() };
 
 const shardKey = (shard) => `${shard.round}/${shard.shard}`;
 
@@ -15,12 +15,19 @@ async function loadShards(wanted, tell, enough = () => false) {
   }
 }
 
+/** A shard is loaded once, however many ask for it. */
 async function loadShard(shard) {
   const key = shardKey(shard);
-  if (rows.shards.has(key)) return;
+  if (rows.shards.has(key) && !rows.stale.has(key)) return;
+  if (!rows.loading.has(key)) rows.loading.set(key, readShard(shard, key).finally(() => rows.loading.delete(key)));
+  await rows.loading.get(key);
+}
+
+async function readShard(shard, key) {
   try {
     rows.shards.set(key, withQuestions(await run.source.shard(shard.round, shard.shard)));
     rows.failed.delete(key);
+    rows.stale.delete(key);
   } catch (error) {
     rows.failed.set(key, error instanceof RunError ? error : new RunError(`Shard ${key} cannot be drawn.`, String(error), "Reload the page."));
   }
@@ -37,7 +44,7 @@ function withQuestions(shard) {
 
 /** While a run goes on, a shard that was waiting for tables is read again. */
 function forgetUnfinished(before) {
-  for (const shard of before.shards) if (shard.waiting_for.length) rows.shards.delete(shardKey(shard));
+  for (const shard of before.shards) if (shard.waiting_for.length) rows.stale.add(shardKey(shard));
 }
 
 function loadedRows(wanted) {

@@ -79,7 +79,7 @@ function judgeCell(judge, verdict) {
   const details = verdict && (verdict.raw || verdict.reason || isKnown(verdict.latency_s));
   return h("td", { "data-name": judge }, verdictCell(verdict), verdictWords(verdict),
     verdict && verdict.reason ? h("div", { class: "reason", dir: "auto" }, visible(verdict.reason.length > 300 ? `${verdict.reason.slice(0, 300)}…` : verdict.reason)) : null,
-    details ? h("details", null, h("summary", null, "more"), moreOf(verdict)) : null);
+    details ? h("details", null, h("summary", null, "its answer"), moreOf(verdict)) : null);
 }
 
 function moreOf(verdict) {

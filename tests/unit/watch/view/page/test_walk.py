@@ -137,6 +137,19 @@ def test_filters_search_and_sort_are_in_the_address(visit: Visit):
         assert page.evaluate("location.hash") == "#/samples?round=1&text=1+%2B+1&filter=right&sort=length"
 
 
+def test_the_focus_returns_to_the_row_and_stays_where_it_is_put(visit: Visit, go: Callable[..., None]):
+    with visit(f"#/sample/1/{quoted(PROMPT)}/1") as page:
+        go(page, "#/samples")
+        page.wait_for(f"{FOCUSED}.dataset.row === {json.dumps(f'1/{PROMPT}/1')}")
+        page.click("[data-filter=wrong]")
+        page.wait_for("document.querySelector('.count').innerText.startsWith('4 of')")
+        assert page.evaluate(f"{FOCUSED}.dataset.filter") == "wrong"
+        page.press("/")
+        page.type("9 + 9")
+        page.wait_for("document.querySelector('.count').innerText.startsWith('1 of')")
+        assert page.evaluate(f"{FOCUSED}.id") == "pick-text"
+
+
 def test_every_filter_finds_its_samples(visit: Visit):
     expected = {"right": 4, "wrong": 4, "mined": 3, "disputed": 1, "sure": 1, "spared_wrong": 1, "missing": 1, "unparsable": 1,
                 "truncated": 1, "dropped": 3}  # fmt: skip
