@@ -57,6 +57,9 @@ function written(text, props) {
   return replace(block, all.slice(0, LONGEST), " … ", rest);
 }
 
+/** The program's own words, in which backticks set commands apart. */
+const prose = (text) => visible(text).split("`").map((part, i) => (i % 2 ? h("code", null, part) : part));
+
 /** A short text on one line. */
 function snippet(text, most = 90) {
   const line = visible(text === null || text === undefined ? "" : text).replace(/\s+/g, " ").trim();
@@ -102,9 +105,9 @@ function problemBox(error) {
   return h(
     "section",
     { class: "box problem", role: "alert" },
-    h("h2", null, known ? visible(error.problem) : "The page could not draw this."),
-    h("p", null, known ? visible(error.rule) : `${error && error.message ? visible(error.message) : error}`),
-    h("p", null, h("strong", null, "What to do: "), known ? visible(error.remedy) : "Reload the page; if it stays, report it with this text."),
+    h("h2", null, known ? prose(error.problem) : "The page could not draw this."),
+    h("p", null, known ? prose(error.rule) : `${error && error.message ? visible(error.message) : error}`),
+    h("p", null, h("strong", null, "What to do: "), known ? prose(error.remedy) : "Reload the page; if it stays, report it with this text."),
     h("p", null, h("a", { href: "#/" }, "To the overview")),
   );
 }

@@ -60,7 +60,7 @@ function drawLabelsBar() {
   const bar = byId("bottom");
   if (run.source.saveLabel) {
     const file = labels.file || (run.overview.files && run.overview.files.labels);
-    return replace(bar, file ? h("p", { class: "soft" }, "Labels by hand: ", h("code", null, visible(file)), ". `calibrate` and `judge-eval` read it.") : null);
+    return replace(bar, file ? h("p", { class: "soft" }, "Labels by hand: ", h("code", null, visible(file)), prose(". `calibrate` and `judge-eval` read it.")) : null);
   }
   if (!labels.lines.size) return replace(bar);
   const download = () => {

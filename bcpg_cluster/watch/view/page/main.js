@@ -98,7 +98,7 @@ function drawHeader() {
       h("button", { type: "button", class: "small", "aria-label": "Keys and letters", onclick: () => byId("help").showModal() }, "?")),
   );
   const notices = [why ? `The run ${STATE_WORDS[state] || state}: ${why}` : null, ...run.overview.notices, ...run.source.leftOut, run.lost || null].filter(Boolean);
-  replace(byId("notices"), notices.length > 0 && h("ul", { class: "notices" }, notices.map((text) => h("li", null, visible(text)))));
+  replace(byId("notices"), notices.length > 0 && h("ul", { class: "notices" }, notices.map((text) => h("li", null, prose(text)))));
 }
 
 /** While the run is running, look again; draw anew only what changed, and leave scroll and focus alone. */
