@@ -14,7 +14,8 @@ from bcpg_cluster.new_config.facts import JudgeFacts, ModelFacts
 from bcpg_cluster.new_config.model import is_prm, read_model
 from bcpg_cluster.run.build.model_files import config_json
 
-_ANSWER_TOKENS, _STEPS = 1000, 8  # JSON with reasons takes about 90 tokens a step
+_ANSWER_TOKENS, _STEPS = 1000, 8
+_TOKENS_PER_STEP = 90  # about what JSON with reasons takes; ``validate`` reckons with the same
 _WITHIN_S = 5.0
 _KEYS = {"api.openai.com": "OPENAI_API_KEY"}
 
@@ -36,7 +37,8 @@ def read_judge(judge: str | None, model: str | None, key_env: str | None, policy
     if judge is not None and is_prm(config_json(facts.name), facts.name):
         return JudgeFacts({"kind": "prm", "model": facts.name, "threshold": 0.5}, facts), f"{judge}: scores steps (prm)"
     tokens = min(_ANSWER_TOKENS, (facts.context or 4 * _ANSWER_TOKENS) // 4)
-    section = {"kind": "llm", "model": facts.name, "window_steps": _STEPS, "max_tokens": tokens}
+    steps = max(1, min(_STEPS, tokens // _TOKENS_PER_STEP))
+    section = {"kind": "llm", "model": facts.name, "window_steps": steps, "max_tokens": tokens}
     what = (
         "the policy's own base model grades steps: no --judge was given" if judge is None else f"{judge} grades steps"
     )

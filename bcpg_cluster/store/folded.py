@@ -14,7 +14,8 @@ _FIELDS = tuple(Receipt.__dataclass_fields__)
 class FoldedReceipts(Mapping[int, Receipt]):
     """The accepted shards of a table, packed; to be read as a whole.
 
-    Each lookup unpacks the table anew (some 5 microseconds a receipt), so take ``dict(folded)`` to look up many.
+    Each lookup unpacks the table anew (some 5 microseconds a receipt), so take ``dict(folded.items())`` to look up many;
+    ``dict(folded)`` is one lookup a receipt.
     """
 
     __slots__ = ("_num", "_packed")

@@ -112,7 +112,7 @@ class ManifestState:
         key = receipt.round, receipt.table
         accepted = self.shards.get(key)
         if not isinstance(accepted, dict):
-            accepted = self.shards[key] = dict(accepted or {})
+            accepted = self.shards[key] = dict((accepted or {}).items())
         if receipt.shard in accepted:
             return False
         metrics = {sys.intern(name): value for name, value in receipt.metrics.items()}

@@ -1,7 +1,7 @@
 """A run as one page without a server: everything it shows is inside, gzipped, and no larger than people can mail.
 
-5 MB for every 1,000 samples is the most, and 60 MB in all. What does not fit is left out in this order, and the page says so: the judges' raw
-answers, the columns of tokens, and then samples, those first that show least (not kept, not mined, not disputed).
+5 MB for every 1,000 samples is the most, and 60 MB in all. What does not fit is left out in this order, and the page says so: the
+judges' raw answers, the columns of tokens, and then samples, those first that show least (not kept, not mined, not disputed).
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class RunSource:
             read_timeline(lines, config),
             read_live(self.run_dir),
             False,
-            {key: dict(receipts) for key, receipts in state.shards.items()},
+            {key: dict(receipts.items()) for key, receipts in state.shards.items()},
         )
 
     def _now(self) -> RunSeen:

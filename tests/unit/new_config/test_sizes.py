@@ -9,11 +9,13 @@ import pytest
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.new_config import judge as judges
 from bcpg_cluster.new_config.commented_yaml import plain
 from bcpg_cluster.new_config.facts import DataFacts, JudgeFacts, MachineFacts, ModelFacts
 from bcpg_cluster.new_config.proposal import judge_pool, propose
 from bcpg_cluster.new_config.sizes import choose_members, choose_sizes, engine_gib
 from bcpg_cluster.run.build.model_memory import ModelShape
+from bcpg_cluster.run.preflight.judges import judge_notes
 
 HALF_B = ModelShape(896, 24, 14, 2, 4864, 151936, True)
 MODEL = ModelFacts("/models/half", HALF_B, HALF_B.num_parameters(), 32768)
@@ -84,6 +86,15 @@ def test_rounds_stay_within_data_and_context():
         choose_sizes(TINY, DATA, 2040, 0)
     unknown: Any = ModelFacts("org/unknown")
     assert config_for(unknown, ENDPOINT, machine()).generate.max_tokens == 512
+
+
+@pytest.mark.parametrize("context", [2048, 4096, 32768, None])
+def test_a_hosted_judge_has_room_for_the_steps_it_is_asked_about(context: int | None):
+    """A quarter of a short context holds the verdicts on five steps, so it is asked about five at once."""
+    judge, _ = judges.read_judge(None, None, None, ModelFacts("/models/short", context=context))
+    assert judge.section["window_steps"] == (5 if context == 2048 else 8)
+    config = config_for(ModelFacts("/models/short", None, 1_000_000, context), judge, machine())
+    assert [line for line in judge_notes(config) if "max_tokens" in line] == []
 
 
 def test_the_longest_row_is_one_forward():

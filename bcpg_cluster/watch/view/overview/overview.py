@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.records import Receipt
 from bcpg_cluster.stages.graph import StageSpec, data_stages, evaluation_stages
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.watch.live import Live
@@ -24,10 +23,7 @@ from bcpg_cluster.watch.view.overview.records import (
 )
 from bcpg_cluster.watch.view.overview.rounds import round_of
 from bcpg_cluster.watch.view.overview.settings import config_lines, method_words
-from bcpg_cluster.watch.view.overview.timeline import Timeline, bound_of, gantt_of
-
-Shards = Mapping[tuple[int, str], Mapping[int, Receipt]]
-"""Accepted pieces by round and table, unfolded."""
+from bcpg_cluster.watch.view.overview.timeline import Shards, Timeline, bound_of, gantt_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +33,7 @@ class RunSeen:
     Attributes:
         live: ``None`` where the run keeps no live status.
         is_running: a process works on it.
-        shards: ``state.shards`` with every table unfolded, since each look into a folded one costs.
+        shards: ``state.shards`` with every table unfolded.
     """
 
     directory: str
@@ -60,7 +56,7 @@ def overview_of(
         start_here: answers, which take a look into some shards.
     """
     rounds = _rounds(seen)
-    bounds = [bound_of(report, seen.state, seen.config) for _, report in sorted(seen.state.reports.items())]
+    bounds = [bound_of(report, seen.shards, seen.config) for _, report in sorted(seen.state.reports.items())]
     lines = shard_lines(seen)
     return Overview(
         SCHEMA,

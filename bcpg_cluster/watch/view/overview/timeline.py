@@ -11,11 +11,12 @@ from typing import Any
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.stages.graph import data_stages, evaluation_stages
-from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.reports import RoundReport, TrainingSummary
 from bcpg_cluster.watch.view.overview.records import Bar, Bound, Gantt, Lane, RunEvent
 
 TRAINER = "trainer"
+Shards = Mapping[tuple[int, str], Mapping[int, Receipt]]
+"""Accepted pieces by round and table; none of them folded, since each look into a folded table costs."""
 _MANY = 3000  # more bars than this are joined by lane, round and stage
 
 
@@ -149,7 +150,7 @@ def _event(kind: str, event: Mapping[str, Any], time: float) -> list[RunEvent]:
 # --- the least a round could take
 
 
-def bound_of(report: RoundReport, state: ManifestState, config: Config) -> Bound:
+def bound_of(report: RoundReport, shards: Shards, config: Config) -> Bound:
     """``max(D, R) + T + P``: the data half or the reference pass, then the optimiser steps and the push."""
     took = report.seconds.get("round", 0.0)
     if report.round == 0:
@@ -157,7 +158,7 @@ def bound_of(report: RoundReport, state: ManifestState, config: Config) -> Bound
     train, push = report.train, report.push
     if train is None or train.train_s is None or push is None:
         return Bound(report.round, None, took, "No bound: the round made no optimiser step, or noted no seconds of it.")
-    data_s, data_words = _data_half(report.round, state, config)
+    data_s, data_words = _data_half(report.round, shards, config)
     if data_s is None:
         return Bound(report.round, None, took, data_words)
     reference_s = train.reference_s or 0.0
@@ -170,10 +171,10 @@ def bound_of(report: RoundReport, state: ManifestState, config: Config) -> Bound
     return Bound(report.round, bound, took, text)
 
 
-def _data_half(round_: int, state: ManifestState, config: Config) -> tuple[float | None, str]:
+def _data_half(round_: int, shards: Shards, config: Config) -> tuple[float | None, str]:
     """Seconds of the longest pool's work, or of the longest shard's way through all stages, and what was taken in words."""
     specs = data_stages({name: config.judge_pool(name) for name in config.judges})
-    found = {spec: dict(state.shards.get((round_, spec.output), {})) for spec in specs}
+    found = {spec: shards.get((round_, spec.output), {}) for spec in specs}
     if not all(found.values()):
         return None, "No bound: shards of the data half are missing."
     work: dict[str, float] = defaultdict(float)

@@ -69,24 +69,47 @@ def test_a_line_that_is_none_is_named(bcpg: Callable[..., Any], file: Path):
     assert (ended.code, "line 3, is no line of hand labels" in ended.err) == (2, True)
 
 
-def test_what_the_page_writes_is_read(bcpg: Callable[..., Any], finished_run: Any, tmp_path: Path):
-    """From a run's samples through the page's file to `calibrate`: the labels of the truth give what the truth gives."""
+@pytest.fixture
+def labelled(finished_run: Any, tmp_path: Path) -> Path:
+    """The steps of a real shard, labelled on its page as the task's truth has them; the file."""
     path = tmp_path / "labels.jsonl"
-    source = RunSource(finished_run.directory, partial(load_run_config, finished_run.directory), LabelFile(path, "run"))
-    num_steps = 0
+    load = partial(load_run_config, finished_run.directory)
+    source = RunSource(finished_run.directory, load, LabelFile(path, "run"))
     for view in source.samples(1, 0):
-        id_ = SampleId(1, view.prompt_id, view.sample)
         for step in view.steps:
-            source.put_label(HandLabel(id_, step.index, step.truth["truth"] or 0))
-            num_steps += not step.is_last
-    ended = bcpg("calibrate", "prm", "--labels", path, "--min-mined", 1)
-    assert ended.code == 2
-    assert "'prm' gives labels" in ended.err  # fakes label
-    assert num_steps > 20
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    for row in rows:  # as a judge that scores would have left them
-        row["scores"]["prm"] = [None if said is None else 0.75 * said + 0.125 for said in row["judges"]["prm"]]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = json.loads(bcpg("calibrate", "prm", "--labels", path, "--min-mined", 1, "--json").out)
-    assert found["steps"]["used"] + found["steps"]["unscored"] == num_steps
-    assert (found["chosen"]["lower"], found["chosen"]["upper"]) in ((0.0, 0.125), (0.125, 0.875))
+            said = step.truth["truth"]
+            assert said is not None
+            source.put_label(HandLabel(SampleId(1, view.prompt_id, view.sample), step.index, said))
+    return path
+
+
+def test_judge_eval_measures_judges_on_what_the_page_writes(
+    bcpg: Callable[..., Any], labelled: Path, config_file: Path, tmp_path: Path
+):
+    judges = [word for name in ("llm", "truth") for word in ("--judge", name)]
+    arguments = ("--config", config_file, *judges, "--output", tmp_path / "out", "--json")
+    ended = bcpg("judge-eval", "--data", labelled, *arguments)
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)["subsets"]["labels"]
+    rows = [json.loads(line) for line in labelled.read_text().splitlines()]
+    assert found["num_solutions"] == len(rows)
+    truth = found["judges"]["truth"]["steps"]
+    assert (truth["precision"], truth["recall"]) == (1.0, 1.0)
+    # the fake judge says of a step what it said in the run
+    pairs = [pair for row in rows for pair in zip(row["judges"]["llm"], row["labels"], strict=True)]
+    called_right = [label for said, label in pairs if said == 1]
+    assert found["judges"]["llm"]["steps"]["precision"] == pytest.approx(sum(called_right) / len(called_right))
+
+
+def test_calibrate_reads_what_the_page_writes(bcpg: Callable[..., Any], labelled: Path):
+    ended = bcpg("calibrate", "prm", "--labels", labelled, "--min-mined", 1)
+    assert (ended.code, "'prm' gives labels" in ended.err) == (2, True)  # fakes do
+    rows = [json.loads(line) for line in labelled.read_text().splitlines()]
+    for row in rows:  # as a judge that scores, and is always right, would have left them
+        row["scores"]["prm"] = [0.75 if label else 0.25 for label in row["labels"]]
+    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = json.loads(bcpg("calibrate", "prm", "--labels", labelled, "--min-mined", 1, "--json").out)
+    assert found["steps"]["used"] == sum(len(row["steps"]) - 1 for row in rows)
+    assert found["steps"]["last"] == len(rows)
+    chosen = found["chosen"]
+    assert (chosen["lower"], chosen["upper"], chosen["precision"], chosen["recall"]) == (0.25, 0.75, 1.0, 1.0)

@@ -8,11 +8,10 @@ from typing import Any
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Receipt
-from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.watch.view.overview import timeline
 from bcpg_cluster.watch.view.overview.records import Bar
-from bcpg_cluster.watch.view.overview.timeline import bound_of, gantt_of, read_timeline
+from bcpg_cluster.watch.view.overview.timeline import Shards, bound_of, gantt_of, read_timeline
 
 PUSH = {
     "method": "gloo", "why": "", "seconds": 2.0, "num_members": 2, "worst_nats": 0.0, "separation_nats": 1.0,
@@ -92,12 +91,13 @@ def test_many_bars_are_joined_where_they_touch(make_config: Callable[..., Config
     )
 
 
-def state_of(seconds: dict[str, list[float]]) -> ManifestState:
-    state = ManifestState()
-    for table, of_shards in seconds.items():
-        for number, took in enumerate(of_shards):
-            state.add_receipt(Receipt(table, 1, number, "a", "p", 1, 1, "", took))
-    return state
+def shards_of(seconds: dict[str, list[float]]) -> Shards:
+    return {
+        (1, table): {
+            number: Receipt(table, 1, number, "a", "p", 1, 1, "", took) for number, took in enumerate(of_shards)
+        }
+        for table, of_shards in seconds.items()
+    }
 
 
 def report(**train: float) -> RoundReport:
@@ -112,9 +112,9 @@ TRAIN = {"train_s": 20.0, "snapshot_s": 1.0, "reference_s": 3.0}
 
 def test_the_bound_takes_the_busiest_pool(make_config: Callable[..., Config]):
     config = make_config(pools={"rollout": {"members": 2, "leases_per_member": 2}})
-    state = state_of({"rollouts": [8.0] * 10} | dict.fromkeys(TABLES, [0.5] * 10))
+    shards = shards_of({"rollouts": [8.0] * 10} | dict.fromkeys(TABLES, [0.5] * 10))
     # D: 80 s over 4 at once = 20 s (cpu: 30 s over 2); one shard's way is 8 + 3 * 0.5 + 0.5
-    found = bound_of(report(**TRAIN), state, config)
+    found = bound_of(report(**TRAIN), shards, config)
     assert found.bound_s == 20.0 + 21.0 + 2.0
     assert found.took_s == 60.0
     assert "80.0 s of work of pool rollout, spread evenly over 2 members with 2 shards at once" in found.text
@@ -122,15 +122,15 @@ def test_the_bound_takes_the_busiest_pool(make_config: Callable[..., Config]):
 
 def test_the_bound_is_no_less_than_one_shards_way_nor_the_reference_pass(make_config: Callable[..., Config]):
     config = make_config(pools={"rollout": {"members": 2, "leases_per_member": 2}})
-    state = state_of({"rollouts": [8.0] * 2} | dict.fromkeys(TABLES, [0.5] * 2))
-    found = bound_of(report(**TRAIN), state, config)
+    shards = shards_of({"rollouts": [8.0] * 2} | dict.fromkeys(TABLES, [0.5] * 2))
+    found = bound_of(report(**TRAIN), shards, config)
     assert found.bound_s == 10.0 + 21.0 + 2.0  # 8 + outcomes, steps and weights 1.5 + the slowest judge 0.5
     assert "the longest shard's way" in found.text
-    assert bound_of(report(**TRAIN | {"reference_s": 30.0}), state, config).bound_s == 30.0 + 21.0 + 2.0
+    assert bound_of(report(**TRAIN | {"reference_s": 30.0}), shards, config).bound_s == 30.0 + 21.0 + 2.0
 
 
 def test_without_the_figures_there_is_no_bound(make_config: Callable[..., Config]):
-    assert bound_of(report(**TRAIN), ManifestState(), make_config()).bound_s is None
-    assert bound_of(report(), state_of({}), make_config()).bound_s is None
-    base = bound_of(RoundReport.read({"round": 0, "seconds": {"round": 9.0}}), ManifestState(), make_config())
+    assert bound_of(report(**TRAIN), {}, make_config()).bound_s is None
+    assert bound_of(report(), shards_of({}), make_config()).bound_s is None
+    base = bound_of(RoundReport.read({"round": 0, "seconds": {"round": 9.0}}), {}, make_config())
     assert (base.bound_s, base.took_s) == (None, 9.0)
