@@ -74,6 +74,9 @@ def test_a_run_is_walked_through_and_a_label_is_saved(
         entry = json.loads(labels.read_text())
         assert entry["labels"][0] == 0
         assert (entry["round"], entry["prompt_id"], entry["sample"]) in mined
+        page.click("#step-0 [data-label=clear]")
+        page.wait_for("!document.querySelector('#step-0 .by-hand')")
+        assert labels.read_text() == ""
 
 
 def test_what_the_server_refuses_is_said_in_its_words(
