@@ -1,5 +1,5 @@
 # Two commands are all a newcomer needs: make iterate, make test.
-.PHONY: iterate test test-slow test-all lint setup setup-dev
+.PHONY: iterate test test-slow test-all lint site setup setup-dev
 
 ROUNDS ?= 3
 ARGS ?=
@@ -30,3 +30,6 @@ lint: setup-dev
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+
+site: setup-dev
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict

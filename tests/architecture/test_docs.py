@@ -6,10 +6,11 @@ import dataclasses
 import importlib.util
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import get_origin
+from typing import Any, get_origin
 
 import pytest
 import yaml
@@ -21,7 +22,7 @@ from bcpg_cluster.config.section import key_of, section_in
 from bcpg_cluster.stages.train.objective import OBJECTIVES
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +171,38 @@ def test_overview_walk_can_be_filled(generator: ModuleType, tmp_path: Path) -> N
     copy = tmp_path / "overview.md"
     shutil.copy(ROOT / "docs" / "overview.md", copy)
     assert len(generator.WALK.findall(copy.read_text())) == 1
+
+
+def test_our_keys_in_the_page_for_newcomers_are_keys(config_tables: dict[str, dict[str, list[str]]]) -> None:
+    table = (
+        (ROOT / "docs" / "coming-from.md").read_text().partition("## Their config, our config")[2].partition("\n## ")[0]
+    )
+    ours = re.findall(r"`([a-z_.]+)`", "\n".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)))
+    known = {key for section, keys in config_tables.items() for key in (*keys, *(f"{section}.{key}" for key in keys))}
+    known |= {section.partition(".")[0] for section in config_tables}
+    known |= {"mask", "colocated", "tensor_parallel_size", *OBJECTIVES}  # values, and a key of vLLM's
+    assert len(ours) > 30
+    assert {re.sub(r"^pools\.\w+", "pools.<name>", key) for key in ours} <= known
+
+
+def test_reward_wrappers_for_newcomers_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run on functions with the signatures of each project."""
+
+    def reward(prompts: list[str], completions: list[str], answer: list[str], **_: Any) -> list[float]:
+        return [float(completions[0] == answer[0])]
+
+    def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
+        return float(solution_str == ground_truth)
+
+    def reward_func(queries: list[str], prompts: list[str], labels: list[str], **_: Any) -> dict[str, Any]:
+        return {"rewards": [float(queries[0] == prompts[0] + labels[0])]}
+
+    theirs = ModuleType("theirs")
+    vars(theirs).update(reward=reward, compute_score=compute_score, reward_func=reward_func)
+    monkeypatch.setitem(sys.modules, "theirs", theirs)
+    names: dict[str, Any] = {}
+    exec((ROOT / "docs" / "coming-from.md").read_text().partition("```python\n")[2].partition("```")[0], names)
+    for score, response in ((1.0, "4"), (0.0, "5")):
+        assert names["from_trl"]("2+2=", response, "4") == score
+        assert names["from_verl"](response, "4") == score
+        assert names["from_openrlhf"]("2+2=", response, "4") == score

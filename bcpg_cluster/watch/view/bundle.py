@@ -22,6 +22,7 @@ MOST_BYTES = 5_000_000
 """Of a page, for every 1,000 samples or part of them."""
 MOST_IN_ALL = 60_000_000
 """Of a page, however many samples there are: browsers take no more in one file without a long wait."""
+_WORDS_BYTES = 1000  # of the sentences about what is left out
 _NO_RAW = "The judges' raw answers are left out"
 _NO_TOKENS = "The columns of tokens (probability, weight, drift) are left out"
 
@@ -70,7 +71,7 @@ def bundle(source: RunSource, parts: PageParts, rounds: Sequence[int] = ()) -> B
     num_samples = sum(len(of_shard.samples) for of_shard in lists)
     most = min(MOST_BYTES * max(-(-num_samples // 1000), 1), MOST_IN_ALL)
     title = f"{overview.run.name}: bcpg-cluster"
-    room = (most - len(bundle_page(parts, title, b"", [_NO_RAW, _NO_TOKENS] * 2).encode())) * 3 // 4 - 64
+    room = (most - len(bundle_page(parts, title, b"", ()).encode()) - _WORDS_BYTES) * 3 // 4  # base64 is a third longer
     details = (_Detail(), _Detail(has_raw=False), _Detail(has_raw=False, has_tokens=False))
     left_out: tuple[str, ...] = ()
     under = f"to keep the page under {most // 1_000_000} MB."

@@ -19,7 +19,7 @@ from bcpg_cluster.watch.view.samples import labels_at, step_dispute
 from bcpg_cluster.watch.view.shard_tables import ShardTables, ids_of, lists_of
 
 NOT_STORED = (
-    "The probability of each token after training: runs store none.",
+    "The probability of each token after training: runs store none (with a server, it can be worked out for one sample).",
     "How long a judge took over one answer: runs store seconds and calls by shard.",
 )
 _NO_LOGPROBS = "The sampler's probabilities: these responses were made elsewhere without them."
@@ -106,15 +106,16 @@ def _tokens(texts: Sequence[str], logprobs: np.ndarray, row: _Row | None, refere
     weights = row.weights[:number] if row is not None else None
     return TokenColumns(
         text=tuple(texts),
-        p=nothing if p is None else _rounded(p),
-        mass=nothing if p is None else _rounded(1.0 - p),
-        weight=nothing if weights is None else _rounded(weights),
-        weight_x_advantage=nothing if weights is None or row is None else _rounded(weights * row.advantage),
-        drift=nothing if drift is None else _rounded(drift),
+        p=nothing if p is None else rounded(p),
+        mass=nothing if p is None else rounded(1.0 - p),
+        weight=nothing if weights is None else rounded(weights),
+        weight_x_advantage=nothing if weights is None or row is None else rounded(weights * row.advantage),
+        drift=nothing if drift is None else rounded(drift),
     )
 
 
-def _rounded(values: np.ndarray) -> tuple[float | None, ...]:
+def rounded(values: np.ndarray) -> tuple[float | None, ...]:
+    """As short numbers for the page."""
     return tuple((np.round(values.astype(np.float64), _DIGITS) + 0.0).tolist())  # no -0.0
 
 

@@ -116,3 +116,14 @@ class SampleView:
     steps: tuple[StepView, ...]
     tokens: TokenColumns | None
     not_stored: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AfterTraining:
+    """What the weights that the round trained (``version``) make of a response: ``p`` of each of its tokens."""
+
+    round: int
+    prompt_id: str
+    sample: int
+    version: int
+    p: tuple[float | None, ...]

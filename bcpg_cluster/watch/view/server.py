@@ -25,6 +25,7 @@ from bcpg_cluster.watch.view.source import RunSource
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _MOST_BODY = 64 * 1024
+_SHUTDOWN_S = 2.0  # for answers under way when it is ended
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -109,6 +110,10 @@ def view_app(source: RunSource, page: str, policy: str, door: Doorkeeper) -> web
         round_, number, prompt = _number(request, "round"), _number(request, "sample"), request.query.get("prompt", "")
         return _json(await asyncio.to_thread(lambda: to_json(source.sample(round_, prompt, number))))
 
+    async def after(request: web.Request) -> web.StreamResponse:
+        round_, number, prompt = _number(request, "round"), _number(request, "sample"), request.query.get("prompt", "")
+        return _json(await asyncio.to_thread(lambda: to_json(source.after(round_, prompt, number))))
+
     async def labels(request: web.Request) -> web.StreamResponse:
         given = _label(await _body(request))
         file = await asyncio.to_thread(source.put_label, given)
@@ -119,6 +124,7 @@ def view_app(source: RunSource, page: str, policy: str, door: Doorkeeper) -> web
     app.router.add_get("/data/overview.json", overview)
     app.router.add_get("/data/shard.json", shard)
     app.router.add_get("/data/sample.json", sample)
+    app.router.add_get("/data/after.json", after)
     app.router.add_post("/data/labels", labels)
     return app
 
@@ -154,6 +160,9 @@ async def _answer(request: web.Request, handler: _Handler, door: Doorkeeper) -> 
         response.set_cookie(door.cookie, door.session, httponly=True, samesite="Strict", path="/")
         return response
     if not door.has_session(request):
+        if request.path == "/" and request.headers.get("Sec-Fetch-Site") == "cross-site":
+            # The link was followed from another site, so the browser keeps the strict cookie back until this site itself asks.
+            return web.Response(text="Opening the run ...", headers={"Refresh": "0; url=/"})
         return _problem(
             403,
             "this browser was not let in",
@@ -221,7 +230,7 @@ def _label(body: Any) -> HandLabel:
 
 async def serve(app: web.Application, listener: socket.socket) -> None:
     """Answer until the task is cancelled."""
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
         await web.SockSite(runner, listener).start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,21 +14,21 @@ from typing import TypeVar
 import numpy as np
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import BcpgError, DataError, OtherSchemaError, RunDirectoryError, StoreError
+from bcpg_cluster.errors import DataError, OtherSchemaError, RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt, SampleId
 from bcpg_cluster.store.journal import journal_lines, journal_place
-from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.shards import read_columns
 from bcpg_cluster.watch.live_status import is_alive, read_live
+from bcpg_cluster.watch.view.glance import Glance
 from bcpg_cluster.watch.view.labels import HandLabel, LabelFile
 from bcpg_cluster.watch.view.overview.overview import RunSeen, overview_of
-from bcpg_cluster.watch.view.overview.records import Answer, Drift, Overview
-from bcpg_cluster.watch.view.overview.start_here import answer_from_sample, answers_from_rounds, candidates
+from bcpg_cluster.watch.view.overview.records import Overview
 from bcpg_cluster.watch.view.overview.timeline import read_timeline
 from bcpg_cluster.watch.view.records import SampleSummary, ShardSummary
-from bcpg_cluster.watch.view.sample import sample_view
-from bcpg_cluster.watch.view.sample_records import SampleView
+from bcpg_cluster.watch.view.sample import rounded, sample_view
+from bcpg_cluster.watch.view.sample_records import AfterTraining, SampleView
 from bcpg_cluster.watch.view.samples import summarise
 from bcpg_cluster.watch.view.shard_tables import (
     ShardTables,
@@ -40,10 +40,11 @@ from bcpg_cluster.watch.view.shard_tables import (
 )
 
 _KEPT_LISTS, _KEPT_TABLES = 64, 4  # shards
-_LOOK_BYTES = 20_000_000  # of response files, for the answers and drifts of the overview
 _STORE_AGE_S = 5.0
-_ANSWERS = ("spared", "disputed", "mistaken")
+_ID_COLUMNS = ("round", "prompt_id", "sample")
 _Kept = TypeVar("_Kept")
+Score = Callable[[ManifestState, int, Sequence[int], Sequence[int]], Sequence[float]]
+"""From the run's state, a version, a prompt's tokens and a response's: log-probs of the latter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class RunSource:
         load_config: reads the run's configuration anew.
         labels: where hand labels go; ``None`` keeps none.
         is_alone: in a page without a server, paths of this machine are left out.
+        score: gives the log-probs of a response's tokens under a version's weights, in nats; ``None`` where that is not offered.
     """
 
     def __init__(
@@ -71,17 +73,17 @@ class RunSource:
         labels: LabelFile | None = None,
         *,
         is_alone: bool = False,
+        score: Score | None = None,
     ) -> None:
         self.run_dir, self.labels = run_dir, labels
         self._load_config, self._is_alone = load_config, is_alone
-        self._turn = threading.RLock()
+        self._turn, self._scoring, self._score = threading.RLock(), threading.Lock(), score
         self._seen: tuple[object, RunSeen] | None = None
         self._lists: OrderedDict[object, ShardSummary] = OrderedDict()
         self._opened: OrderedDict[object, _Opened] = OrderedDict()
         self._refused: dict[str, str] = {}
         self._places: dict[tuple[int, int, str], frozenset[str]] = {}
-        self._answers: dict[str, Answer] = {}
-        self._drifts: dict[object, tuple[float, float] | None] = {}
+        self._glance = Glance(self)
 
     # --- documents
 
@@ -90,13 +92,8 @@ class RunSource:
         with self._turn:
             seen = self._now()
             found = overview_of(seen, labels=None if self.labels is None else str(self.labels.path))
-            rounds = tuple(
-                replace(of, drift=self._with_drift(of.round, of.drift, seen)) if of.drift else of for of in found.rounds
-            )
-            answers = answers_from_rounds(rounds)
-            self._look(seen)
-            of_samples = [self._answers[key] for key in _ANSWERS if key in self._answers]
-            start_here = (*answers[:1], *of_samples[:2], *answers[1:], *of_samples[2:])
+            rounds = tuple(self._glance.with_distance(of, seen) for of in found.rounds)
+            start_here = self._glance.start_here(rounds, seen)
             return replace(
                 found, rounds=rounds, start_here=start_here, notices=(*found.notices, *self._refused.values())
             )
@@ -135,6 +132,37 @@ class RunSource:
             opened = self._open(round_, shard)
             ids = [line for line in opened.lines if wanted is None or line in wanted]
             return [self._view(opened, SampleId(round_, prompt, sample)) for prompt, sample in ids]
+
+    def distance(self, round_: int, shard: int) -> tuple[float, float] | None:
+        """How far the trainer's and the sampler's log-probs of a shard are apart. Raises as :meth:`shard`."""
+        with self._turn:
+            return _distance(self._open(round_, shard))
+
+    def after(self, round_: int, prompt_id: str, sample: int) -> AfterTraining:
+        """A sample's tokens under the weights that its round trained; worked out for this sample, which takes a while.
+
+        Raises:
+            DataError: there is no such sample, or nothing to score it with.
+            UserError: those weights are not there (any more), or too large.
+        """
+        id_ = SampleId(round_, prompt_id, sample)
+        if self._score is None:
+            raise DataError(
+                "this run's weights cannot score a response here",
+                rule="p after training takes a policy that vLLM serves, and a page with its server",
+                remedy="look at what the run stores: p when sampled, and the drift of the trainer's reference",
+            )
+        with self._turn:
+            receipt = self._receipts(round_, self._shard_of(round_, prompt_id))["rollouts"]
+            table = read_columns(self.run_dir, receipt, [*_ID_COLUMNS, "prompt_token_ids", "token_ids"])
+            state, ids = self.seen().state, ids_of(table)
+        if id_ not in ids:
+            raise _no_sample(id_)
+        row = table.slice(ids.index(id_), 1).to_pylist()[0]
+        with self._scoring:  # the other documents do not wait for it
+            logprobs = self._score(state, round_, row["prompt_token_ids"], row["token_ids"])
+        p = np.exp(np.minimum(np.array(logprobs), 0.0))
+        return AfterTraining(round_, prompt_id, sample, version=round_, p=rounded(p))
 
     def put_label(self, given: HandLabel) -> LabelFile:
         """Take a hand label in. Raises :class:`DataError` where there is no such step, or no file to keep it in."""
@@ -281,49 +309,6 @@ class RunSource:
             if prompt_id in self._places[key]:
                 return shard
         raise _no_sample(SampleId(round_, prompt_id, 0))
-
-    # --- what the overview takes from shards
-
-    def _small_shards(self, seen: RunSeen, round_: int) -> list[tuple[int, int]]:
-        """Shards of a round that are weighed, the smallest first, with the size of their responses."""
-        weighed = seen.shards.get((round_, "weighted"), {})
-        pieces = seen.shards.get((round_, "rollouts"), {}).items()
-        return sorted(
-            ((shard, receipt.num_bytes) for shard, receipt in pieces if shard in weighed), key=lambda piece: piece[1]
-        )
-
-    def _look(self, seen: RunSeen) -> None:
-        """Find samples worth a look in a few shards of the last rounds."""
-        budget = _LOOK_BYTES
-        for round_ in sorted({round_ for round_, _ in seen.shards}, reverse=True)[:3]:
-            for shard, num_bytes in self._small_shards(seen, round_)[:2]:
-                budget -= num_bytes
-                if budget < 0 or all(key in self._answers for key in _ANSWERS):
-                    return
-                try:
-                    best = candidates(self.shard(round_, shard).samples)
-                    for key, line in best.items():
-                        if key not in self._answers:
-                            view = self.sample(round_, line.prompt_id, line.sample)
-                            self._answers[key] = answer_from_sample(key, view)
-                except BcpgError:
-                    continue  # `_read` made a notice of it
-
-    def _with_drift(self, round_: int, drift: Drift | None, seen: RunSeen) -> Drift | None:
-        """The drift with the distance of trainer and sampler, on the smallest shard of the round."""
-        small = self._small_shards(seen, round_)[:1]
-        if drift is None or not small or small[0][1] > _LOOK_BYTES // 4:
-            return drift
-        key = round_, small[0][0], tuple(sorted(seen.shards.get((round_, "reference"), {})))
-        if key not in self._drifts:
-            try:
-                self._drifts[key] = _distance(self._open(round_, small[0][0]))
-            except BcpgError:
-                self._drifts[key] = None
-        found = self._drifts[key]
-        if found is None:
-            return drift
-        return replace(drift, reference_vs_sampler_mean=found[0], reference_vs_sampler_max=found[1])
 
 
 def check_schema(run_dir: RunPath, receipt: Receipt) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import webbrowser
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from rich.console import Console
 
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.exchange.after_training import TrainedWeights
 from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.whole_files import make_parents, write_whole
@@ -18,7 +20,7 @@ from bcpg_cluster.watch.view.bundle import bundle
 from bcpg_cluster.watch.view.labels import LabelFile
 from bcpg_cluster.watch.view.render import page_parts, server_page
 from bcpg_cluster.watch.view.server import Doorkeeper, is_loopback, listen, serve, view_app
-from bcpg_cluster.watch.view.source import RunSource
+from bcpg_cluster.watch.view.source import RunSource, Score
 from bcpg_cluster_cli.session import find_run, say
 
 
@@ -59,7 +61,8 @@ def run_view(
             remedy="add --bundle FILE.html, or leave --rounds out",
         )
     file = _outside(labels or Path(f"labels-{directory.absolute().name}.jsonl"), directory)
-    source = RunSource(directory, load_config, LabelFile(file, directory.absolute().name))
+    score = _scorer(directory, load_config())
+    source = RunSource(directory, load_config, LabelFile(file, directory.absolute().name), score=score)
     source.check()
     parts, door = page_parts(), Doorkeeper(host)
     page = server_page(parts, f"{source.seen().config.name}: bcpg-cluster")
@@ -78,6 +81,18 @@ def run_view(
             asyncio.run(serve(view_app(source, page, parts.policy(may_connect=True), door), listener))
         except KeyboardInterrupt:
             console.print("ended")
+
+
+def _scorer(directory: RunPath, config: Config) -> Score | None:
+    """Scores a response with a version's weights; they are loaded when somebody asks. ``None`` for a policy without weights."""
+    if config.policy.kind != "vllm":
+        return None
+
+    @cache
+    def weights() -> TrainedWeights:
+        return TrainedWeights(directory, config)
+
+    return lambda state, version, prompt, response: weights().logprobs(state, version, prompt, response)
 
 
 def _write(console: Console, source: RunSource, target: Path, rounds: list[int]) -> None:

@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bcpg_cluster.stages.judge.answer_schema import double_stray_backslashes, parse_answer, parse_json_verdicts
+from bcpg_cluster.stages.judge.answer_schema import (
+    double_stray_backslashes,
+    parse_answer,
+    parse_json_verdicts,
+    parse_reasons,
+)
 from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt
 
 JSON = JudgePrompt("x", "", "", "", answer="json")
@@ -180,3 +185,27 @@ def test_stray_backslashes_by_hand():
 def test_arbitrary_text_is_unparsable_and_never_raises(text: str):
     for prompt in (JSON, LINES):
         assert parse_answer(prompt, text, 0, 1, is_bound=False) is None
+
+
+ITEM = '{"step": 3, "reason": "carry lost", "error_type": "calculation", "correct": 0}'
+
+
+@pytest.mark.parametrize(
+    ("text", "reasons"),
+    [
+        (f'{{"verdicts": [{ITEM}]}}', {3: "carry lost"}),
+        (f'```json\n{{"verdicts": [{ITEM}]}}\n```', {3: "carry lost"}),
+        (
+            f'<think>so</think>Well:\n{{"verdicts": [{ITEM}, {{"step": 4, "reason": "ok"}}]}}',
+            {3: "carry lost", 4: "ok"},
+        ),
+        (f'{{"verdicts": [{ITEM}, {{"step": "4", "reason": "ok"}}, {{"step": 5}}, 6]}}', {3: "carry lost"}),
+        ('{"verdicts": [{"step": 0, "reason": "\\(x\\)"}]}', {0: "\\(x\\)"}),
+        ("0 correct none", {}),
+        ('{"verdicts": 3}', {}),
+        ("[" * 100_000, {}),
+        ("", {}),
+    ],
+)
+def test_reasons_are_read_even_where_the_answer_does_not_count(text: str, reasons: dict[int, str]):
+    assert parse_reasons(text) == reasons

@@ -128,6 +128,7 @@ def test_documents_and_errors_are_json(visit: Any, finished_run: Any):
             ("/data/shard.json?round=one&shard=0", 400),
             ("/data/shard.json?round=1", 400),
             ("/data/sample.json?round=1&prompt=..%2F..&sample=0", 404),
+            ("/data/after.json?round=1&prompt=p&sample=0", 404),  # fakes have no weights
             ("/data/../manifest.jsonl", 404),
             ("/manifest.jsonl", 404),
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -179,3 +180,22 @@ def test_few_shards_are_kept(finished_run: Any, open_source: Open):
 
 def test_a_page_by_itself_names_no_place_of_this_machine(finished_run: Any, open_source: Open):
     assert open_source(finished_run.directory, is_alone=True).overview().run.directory == finished_run.directory.name
+
+
+def test_p_after_training_asks_the_version_that_the_round_trained(finished_run: Any, open_source: Open):
+    asked = []
+
+    def score(state: Any, version: int, prompt: Any, response: Any) -> list[float]:
+        asked.append((version, len(prompt), len(response)))
+        return [math.log(0.25)] * len(response)
+
+    source = open_source(finished_run.directory, score=score)
+    line = source.shard(2, 1).samples[5]
+    found = source.after(2, line.prompt_id, line.sample)
+    assert (found.round, found.prompt_id, found.sample, found.version) == (2, line.prompt_id, line.sample, 2)
+    assert found.p == (0.25,) * line.num_tokens
+    assert [(version, length) for version, _, length in asked] == [(2, line.num_tokens)]
+    with pytest.raises(DataError, match="no sample 99"):
+        source.after(2, line.prompt_id, 99)
+    with pytest.raises(DataError, match="cannot score"):
+        open_source(finished_run.directory).after(2, line.prompt_id, line.sample)
