@@ -112,16 +112,18 @@ function problemBox(error) {
   );
 }
 
-/** A table in a frame of its own, so that a wide one scrolls and the page does not. Columns: {head, cell(row), number}. */
-function table(caption, columns, rows, props) {
+const MOST_ROWS = 18;
+
+/** A table in a frame of its own, so that a wide or long one scrolls and the page does not. Columns: {head, cell(row), number}. */
+function table(caption, columns, rows) {
   const heads = columns.map((c) => h("th", { scope: "col", class: c.number && "number", title: c.title }, c.head));
   const body = rows.map((row) =>
     h("tr", null, columns.map((c, i) => h(i ? "td" : "th", { scope: i ? null : "row", class: c.number && "number" }, c.cell(row)))),
   );
   return h(
     "div",
-    { class: "wide", tabindex: "0", role: "region", "aria-label": caption },
-    h("table", props, h("caption", { class: "unseen" }, caption), h("thead", null, h("tr", null, heads)), h("tbody", null, body)),
+    { class: `wide ${rows.length > MOST_ROWS ? "tall" : ""}`, tabindex: "0", role: "region", "aria-label": caption },
+    h("table", null, h("caption", { class: "unseen" }, caption), h("thead", null, h("tr", null, heads)), h("tbody", null, body)),
   );
 }
 

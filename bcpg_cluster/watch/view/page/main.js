@@ -91,7 +91,7 @@ function drawHeader() {
   const link = (href, text, kinds) => h("a", { href, "aria-current": kinds.includes(kind) ? "page" : null }, text);
   replace(
     byId("top"),
-    h("div", { class: "name" }, h("strong", { title: [directory, made_with].filter(Boolean).map(visible).join(" · ") }, visible(name)), " ",
+    h("div", { class: "name" }, h("strong", { title: [directory, made_with].filter(Boolean).map(visible).join(" · ") }, snippet(name, 60)), " ",
       h("span", { class: `state ${state}` }, STATE_WORDS[state] || plain(state)),
       isKnown(heartbeat) && h("span", { class: "soft small" }, ` last sign of life ${clock(heartbeat)}`)),
     h("nav", { "aria-label": "Pages" }, link("#/", "Overview", ["overview"]), link(walk.hash, "Samples", ["samples", "sample", "group"]),

@@ -117,10 +117,16 @@ function beside(chart, ...rest) {
   return h("div", { class: "beside" }, h("div", null, chart), h("div", null, rest));
 }
 
+const NEWEST = 6;
+
 function samplesSection(rounds) {
   const asked = rounds.filter((round) => isKnown(round.asked));
   if (!asked.length) return h("p", { class: "soft" }, "No round has been weighed yet.");
-  return asked.map((round) => samplesOfRound(round));
+  const newest = asked.slice(-NEWEST), earlier = asked.slice(0, -NEWEST);
+  return [
+    newest.map(samplesOfRound),
+    earlier.length > 0 && h("details", null, h("summary", null, plural(earlier.length, "earlier round")), earlier.map(samplesOfRound)),
+  ];
 }
 
 function samplesOfRound(round) {
