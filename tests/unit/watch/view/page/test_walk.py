@@ -162,6 +162,16 @@ def test_every_filter_finds_its_samples(visit: Visit):
     assert found == expected
 
 
+def test_a_sample_has_the_letters_of_its_line_in_the_list(visit: Visit, go: Callable[..., None]):
+    letters = "[...document.querySelectorAll('.big-strip nav .cell')].map(cell => cell.innerText).join('')"
+    with visit(f"#/sample/1/{quoted(PROMPT)}/1") as page:
+        assert page.evaluate(letters) == "mde"
+        go(page, f"#/sample/1/{quoted(PROMPT)}/2")
+        assert page.evaluate(letters) == "m?e"
+        go(page, f"#/sample/2/{quoted(PROMPT)}/0")
+        assert page.evaluate(letters) == "xme"
+
+
 def test_the_heat_shades_tokens_by_what_is_chosen(visit: Visit):
     heat = "getComputedStyle(document.querySelector('.token[data-token=\"1\"]')).getPropertyValue('--heat')"
     with visit(f"#/sample/1/{quoted(PROMPT)}/1") as page:
