@@ -125,7 +125,7 @@ def _chosen(config: Config, judges: Sequence[str]) -> list[str]:
     unknown = sorted(set(judges) - set(config.judges))
     if unknown:
         raise ConfigError(
-            f"config {config.name!r} has no judges {unknown}",
+            f"config {config.name!r} has no judge {', '.join(map(repr, unknown))}",
             rule="judge-eval measures judges of the config",
             remedy=f"one of: {', '.join(config.judges)}",
         )
@@ -170,7 +170,7 @@ def consensus_rules(
             rules[-1].check_judges(judges)
     except ValueError as error:
         raise ConfigError(
-            f"these rules are invalid for the judges {list(judges)}: {error}",
+            f"--rule cannot be used with the judges {', '.join(judges)}: {error}",
             rule=f"a rule is one of {', '.join(RULES)}; k_of_n as k_of_n:2, weighted with an accuracy for every judge",
             remedy="correct --rule, or give --accuracy NAME=0.8 for every judge",
         ) from None
