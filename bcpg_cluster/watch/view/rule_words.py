@@ -14,10 +14,11 @@ from bcpg_cluster.stages.weigh.weights import flip_labels, mined_steps
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Of one step: 1 where it is mined as far as labels go (``None`` while a voter is to come), and the sentence."""
+    """Of one step: the label of the consensus (``None`` while a voter is to come), the sentence, and whether that mines it."""
 
     consensus: int | None
     rule: str
+    is_mined: bool = False
 
 
 def decisions(
@@ -52,7 +53,7 @@ def decisions(
             words = f"Right, but after step {first}, the first that is not (weigh.mine: prefix): not mined."
         else:
             words = f"{_why(rule, by_judge, statuses)}: {_ending(mined[index])}."
-        found.append(Decision(labels[index], words))
+        found.append(Decision(labels[index], words, bool(mined[index]) and index < num_steps - 1))
     return found
 
 

@@ -23,6 +23,7 @@ NOT_STORED = (
     "How long a judge took over one answer: runs store seconds and calls by shard.",
 )
 _NO_LOGPROBS = "The sampler's probabilities: these responses were made elsewhere without them."
+_NOT_USED = "But this answer is in no training row of its own, so it changes nothing."
 _DIGITS = 5  # of a probability, a mass, a drift in nats
 
 
@@ -136,6 +137,7 @@ def _steps(
             row,
             decided[index],
             is_last=index == len(steps) - 1,
+            is_left_out=tables.weighted is not None and row is None,
             dispute=0.0 if index == len(steps) - 1 else step_dispute(verdicts, index, config),
             verdicts=tuple(of_judge[index] for of_judge in said.values()),
             truth=labels_at(verdicts, measures, index, config),
@@ -152,6 +154,7 @@ def _step(
     decided: Decision,
     *,
     is_last: bool,
+    is_left_out: bool,
     dispute: float,
     verdicts: tuple[VerdictView, ...],
     truth: dict[str, int | None],
@@ -167,7 +170,7 @@ def _step(
         is_last,
         row is not None and bool(row.mined[step.start : step.end].any()),
         decided.consensus,
-        decided.rule,
+        f"{decided.rule} {_NOT_USED}" if decided.is_mined and is_left_out else decided.rule,
         round(dispute, 4),
         weight,
         None if weight is None or row is None else round(weight * row.advantage, _DIGITS) + 0.0,

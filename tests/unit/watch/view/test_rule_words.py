@@ -52,7 +52,7 @@ def test_all_voters_must_call_it_right(make_config: Callable[..., Config]):
     )
     rule = "(all voters must call it right)"
     assert found == [
-        Decision(1, f"Both voters call it right {rule}: its tokens are mined."),
+        Decision(1, f"Both voters call it right {rule}: its tokens are mined.", True),
         Decision(0, f"llm calls it wrong {rule}: not mined."),
         Decision(0, f"prm gave no verdict (timeout), which counts against it {rule}: not mined."),
         Decision(0, f"llm and prm call it wrong {rule}: not mined."),
@@ -79,7 +79,7 @@ def test_other_rules_name_those_who_call_it_right(
 ):
     config = voters(make_config, "a", "b", "c", **weigh)
     verdicts = {name: said(name, label, 0) for name, label in zip("abc", labels, strict=True)}
-    assert decisions(ID, 2, verdicts, config)[0] == Decision(1, f"{words}: its tokens are mined.")
+    assert decisions(ID, 2, verdicts, config)[0] == Decision(1, f"{words}: its tokens are mined.", True)
 
 
 def test_weighted_votes_give_their_log_odds(make_config: Callable[..., Config]):
@@ -97,6 +97,7 @@ def test_left_out_judges_are_not_counted(make_config: Callable[..., Config]):
     assert first == Decision(
         1,
         "b gave no verdict (refused), and is left out of the count (all voters must call it right): its tokens are mined.",
+        True,
     )
 
 
@@ -112,6 +113,6 @@ def test_a_label_that_was_turned_over_says_so(make_config: Callable[..., Config]
     found = decisions(ID, 3, {"a": said("a", 1, 0, 0)}, config)
     assert found == [
         Decision(0, "Turned over at random (weigh.flip_rate 1): not mined."),
-        Decision(1, "Turned over at random (weigh.flip_rate 1): its tokens are mined."),
+        Decision(1, "Turned over at random (weigh.flip_rate 1): its tokens are mined.", True),
         Decision(0, LAST),
     ]

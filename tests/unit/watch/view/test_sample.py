@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,3 +124,16 @@ def test_a_right_sample_has_no_steps(make_tables: Callable[..., ShardTables], co
     assert found.steps == ()
     assert found.tokens is not None
     assert found.tokens.weight == (1.0, 1.0)
+
+
+def test_a_mined_step_of_an_answer_that_is_not_trained_on_says_so(
+    make_tables: Callable[..., ShardTables], config: Config
+):
+    tables = make_tables()
+    assert tables.weighted is not None
+    found = view(replace(tables, weighted=tables.weighted.slice(1, 1)), config)  # the right answer's row alone
+    assert [step.mined for step in found.steps] == [False, False, False]
+    assert found.steps[0].rule.endswith(
+        "its tokens are mined. But this answer is in no training row of its own, so it changes nothing."
+    )
+    assert found.steps[1].rule.endswith("not mined.")
