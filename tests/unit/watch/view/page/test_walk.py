@@ -36,7 +36,7 @@ def test_from_the_overview_to_a_step_and_back(visit: Visit):
         page.wait_for(at(sample))
         assert "Sample 1" in page.evaluate("document.querySelector('h1').innerText")
         page.click("#step-1 a")
-        page.wait_for("location.hash.endsWith('/step/1')")
+        page.wait_for(at(f"{sample}/step/1"))
         assert page.evaluate(f"{FOCUSED}.id") == "step-1"
         page.click(".trail a[href^='#/group/']")
         page.wait_for(at(f"#/group/1/{quoted(PROMPT)}"))
