@@ -48,6 +48,16 @@ class _Detail:
     has_tokens: bool = True
 
 
+_DETAILS: tuple[tuple[_Detail, tuple[str, ...]], ...] = (
+    (_Detail(), ()),
+    (_Detail(has_raw=False), (_NO_RAW,)),
+    (_Detail(has_raw=False, has_tokens=False), (_NO_RAW, _NO_TOKENS)),
+)
+"""From whole to least, each with what it leaves out."""
+_HOPELESS = 1.3
+"""Projected to be larger than its room by more than this, data is not made at all."""
+
+
 class _TooLargeError(Exception):
     """The data outgrew its room; ``num_samples`` had fit."""
 
@@ -72,24 +82,36 @@ def bundle(source: RunSource, parts: PageParts, rounds: Sequence[int] = ()) -> B
     most = min(MOST_BYTES * max(-(-num_samples // 1000), 1), MOST_IN_ALL)
     title = f"{overview.run.name}: bcpg-cluster"
     room = (most - len(bundle_page(parts, title, b"", ()).encode()) - _WORDS_BYTES) * 3 // 4  # base64 is a third longer
-    details = (_Detail(), _Detail(has_raw=False), _Detail(has_raw=False, has_tokens=False))
-    left_out: tuple[str, ...] = ()
+    data, words, num_kept = _fitting(source, overview, lists, room)
     under = f"to keep the page under {most // 1_000_000} MB."
-    for detail, words in zip(details, ((), (_NO_RAW,), (_NO_RAW, _NO_TOKENS)), strict=True):
-        left_out = tuple(f"{word} {under}" for word in words)
+    left_out = [f"{word} {under}" for word in words]
+    if num_kept < num_samples:
+        left_out.append(
+            f"{num_samples - num_kept} of {num_samples} samples are left out in full, those that are kept, mined or disputed last, "
+            f"{under} The list still has a line for each."
+        )
+    page = bundle_page(parts, title, data, left_out)
+    return Bundle(page, num_samples, num_samples - num_kept, tuple(left_out))
+
+
+def _fitting(
+    source: RunSource, overview: Overview, lists: Sequence[ShardSummary], room: int
+) -> tuple[bytes, tuple[str, ...], int]:
+    """The data in as much detail as there is room for, what that leaves out, and how many samples are in it."""
+    num_samples = sum(len(of_shard.samples) for of_shard in lists)
+    fitted = num_samples
+    for detail, words in _DETAILS:
+        projected = _projected(source, overview, lists, detail)
+        fitted = min(num_samples, num_samples * room // projected)
+        if projected > room * _HOPELESS:
+            continue  # making it all would only show that
         try:
-            data = _packed(source, overview, lists, detail, room)
+            return _packed(source, overview, lists, detail, room), words, num_samples
         except _TooLargeError as error:
             fitted = error.num_samples
-        else:
-            return Bundle(bundle_page(parts, title, data, left_out), num_samples, 0, left_out)
-    data, num_kept = _fewer(source, overview, lists, details[-1], room, fitted)
-    missing = (
-        f"{num_samples - num_kept} of {num_samples} samples are left out in full, those that are kept, mined or disputed last, "
-        f"{under} The list still has a line for each."
-    )
-    left_out = (*left_out, missing)
-    return Bundle(bundle_page(parts, title, data, left_out), num_samples, num_samples - num_kept, left_out)
+    detail, words = _DETAILS[-1]
+    data, num_kept = _fewer(source, overview, lists, detail, room, fitted)
+    return data, words, num_kept
 
 
 def _chosen(overview: Overview, rounds: Sequence[int]) -> tuple[ShardLine, ...]:
@@ -114,6 +136,14 @@ def _lists(source: RunSource, chosen: Sequence[ShardLine], overview: Overview) -
         except StoreError as error:
             notices.append(f"Round {line.round}, shard {line.shard} is left out: {error}.")
     return lists, replace(overview, shards=tuple(readable), notices=(*overview.notices, *notices))
+
+
+def _projected(source: RunSource, overview: Overview, lists: Sequence[ShardSummary], detail: _Detail) -> int:
+    """Bytes of the data, by three of its shards."""
+    some = [lists[place] for place in sorted({0, len(lists) // 2, len(lists) - 1})] if lists else []
+    num_some, num_all = (sum(len(of_shard.samples) for of_shard in of) for of in (some, lists))
+    without, of_some = (len(_packed(source, overview, of, detail, 1 << 62)) for of in ([], some))
+    return without + (of_some - without) * num_all // max(num_some, 1)
 
 
 def _packed(
