@@ -26,11 +26,11 @@ MOST_NOTE = 2000
 
 @dataclass(frozen=True, slots=True)
 class HandLabel:
-    """One label: 1 for a right step, 0 for a wrong one, and why, in the person's words."""
+    """One label: 1 for a right step, 0 for a wrong one, ``None`` to take it back; and why, in the person's words."""
 
     id: SampleId
     step: int
-    label: int
+    label: int | None
     note: str = ""
 
 
@@ -81,13 +81,13 @@ class LabelFile:
             view: the sample it is about.
 
         Raises:
-            DataError: the sample has no such step, or the label is neither 0 nor 1.
+            DataError: the sample has no such step, or the label is none of 0, 1 and ``None``.
         """
-        if not 0 <= given.step < len(view.steps) or given.label not in (0, 1):
+        if not 0 <= given.step < len(view.steps) or given.label not in (0, 1, None):
             raise DataError(
                 f"label {given.label!r} for step {given.step!r} of {view.prompt_id} sample {view.sample}, which has "
                 f"{len(view.steps)} steps",
-                rule="a label is 0 or 1, and its step is one of the sample's, from 0",
+                rule="a label is 0, 1 or null, and its step is one of the sample's, from 0",
                 remedy="label a step that the page shows",
             )
         name = self._name(given.id)
@@ -97,9 +97,11 @@ class LabelFile:
             entry["labels"], entry["notes"] = [*before["labels"]], dict(before.get("notes", {}))
         entry["labels"][given.step] = given.label
         entry["notes"].pop(str(given.step), None)
-        if given.note:
+        if given.note and given.label is not None:
             entry["notes"][str(given.step)] = given.note[:MOST_NOTE]
         lines = {**self._lines, name: entry}
+        if all(label is None for label in entry["labels"]):
+            del lines[name]
         make_parents(self.path)
         write_whole(self.path, b"".join(map(to_json_line, lines.values())))
         self._lines = lines

@@ -215,13 +215,14 @@ def _label(body: Any) -> HandLabel:
     Raises:
         UserError: it is none.
     """
-    kinds = {"round": int, "prompt_id": str, "sample": int, "step": int, "label": int}
+    kinds = {"round": int, "prompt_id": str, "sample": int, "step": int}
     is_one = isinstance(body, dict) and all(type(body.get(key)) is kind for key, kind in kinds.items())
+    is_one = is_one and "label" in body and (body["label"] is None or type(body["label"]) is int)
     note = body.get("note", "") if isinstance(body, dict) else None
     if not is_one or not isinstance(note, str):
         raise UserError(
             "the request holds no label",
-            rule='a label is {"round", "prompt_id", "sample", "step", "label": 0 or 1, "note"}',
+            rule='a label is {"round", "prompt_id", "sample", "step", "label": 0, 1 or null, "note"}',
             remedy="reload the page",
         )
     return HandLabel(SampleId(body["round"], body["prompt_id"], body["sample"]), body["step"], body["label"], note)

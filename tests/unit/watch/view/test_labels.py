@@ -43,6 +43,17 @@ def test_the_last_label_of_a_step_wins(tmp_path: Path, view: SampleView):
     assert entry["judges"] == {"llm": [1, 0, 0], "prm": [1, 1, 0], "truth": [1, 1, 0]}
 
 
+def test_a_label_can_be_taken_back_with_its_note(tmp_path: Path, view: SampleView):
+    path = tmp_path / "labels.jsonl"
+    file = LabelFile(path, "run")
+    for step, label in ((0, 1), (1, 0), (1, None)):
+        file.put(HandLabel(ID, step, label, "why"), view)
+    assert (file.of(ID), file.num_labels) == ({0: 1}, 1)
+    assert json.loads(path.read_text())["notes"] == {"0": "why"}
+    file.put(HandLabel(ID, 0, None), view)
+    assert (file.of(ID), file.num_labels, path.read_text()) == ({}, 0, "")  # no line is left without a label
+
+
 def test_judge_eval_reads_it_as_it_is(tmp_path: Path, view: SampleView):
     path = tmp_path / "labels.jsonl"
     LabelFile(path, "run").put(HandLabel(ID, 1, 0), view)
