@@ -86,8 +86,8 @@ class SeveralFaultsError(UserError):
     def __init__(self, faults: tuple[UserError, ...]) -> None:
         super().__init__(
             f"{len(faults)} things are wrong",
-            rule="each is said below with its rule",
-            remedy="mend each of them",
+            rule="each is listed below with its rule",
+            remedy="correct each of them",
         )
         self.faults = faults
         self.args = ("\n".join([f"{self.problem}\n", *(f"{n}. {fault}" for n, fault in enumerate(faults, 1))]),)

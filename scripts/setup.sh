@@ -9,8 +9,8 @@ case "$what" in run) extras=cpu ;; dev) extras=cpu,dev,docs,notebook,tensorboard
 fail() { echo "set-up: $1" >&2; echo "  remedy: $2" >&2; exit 1; }
 
 python=${PYTHON:-python3}
-command -v "$python" >/dev/null || fail "$python is not there" "install Python 3.11 or newer"
-"$python" scripts/check_python.py
+command -v "$python" >/dev/null || fail "$python is not there" "install CPython 3.11 to 3.14"
+"$python" cli/bcpg_cluster_cli/runs/python_rule.py
 "$python" -c 'import venv, ensurepip' 2>/dev/null || fail "Python's venv module is not there" "install it (Debian: python3-venv)"
 command -v c++ >/dev/null || command -v g++ >/dev/null ||
   fail "no C++ compiler (DeepSpeed builds its CPU communication with one)" "install one (Debian: g++)"

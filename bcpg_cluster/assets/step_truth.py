@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -18,3 +19,10 @@ class StepTruth:
 
     is_correct: bool
     error_type: str
+
+
+def truth_of_lines(lines: Sequence[StepTruth], *, is_local: bool) -> StepTruth:
+    """The truth of a step from that of its lines: the last one's; under the rule ``local`` that of the first wrong one, if any."""
+    last = lines[-1] if lines else StepTruth(False, "no_content")
+    wrong = (truth for truth in lines if not truth.is_correct)
+    return next(wrong, last) if is_local else last

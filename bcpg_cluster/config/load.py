@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
+from bcpg_cluster.config.invalid.keys import InvalidConfigError, faulty_keys
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.config.section import key_of, section_in
 from bcpg_cluster.errors import ConfigError, page
-from bcpg_cluster.stages.train.objective import OBJECTIVES
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -44,9 +40,13 @@ def load_config(
     return change_config(_read_file(path, ()), overrides, str(path), complete)
 
 
+class RepeatedKeyError(yaml.MarkedYAMLError):
+    """A key appears twice in one mapping."""
+
+
 def read_yaml(text: str) -> Any:
-    """The content of a YAML text. Raises ``yaml.YAMLError``, also for a key that stands twice in one mapping, of which YAML
-    would silently take the last.
+    """The content of a YAML text. Raises ``yaml.YAMLError``; :class:`RepeatedKeyError` for a key that appears twice in one mapping,
+    of which YAML would silently take the last.
     """
     loader = yaml.SafeLoader(text)
     try:
@@ -72,7 +72,7 @@ def _check_keys(node: yaml.Node, seen: set[int]) -> None:
             _check_keys(value, seen)
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in keys:
-                    raise yaml.MarkedYAMLError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                    raise RepeatedKeyError(None, None, f"the key {key.value!r} appears twice", key.start_mark)
                 keys.add((key.tag, key.value))
 
 
@@ -88,13 +88,13 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
         content = read_yaml(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path} cannot be read: {error}" if "stands twice" in str(error) else f"{path} is not YAML: {error}",
-            rule="a config is a YAML mapping, in UTF-8, and no key stands twice",
-            remedy="fix the file",
+            f"{path} cannot be read: {_said(error)}",
+            rule="a config is a YAML mapping, in UTF-8, and no key appears twice",
+            remedy="correct the file",
         ) from None
     if not isinstance(content, dict):
         raise ConfigError(
-            f"{path} holds a {type(content).__name__}" + (": nothing stands in it" if content is None else ""),
+            f"{path} is empty" if content is None else f"{path} is not a mapping: {content!r:.60}",
             rule="a config is a YAML mapping of sections",
             remedy=f"begin with a shipped one: extends: laptop, or a copy of {shipped_configs().get('laptop', 'laptop.yaml')}",
         )
@@ -108,6 +108,15 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
             remedy="correct the path, or write the keys out",
         )
     return _laid_over(_read_file(_extended(path, base), (*extended_by, path)), content)
+
+
+def _said(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """What is wrong with a YAML text, and where."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        is_yaml = "" if isinstance(error, RepeatedKeyError) else "not YAML: "
+        return f"{is_yaml}line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return f"not YAML: {error}"
 
 
 def _extended(path: Path, base: str) -> Path:
@@ -142,52 +151,11 @@ def change_config(
 
 
 def parse_config(content: Mapping[str, Any], where: str) -> Config:
-    """Check a mapping. Raises :class:`ConfigError` naming every offending key, the rule, and near names for typing slips."""
+    """Check a mapping. Raises :class:`InvalidConfigError` naming every faulty key, the rule, and near names for typing slips."""
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        problems, near = [], []
-        for item in error.errors(include_url=False):
-            key = ".".join(str(part) for part in item["loc"]) or "(whole config)"
-            given = "" if item["type"] in _SAY_ENOUGH else f" (got {item['input']!r})"
-            problems.append(f"{key}: {plainly(item)}{given}")
-            if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-                near += [f"{key} -> {guess}" for guess in _near_keys(item["loc"])]
-        raise ConfigError(
-            f"{where} is invalid:\n    " + "\n    ".join(problems),
-            rule=f"known keys with values of the stated kind ({page('config.md')} lists them; `bcpg-cluster validate` checks)",
-            remedy="did you mean " + ", ".join(near) + "?" if near else "correct the keys named above",
-        ) from None
-
-
-def plainly(item: ErrorDetails) -> str:
-    """What pydantic found wrong, without its own words for errors."""
-    known = {
-        "extra_forbidden": "unknown key",
-        "unexpected_keyword_argument": "unknown key",
-        "missing": "missing, and needed",
-        "missing_argument": "missing, and needed",
-        "value_error": str(item.get("ctx", {}).get("error", item["msg"])),
-    }
-    text = known.get(item["type"], item["msg"])
-    return text.replace("Input should be", "must be", 1).replace("Input tag", "the name", 1)
-
-
-_SAY_ENOUGH = ("missing", "extra_forbidden", "unexpected_keyword_argument", "value_error")  # without the value, that is
-
-
-def _near_keys(location: tuple[str | int, ...]) -> list[str]:
-    """Known keys that resemble the last part of ``location``, from the section it lies in."""
-    if location[0] == "objective" and len(location) == 3:  # objective.<its name>.<option>
-        known = [field.name for field in fields(OBJECTIVES[str(location[1])])]
-        return difflib.get_close_matches(str(location[-1]), known, n=2)
-    section: type[BaseModel] = Config
-    for part in location[:-1]:
-        field = section.model_fields.get(str(part))
-        if field is None:
-            continue  # a name inside a mapping of sections (a judge, a pool)
-        section = section_in(field.annotation) or section
-    return difflib.get_close_matches(str(location[-1]), [key_of(field) for field in section.model_fields], n=2)
+        raise InvalidConfigError(where, faulty_keys(error), content) from None
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
@@ -211,5 +179,9 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
             )
     try:
         node[parts[-1]] = read_yaml(value)
+    except RepeatedKeyError as error:
+        raise ConfigError(
+            f"--set {override!r}: {error.problem}", rule="no key appears twice", remedy="remove one of the two"
+        ) from None
     except yaml.YAMLError:
         node[parts[-1]] = value

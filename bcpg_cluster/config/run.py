@@ -121,7 +121,8 @@ class Config(Section):
     def _pools_are_used(self) -> Config:
         unknown = sorted(set(self.pools) - set(self.pool_names()))
         if unknown:
-            raise ValueError(f"nothing uses the pools {unknown}; this config has the pools {list(self.pool_names())}")
+            used = ", ".join(self.pool_names())
+            raise ValueError(f"pools: nothing uses {', '.join(unknown)}; the pools of this config are {used}")
         if self.pool("trainer").target_queue_per_actor is not None:
             raise ValueError("pools.trainer.target_queue_per_actor: a trainer group cannot resize during a run")
         if self.train.kind in ("torch", "fake") and self.pool("trainer").members != 1:

@@ -2,8 +2,9 @@
 
 ``prime-rl``: the fields of its ``TrainingSample`` (src/prime_rl/transports/batch/types.py). ``verl``: the names of the batch that
 its PPO trainer computes (``responses``, ``response_mask``, ``advantages``). Neither reads such a file by itself: both make these
-fields in memory, so a few lines of the user's load them. ``trl``: stepwise supervision, a data set type of TRL's
-(its PRM trainer is gone from 1.16.0); it has no place for the weight of a token.
+fields in memory, so a few lines of the user's load them. Beside them stand the columns of the rollouts that each project logs, so
+that such a file is also a rollout file: people read it, and ``import`` does. ``trl``: stepwise supervision, a data set type of
+TRL's (its PRM trainer is gone from 1.16.0); it has no place for the weight of a token.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import pyarrow as pa
 
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.exchange.dataset_directory import Card, Column, DataFile, Written, write_dataset
+from bcpg_cluster.exchange.export_preferences import MESSAGES
 from bcpg_cluster.exchange.export_steps import JudgeSet
 from bcpg_cluster.exchange.run_tables import rounds_with, shards_of
+from bcpg_cluster.records import Prompt, Rollout, StopReason
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.rows import (
@@ -47,6 +50,11 @@ COLUMNS: dict[WeightStyle, tuple[Column, ...]] = {
         Column("env_name", pa.string(), "the run's name"),
         Column("rl_weights", _FLOATS, "1 on response tokens that train, 0 on others"),
         Column("advantages", _FLOATS, "token weight x advantage (Eqs. 6, 7); 0 on the prompt"),
+        Column("example_id", pa.string(), "the problem's id"),
+        Column("prompt", MESSAGES, "the problem, as the user's message"),
+        Column("completion", MESSAGES, "the response, as the assistant's message"),
+        Column("answer", pa.string(), "the right answer"),
+        Column("is_truncated", pa.bool_(), "whether the response was cut off at the token limit"),
         *_OURS,
     ),
     "verl": (
@@ -56,6 +64,11 @@ COLUMNS: dict[WeightStyle, tuple[Column, ...]] = {
         Column("response_mask", _IDS, "1 on every response token"),
         Column("advantages", _FLOATS, "token weight x advantage (Eqs. 6, 7), one a response token"),
         Column("rollout_log_probs", _FLOATS, "of the sampler, nats, at temperature 1; empty where unknown"),
+        Column("input", pa.string(), "the problem, as the run has it (verl logs it in the chat template)"),
+        Column("output", pa.string(), "the response"),
+        Column("gts", pa.string(), "the right answer"),
+        Column("score", pa.float32(), "the reward"),
+        Column("step", pa.int64(), "the round"),
         *_OURS,
     ),
     "trl": (
@@ -66,10 +79,10 @@ COLUMNS: dict[WeightStyle, tuple[Column, ...]] = {
     ),
 }
 _ABOUT = {
-    "prime-rl": "The fields of prime-rl's TrainingSample, one row a training row. prime-rl builds these in memory and reads no "
-    "such file: make `TrainingSample(**fields)` of a row in an algorithm of your own.",
-    "verl": "The tensors of verl's PPO batch, one row a training row, unpadded. verl computes them in memory and reads no such "
-    "file: pad them and put them into the batch in the place of its advantages.",
+    "prime-rl": "The fields of prime-rl's TrainingSample, then those of its rollout files, one row a training row. prime-rl builds "
+    "the first in memory and reads no such file: make a `TrainingSample` of `token_ids` to `advantages` in code of your own.",
+    "verl": "The tensors of verl's PPO batch, unpadded, then the columns of its rollout dump, one row a training row. verl makes "
+    "the first in memory and reads no such file: pad them and put them into the batch in the place of its advantages.",
     "trl": "Stepwise supervision, as TRL's PRM trainer read it (1.16.0 has none). TRL has no place for a token's weight.",
 }
 
@@ -117,12 +130,17 @@ def _batches(
         if style == "trl":
             yield _stepwise(shard, settings.judges)
             continue
-        logprobs = {rollout.id: rollout.sampler_logprobs for rollout in rollouts_from(shard["rollouts"])}
+        prompts = {prompt.prompt_id: prompt for prompt in prompts_from(shard["prompts"])}
+        rollouts = {rollout.id: rollout for rollout in rollouts_from(shard["rollouts"])}
         rows = weighted_from(shard["weighted"])
-        yield [
-            _prime_rl(row, logprobs[row.id], settings) if style == "prime-rl" else _verl(row, logprobs[row.id])
-            for row in rows
-        ]
+        yield [_row(style, row, rollouts[row.id], prompts[row.id.prompt_id], settings) for row in rows]
+
+
+def _row(style: WeightStyle, row: WeightedRow, rollout: Rollout, prompt: Prompt, settings: WeightSettings) -> Row:
+    ours = {"id": f"{row.id.round}/{row.id.prompt_id}/{row.id.sample}", "reward": row.reward}
+    if style == "prime-rl":
+        return _prime_rl(row, rollout.sampler_logprobs, settings) | _prime_rl_rollout(rollout, prompt) | ours
+    return _verl(row, rollout.sampler_logprobs) | _verl_rollout(row, rollout, prompt) | ours
 
 
 def _advantages(row: WeightedRow) -> list[float]:
@@ -154,7 +172,16 @@ def _prime_rl(row: WeightedRow, logprobs: Sequence[float], settings: WeightSetti
         "env_name": settings.run_name,
         "rl_weights": [0.0] * before + [float(value != 0.0) for value in advantages],
         "advantages": [0.0] * before + advantages,
-        **_ours(row),
+    }
+
+
+def _prime_rl_rollout(rollout: Rollout, prompt: Prompt) -> Row:
+    return {
+        "example_id": prompt.prompt_id,
+        "prompt": [{"role": "user", "content": prompt.question}],
+        "completion": [{"role": "assistant", "content": rollout.text}],
+        "answer": prompt.answer,
+        "is_truncated": rollout.stop_reason is StopReason.LENGTH,
     }
 
 
@@ -166,12 +193,17 @@ def _verl(row: WeightedRow, logprobs: Sequence[float]) -> Row:
         "response_mask": [1] * len(row.token_ids),
         "advantages": _advantages(row),
         "rollout_log_probs": list(logprobs),
-        **_ours(row),
     }
 
 
-def _ours(row: WeightedRow) -> Row:
-    return {"id": f"{row.id.round}/{row.id.prompt_id}/{row.id.sample}", "reward": row.reward}
+def _verl_rollout(row: WeightedRow, rollout: Rollout, prompt: Prompt) -> Row:
+    return {
+        "input": prompt.question,
+        "output": rollout.text,
+        "gts": prompt.answer,
+        "score": row.reward,
+        "step": row.id.round,
+    }
 
 
 def _stepwise(tables: Mapping[str, list[Row]], judges: JudgeSet) -> list[Row]:

@@ -122,7 +122,7 @@ class RolloutFile:
         with path.open("rb") as file:
             self.digest = hashlib.file_digest(file, "sha256").hexdigest()
         if not self.groups and not self.bad:
-            raise DataError(f"{path} holds no response", rule="an import has at least one line", remedy=_REMEDY)
+            raise DataError(f"{path} has no responses", rule="an import has at least one line", remedy=_REMEDY)
 
     def __enter__(self) -> RolloutFile:
         return self
@@ -257,9 +257,14 @@ class RolloutFile:
             group = self._by_id[id_] = ImportedGroup(prompt)
             self.groups.append(group)
         elif group.prompt != prompt:
-            what = "prompt" if group.prompt.question != prompt.question else "answer"
+            first, place = group.prompt, f"{self._unit} {self.place(group.lines[0])}"
+            pair = (
+                ("prompt", prompt.question, first.question)
+                if first.question != prompt.question
+                else ("answer", prompt.answer, first.answer)
+            )
             raise DataError(
-                f"{where}: the {what} differs from that of {self._unit} {self.place(group.lines[0])} for the same prompt ({id_!r})",
+                f"{where}: the {pair[0]} {pair[1]!r:.60} differs from {pair[2]!r:.60} in {place}, for the same prompt ({id_!r})",
                 rule="the responses of a group share one prompt and one right answer",
                 remedy="give other prompts other prompt_ids, or correct the answer",
             )

@@ -116,7 +116,7 @@ def _rows(source: str, splits: Sequence[str]) -> tuple[list[Mapping[str, Any]], 
             refused = error
             continue
         if not rows:
-            raise DataError(f"{source} holds no row", rule="there is something to train on", remedy="give another file")
+            raise DataError(f"{source} has no rows", rule="there is something to train on", remedy="give another file")
         return rows, split
     assert refused is not None
     raise refused

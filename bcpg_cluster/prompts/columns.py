@@ -7,7 +7,7 @@ import json
 import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,10 +17,8 @@ from bcpg_cluster.prompts.bad_rows import BadRow, BadRowsError, Unit
 from bcpg_cluster.prompts.table_files import Fault, PlacedRow, Row, table_stem
 from bcpg_cluster.records import Prompt
 
-_TEXT_RULE = (
-    "question, answer and prompt_id are texts or numbers and not empty (without an answer nothing can be verified)"
-)
-_TEXT_REMEDY = "fill the value in, map another column (prompts.columns), or leave the row out"
+_TEXT_RULE = "every value is text or a number, and not empty (without an answer nothing can be verified)"
+_TEXT_REMEDY = "fill the value in, map another column, or leave the row out"
 _OFTEN = {
     "question": ("question", "problem", "prompt", "query", "instruction", "messages"),
     "answer": ("answer", "reward_model.ground_truth", "ground_truth", "solution", "gold", "final_answer", "target"),
@@ -146,7 +144,7 @@ class _Mapping:
             )
         if not self.num_rows:
             raise DataError(
-                f"{self.source} holds no row",
+                f"{self.source} has no rows",
                 rule="a data set has at least one prompt",
                 remedy="choose another file or split",
             )
@@ -190,17 +188,31 @@ class _Mapping:
 
     def _no_column(self, column: str) -> DataError:
         ours = next(name for name in ("prompt_id", "question", "answer") if getattr(self.columns, name) == column)
-        known = list(self.known)
+        known = [name for name in self.known if name not in astuple(self.columns)]
         near = (
             difflib.get_close_matches(column, known, n=1, cutoff=0.8)
             or [name for name in _OFTEN[ours] if name in self.known]
             or difflib.get_close_matches(column, known, n=1)
         )
-        hint = f"did you mean {near[0]}? " if near else ""
         return DataError(
-            f"{self.source}: no column {column!r}; known: {', '.join(known) or 'none'}",
+            f"{self.source}: no column {column!r}; known: {', '.join(self.known) or 'none'}",
             rule="the column mapping names columns of the data set (a.b reaches into objects)",
-            remedy=f"{hint}set prompts.columns, e.g. {{{ours}: {near[0] if near else known[0] if known else 'NAME'}}}",
+            remedy=self._remedy(ours, near[0] if near else None),
+        )
+
+    def _remedy(self, ours: str, near: str | None) -> str:
+        """What to do about a column that is nowhere."""
+        suffixes = [suffix.lower() for suffix in Path(self.source).suffixes]
+        if ".tsv" in suffixes and len(self.known) == 1 and "," in next(iter(self.known)):
+            return "its fields are separated by commas, not tabs: name it .csv"
+        if near:
+            return f"did you mean {near}? set prompts.columns, e.g. {{{ours}: {near}}}"
+        if ours == "prompt_id":
+            mapped = f"{{question: {self.columns.question}, answer: {self.columns.answer}}}"
+            return f"add the column, or number the rows instead: set prompts.columns to {mapped}"
+        header = "; a CSV file begins with a line of column names" if {".csv", ".tsv"} & {*suffixes} else ""
+        return (
+            f"add the column, or set prompts.columns to the name of yours, e.g. {{{ours}: {_OFTEN[ours][1]}}}{header}"
         )
 
 
@@ -268,7 +280,14 @@ def response_of(row: Row, column: str, where: str) -> str:
         if isinstance(value, Sequence) and len(value) == 1 and isinstance(value[0], Mapping):
             value = value[0].get("content")
         if isinstance(value, (int, float)):
-            raise _BadValue(Fault("no text", f"{column} is {value!r:.80}", "a response is a text", _TEXT_REMEDY))
+            raise _BadValue(
+                Fault(
+                    "no text",
+                    f"{column} is {_shown(value)}",
+                    "a response is text",
+                    "put the number into quotes, or map another column",
+                )
+            )
         return _as_text(value, column)
     except _BadValue as error:
         _raise(error, where)
@@ -294,7 +313,7 @@ def _value(row: Row, column: str) -> Any:
                     f"no column {column!r}",
                     f"no column {column!r}; known: {', '.join(column_names(row)) or 'none'}",
                     "the column mapping names columns of the data set (a.b reaches into objects)",
-                    "correct the mapping (prompts.columns), e.g. {question: problem}",
+                    "fill it in, map another column, or leave the row out",
                 ),
                 column,
             )
@@ -343,7 +362,7 @@ def _only_message(messages: Sequence[Mapping[str, Any]], column: str) -> Any:
 def _as_text(value: Any, column: str) -> str:
     is_number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number and not (isinstance(value, str) and value.strip()):
-        raise _BadValue(Fault(f"{column} is {_kind(value)}", f"{column} is {value!r:.80}", _TEXT_RULE, _TEXT_REMEDY))
+        raise _BadValue(Fault(f"{column} is {_kind(value)}", f"{column} is {_shown(value)}", _TEXT_RULE, _TEXT_REMEDY))
     text = str(value)
     try:
         text.encode()
@@ -357,6 +376,11 @@ def _as_text(value: Any, column: str) -> str:
             )
         ) from None
     return text
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON has it where that differs from Python."""
+    return json.dumps(value) if value is None or isinstance(value, (bool, float)) else f"{value!r:.80}"
 
 
 def _kind(value: Any) -> str:

@@ -7,11 +7,26 @@ step in ``labels``. PRM800K (https://github.com/openai/prm800k): ``question.prob
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-NUM_NEUTRAL = "num_neutral"
-_TRUTH = {1: 1, 0: None, -1: 0}  # a neutral step is neither right nor wrong
+UNKNOWN_BY_REASON = "unknown_by_reason"
+Unknown = Literal["neutral", "flagged", "unrated", "written_by_hand"]
+"""Why a step has no truth: rated 0; flagged, as the labeller could not tell; without a rating; written by the labeller."""
+
+_TRUTH = {1: 1, -1: 0}
+_BAD_PROBLEM, _GIVE_UP = "bad_problem", "give_up"
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """A step on the path of a labeller: its truth as ours has it, or why it has none."""
+
+    text: Any
+    truth: Any
+    unknown: Unknown | None
 
 
 def own_entry(entry: Any) -> Any:
@@ -23,9 +38,24 @@ def own_entry(entry: Any) -> Any:
     return entry
 
 
-def has_no_rated_step(entry: Any) -> bool:
-    """Whether an entry is PRM800K's and no step on its path was rated, so that it says nothing of any step."""
-    return _is_prm800k(entry) and all(rating is None for _, rating in _path(entry["label"]["steps"]))
+def left_out_for(entry: Any) -> str | None:
+    """Why an entry of PRM800K says nothing of any step; ``None`` where it does, and for every other format.
+
+    ``bad_problem``: the labeller reported the problem as broken. Otherwise no step has a truth: ``give_up``, or what the steps
+    lack (:data:`Unknown`; of several reasons the most frequent), or ``no_steps``.
+    """
+    if not _is_prm800k(entry):
+        return None
+    reason = entry["label"].get("finish_reason")
+    if reason == _BAD_PROBLEM:
+        return _BAD_PROBLEM
+    path = _path(entry)
+    if any(step.unknown is None for step in path):
+        return None
+    if reason == _GIVE_UP:
+        return _GIVE_UP
+    unknown = Counter(step.unknown for step in path)
+    return str(unknown.most_common(1)[0][0]) if unknown else "no_steps"
 
 
 def _is_prm800k(entry: Any) -> bool:
@@ -38,38 +68,52 @@ def _is_prm800k(entry: Any) -> bool:
 
 
 def _from_prm800k(entry: Mapping[str, Any]) -> dict[str, Any]:
-    path = _path(entry["label"]["steps"])
-    labels = [_TRUTH.get(rating, rating) if rating is not None else None for _, rating in path]
+    path = _path(entry)
     own = {
         "problem": entry["question"].get("problem"),
         "answer": entry["question"].get("ground_truth_answer"),
-        "steps": [text for text, _ in path],
-        "labels": labels,
-        NUM_NEUTRAL: sum(rating == 0 for _, rating in path),
+        "steps": [step.text for step in path],
+        "labels": [step.truth for step in path],
+        UNKNOWN_BY_REASON: dict(Counter(step.unknown for step in path if step.unknown is not None)),
     }
     return own | ({"id": entry["id"]} if "id" in entry else {})
 
 
-def _path(steps: list[Any]) -> list[tuple[Any, int | None]]:
-    """The solution that the labeller walked: each step's text and rating, ``None`` for one a person wrote or left unrated.
+def _path(entry: Mapping[str, Any]) -> list[_Labelled]:
+    """The solution that the labeller walked.
 
-    A step without a choice ends it: its only completion still belongs to it (in phase 2 that is the wrong step on which
-    labelling stopped), while of several no one is the solution's.
+    A step without a choice ends it. In phase 2 that is the wrong step on which labelling stopped, often with alternatives rated
+    beside it: the solution's own is then the one in ``pre_generated_steps``, or the only one there is.
     """
-    path: list[tuple[Any, int | None]] = []
-    for step in steps:
+    written = entry["question"].get("pre_generated_steps") or []
+    path: list[_Labelled] = []
+    for index, step in enumerate(entry["label"]["steps"]):
         completions = step.get("completions") or []
-        chosen = step.get("chosen_completion")
-        human = step.get("human_completion")
+        chosen, human = step.get("chosen_completion"), step.get("human_completion")
         if chosen is not None:
-            taken = completions[chosen]
+            path.append(_labelled(completions[chosen]))
         elif human is not None:
-            taken = human if isinstance(human, Mapping) else {"text": human}
-        elif len(completions) == 1:
-            taken = completions[0]
+            text = human.get("text") if isinstance(human, Mapping) else human
+            path.append(_Labelled(text, None, "written_by_hand"))
         else:
-            break
-        path.append((taken.get("text"), taken.get("rating")))
-        if chosen is None and human is None:
+            own = _of_solution(completions, written[index] if index < len(written) else None)
+            path += [] if own is None else [_labelled(own)]
             break
     return path
+
+
+def _of_solution(completions: Sequence[Mapping[str, Any]], written: Any) -> Mapping[str, Any] | None:
+    """Which of a step's completions the solution itself has; ``None`` where that cannot be said."""
+    same = (completion for completion in completions if completion.get("text") == written)
+    return completions[0] if len(completions) == 1 else next(same, None)
+
+
+def _labelled(completion: Mapping[str, Any]) -> _Labelled:
+    text, rating = completion.get("text"), completion.get("rating")
+    if completion.get("flagged"):
+        return _Labelled(text, None, "flagged")
+    if rating is None:
+        return _Labelled(text, None, "unrated")
+    if rating == 0:  # neither right nor wrong
+        return _Labelled(text, None, "neutral")
+    return _Labelled(text, _TRUTH.get(rating, rating), None)

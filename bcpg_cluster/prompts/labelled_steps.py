@@ -13,13 +13,14 @@ and perhaps an ``id`` and the gold ``answer``. Other fields are left alone. An e
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.prompts.foreign_labels import NUM_NEUTRAL, has_no_rated_step, own_entry
+from bcpg_cluster.prompts.foreign_labels import UNKNOWN_BY_REASON, left_out_for, own_entry
 from bcpg_cluster.prompts.step_truth import NO_ERROR, first_error, known_truth
 from bcpg_cluster.prompts.table_files import table_rows
 
@@ -38,7 +39,7 @@ class LabelledSolution:
         truth: by step 1 for right, 0 for wrong, ``None`` for not known (in ProcessBench all steps after the first wrong one).
         first_wrong: the first wrong step, -1 for none; ``None`` where a step of unknown truth comes before it.
         gold: the gold answer; ``None`` where the file has none.
-        num_neutral: steps that a person rated neither right nor wrong (PRM800K's 0); their truth is ``None``.
+        unknown_by_reason: of PRM800K, how many steps have no truth, by reason (``foreign_labels.Unknown``).
     """
 
     solution_id: str
@@ -47,18 +48,34 @@ class LabelledSolution:
     truth: tuple[int | None, ...]
     first_wrong: int | None
     gold: str | None = None
-    num_neutral: int = 0
+    unknown_by_reason: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_subsets(sources: Sequence[str], limit: int | None = None) -> dict[str, list[LabelledSolution]]:
+@dataclass(frozen=True, slots=True)
+class LabelledFile:
+    """The solutions of one file, in its order, and how many of its entries say nothing of any step, by reason."""
+
+    solutions: tuple[LabelledSolution, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def unknown_by_reason(self) -> dict[str, int]:
+        """How many steps of the solutions have no truth although a person saw them, by reason."""
+        total: Counter[str] = Counter()
+        for solution in self.solutions:
+            total.update(solution.unknown_by_reason)
+        return dict(total)
+
+
+def read_subsets(sources: Sequence[str], limit: int | None = None) -> dict[str, LabelledFile]:
     """Several files, each as a subset: ``NAME=PATH``, or a path, whose file name without its ending is then the name.
 
     ``limit`` keeps so many of every file, evenly spread over it: ProcessBench's files are sorted, all wrong solutions first.
+    What was left out is counted over the whole file.
 
     Raises:
-        DataError: a name that is given twice, or what :func:`read_labelled_steps` refuses.
+        DataError: a name that is given twice, or what :func:`read_labelled_file` refuses.
     """
-    subsets: dict[str, list[LabelledSolution]] = {}
+    subsets: dict[str, LabelledFile] = {}
     for source in sources:
         name, named, path = source.partition("=")
         if not named or Path(source).is_file():
@@ -69,36 +86,42 @@ def read_subsets(sources: Sequence[str], limit: int | None = None) -> dict[str, 
                 rule="every file of labelled steps has a name of its own",
                 remedy="name one of them: --data NAME=PATH",
             )
-        solutions = read_labelled_steps(path)
-        kept = min(limit or len(solutions), len(solutions))
-        subsets[name] = [solutions[index * len(solutions) // kept] for index in range(kept)]
+        file = read_labelled_file(path)
+        number = len(file.solutions)
+        kept = min(limit or number, number)
+        some = tuple(file.solutions[index * number // kept] for index in range(kept))
+        subsets[name] = LabelledFile(some, file.left_out)
     return subsets
 
 
-def read_labelled_steps(path: str) -> list[LabelledSolution]:
-    """The solutions of one file, in its order. An entry without an id is called by the file's name and its place from 0.
+def read_labelled_file(path: str) -> LabelledFile:
+    """One file. An entry without an id is called by the file's name and its place from 0.
 
-    PRM800K's entries that no step was rated of (``finish_reason`` ``bad_problem`` or ``give_up``, say) are left out.
+    PRM800K's entries that say nothing of any step are left out and counted (``foreign_labels.left_out_for``).
 
     Raises:
         DataError: the file is missing, empty or not JSON, an entry is invalid, or an id occurs twice.
     """
     file = Path(path)
-    solutions = []
+    solutions, left_out = [], Counter[str]()
     for index, entry in enumerate(_entries(file)):
         where = f"{path}, entry {index + 1}"
         try:
-            own = None if has_no_rated_step(entry) else own_entry(entry)
+            reason = left_out_for(entry)
+            own = own_entry(entry)
         except (AttributeError, IndexError, TypeError) as error:
             raise _refused(
                 f"{where}: not as PRM800K has it ({error})",
                 "each of label.steps has completions, and chosen_completion is the place of one of them",
             ) from None
-        if own is not None:
+        if reason is None:
             solutions.append(_solution(own, f"{file.stem}-{index}", where))
+        else:
+            left_out[reason] += 1
     if not solutions:
+        but = f": {counted(left_out)} say nothing of any step" if left_out else ""
         raise DataError(
-            f"{path} holds no solution", rule="a file of labelled steps has at least one entry", remedy=_REMEDY
+            f"{path} holds no solution{but}", rule="a file of labelled steps has at least one entry", remedy=_REMEDY
         )
     seen: set[str] = set()
     for solution in solutions:
@@ -109,7 +132,12 @@ def read_labelled_steps(path: str) -> list[LabelledSolution]:
                 remedy="rename one of the two, or leave all ids out",
             )
         seen.add(solution.solution_id)
-    return solutions
+    return LabelledFile(tuple(solutions), dict(left_out))
+
+
+def counted(by_reason: Mapping[str, int]) -> str:
+    """Numbers by reason as people read them: ``2 give_up, 1 neutral``."""
+    return ", ".join(f"{number} {reason}" for reason, number in sorted(by_reason.items()))
 
 
 def _entries(file: Path) -> list[Any]:
@@ -160,7 +188,7 @@ def _solution(entry: Any, default_id: str, where: str) -> LabelledSolution:
         truth,
         first_error(truth),
         None if gold is None else str(gold),
-        int(entry.get(NUM_NEUTRAL, 0)),
+        dict(entry.get(UNKNOWN_BY_REASON, {})),
     )
 
 

@@ -142,11 +142,29 @@ def parse_object(line: bytes) -> Row | Fault:
             "a missing value is no answer; JSON knows neither NaN nor Infinity",
             "fill the value in, or leave the row out",
         )
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError too
-        return Fault("not JSON", f"not JSON ({error}): {text:.60}", _JSON_RULE, _JSON_REMEDY)
+    except json.JSONDecodeError as error:
+        said = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
+        return Fault("not JSON", f"not JSON ({said}): {text:.60}", _JSON_RULE, _JSON_REMEDY)
+    except (ValueError, RecursionError) as error:
+        return _beyond_limits(error, text)
     if not isinstance(content, dict):
         return Fault("no object", f"{_what(content)}, not a JSON object: {text:.60}", _JSON_RULE, _JSON_REMEDY)
     return content
+
+
+def _beyond_limits(error: ValueError | RecursionError, text: str) -> Fault:
+    """JSON that Python does not read: lists in lists in lists, or an integer of thousands of digits."""
+    if isinstance(error, RecursionError):
+        return Fault(
+            "nested too deeply", f"lists or objects nested too deeply: {text:.60}", _JSON_RULE, "leave the row out"
+        )
+    limit = sys.get_int_max_str_digits()
+    return Fault(
+        "a number too long",
+        f"a number of more than {limit:,} digits: {text:.60}",
+        f"a number has at most {limit:,} digits; text may be of any length",
+        "put the number into quotes, or leave the row out",
+    )
 
 
 def _what(content: Any) -> str:
@@ -192,8 +210,13 @@ def _json_array(path: Path) -> list[PlacedRow] | None:
     except (ValueError, RecursionError) as error:
         if first.rstrip().endswith((b"]", b"}")):  # a line of its own: JSON lines, however wrong
             return None
+        said = (
+            f"not JSON: {error.msg}: line {error.lineno}, column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else _beyond_limits(error, "").problem.removesuffix(": ")
+        )
         raise unreadable(
-            path, f"not JSON: {error}", "a .json file is one array of objects, or an object a line", _JSON_REMEDY
+            path, said, "a .json file is one array of objects, or an object a line", _JSON_REMEDY
         ) from None
     if isinstance(content, dict):
         raise unreadable(
@@ -274,9 +297,11 @@ def _csv_row(names: list[str], fields: list[str]) -> Row | Fault:
     if len(fields) != len(names):
         return Fault(
             "other number of fields",
-            f"{len(fields)} fields under a header of {len(names)}",
+            f"{len(fields)} field{'s'[: len(fields) != 1]}, but the header names {len(names)} columns",
             "a CSV row has a field for every column of the header",
-            "put a field that holds the delimiter or a line end in double quotes",
+            "put a field that holds the delimiter or a line end in double quotes"
+            if len(fields) > len(names)
+            else "complete the row",
         )
     return dict(zip(names, fields, strict=True))
 

@@ -155,6 +155,8 @@ def load_plugin(text: str, what: str, digest: str | None = None) -> Any:
         raise changed_error(plugin, what)
     try:
         module = _file_module(plugin, what) if plugin.is_file else importlib.import_module(plugin.place)
+        if not hasattr(module, plugin.name):
+            raise not_loadable(plugin, what, f"{plugin.place} has no {plugin.name}")
         return getattr(module, plugin.name)
     except ConfigError:
         raise
@@ -208,7 +210,7 @@ def make_plugin(
     """
     loaded = load_plugin(str(plugin), what, digest)
     if not callable(loaded):
-        raise not_loadable(plugin, what, f"it is a {type(loaded).__name__}, which cannot be called")
+        raise not_loadable(plugin, what, f"its type is {type(loaded).__name__}, which cannot be called")
     if needs == ("__call__",) and not isinstance(loaded, type):
         return partial(loaded, **options)
     try:
@@ -219,5 +221,5 @@ def make_plugin(
         ) from error
     missing = [name for name in needs if not hasattr(made, name)]
     if missing:
-        raise not_loadable(plugin, what, f"a {type(made).__name__} has no {', '.join(missing)}")
+        raise not_loadable(plugin, what, f"{type(made).__name__} lacks {', '.join(missing)}")
     return made

@@ -16,7 +16,7 @@ _PLACES = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "it is on a read-only file system",
     errno.EACCES: "this user may not write or read there",
-    errno.EPERM: "nothing may be made there",
+    errno.EPERM: "the system does not permit it",
     errno.ENOTDIR: "a part of the path is a file, not a directory",
     errno.EEXIST: "a file has this name",
     errno.EISDIR: "it is a directory, not a file",
@@ -60,7 +60,7 @@ def _say_of_a_place(error: OSError) -> int:
         rule="runs, reports and exports are written whole, or not at all",
         remedy="make room, and run the same command again: what was finished is kept"
         if is_used_up
-        else "give another directory, or change whose it is",
+        else "give another directory, or change its owner or permissions",
     )
     typer.secho(f"error: {said}", fg="red", err=True)
     return 1 if is_used_up else 2

@@ -6,8 +6,8 @@ in an index of its own (scripts/setup.sh); here its release of the same number i
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
-import importlib.util
 import re
 import subprocess
 import sys
@@ -15,13 +15,15 @@ import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+from bcpg_cluster_cli.runs import doctor, python_rule
+from bcpg_cluster_cli.runs.python_rule import refusal
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -30,15 +32,6 @@ COMPILED_ON_THE_SPOT = {"pycosat"}
 """No wheel for any Python: pip compiles it (reasoning-gym wants it, so `setup dev` alone)."""
 
 
-def _module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_python", ROOT / "scripts" / "check_python.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-CHECK = _module()
 GOOD = {
     "version": (3, 12),
     "implementation": "CPython",
@@ -51,7 +44,7 @@ GOOD = {
 
 @pytest.mark.parametrize("version", [(3, 11), (3, 12), (3, 13), (3, 14)])
 def test_these_pythons_are_taken(version: tuple[int, int]) -> None:
-    assert CHECK.refusal(**(GOOD | {"version": version})) is None
+    assert refusal(**(GOOD | {"version": version})) is None
 
 
 @pytest.mark.parametrize(
@@ -68,16 +61,29 @@ def test_these_pythons_are_taken(version: tuple[int, int]) -> None:
     ],
 )
 def test_a_python_without_wheels_is_refused_in_a_sentence(change: dict[str, object], named: str) -> None:
-    problem, remedy = CHECK.refusal(**(GOOD | change))
+    problem, remedy = refusal(**(GOOD | change))
     assert problem.startswith(named)
     assert remedy and "\n" not in problem + remedy
 
 
+def test_doctor_asks_by_the_same_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.examine()[0].state == "ok"
+    monkeypatch.setattr(python_rule.platform, "python_implementation", lambda: "PyPy")
+    found = doctor.examine()[0]
+    assert (found.what, found.state) == ("python", "missing")
+    assert "PyPy 3." in found.found and "has no wheel of some pinned packages" in found.found
+    assert found.remedy.startswith("install CPython 3.11 to 3.14")
+
+
+def test_the_rule_is_read_by_an_old_python() -> None:
+    ast.parse((ROOT / "cli/bcpg_cluster_cli/runs/python_rule.py").read_text(), feature_version=(3, 4))
+
+
 def test_setup_asks_before_it_downloads(tmp_path: Path) -> None:
     """The real script, with a Python that says it is another."""
-    (tmp_path / "scripts").mkdir()
-    for name in ("setup.sh", "check_python.py"):
-        (tmp_path / "scripts" / name).write_bytes((ROOT / "scripts" / name).read_bytes())
+    for name in ("scripts/setup.sh", "cli/bcpg_cluster_cli/runs/python_rule.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     fake = tmp_path / "python3.9"
     fake.write_text(
         f'#!/bin/sh\nexec {sys.executable} -c "import sys, runpy; sys.version_info = (3, 9, 2); '

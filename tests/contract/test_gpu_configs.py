@@ -10,10 +10,13 @@ import pytest
 from bcpg_cluster.config.load import load_config, shipped_configs
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.section import num_ranks
+from bcpg_cluster.new_config.facts import JudgeFacts, ModelFacts
+from bcpg_cluster.new_config.proposal import judge_pool
 from bcpg_cluster.run.build.footprint import ask_of
 from bcpg_cluster.run.build.settings import train_settings
 from bcpg_cluster.run.preflight.models import check_vendor_options
 from bcpg_cluster.stages.generate.vllm_options import with_workers
+from tests.unit.new_config.test_sizes import ENDPOINT, HOSTED, MODEL, config_for, machine
 
 pytestmark = pytest.mark.engine
 
@@ -48,6 +51,33 @@ def test_the_arguments_as_the_engines_get_them(name: str):
         assert given.get("distributed_executor_backend") == ("mp" if num_ranks(args) > 1 else None)
     if config.push.backend != "disk":
         assert WeightTransferConfig(backend=config.push.backend).backend == "nccl"
+
+
+LARGE = ModelFacts("org/large", None, 14_000_000_000, 32768)
+LAYOUTS = [
+    (num_gpus, model, judge) for num_gpus in (1, 2, 3, 8) for model in (MODEL, LARGE) for judge in (ENDPOINT, HOSTED)
+]  # colocated and beside each other, ZeRO-2 and ZeRO-3
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "model", "judge"), LAYOUTS, ids=lambda part: getattr(part, "name", None) or str(part)[:40]
+)
+def test_vendors_take_what_init_writes_for_gpus(num_gpus: int, model: ModelFacts, judge: JudgeFacts):
+    from deepspeed.runtime.config import DeepSpeedConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    from bcpg_cluster.stages.train.deepspeed.config import deepspeed_config
+
+    config = config_for(model, judge, machine(num_gpus))
+    check_vendor_options(config)
+    for pool in (*engines(config), *([judge_pool(judge)] if judge is HOSTED else [])):
+        args = config.engine_args(pool)
+        made = AsyncEngineArgs(model=".", **with_workers(args))
+        assert {key: getattr(made, key) for key in args} == args
+        assert config.pool(pool).num_gpus == num_ranks(args) == 1
+    read = DeepSpeedConfig(deepspeed_config(train_settings(config, 1)))
+    assert read.zero_config.stage == (3 if model is LARGE else 2)
+    assert read.bfloat16_config.enabled
 
 
 def test_the_papers_run_is_zero_3_in_bfloat16_over_32_gpus():

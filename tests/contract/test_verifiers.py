@@ -507,7 +507,7 @@ def test_scores_meet_a_threshold(user_function: Callable[..., FunctionVerifier])
     [
         ("my_rewards", "not an import path"),
         ("my_rewards.last_word", "not an import path"),
-        ("my_rewards:none", "has no attribute 'none'"),
+        ("my_rewards:none", "my_rewards has no none"),
         ("my_rewards:text", "cannot be called"),
         ("my_rewards:of_three", r"takes \(a, b, c\)"),
         ("nowhere/my_rewards.py:f", "there is no file .*nowhere/my_rewards.py"),

@@ -99,7 +99,7 @@ def test_a_round_of_own_parts(bcpg: Callable[..., Any], config: Path, tmp_path: 
         ("judges.mine.class=null", "judges.mine: kind 'python' needs a class"),
         ("segment.kind=structural", "segment: kind 'python' needs a class"),
         ("verify.options={a: 1}", "verify: options are for kind 'python'"),
-        ("judges.mine.clas=own.py:Judge", "did you mean judges.mine.clas -> class?"),
+        ("judges.mine.clas=own.py:Judge", "did you mean judges.mine.class for judges.mine.clas?"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.exchange.export_policy import export_policy
+from bcpg_cluster.exchange.policy.export_policy import export_policy
+from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.stages.generate.vllm_options import EAGER_ON_CPUS
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.rows import prompts_from, rollouts_from
@@ -50,7 +51,7 @@ def _ask(url: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
 def server(real_run: RealRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The server's address, once it answers."""
     folder = tmp_path_factory.mktemp("served")
-    export_policy(real_run.directory, folder / "policy", run_name="laptop", base_model="embedded:sums/policy")
+    export_policy(real_run.directory, folder / "policy", load_run_config(real_run.directory))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -24,7 +24,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bcpg_cluster.assets.step_truth import StepTruth
+from bcpg_cluster.assets.step_truth import StepTruth, truth_of_lines
 from bcpg_cluster.records import StepRule
 
 MODULUS = 100
@@ -149,9 +149,7 @@ class _Walk:
                 found.append(self._answer(line[len(ANSWER.strip()) :].strip()))
             elif line:
                 found.append(self._line(line))
-        last = found[-1] if found else StepTruth(False, "no_content")
-        wrong = (truth for truth in found if not truth.is_correct)
-        return next(wrong, last) if self._is_local else last
+        return truth_of_lines(found, is_local=self._is_local)
 
     def _go_back(self) -> None:
         if len(self._written) > 1:

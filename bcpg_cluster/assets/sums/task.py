@@ -27,7 +27,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bcpg_cluster.assets.step_truth import StepTruth
+from bcpg_cluster.assets.step_truth import StepTruth, truth_of_lines
 from bcpg_cluster.records import StepRule
 
 MODULUS = 100
@@ -163,11 +163,9 @@ class _Walk:
                 truth = self._line(line)
                 is_carried = self._is_local and truth.error_type == "propagated"
                 found.append(StepTruth(True, "none") if is_carried else truth)
-        last = found[-1] if found else StepTruth(False, "no_content")
-        if is_idle and last.is_correct:
+        if is_idle and found and found[-1].is_correct:
             return StepTruth(False, "no_content")
-        wrong = (truth for truth in found if not truth.is_correct)
-        return next(wrong, last) if self._is_local else last
+        return truth_of_lines(found, is_local=self._is_local)
 
     def _line(self, line: str) -> StepTruth:
         if line.startswith(ANSWER.strip()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
@@ -11,8 +12,9 @@ from bcpg_cluster.run.build.judges import check_taught_rule, judge_endpoint, loa
 from bcpg_cluster.stages.judge.cache import VerdictCache
 from bcpg_cluster.stages.plugin import check_plugin
 
-# Of a judge's answer: measured on the shipped prompts' JSON with reasons; a line is "12 wrong calculation".
+# Of a judge's answer: measured on the shipped prompts' JSON with reasons; a line by a tokenizer that is not on this machine.
 _JSON_TOKENS_PER_STEP, _LINE_TOKENS_PER_STEP = 90, 8
+_COMMON_LINES = ("12 correct none", "12 wrong calculation")
 _STEPS_OF_LONG_RESPONSES = 32
 _REASONING_OPTIONS = (
     "reasoning_parser",
@@ -59,11 +61,8 @@ def judge_notes(config: Config) -> list[str]:
     for name, judge in config.judges.items():
         if judge.kind not in ("llm", "openai") or judge.view == "causal":
             continue
-        per_step = (
-            _JSON_TOKENS_PER_STEP
-            if load_judge_prompt(judge.prompt, judge.rule).answer == "json"
-            else _LINE_TOKENS_PER_STEP
-        )
+        is_json = load_judge_prompt(judge.prompt, judge.rule).answer == "json"
+        per_step = _JSON_TOKENS_PER_STEP if is_json else _tokens_of_a_line(judge)
         room = judge.max_tokens // per_step
         asked = judge.window_steps
         if (asked or _STEPS_OF_LONG_RESPONSES) <= room:
@@ -75,3 +74,15 @@ def judge_notes(config: Config) -> list[str]:
             "raise max_tokens"
         )
     return lines
+
+
+def _tokens_of_a_line(judge: JudgeConfig) -> int:
+    """What the commonest lines take, by the judge's own tokenizer where that is on this machine."""
+    model = judge.engine_args.get("tokenizer") or resolve_asset(judge.model or "")
+    file = Path(model) / "tokenizer.json"
+    if judge.kind != "llm" or not file.is_file():
+        return _LINE_TOKENS_PER_STEP
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    return max(len(tokenizer.encode(f"\n{line}", add_special_tokens=False)) for line in _COMMON_LINES)

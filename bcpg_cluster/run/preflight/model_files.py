@@ -37,7 +37,7 @@ def check_model_files(key: str, model: Path, purpose: Purpose, *, needs_weights:
     config = model_config(str(model))
     if not config:
         raise DataError(
-            f"{key}: {model / 'config.json'} holds no JSON object",
+            f"{key}: {model / 'config.json'} is not a JSON object",
             rule="a model's config.json is a JSON object with its architecture and sizes",
             remedy="download or copy the model again",
         )
@@ -50,7 +50,7 @@ def check_model_files(key: str, model: Path, purpose: Purpose, *, needs_weights:
     has_weights = files or any(any(model.glob(pattern)) for pattern in (*_PICKLED, _GGUF))
     if needs_weights and not has_weights:
         raise DataError(
-            f"{key}: {model} holds no weights",
+            f"{key}: {model} has no weights",
             rule="a local model is a Hugging Face checkpoint directory: config.json, weights, tokenizer files",
             remedy="copy its *.safetensors there too (Git LFS: `git lfs pull`)",
         )
@@ -107,7 +107,11 @@ def _check_index(key: str, model: Path) -> None:
     try:
         named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise _damaged(key, index, "is no index of weights") from None
+        raise DataError(
+            f"{key}: {index} is not an index of weights",
+            rule="it is a JSON object whose weight_map names the file of each tensor",
+            remedy="download or copy it again",
+        ) from None
     missing = [name for name in named if not (model / name).is_file()]
     if missing:
         raise DataError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import DataError
+from bcpg_cluster.errors import ConfigError, DataError
 from bcpg_cluster.prompts.hub import is_hub_id, near_paths, why_no_answer
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.run.build.engines import policy_engine_args
@@ -42,7 +42,10 @@ def check_model_claims(config: Config) -> None:
         key = f"judges.{name}.model"
         _check_claims(key, judge.model, "causal" if judge.kind == "llm" else "prm", judge.engine_args)
         if judge.kind == "prm" and (content := model_config(resolve_asset(judge.model))):
-            choose_convention(judge.convention, resolve_asset(judge.model), content)
+            try:
+                choose_convention(judge.convention, resolve_asset(judge.model), content)
+            except ConfigError as error:
+                raise ConfigError(f"{key}: {error.problem}", rule=error.rule, remedy=error.remedy) from None
 
 
 def _check_claims(key: str, model: str, purpose: Purpose, engine_args: Mapping[str, Any]) -> None:

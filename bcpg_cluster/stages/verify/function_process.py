@@ -24,6 +24,10 @@ _TRACE_LINES = 6  # of what a function raised; its end
 Call = Callable[[Mapping[str, Any]], Any]
 
 
+class UnfitError(Exception):
+    """What is named is not there, or is no reward function."""
+
+
 def load(import_path: str, digest: str = "") -> Call:
     """What asks the function that ``package.module:function`` or ``file.py:function`` names. Raises whatever its import raises.
 
@@ -31,9 +35,11 @@ def load(import_path: str, digest: str = "") -> Call:
         digest: of the file's content; empty takes any.
     """
     place, _, name = import_path.rpartition(":")
-    function = getattr(_from_file(place, digest) if place.endswith(".py") else importlib.import_module(place), name)
+    module = _from_file(place, digest) if place.endswith(".py") else importlib.import_module(place)
+    function = getattr(module, name, None)
     if not callable(function):
-        raise TypeError(f"{name} is a {type(function).__name__}, which cannot be called")
+        is_there = f"{name} is of type {type(function).__name__}, which cannot be called"
+        raise UnfitError(is_there if hasattr(module, name) else f"{place} has no {name}")
     names = names_taken(function)
     if names is None:
         return lambda request: function(request["response"], request["gold"])
@@ -44,7 +50,7 @@ def names_taken(function: Callable[..., Any]) -> tuple[str, ...] | None:
     """Which of ``BY_NAME`` the function takes by name; ``None`` for one that takes the response and the gold answer by place.
 
     Raises:
-        TypeError: it takes neither.
+        UnfitError: it takes neither.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -59,7 +65,7 @@ def names_taken(function: Callable[..., Any]) -> tuple[str, ...] | None:
     takes_two = len(by_place) >= 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
     if takes_two and all(p in by_place[:2] for p in needed):
         return None
-    raise TypeError(
+    raise UnfitError(
         f"it takes ({', '.join(p.name for p in parameters)}); a reward function takes any of {', '.join(BY_NAME)} by name, "
         "or two texts: the response and the gold answer"
     )
@@ -103,6 +109,8 @@ def main() -> None:
     ask, problem = None, ""
     try:
         ask = load(*sys.argv[1:3])
+    except UnfitError as error:
+        problem = str(error)
     except Exception as error:  # a user's module may raise anything
         problem = f"{type(error).__name__}: {error}"
     print('{"status": "ready"}', file=replies, flush=True)

@@ -115,7 +115,7 @@ class MathVerifier:
             problem = comparison.why if comparison.is_equal is None else f"it does not equal itself: {comparison.why}"
         raise DataError(
             f"the gold answer {gold!r} cannot be used: {problem}",
-            rule=f"a gold answer in a box is right by itself, and math-verify can parse it within {self._time_limit_s:g} s",
+            rule=f"a response that boxes the gold answer is right: math-verify reads it within {self._time_limit_s:g} s",
             remedy="correct the answer or leave the prompt out",
         )
 

@@ -90,10 +90,10 @@ class ConsensusRule:
             raise ValueError(f"unknown consensus rule {self.name!r}; known: {', '.join(RULES)}")
         if self.abstention not in ("against", "left_out"):
             raise ValueError(f"an abstention counts 'against' or is 'left_out', got {self.abstention!r}")
-        if (self.name == "k_of_n") != (self.num_needed is not None):
-            raise ValueError(
-                f"num_needed belongs to k_of_n and to no other rule, got {self.num_needed} for {self.name}"
-            )
+        if self.name == "k_of_n" and self.num_needed is None:
+            raise ValueError("the rule k_of_n needs num_needed: how many judges must call a step right")
+        if self.name != "k_of_n" and self.num_needed is not None:
+            raise ValueError(f"num_needed is {self.num_needed}, which only k_of_n takes; the rule is {self.name!r}")
         if self.num_needed is not None and self.num_needed < 1:
             raise ValueError(f"k_of_n needs at least 1 vote, got {self.num_needed}")
         if (self.name == "weighted") != bool(self.accuracies):

@@ -40,12 +40,39 @@ def export(
     ] = None,
     data_source: Annotated[str | None, typer.Option("--data-source", help="Of verl's rows.")] = None,
     ability: Annotated[str, typer.Option("--ability", help="Of verl's rows.")] = "math",
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", help="Of the policy, as the hub names it (default: the base model's, if known)."),
+    ] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Also push the policy to the hub.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push-to-hub: only its owner sees it.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Write the policy as a Hugging Face directory, or a run's data as datasets others read."""
+    from bcpg_cluster.errors import UserError
+    from bcpg_cluster.exchange.policy.push_to_hub import HubTarget
     from bcpg_cluster_cli.exchange.export import run_export
 
-    run_export(what, out, run_dir, rounds or [], style=style, data_source=data_source, ability=ability, as_json=json_)
+    if private and push_to_hub is None:
+        raise UserError(
+            "--private was given without --push-to-hub",
+            rule="--private is about the repository that is pushed to",
+            remedy="name one with --push-to-hub OWNER/NAME, or leave --private out",
+        )
+    run_export(
+        what,
+        out,
+        run_dir,
+        rounds or [],
+        style=style,
+        data_source=data_source,
+        ability=ability,
+        licence=licence,
+        hub=None if push_to_hub is None else HubTarget(push_to_hub, private),
+        as_json=json_,
+    )
 
 
 @commands.command(name="import")

@@ -14,11 +14,12 @@ from rich.console import Console
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.exchange.dataset_directory import Written
-from bcpg_cluster.exchange.export_policy import export_policy
 from bcpg_cluster.exchange.export_preferences import PairSettings, export_preferences
 from bcpg_cluster.exchange.export_steps import JudgeSet, export_steps
 from bcpg_cluster.exchange.export_verl import export_verl
 from bcpg_cluster.exchange.export_weights import WEIGHT_STYLES, WeightSettings, export_weights
+from bcpg_cluster.exchange.policy.export_policy import export_policy
+from bcpg_cluster.exchange.policy.push_to_hub import HubTarget
 from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.stages.train.objective import Dpo
@@ -40,6 +41,8 @@ def run_export(
     style: str | None = None,
     data_source: str | None = None,
     ability: str = "math",
+    licence: str | None = None,
+    hub: HubTarget | None = None,
     as_json: bool = False,
 ) -> None:
     """Write one thing of a run to a new directory.
@@ -49,9 +52,11 @@ def run_export(
         rounds: the rounds to take data of (all by default); for the policy the one round whose weights to take (the newest).
         style: of preferences (``conversational`` by default) or weights, which need one.
         data_source, ability: of verl's rows; the run's name by default.
+        licence: of the policy, for its card.
+        hub: push the policy there as well.
 
     Raises:
-        UserError: an unknown export, the run is not that far, or ``out`` is not empty.
+        UserError: an unknown export, the run is not that far, ``out`` is not empty, or the hub refuses the push.
     """
     if what not in WHATS:
         raise UserError(f"unknown export {what!r}", rule=f"exports are {', '.join(WHATS)}", remedy="give one of these")
@@ -62,11 +67,17 @@ def run_export(
             rule="; ".join(f"styles of {name} are {', '.join(styles)}" for name, styles in STYLES_OF.items()),
             remedy="give one of these" if known else "leave --style out",
         )
+    if what != "policy" and (licence or hub):
+        raise UserError(
+            f"{what} has no model card and is not pushed",
+            rule="--license and --push-to-hub are for the policy",
+            remedy="leave them out; `hf upload OWNER/NAME DIR . --repo-type dataset` pushes a data set",
+        )
     directory = find_run(run_dir)
     config = load_run_config(directory)
     console = Console(stderr=as_json)
     if what == "policy":
-        facts = _policy(directory, out, config, rounds)
+        facts = _policy(directory, out, config, rounds, licence, hub)
     elif what == "steps":
         facts = _dataset(export_steps(directory, out, run_name=config.name, judges=judge_set(config), rounds=rounds))
     elif what == "weights":
@@ -120,18 +131,24 @@ def pair_settings(config: Config, style: str) -> PairSettings:
     )
 
 
-def _policy(directory: RunPath, out: Path, config: Config, rounds: Sequence[int]) -> dict[str, Any]:
+def _policy(
+    directory: RunPath, out: Path, config: Config, rounds: Sequence[int], licence: str | None, hub: HubTarget | None
+) -> dict[str, Any]:
     if len(rounds) > 1:
         raise UserError(
             f"--round was given {len(rounds)} times", rule="a policy comes from one round", remedy="give one --round"
         )
     version = rounds[0] if rounds else None
-    done = export_policy(directory, out, run_name=config.name, base_model=config.policy.model, version=version)
+    if hub is not None:
+        hub.check()  # before anything is written
+    done = export_policy(directory, out, config, version=version, licence=licence)
+    pushed = {} if hub is None else {"pushed": hub.push(out, f"Policy of run {config.name}, round {done.version}")}
     return {
         "version": done.version,
         "parameters": done.num_parameters,
         "dtypes": ", ".join(done.dtypes),
         "chat_template": "yes" if done.has_chat_template else "none",
+        **pushed,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, DataError, UserError
 from bcpg_cluster.records import Verdict
 from bcpg_cluster.run.directory import load_run_config
+from bcpg_cluster.stages.judge.protocol import Judgement
 from bcpg_cluster.stages.weigh.consensus import vote_label
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import RunPath
@@ -34,7 +35,7 @@ from bcpg_cluster_cli.session import find_run
 
 
 @dataclass
-class _Found:
+class FoundSteps:
     """The steps that can be used, and how many cannot.
 
     Attributes:
@@ -49,9 +50,26 @@ class _Found:
     last: int = 0
 
     def counts(self) -> dict[str, int]:
+        """For reports: steps used, the right ones of them, and those left out by reason."""
         right = sum(step.is_right for step in self.steps)
         left_out = {"unscored": self.unscored, "unlabelled": self.unlabelled, "last": self.last}
         return {"used": len(self.steps), "right": right, **left_out}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How lambda is chosen and shown.
+
+    Attributes:
+        precision: choose the lambda with the most recall at this precision or more; the best F1 by default.
+        min_mined: lambdas that mine fewer steps are not chosen.
+        points: about how many lambdas are printed.
+    """
+
+    precision: float | None = None
+    min_mined: int = 20
+    points: int = 21
+    as_json: bool = False
 
 
 def run_calibrate(
@@ -84,10 +102,12 @@ def run_calibrate(
     """
     if labels is not None:
         by_hand, source = read_hand_labels(labels, judge), str(labels)
+        if by_hand is not None and by_hand.has_labels:
+            raise gives_labels(judge)
         found = (
-            _Found(list(_read_labels(labels)))
+            FoundSteps(list(_read_labels(labels)))
             if by_hand is None
-            else _Found(by_hand.steps, by_hand.num_unscored, last=by_hand.num_last)
+            else FoundSteps(by_hand.steps, by_hand.num_unscored, last=by_hand.num_last)
         )
     else:
         directory = find_run(run_dir)
@@ -95,23 +115,40 @@ def run_calibrate(
         measure = measure or _only_measure(config)
         found = _read_run(directory, config, judge, measure, rounds)
         source = f"{directory}, against {measure!r}"
+    print_choice(judge, source, found, Choice(precision, min_mined, points, as_json))
+
+
+def print_choice(
+    judge: str, source: str, found: FoundSteps, choice: Choice, facts: Mapping[str, Any] | None = None
+) -> None:
+    """Choose a lambda and print it; ``facts`` go into the JSON."""
     if not found.steps:
         raise UserError(
             f"no step of {source} has both a score of {judge!r} and a label ({found.counts()})",
             rule="calibration needs steps that the judge scored and whose label is known",
-            remedy="judge a round first, choose another measure, or give a file with --labels",
+            remedy="judge a round first, choose another measure, or give a file with --labels or --data",
         )
     curve = calibration_curve(found.steps)
+    precision, min_mined = choice.precision, choice.min_mined
     chosen = choose_by_f1(curve, min_mined) if precision is None else choose_by_precision(curve, precision, min_mined)
     if chosen is None:
         raise _no_choice(curve, precision, min_mined)
-    shown = thin_curve(curve, points, chosen)
-    if as_json:
+    shown = thin_curve(curve, choice.points, chosen)
+    if choice.as_json:
         rule = "f1" if precision is None else f"precision >= {precision:g}"
-        facts = {"judge": judge, "source": source, "rule": rule, "steps": found.counts()}
-        print(json.dumps(facts | {"chosen": asdict(chosen), "curve": [asdict(point) for point in shown]}))
+        said = {"judge": judge, "source": source, "rule": rule, "steps": found.counts(), **(facts or {})}
+        print(json.dumps(said | {"chosen": asdict(chosen), "curve": [asdict(point) for point in shown]}))
         return
     _print(Console(), judge, source, found, shown, chosen, precision)
+
+
+def gives_labels(judge: str) -> ConfigError:
+    """What is raised for a judge without scores."""
+    return ConfigError(
+        f"{judge!r} gives labels, not scores",
+        rule="only a judge that scores (a process reward model) has a threshold",
+        remedy="name the judge that scores",
+    )
 
 
 def _only_measure(config: Config) -> str:
@@ -125,7 +162,7 @@ def _only_measure(config: Config) -> str:
     return names[0]
 
 
-def _read_run(directory: RunPath, config: Config, judge: str, measure: str, rounds: Sequence[int] | None) -> _Found:
+def _read_run(directory: RunPath, config: Config, judge: str, measure: str, rounds: Sequence[int] | None) -> FoundSteps:
     """Steps with the verdicts of both judges, of sealed tables."""
     for name in (judge, measure):
         if name not in config.judges:
@@ -147,7 +184,7 @@ def _read_run(directory: RunPath, config: Config, judge: str, measure: str, roun
             rule="a threshold is chosen against labels that mean what the judge means (judges.*.rule)",
             remedy=f"name a --measure of the rule {rules[0]!r}, or give labels of that rule with --labels",
         )
-    state, found = read_manifest(directory), _Found()
+    state, found = read_manifest(directory), FoundSteps()
     wanted = sorted({round_ for round_, _ in state.sealed}) if rounds is None else rounds
     for round_ in wanted:
         tables = ("steps", f"verdicts.{judge}", f"verdicts.{measure}")
@@ -159,17 +196,16 @@ def _read_run(directory: RunPath, config: Config, judge: str, measure: str, roun
             for index, step in enumerate(of_sample):
                 said, truth = by_judge[id_][index], by_measure[id_][index]
                 label = vote_label(truth, config.judges[measure].threshold)
-                _add(found, said, label, step.end - step.start, is_last=index == len(of_sample) - 1)
+                add_step(found, judge, said, label, step.end - step.start, is_last=index == len(of_sample) - 1)
     return found
 
 
-def _add(found: _Found, said: Verdict, label: int | None, num_tokens: int, *, is_last: bool) -> None:
+def add_step(
+    found: FoundSteps, judge: str, said: Verdict | Judgement, label: int | None, num_tokens: int, *, is_last: bool
+) -> None:
+    """Count one step: what the judge said of it, and its true label. Raises :class:`ConfigError` for a judge that gives labels."""
     if said.label is not None:
-        raise ConfigError(
-            f"{said.judge!r} gives labels, not scores",
-            rule="only a judge that scores (a process reward model) has a threshold",
-            remedy="name the judge that scores",
-        )
+        raise gives_labels(judge)
     if is_last:
         found.last += 1
     elif said.score is None:
@@ -234,7 +270,7 @@ def _print(
     console: Console,
     judge: str,
     source: str,
-    found: _Found,
+    found: FoundSteps,
     curve: Sequence[CalibrationPoint],
     chosen: CalibrationPoint,
     precision: float | None,

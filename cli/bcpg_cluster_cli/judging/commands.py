@@ -21,7 +21,8 @@ commands = typer.Typer()
 @commands.command(name="judge-eval")
 def judge_eval(
     data: Annotated[
-        list[str], typer.Option("--data", "-d", help="NAME=FILE or FILE: ProcessBench's format, or a label a step.")
+        list[str],
+        typer.Option("--data", "-d", help="NAME=FILE or FILE: ProcessBench, TRL, PRM800K, or a label a step."),
     ],
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -80,13 +81,37 @@ def calibrate(
     precision: Annotated[
         float | None, typer.Option("--precision", help="Choose for this precision (default: for the best F1).")
     ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", "-d", help="NAME=FILE or FILE of labelled steps, as judge-eval reads; asks the judge."),
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="With --data: solutions a file.")] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="With --data: solutions a call.")] = 64,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="With --data: where answers are kept (default: judge-eval's place).")
+    ] = None,
     min_mined: Annotated[int, typer.Option("--min-mined", min=1, help="Fewest mined steps a choice rests on.")] = 20,
     points: Annotated[int, typer.Option("--points", min=2, help="Rows of the printed curve.")] = 21,
     json_: JsonOption = False,
 ) -> None:
     """Choose the threshold (lambda) of a judge that scores, on labelled steps."""
-    from bcpg_cluster_cli.judging.calibrate import run_calibrate
+    from bcpg_cluster_cli.judging.calibrate import Choice, run_calibrate
+    from bcpg_cluster_cli.judging.calibrate_files import check_one_source, run_calibrate_on_files
 
+    check_one_source(
+        {"--data": data, "--labels": labels, "--run-dir": run_dir, "--measure": measure, "--round": rounds},
+        {"--config": config, "--set": set_, "--limit": limit, "--output": output},
+    )
+    if data:
+        from bcpg_cluster.run.build.default_config import read_config
+        from bcpg_cluster.run.build.judges import make_judge
+
+        choice = Choice(precision, min_mined, points, json_)
+        chosen = read_config(config, set_ or [], None)
+        run_calibrate_on_files(data, chosen, make_judge, judge, choice, limit=limit, batch=batch, output=output)
+        return
     run_calibrate(
         run_dir,
         judge,

@@ -61,7 +61,7 @@ def run_disagreements(
     unknown = sorted(set(judges) - set(config.judges))
     if unknown:
         raise ConfigError(
-            f"the run {config.name!r} has no judges {unknown}",
+            f"the run {config.name!r} has no judge {', '.join(map(repr, unknown))}",
             rule="disagreements compares judges of the run's config",
             remedy=f"at least two of: {', '.join(config.judges)}",
         )

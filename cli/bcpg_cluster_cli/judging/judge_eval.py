@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import json
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
-from bcpg_cluster.prompts.labelled_steps import LabelledSolution, read_subsets
-from bcpg_cluster.run.build.workforce import member_environment
-from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase
+from bcpg_cluster.prompts.labelled_steps import read_subsets
 from bcpg_cluster.stages.weigh.consensus import RULES, Abstention, ConsensusRule, vote_label
 from bcpg_cluster.store.whole_files import write_whole
 from bcpg_cluster.watch.report.judge_quality import Labels, evaluation
 from bcpg_cluster_cli.console import percent
-from bcpg_cluster_cli.judging.engine_log import engine_log
-from bcpg_cluster_cli.judging.judge_answers import ask_judge
+from bcpg_cluster_cli.judging.labelled_files import (
+    LabelledData,
+    MakeJudge,
+    ask_about_files,
+    default_folder,
+    say_left_out,
+)
 
 REPORT = "judge-eval.json"
-LOG = "engines.log"
-_COLUMNS = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
-
-MakeJudge = Callable[[Config, str], Judge]
-"""Builds the judge of that name of a config, ready to be asked in this process."""
 
 
 def run_judge_eval(
@@ -84,48 +77,37 @@ def run_judge_eval(
     combined = consensus_rules(rules, names, abstention, accuracies, prior)
     if combined:
         _check_same_rule(config, names)
-    subsets = read_subsets(data, limit)
-    _say_neutral(subsets, console := Console(stderr=as_json))
-    folder = output or Path("runs") / f"judge-eval-{config.name}"
-    folder.mkdir(parents=True, exist_ok=True)
-    labels: dict[str, dict[str, Sequence[Labels]]] = {subset: {} for subset in subsets}
+    asked = LabelledData(read_subsets(data, limit), output or default_folder(config), batch)
+    say_left_out(asked, console := Console(stderr=as_json))
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    labels: dict[str, dict[str, Sequence[Labels]]] = {subset: {} for subset in asked.files}
     facts: dict[str, Any] = {}
     for name in names:
-        facts[name], said = _measure(config, name, subsets, make_judge, folder, batch, console)
-        for subset, of_subset in said.items():
-            labels[subset][name] = of_subset
+        said = ask_about_files(config, name, asked, make_judge, console)
+        facts[name], threshold = said.facts, config.judges[name].threshold
+        for subset, of_subset in said.by_file.items():
+            labels[subset][name] = [[vote_label(step, threshold) for step in steps] for steps in of_subset]
     report = {
         "data": list(data),
         "limit": limit,
+        "left_out": asked.left_out(),
         "judges": facts,
         "rules": [asdict(rule) for rule in combined],
-        **evaluation(subsets, labels, combined),
+        **evaluation({name: file.solutions for name, file in asked.files.items()}, labels, combined),
     }
-    write_whole(folder / REPORT, json.dumps(report, indent=2).encode())
+    write_whole(asked.folder / REPORT, json.dumps(report, indent=2).encode())
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:
-        _print(console, report, folder / REPORT)
+        _print(console, report, asked.folder / REPORT)
     return report
-
-
-def _say_neutral(subsets: Mapping[str, Sequence[LabelledSolution]], console: Console) -> None:
-    for subset, solutions in subsets.items():
-        if num_neutral := sum(solution.num_neutral for solution in solutions):
-            console.print(
-                f"{subset}: {num_neutral} steps are rated neutral, neither right nor wrong: no precision or recall counts "
-                "them, and a solution with one before its first wrong step is left out of `first error`",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
 
 
 def _chosen(config: Config, judges: Sequence[str]) -> list[str]:
     unknown = sorted(set(judges) - set(config.judges))
     if unknown:
         raise ConfigError(
-            f"config {config.name!r} has no judges {unknown}",
+            f"config {config.name!r} has no judge {', '.join(map(repr, unknown))}",
             rule="judge-eval measures judges of the config",
             remedy=f"one of: {', '.join(config.judges)}",
         )
@@ -170,78 +152,11 @@ def consensus_rules(
             rules[-1].check_judges(judges)
     except ValueError as error:
         raise ConfigError(
-            f"these rules are invalid for the judges {list(judges)}: {error}",
+            f"--rule cannot be used with the judges {', '.join(judges)}: {error}",
             rule=f"a rule is one of {', '.join(RULES)}; k_of_n as k_of_n:2, weighted with an accuracy for every judge",
             remedy="correct --rule, or give --accuracy NAME=0.8 for every judge",
         ) from None
     return rules
-
-
-def _case(solution: LabelledSolution, *, show_gold: bool) -> JudgeCase:
-    return JudgeCase(solution.problem, solution.steps, solution.gold if show_gold else None)
-
-
-# --- one judge
-
-
-def _measure(
-    config: Config,
-    name: str,
-    subsets: Mapping[str, Sequence[LabelledSolution]],
-    make_judge: MakeJudge,
-    folder: Path,
-    batch: int,
-    console: Console,
-) -> tuple[dict[str, Any], dict[str, list[list[int | None]]]]:
-    """One judge: the report's facts about it, and by subset its labels of every solution."""
-    settings = config.judges[name]
-    cases = {
-        subset: [_case(solution, show_gold=settings.show_gold) for solution in solutions]
-        for subset, solutions in subsets.items()
-    }
-    asked = [case for of_subset in cases.values() for case in of_subset]
-    if settings.show_gold and (without := sum(case.gold is None for case in asked)):
-        console.print(
-            f"{name}: {without} of {len(asked)} solutions have no gold answer to show", highlight=False, markup=False
-        )
-    with _engine_console(config, name, folder, console) as screen:
-        with screen.status(f"{name}: starting"):
-            judge = make_judge(config, name)
-        with closing(judge), Progress(*_COLUMNS, console=screen, transient=True) as progress:
-            started, version = time.monotonic(), judge.version
-            advance = partial(progress.advance, progress.add_task(name, total=len(asked)))
-            answers, num_asked = ask_judge(judge, name, asked, folder / f"answers-{name}.jsonl", batch, advance)
-            seconds = time.monotonic() - started
-    facts = {
-        "version": version,
-        "rule": settings.rule,
-        "threshold": settings.threshold,
-        "show_gold": settings.show_gold,
-        "statuses": dict(Counter(str(judgement.status) for of_case in answers for judgement in of_case)),
-        "num_solutions_asked": num_asked,
-        "seconds": seconds,
-    }
-    said = iter(answers)
-    labels = {
-        subset: [[vote_label(judgement, settings.threshold) for judgement in next(said)] for _ in of_subset]
-        for subset, of_subset in cases.items()
-    }
-    return facts, labels
-
-
-@contextmanager
-def _engine_console(config: Config, name: str, folder: Path, console: Console) -> Iterator[Console]:
-    """What to print to while a judge works: where it has an engine, that prints to a file of its own."""
-    if config.judges[name].kind not in ("llm", "prm"):
-        yield console
-        return
-    log = folder / LOG
-    console.print(
-        f"{name}: its engine starts; what it prints is in {log}", highlight=False, markup=False, soft_wrap=True
-    )
-    environment = member_environment(config, config.judge_pool(name))
-    with engine_log(log, environment, stderr=console.stderr) as stream:
-        yield Console(file=stream)
 
 
 # --- printing

@@ -19,6 +19,7 @@ from bcpg_cluster.cluster.on_ray.runtime import choose_cluster
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.build.footprint import free_memory_gib, local_gpus
 from bcpg_cluster.stages.verify.code.sandbox import Sandbox
+from bcpg_cluster_cli.runs.python_rule import refusal_here
 
 _SET_UP = "pip install 'bcpg-cluster[cpu]' or 'bcpg-cluster[gpu]' (in a checkout: `make setup`)"
 
@@ -119,9 +120,12 @@ def version_of(package: str) -> str | None:
 
 
 def _python() -> Finding:
-    found = ".".join(map(str, sys.version_info[:3]))
-    good = sys.version_info >= (3, 11)
-    return Finding("python", "ok" if good else "missing", found, "" if good else "install Python 3.11 or newer")
+    version = ".".join(map(str, sys.version_info[:3]))
+    refused = refusal_here()
+    if refused is None:
+        return Finding("python", "ok", version)
+    problem, remedy = refused
+    return Finding("python", "missing", f"{version}: {problem}", remedy)
 
 
 def _package(name: str) -> Finding:

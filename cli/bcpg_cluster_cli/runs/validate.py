@@ -11,10 +11,12 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from bcpg_cluster.config.invalid.keys import InvalidConfigError
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.task_defaults import task_notes
 from bcpg_cluster.errors import SeveralFaultsError, UserError
 from bcpg_cluster.prompts.bad_rows import BadRow, BadRowsError
+from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.run.build.default_config import DEFAULT_CONFIG, read_config
 from bcpg_cluster.run.build.engine_defaults import default_notes
 from bcpg_cluster.run.build.workforce import QUIET
@@ -60,8 +62,7 @@ def run_validate(
     for name, value in QUIET.items():  # vLLM and DeepSpeed are imported here, for their parsers
         os.environ.setdefault(name, value)
     try:
-        config = read_config(source, overrides, None)
-        found = _all_or_every_fault(config, run_dir, probe=probe)
+        found = _all_or_every_fault(source, overrides, run_dir, probe=probe)
     except UserError as error:
         if as_json:
             faults = error.faults if isinstance(error, SeveralFaultsError) else (error,)
@@ -87,19 +88,27 @@ def run_validate(
     )
 
 
-def _all_or_every_fault(config: Config, run_dir: str | RunPath | None, *, probe: bool) -> Findings:
+def _all_or_every_fault(
+    source: str | None, overrides: Sequence[str], run_dir: str | RunPath | None, *, probe: bool
+) -> Findings:
+    def of_run(config: Config, prompts: PromptSets) -> None:
+        if run_dir is not None:
+            _check_run(config, run_dir, prompts)
+
+    try:
+        config = read_config(source, overrides, None)
+    except InvalidConfigError as invalid:
+        raise with_further_faults(invalid, invalid.rest, probe=probe) from None
     try:
         return _look(config, run_dir, probe=probe)
     except UserError as first:
-        raise with_further_faults(first, config, probe=probe) from None
+        raise with_further_faults(first, config, probe=probe, more=of_run) from None
 
 
 def _look(config: Config, run_dir: str | RunPath | None, *, probe: bool) -> Findings:
     prompts = preflight(config, is_thorough=True)
     if run_dir is not None:
-        directory = new_run(run_dir, config)
-        check_run_directory(directory, config)
-        check_prompts(directory, read_manifest(directory), config, prompts)
+        _check_run(config, run_dir, prompts)
     lengths = measure_sets(config, prompts)
     tried = [try_reward(config, prompts)] if config.verify.kind != "code" else []
     tried += probe_endpoints(config) if probe else []
@@ -116,10 +125,18 @@ def _look(config: Config, run_dir: str | RunPath | None, *, probe: bool) -> Find
     )
 
 
+def _check_run(config: Config, run_dir: str | RunPath, prompts: PromptSets) -> None:
+    directory = new_run(run_dir, config)
+    check_run_directory(directory, config)
+    check_prompts(directory, read_manifest(directory), config, prompts)
+
+
 def _plain(error: UserError) -> dict[str, Any]:
-    """An error for machines; every bad row where there are some."""
+    """An error for machines; every bad row or faulty key where there are some."""
     content: dict[str, Any] = {"kind": type(error).__name__, "problem": error.problem}
     content |= {"rule": error.rule, "remedy": error.remedy}
     if isinstance(error, BadRowsError):
         content |= {"num_rows": error.num_rows, "rows": [asdict(row) for row in error.rows]}
+    if isinstance(error, InvalidConfigError):
+        content["keys"] = [asdict(key) for key in error.keys]
     return content

@@ -96,7 +96,7 @@ def test_where_a_run_lives_by_default(bcpg: Bcpg, config_file: Path, tmp_path: P
     ("arguments", "words"),
     [
         (["-c", "nothing.yaml"], "config 'nothing.yaml' does not exist"),
-        (["--set", "weigh.betta=1"], "did you mean weigh.betta -> beta?"),
+        (["--set", "weigh.betta=1"], "did you mean weigh.beta for weigh.betta?"),
         (["--set", "weigh.beta=2"], "weigh.beta"),
         (["--set", "nonsense"], "cannot be read"),
         (["--set", "prompts.train=/none.jsonl"], "prompt file /none.jsonl does not exist"),

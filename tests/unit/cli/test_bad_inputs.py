@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.test_bad_inputs import NOT_OURS, without_values
+
 CASES = [
     json.loads(line)
     for line in (Path(__file__).parents[2] / "data" / "bad_inputs" / "commands.jsonl").read_text().splitlines()
@@ -27,14 +29,6 @@ class Empty: pass
 """
 LABELLED = {"id": "s", "problem": "1 +1", "steps": ["1+1=2\n"], "label": -1, "final_answer_correct": True}
 ROLLOUT = {"prompt": "1 +1", "response": "answer 2", "answer": "2"}
-_VENDORS_WORDS = (
-    "Traceback",
-    "Value error",
-    "Extra inputs",
-    "Input should",
-    "Field required",
-    "For further information",
-)
 
 
 @pytest.fixture
@@ -60,7 +54,7 @@ def test_it_is_said(case: dict[str, Any], place: Path, bcpg: Callable[..., Any],
     for words in case["says"]:
         assert words in ended.err, ended.err
     assert "  rule:   " in ended.err and "  remedy: " in ended.err
-    assert not [words for words in _VENDORS_WORDS if words in ended.err], ended.err
+    assert not NOT_OURS.search(without_values(ended.err)), ended.err
     after = sorted(path for path in place.rglob("*") if path.suffix != ".pyc" and path.name != "__pycache__")
     assert after == before, "something was made"
 

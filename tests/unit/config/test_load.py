@@ -24,8 +24,8 @@ d: [{x: 1}, {x: 2}]
 
 
 @pytest.mark.parametrize(("text", "line"), [("a: 1\nb: 2\na: 3\n", 3), ("l:\n- {x: 1}\n- {x: 1,\n   x: 2}\n", 4)])
-def test_a_key_that_stands_twice(text: str, line: int):
-    with pytest.raises(yaml.YAMLError, match=f"stands twice(.|\n)*line {line}"):
+def test_a_key_that_appears_twice(text: str, line: int):
+    with pytest.raises(yaml.YAMLError, match=f"appears twice(.|\n)*line {line}"):
         read_yaml(text)
 
 

@@ -17,10 +17,10 @@ from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, RunDirectoryError, UserError
 from bcpg_cluster.exchange.dataset_directory import Card, Column, DataFile, write_dataset
-from bcpg_cluster.exchange.export_policy import read_front_matter
 from bcpg_cluster.exchange.export_preferences import PairSettings, export_preferences
 from bcpg_cluster.exchange.export_steps import JudgeSet, export_steps
 from bcpg_cluster.exchange.export_verl import export_verl
+from bcpg_cluster.exchange.policy.export_policy import read_front_matter
 from bcpg_cluster.records import (
     Outcome,
     OutcomeStatus,

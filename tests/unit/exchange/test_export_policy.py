@@ -12,57 +12,35 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, RunDirectoryError, StoreError
-from bcpg_cluster.exchange.export_policy import BASE_CARD, export_policy, read_front_matter
-from bcpg_cluster.run.directory import open_run
-from bcpg_cluster.stages.push.canaries import CANARIES
+from bcpg_cluster.exchange.policy.export_policy import BASE_CARD, ExportedPolicy, export_policy, read_front_matter
 from bcpg_cluster.stages.push.snapshot import verify_snapshot, write_snapshot
-from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
-from bcpg_cluster.store.reports import RoundReport, TrainingSummary
+from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster_cli.exchange.export import run_export
+from tests.unit.exchange.trained_policy import BASE, add_version, trained_model
 
-BASE = resolve_asset("embedded:chain/policy")
-REPORT = {"accuracy": 0.25, "stderr": 0.0125, "accuracy_greedy": 0.4, "num_problems": 40}
-
-
-def trained_model() -> Any:
-    """The embedded policy with every parameter moved a little."""
-    model = AutoModelForCausalLM.from_pretrained(BASE)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
-
-
-def add_version(run_dir: Path, version: int, base: str = BASE) -> SnapshotRecord:
-    path = f"snapshots/v{version:04d}-a"
-    digests = write_snapshot(str(run_dir / path), base, trained_model().named_parameters())
-    (run_dir / path / CANARIES).write_text("[]")
-    return SnapshotRecord(version, path, digests, 1.0, TrainingSummary(steps=1.0))
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[..., Config]) -> Path:
-    """A run of the embedded policy with one trained version."""
-    directory = tmp_path_factory.mktemp("policy") / "run"
-    config = make_config(policy={"kind": "vllm", "model": "embedded:chain/policy"}, name="tiny")
-    with open_run(directory, config) as manifest:
-        manifest.add_report(RoundReport.read({**REPORT, "round": 0, "accuracy": 0.2}))
-        manifest.add_snapshot(add_version(directory, 1))
-        manifest.add_report(RoundReport.read({**REPORT, "round": 1}))
-    return directory
+Export = Callable[..., ExportedPolicy]
 
 
 @pytest.fixture
-def run_dir(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "run"))
+def run_dir(policy_run: Path) -> Path:
+    return policy_run
 
 
-def export(run_dir: Path, out: Path, version: int | None = None) -> Any:
-    return export_policy(run_dir, out, run_name="tiny", base_model="org/base", version=version)
+@pytest.fixture(scope="module")
+def config(make_config: Callable[..., Config]) -> Config:
+    return make_config(policy={"kind": "vllm", "model": "org/base"}, name="tiny")
+
+
+@pytest.fixture
+def export(config: Config) -> Callable[..., ExportedPolicy]:
+    """Export as of a run whose base is on the hub."""
+
+    def run(run_dir: Path, out: Path, version: int | None = None, licence: str | None = None) -> ExportedPolicy:
+        return export_policy(run_dir, out, config, version=version, licence=licence)
+
+    return run
 
 
 def test_transformers_loads_what_was_trained(run_dir: Path, tmp_path: Path) -> None:
@@ -82,7 +60,7 @@ def test_transformers_loads_what_was_trained(run_dir: Path, tmp_path: Path) -> N
     assert tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True)
 
 
-def test_the_files(run_dir: Path, tmp_path: Path) -> None:
+def test_the_files(run_dir: Path, tmp_path: Path, export: Export) -> None:
     done = export(run_dir, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "README.md",
@@ -100,23 +78,22 @@ def test_the_files(run_dir: Path, tmp_path: Path) -> None:
     assert verify_snapshot(str(tmp_path / "out"))
 
 
-def test_the_card(run_dir: Path, tmp_path: Path) -> None:
-    export(run_dir, tmp_path / "out")
+def test_the_card(run_dir: Path, tmp_path: Path, export: Export) -> None:
+    export(run_dir, tmp_path / "out", licence="apache-2.0")
     text = (tmp_path / "out" / "README.md").read_text()
     head = read_front_matter(text)
-    assert (head["library_name"], head["pipeline_tag"], head["base_model"]) == (
-        "transformers",
-        "text-generation",
-        "org/base",
-    )
+    assert (head["library_name"], head["pipeline_tag"], head["base_model"], head["license"]) == (
+        "transformers", "text-generation", "org/base", "apache-2.0",
+    )  # fmt: skip
     assert "# tiny, round 1\n" in text
-    assert "| base | 20.0 % | 1.2 % | 40.0 % | 40 |" in text
-    assert "| round 1 | 25.0 % | 1.2 % | 40.0 % | 40 |" in text
+    assert "| base | 20.0 % (17.6 to 22.4) | 40.0 % | 40 | - |" in text  # 20 -+ 1.96 * 1.25
+    assert "| round 1 | 25.0 % (22.6 to 27.4) | 40.0 % | 40 | - |" in text
     run_export("policy", tmp_path / "local", run_dir)
-    assert "base_model" not in read_front_matter((tmp_path / "local" / "README.md").read_text())  # not a hub id
+    local = read_front_matter((tmp_path / "local" / "README.md").read_text())
+    assert "base_model" not in local and "license" not in local  # not a hub id; a licence is not guessed
 
 
-def test_what_the_base_lacks_and_what_it_says(tmp_path: Path) -> None:
+def test_what_the_base_lacks_and_what_it_says(tmp_path: Path, export: Export) -> None:
     """No generation config: the end token comes from the config. The base's card steps aside; its licence stays."""
     base = Path(shutil.copytree(BASE, tmp_path / "base"))
     (base / "generation_config.json").unlink()
@@ -134,10 +111,12 @@ def test_what_the_base_lacks_and_what_it_says(tmp_path: Path) -> None:
     assert "x" not in read_front_matter(text)["tags"]
     assert "| round 1 | not measured |" in text
     assert "Chat template: none" in text
+    export(tmp_path / "run", tmp_path / "mine", licence="cc-by-4.0")
+    assert read_front_matter((tmp_path / "mine" / "README.md").read_text())["license"] == "cc-by-4.0"
     assert (tmp_path / "out" / BASE_CARD).read_text().endswith("# base\n")
 
 
-def test_the_newest_version_unless_another_is_chosen(run_dir: Path, tmp_path: Path) -> None:
+def test_the_newest_version_unless_another_is_chosen(run_dir: Path, tmp_path: Path, export: Export) -> None:
     with Manifest(run_dir) as manifest:
         manifest.add_snapshot(add_version(run_dir, 2))
     assert export(run_dir, tmp_path / "newest").version == 2
@@ -147,43 +126,47 @@ def test_the_newest_version_unless_another_is_chosen(run_dir: Path, tmp_path: Pa
 # --- refusals: each leaves nothing behind
 
 
-def refused(kind: type[Exception], match: str, run_dir: Path, tmp_path: Path, version: int | None = None) -> None:
-    before = sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(kind, match=match):
-        export(run_dir, tmp_path / "out", version)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+@pytest.fixture
+def refused(export: Export, tmp_path: Path) -> Callable[..., None]:
+    def check(kind: type[Exception], match: str, run_dir: Path, version: int | None = None) -> None:
+        before = sorted(path.name for path in tmp_path.iterdir())
+        with pytest.raises(kind, match=match):
+            export(run_dir, tmp_path / "out", version)
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+    return check
 
 
-def test_an_altered_weight(run_dir: Path, tmp_path: Path) -> None:
+def test_an_altered_weight(run_dir: Path, refused: Callable[..., None]) -> None:
     file = run_dir / "snapshots/v0001-a/model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    refused(StoreError, "is not what was written", run_dir, tmp_path)
+    refused(StoreError, "is not what was written", run_dir)
 
 
-def test_another_snapshot_in_its_place(run_dir: Path, tmp_path: Path) -> None:
+def test_another_snapshot_in_its_place(run_dir: Path, refused: Callable[..., None]) -> None:
     """Whole in itself, but not the one the manifest noted."""
     path = run_dir / "snapshots/v0001-a"
     write_snapshot(str(path), BASE, [("other", torch.ones(2))])
-    refused(StoreError, "not those the manifest holds for v1", run_dir, tmp_path)
+    refused(StoreError, "not those the manifest holds for v1", run_dir)
 
 
-def test_versions_that_cannot_be_exported(run_dir: Path, tmp_path: Path) -> None:
-    refused(RunDirectoryError, "version 0 .* has no weights of its own", run_dir, tmp_path, 0)
-    refused(RunDirectoryError, "version 5 .* has no weights of its own", run_dir, tmp_path, 5)
+def test_versions_that_cannot_be_exported(run_dir: Path, refused: Callable[..., None]) -> None:
+    refused(RunDirectoryError, "version 0 .* has no weights of its own", run_dir, 0)
+    refused(RunDirectoryError, "version 5 .* has no weights of its own", run_dir, 5)
     shutil.rmtree(run_dir / "snapshots/v0001-a")
-    refused(RunDirectoryError, "v1 is no longer there", run_dir, tmp_path)
+    refused(RunDirectoryError, "v1 is no longer there", run_dir)
 
 
-def test_a_run_that_has_not_trained(tmp_path: Path) -> None:
+def test_a_run_that_has_not_trained(tmp_path: Path, refused: Callable[..., None]) -> None:
     with Manifest(tmp_path / "run") as manifest:
         manifest.create(identity="x", name="r", program_version="0")
-    refused(RunDirectoryError, "version 0 .* has no weights", tmp_path / "run", tmp_path)
+    refused(RunDirectoryError, "version 0 .* has no weights", tmp_path / "run")
 
 
-def test_a_fake_is_no_model(finished_run: Any, tmp_path: Path) -> None:
-    refused(DataError, "lacks config.json and safetensors and a tokenizer", finished_run.directory, tmp_path)
+def test_a_fake_is_no_model(finished_run: Any, refused: Callable[..., None]) -> None:
+    refused(DataError, "lacks config.json and safetensors and a tokenizer", finished_run.directory)
 
 
 def test_two_rounds_at_once(run_dir: Path, tmp_path: Path) -> None:

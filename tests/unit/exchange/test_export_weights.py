@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bcpg_cluster.errors import UserError
-from bcpg_cluster.prompts.labelled_steps import read_labelled_steps
+from bcpg_cluster.prompts.labelled_steps import read_labelled_file
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.rows import rollouts_from, steps_from, weighted_from
 from bcpg_cluster.store.shards import read_table
@@ -53,7 +53,7 @@ def test_weight_times_advantage_on_every_response_token(finished_run: Any, tmp_p
 def test_trl_rows_come_back_as_labelled_steps(finished_run: Any, tmp_path: Path) -> None:
     run_export("weights", tmp_path / "out", finished_run.directory, [1], style="trl")
     steps = steps_from(table(finished_run, "steps"))
-    read = read_labelled_steps(str(tmp_path / "out" / "data" / "round-0001.parquet"))
+    read = read_labelled_file(str(tmp_path / "out" / "data" / "round-0001.parquet")).solutions
     assert {solution.solution_id: solution.steps for solution in read} == {
         f"1/{id_.prompt_id}/{id_.sample}": tuple(step.text for step in cut) for id_, cut in steps.items()
     }

@@ -364,7 +364,7 @@ def test_parquet_with_chats_and_numbers(tmp_path: Path) -> None:
         assert [found.response for _, _, found in file.read(group)] == ["two", "three"]
     rows.append({"prompt": [{"role": "user", "content": "A?"}], "out": {"text": "x"}, "gold": 3, "n": 5})
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"t.parquet, row 2: the answer differs from that of row 0"):
+    with pytest.raises(DataError, match=r"t.parquet, row 2: the answer .3. differs from .2. in row 0"):
         RolloutFile(tmp_path / "t.parquet", columns).check()
 
 
@@ -388,7 +388,7 @@ BAD: list[tuple[str, list[dict[str, Any] | str], str]] = [
     ("empty response", [line(), line(response=" \n")], r"line 2: response is ' \\n'"),
     ("number as response", [line(response=3)], "line 1: response is 3"),
     ("empty answer", [line(answer="")], "line 1: answer is ''"),
-    ("no answer", [line(answer=None)], "line 1: answer is None"),
+    ("no answer", [line(answer=None)], "line 1: answer is null"),
     ("messages as prompt", [line(prompt=[{"role": "user"}])], "line 1: prompt is "),  # type: ignore[arg-type]
     ("not JSON", [line(), "", "{oops"], r"line 3: not JSON \(Expecting"),
     ("a list", ["[1, 2]"], "line 1: a list"),
@@ -396,16 +396,16 @@ BAD: list[tuple[str, list[dict[str, Any] | str], str]] = [
     (
         "other prompt",
         [line(prompt_id="p"), line("2?", prompt_id="p")],
-        "line 2: the prompt differs from that of line 1",
+        "line 2: the prompt .2.. differs from .1.1.. in line 1",
     ),
-    ("other answer", [line(), line(answer="3")], "line 2: the answer differs from that of line 1"),
+    ("other answer", [line(), line(answer="3")], "line 2: the answer .3. differs from .2. in line 1"),
     ("id on some", [line(prompt_id="p"), line()], "line 2: prompt_id is missing"),
     ("sample on some", [line(), line(sample=1)], "line 2: sample is given"),
     ("sample below 0", [line(sample=-1)], "line 1: sample is -1"),
     ("sample is true", [line(sample=True)], "line 1: sample is True"),
     ("odd stop", [line(stop_reason="eos")], "line 1: stop_reason is 'eos'"),
     ("aborted", [line(stop_reason="aborted")], "line 1: stop_reason is 'aborted'"),
-    ("no line", ["", "  "], "holds no response"),
+    ("no line", ["", "  "], "has no responses"),
 ]
 
 

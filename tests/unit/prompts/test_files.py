@@ -37,8 +37,8 @@ def test_line_separators_inside_a_string_do_not_cut_the_line(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("", "holds no row"),
-        ("\n \n", "holds no row"),
+        ("", "has no rows"),
+        ("\n \n", "has no rows"),
         ("question: what?\n", "line 1: not JSON"),
         (_line() + "\n" + _line("b")[:-4], "line 2: not JSON"),
         ("[1]\n", "line 1: a list"),
@@ -46,8 +46,8 @@ def test_line_separators_inside_a_string_do_not_cut_the_line(tmp_path: Path):
         (_line() + "\n" + '{"prompt_id": "b", "question": "r"}', "line 2: no column 'answer'"),
         (_line(answer=""), "answer is ''"),
         (_line(answer="  "), "answer is '  '"),
-        (_line(answer=None), "answer is None"),
-        (_line(answer=True), "answer is True"),
+        (_line(answer=None), "answer is null"),
+        (_line(answer=True), "answer is true"),
         (_line(answer=["1"]), "answer is "),
         (_line(question=""), "question is ''"),
         (_line(prompt_id=""), "prompt_id is ''"),

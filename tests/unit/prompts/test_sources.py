@@ -78,7 +78,7 @@ def test_a_column_whose_name_has_a_dot_comes_first():
         (Columns(answer="a.c"), {"question": "q", "a": {"b": 1}}, "no column 'a.c'"),
         (Columns(answer="a.b.c"), {"question": "q", "a": {"b": 1}}, "no column 'a.b.c'"),
         (Columns(), {"question": "q", "answer": ""}, "row 0: answer is ''"),
-        (Columns(), {"question": "q", "answer": None}, "row 0: answer is None"),
+        (Columns(), {"question": "q", "answer": None}, "row 0: answer is null"),
         (Columns(), {"question": " ", "answer": "1"}, "row 0: question is ' '"),
         (Columns(), {"question": "q", "answer": ["1"]}, "row 0: answer is \\['1'\\]"),
     ],
@@ -92,7 +92,7 @@ def test_rows_that_are_no_prompts(columns: Columns, row: dict[str, Any], problem
 def test_ids_that_repeat_and_tables_without_rows(tmp_path: Path):
     with pytest.raises(DataError, match="row 1: id '3' was used in row 0"):
         prompts_from_rows([ROWS[0], ROWS[0]], COLUMNS, "set")
-    with pytest.raises(DataError, match="holds no row"):
+    with pytest.raises(DataError, match="has no rows"):
         read_mapped_prompts(str(_jsonl(tmp_path, [])), COLUMNS)
 
 

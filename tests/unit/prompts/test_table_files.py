@@ -251,8 +251,8 @@ def test_one_line_of_two_answers_or_of_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("t.csv", b"question,answer\nq,1,2\nr,1\ns\n", "3 fields under a header of 2"),
-        ("t.csv", b"question,answer\nq\n", "1 fields under a header of 2"),
+        ("t.csv", b"question,answer\nq,1,2\nr,1\ns\n", "3 fields, but the header names 2 columns"),
+        ("t.csv", b"question,answer\nq\n", "1 field, but the header names 2 columns"),
     ],
 )
 def test_bad_csv_rows(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
@@ -288,9 +288,9 @@ TORN_GZ = gzip.compress(b'{"question": "q"}\n' * 50, mtime=0)[:-9]
         ("t.parquet", b"PAR1 no", "Parquet", "write it again"),
         ("t.xlsx", b"PK", ".xlsx files are not read", "convert it"),
         ("t.zip", b"PK", ".zip files are not read", "convert it"),
-        ("t.csv", b"", "holds no row", "another file"),
-        ("t.csv", b"question,answer\n", "holds no row", "another file"),
-        ("t.json", b"[]", "holds no row", "another file"),
+        ("t.csv", b"", "has no rows", "another file"),
+        ("t.csv", b"question,answer\n", "has no rows", "another file"),
+        ("t.json", b"[]", "has no rows", "another file"),
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_read_as_a_whole(

@@ -30,7 +30,7 @@ def detect_convention(model: str, config: Mapping[str, Any]) -> str:
         f"{model} ({', '.join(config.get('architectures') or ['no architecture stated'])}) does not say which kind of "
         "process reward model it is",
         rule=f"the architecture ({', '.join(_ARCHITECTURES)}) or the model's name determines the convention",
-        remedy=f"set the convention: {', '.join(CONVENTIONS)}",
+        remedy=f"set the judge's convention: {', '.join(CONVENTIONS)}; a language model is a judge of kind: llm",
     )
 
 

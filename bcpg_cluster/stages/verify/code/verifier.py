@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bcpg_cluster.errors import DataError, EngineError
+from bcpg_cluster.errors import DataError, EngineError, page
 from bcpg_cluster.records import OutcomeStatus, StopReason
 from bcpg_cluster.stages.verify.code.code_tests import MAX_OUTPUT_BYTES, Case, CodeTests
 from bcpg_cluster.stages.verify.code.compare import DEFAULT_TOLERANCE, same_output, same_value
@@ -117,7 +117,7 @@ class CodeVerifier:
             raise DataError(
                 f"the gold answer {gold!r:.200} holds no tests: {error}",
                 rule='for code the answer is a JSON text such as {"style": "stdin", "cases": [{"input": "", "output": ""}]}',
-                remedy="see bcpg_cluster/stages/verify/code/code_tests.py, or use one of the ready-made tasks",
+                remedy=f"{page('data.md')} has the styles of tests; or use one of the ready-made tasks",
             ) from None
 
     def close(self) -> None:

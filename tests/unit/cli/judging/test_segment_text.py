@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,3 +76,34 @@ def test_words_join_to_the_text():
     text = " a  b_c\u00e9,\r\n\u4e2d\u6587 \U0001f389x"
     assert "".join(word_pieces(text)) == text
     assert word_pieces("So 42.") == ["So", " 42", "."]
+
+
+ZH = "首先算出面积为63。然后除以9得到7。等等，这里没有考虑切割。让我重新检查一下。所以答案是7。"
+CRLF = "Let the side be 4.\r\n\r\nThen the area is 16.\r\n\r\nSo the volume is 64.\r\n"
+NESTED = "````md\n```python\na\n\nb\n```\n\nwait, inner\n````\n\nAfter.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "begins", "num_cues"),
+    [
+        (CRLF, ["segment.kind=delimiter", "segment.merge=false"], ["Let", "Then", "So"], 0),
+        (
+            ZH,
+            ['segment.cues=["等等","让我","所以"]', "segment.cues_inside_lines=true"],
+            ["首先", "等等", "让我", "所以"],
+            3,
+        ),
+        (NESTED, [], ["````md", "After."], 0),
+    ],
+    ids=["CRLF", "Chinese cues", "a fence in a fence"],
+)
+def test_by_the_command(
+    text: str, settings: list[str], begins: list[str], num_cues: int, tmp_path: Path, bcpg: Callable[..., Any]
+):
+    (tmp_path / "t.txt").write_bytes(text.encode())
+    asked = ["segment-text", tmp_path / "t.txt", *(w for setting in settings for w in ("--set", setting))]
+    steps = json.loads(bcpg(*asked, "--json").out)["steps"]
+    assert len(steps) == len(begins)
+    assert all(step["text"].startswith(word) for step, word in zip(steps, begins, strict=True))
+    assert f"{len(steps)} steps" in (shown := bcpg(*asked).out)
+    assert f"{num_cues} begin with a cue" in shown

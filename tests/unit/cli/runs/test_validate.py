@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.config.embedded import resolve_asset
+from bcpg_cluster.config.invalid.keys import InvalidConfigError
+from bcpg_cluster.config.load import change_config
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, DataError
 from bcpg_cluster.prompts.sets import PromptSets
@@ -18,6 +20,7 @@ from bcpg_cluster.run.preflight import notes
 from bcpg_cluster.run.preflight.context import policy_context
 from bcpg_cluster.run.preflight.lengths import MeasuredPrompt, length_notes, measure_sets
 from bcpg_cluster.run.preflight.notes import machine_notes
+from bcpg_cluster.run.preflight.preflight import with_further_faults
 from bcpg_cluster.run.preflight.trials import probe_endpoints, try_reward
 from bcpg_cluster.stages.generate.prompt_lengths import measure_prompts
 from bcpg_cluster.store.manifest import read_manifest
@@ -155,6 +158,62 @@ def test_faults_of_several_kinds_are_found_by_one_look(bcpg: Bcpg, config_file: 
     found = json.loads(bcpg(*asked, "--json").out)
     assert [error["kind"] for error in found["errors"]] == ["BadRowsError", "DataError"]
     assert found["error"] == found["errors"][0]
+
+
+def test_a_bad_key_does_not_end_the_look(bcpg: Bcpg, config_file: Path, tmp_path: Path):
+    """Two bad keys, a bad row and a model directory without a model: the keys come first, and each is there by itself too."""
+    train = lay_down(tmp_path, *TRAIN[:2], bad="{torn\n")
+    model = tmp_path / "model"
+    model.mkdir()
+    settings = [
+        f"prompts.train={train}",
+        "policy.kind=vllm",
+        f"policy.model={model}",
+        "seed=-1",
+        "evaluate.num_sampel=2",
+    ]
+    asked = ["validate", "-c", config_file, *(w for setting in settings for w in ("--set", setting))]
+    ended = bcpg(*asked)
+    assert ended.code == 2
+    assert "3 things are wrong" in ended.err
+    assert "seed: must be at least 0 (got -1)" in ended.err and "evaluate.num_sampel: unknown key" in ended.err
+    assert f"{train}, line 3: not JSON" in ended.err and str(model) in ended.err
+    errors = json.loads(bcpg(*asked, "--json").out)["errors"]
+    assert [error["kind"] for error in errors] == ["InvalidConfigError", "BadRowsError", "DataError"]
+    assert [key["key"] for key in errors[0]["keys"]] == ["seed", "evaluate.num_sampel"]
+
+
+def test_a_fault_between_sections_leaves_the_problems_to_look_at(bcpg: Bcpg, config_file: Path, tmp_path: Path):
+    train = lay_down(tmp_path, *TRAIN[:2], bad="{torn\n")
+    ended = bcpg("validate", "-c", config_file, "--set", f"prompts.train={train}", "--set", "pools.spare={members: 1}")
+    assert "2 things are wrong" in ended.err
+    assert "nothing uses spare" in ended.err and f"{train}, line 3: not JSON" in ended.err
+
+
+@pytest.mark.parametrize("section", [*Config.model_fields])
+def test_nothing_follows_from_a_bad_key(section: str, fakes_content: Callable[[], dict[str, Any]]):
+    """A key that is wrong is the one fault of a config that is good beside it, whichever section it stands in."""
+    content = fakes_content()
+    content |= {section: {"no_such_key": 1}}
+    with pytest.raises(InvalidConfigError) as caught:
+        change_config(content, [], "case")
+    found = with_further_faults(caught.value, caught.value.rest, probe=True)
+    assert found is caught.value, str(found)
+
+
+def test_too_little_memory_is_among_the_faults(bcpg: Bcpg, config_file: Path, tmp_path: Path):
+    train = lay_down(tmp_path, *TRAIN[:2], bad="{torn\n")
+    asked = ["validate", "-c", config_file, "--set", f"prompts.train={train}", "--set", "pools.cpu.memory_gib=1e6"]
+    ended = bcpg(*asked)
+    assert "2 things are wrong" in ended.err
+    assert f"{train}, line 3: not JSON" in ended.err and "the pools need 10000" in ended.err
+
+
+def test_a_context_that_cannot_work_is_among_the_faults(bcpg: Bcpg, config_file: Path):
+    settings = ["policy.engine_args={max_model_len: 20}", "generate.max_tokens=20", "pools.cpu.memory_gib=1000000.0"]
+    ended = bcpg("validate", "-c", config_file, *(w for setting in settings for w in ("--set", setting)))
+    assert "generate.max_tokens is 20, and the policy's context has 20 tokens" in ended.err
+    assert "the pools need 10000" in ended.err
 
 
 def test_a_run_records_what_it_left_out(bcpg: Bcpg, config_file: Path, tmp_path: Path):

@@ -12,6 +12,7 @@ import pytest
 
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.judges import JudgeConfig
+from bcpg_cluster.config.load import load_config, shipped_configs
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.preflight.judges import check_judge, judge_notes
@@ -65,6 +66,26 @@ def test_answers_that_would_be_cut_off(make_config: MakeConfig, section: dict[st
     notes = judge_notes(judge(make_config, **section))
     assert len(notes) == (words is not None)
     assert words is None or re.search(words, notes[0])
+
+
+def test_lines_are_counted_by_the_judges_own_tokenizer(make_config: MakeConfig):
+    """The default's judge has a token for a line end with a number and one for a verdict: 112 tokens are 56 lines, and no response
+    of a measured run had more than 21 steps. A judge whose tokenizer is elsewhere is taken to need 8 tokens a line.
+    """
+    section = {"prompt": "embedded:compact", "max_tokens": 112}
+    assert judge_notes(judge(make_config, model="embedded:sums/judge", **section)) == []
+    (note,) = judge_notes(judge(make_config, model="somebody/judge", **section))
+    assert "room for verdicts on about 14 (some 8 tokens a step)" in note
+    (note,) = judge_notes(judge(make_config, model="embedded:sums/judge", **section | {"max_tokens": 20}))
+    assert "(some 2 tokens a step)" in note
+    content = {"model": "embedded:sums/judge", "engine_args": {"tokenizer": resolve_asset("embedded:sums/policy")}}
+    (note,) = judge_notes(judge(make_config, **section | content))
+    assert "(some 2 tokens a step)" not in note
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_shipped_configs_have_no_notes_about_judges(name: str):
+    assert judge_notes(load_config(name)) == []
 
 
 VOTERS_BY_THEMSELVES = {name: {"kind": "fake", "rule": "local"} for name in ("llm", "prm")}

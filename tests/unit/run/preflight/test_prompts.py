@@ -12,9 +12,11 @@ import pytest
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.prompts.bad_rows import BadRowsError
+from bcpg_cluster.records import StopReason
 from bcpg_cluster.run.preflight.notes import skipped_notes
 from bcpg_cluster.run.preflight.prompt_digests import digest_sets
 from bcpg_cluster.run.preflight.prompts import check_answers, read_all_prompts
+from bcpg_cluster.stages.verify.math_answer import MathVerifier
 
 MakeConfig = Callable[..., Config]
 
@@ -45,6 +47,24 @@ def test_each_bad_gold_is_named_with_file_and_line(make_config: MakeConfig, tmp_
     ):
         assert place in error.value.problem
     assert error.value.rule and error.value.remedy
+
+
+def test_numbers_in_json_are_golds_that_a_right_answer_matches(make_config: MakeConfig, tmp_path: Path):
+    """0.00001 and 10000000000000000.0 become the texts 1e-05 and 1e+16."""
+    train, test = tmp_path / "train.jsonl", _prompts(tmp_path / "test.jsonl", "1")
+    train.write_text(
+        '{"prompt_id":"a","question":"One hundred-thousandth as a decimal?","answer":0.00001}\n'
+        '{"prompt_id":"b","question":"Ten to the 16?","answer":10000000000000000.0}\n'
+    )
+    found = read_all_prompts(_config(make_config, str(train), test, kind="math"), ask_math_verify=True).train
+    verifier = MathVerifier(time_limit_s=60.0)
+    try:
+        for prompt, right, wrong in zip(found, ("0.00001", "10^{16}"), ("0.0001", "10^{15}"), strict=True):
+            for said, reward in ((right, 1.0), (wrong, 0.0)):
+                graded = verifier.verify(f"It is $\\boxed{{{said}}}$.", prompt.answer, StopReason.STOP)
+                assert graded.reward == reward, (prompt.answer, said)
+    finally:
+        verifier.close()
 
 
 def test_verifiers_that_are_quick_are_asked_whenever_prompts_are_read(make_config: MakeConfig, tmp_path: Path):

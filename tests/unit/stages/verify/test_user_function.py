@@ -10,7 +10,7 @@ import pytest
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.records import OutcomeStatus, Prompt, StopReason
 from bcpg_cluster.stages.plugin import plugin_digest, plugin_name
-from bcpg_cluster.stages.verify.function_process import BY_NAME, names_taken
+from bcpg_cluster.stages.verify.function_process import BY_NAME, UnfitError, names_taken
 from bcpg_cluster.stages.verify.user_function import FunctionVerifier
 
 PROMPT = Prompt("p7", "What is 9 + 9?", "18")
@@ -104,5 +104,5 @@ def test_which_names_a_function_takes(source: str, names: tuple[str, ...] | None
 
 @pytest.mark.parametrize("source", ["lambda: 1", "lambda a: 1", "lambda a, b, c: 1", "lambda a, b, *, gold: 1"])
 def test_functions_that_take_something_else(source: str):
-    with pytest.raises(TypeError, match="any of prompt, response, gold, metadata by name"):
+    with pytest.raises(UnfitError, match="any of prompt, response, gold, metadata by name"):
         names_taken(_of(source))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.prompts.labelled_steps import read_labelled_steps, read_subsets
+from bcpg_cluster.prompts.labelled_steps import read_labelled_file, read_subsets
 from bcpg_cluster.prompts.step_truth import NO_ERROR, first_error, known_truth
 from bcpg_cluster.watch.report.step_quality import FirstErrorScore, first_error_score, mean_f1
 
@@ -95,10 +95,10 @@ FIRST = {"id": "a", "problem": "1 + 1?", "steps": ["1 + 1 = 2", "so 3"], "label"
 
 def test_processbench_as_an_array_and_as_lines(tmp_path: Path):
     rows = [FIRST, {"problem": "2?", "steps": ["2\u2028"], "label": NO_ERROR}]
-    array = read_labelled_steps(write(tmp_path / "set.json", rows))
+    array = read_labelled_file(write(tmp_path / "set.json", rows)).solutions
     lines = tmp_path / "set.jsonl"
     lines.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n")
-    assert array == read_labelled_steps(str(lines))
+    assert array == read_labelled_file(str(lines)).solutions
     assert [(s.solution_id, s.problem, s.steps, s.truth, s.first_wrong, s.gold) for s in array] == [
         ("a", "1 + 1?", ("1 + 1 = 2", "so 3"), (1, 0), 1, None),
         ("set-1", "2?", ("2\u2028",), (1,), -1, None),
@@ -111,7 +111,7 @@ def test_labels_of_every_step(tmp_path: Path):
         {"question": "q", "steps": ["a", "b"], "labels": [True, None]},
         {"question": "q", "steps": ["a", "b"], "labels": [True, False], "label": 1},
     ]
-    solutions = read_labelled_steps(write(tmp_path / "s.json", rows))
+    solutions = read_labelled_file(write(tmp_path / "s.json", rows)).solutions
     assert [s.truth for s in solutions] == [(1, 0, 1), (1, None), (1, 0)]
     assert [s.first_wrong for s in solutions] == [1, None, 1]
     assert [s.gold for s in solutions] == ["7", None, None]
@@ -136,33 +136,33 @@ def test_labels_of_every_step(tmp_path: Path):
 )
 def test_rows_that_do_not_hold(tmp_path: Path, row: object, message: str):
     with pytest.raises(DataError, match=message) as caught:
-        read_labelled_steps(write(tmp_path / "bad.json", [FIRST, row]))
+        read_labelled_file(write(tmp_path / "bad.json", [FIRST, row]))
     assert "bad.json, entry 2" in caught.value.problem
 
 
 def test_files_that_do_not_hold(tmp_path: Path):
     with pytest.raises(DataError, match="does not exist"):
-        read_labelled_steps(str(tmp_path / "none.json"))
+        read_labelled_file(str(tmp_path / "none.json"))
     with pytest.raises(DataError, match="no solution"):
-        read_labelled_steps(write(tmp_path / "empty.json", []))
+        read_labelled_file(write(tmp_path / "empty.json", []))
     with pytest.raises(DataError, match="id 'a'"):
-        read_labelled_steps(write(tmp_path / "twice.json", [FIRST, FIRST]))
+        read_labelled_file(write(tmp_path / "twice.json", [FIRST, FIRST]))
     torn = tmp_path / "torn.jsonl"
     torn.write_text(json.dumps(FIRST) + "\n{")
     with pytest.raises(DataError, match="line 2"):
-        read_labelled_steps(str(torn))
+        read_labelled_file(str(torn))
     (tmp_path / "torn.json").write_text("[{")
     with pytest.raises(DataError, match="not JSON"):
-        read_labelled_steps(str(tmp_path / "torn.json"))
+        read_labelled_file(str(tmp_path / "torn.json"))
     (tmp_path / "latin.json").write_bytes(b"[\xff]")
     with pytest.raises(DataError, match="UTF-8"):
-        read_labelled_steps(str(tmp_path / "latin.json"))
+        read_labelled_file(str(tmp_path / "latin.json"))
 
 
 def test_subsets_have_the_name_given_or_the_files(tmp_path: Path):
     path = write(tmp_path / "gsm8k.json", [FIRST, {**FIRST, "id": "b"}])
     subsets = read_subsets([path, f"again={path}"], limit=1)
-    assert {name: [s.solution_id for s in solutions] for name, solutions in subsets.items()} == {
+    assert {name: [s.solution_id for s in file.solutions] for name, file in subsets.items()} == {
         "gsm8k": ["a"], "again": ["a"],
     }  # fmt: skip
     with pytest.raises(DataError, match="'gsm8k' is given twice"):
@@ -174,8 +174,10 @@ def test_a_limit_spreads_over_a_sorted_file(tmp_path: Path):
     entries = [{"problem": "p", "steps": ["s"], "label": 0 if index < 6 else -1} for index in range(10)]
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     (kept,) = read_subsets([str(path)], limit=4).values()
-    assert [solution.solution_id for solution in kept] == ["sorted-0", "sorted-2", "sorted-5", "sorted-7"]
-    assert [len(some) for limit in (1, 10, 99) for some in read_subsets([str(path)], limit=limit).values()] == [
+    assert [solution.solution_id for solution in kept.solutions] == ["sorted-0", "sorted-2", "sorted-5", "sorted-7"]
+    assert [
+        len(some.solutions) for limit in (1, 10, 99) for some in read_subsets([str(path)], limit=limit).values()
+    ] == [
         1,
         10,
         10,
@@ -187,7 +189,7 @@ def test_the_published_files_have_the_published_sizes():
     published = {"gsm8k": (207, 193), "math": (594, 406), "olympiadbench": (661, 339), "omnimath": (759, 241)}
     found = 0
     for path in Path(os.environ["BCPG_PROCESSBENCH"]).glob("processbench_*.json"):
-        truth = [solution.first_wrong for solution in read_labelled_steps(str(path))]
+        truth = [solution.first_wrong for solution in read_labelled_file(str(path)).solutions]
         num_right = truth.count(NO_ERROR)
         assert (len(truth) - num_right, num_right) == published[path.stem.removeprefix("processbench_")]
         found += 1

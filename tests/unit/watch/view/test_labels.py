@@ -10,7 +10,7 @@ import pytest
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.prompts.labelled_steps import read_labelled_steps
+from bcpg_cluster.prompts.labelled_steps import read_labelled_file
 from bcpg_cluster.records import SampleId
 from bcpg_cluster.watch.view.labels import HandLabel, HandStep, LabelFile, hand_steps, is_hand_labelled
 from bcpg_cluster.watch.view.sample import sample_view
@@ -46,7 +46,7 @@ def test_the_last_label_of_a_step_wins(tmp_path: Path, view: SampleView):
 def test_judge_eval_reads_it_as_it_is(tmp_path: Path, view: SampleView):
     path = tmp_path / "labels.jsonl"
     LabelFile(path, "run").put(HandLabel(ID, 1, 0), view)
-    (solution,) = read_labelled_steps(str(path))
+    (solution,) = read_labelled_file(str(path)).solutions
     assert solution.solution_id == "run/1/p/0"
     assert solution.problem == view.question
     assert solution.steps == tuple(step.text for step in view.steps)

