@@ -102,6 +102,8 @@ def run_calibrate(
     """
     if labels is not None:
         by_hand, source = read_hand_labels(labels, judge), str(labels)
+        if by_hand is not None and by_hand.has_labels:
+            raise gives_labels(judge)
         found = (
             FoundSteps(list(_read_labels(labels)))
             if by_hand is None

@@ -13,18 +13,26 @@ from bcpg_cluster.watch.view.labels import HandStep, hand_steps, is_hand_labelle
 
 @dataclass(frozen=True, slots=True)
 class HandLabelled:
-    """Steps with a score and a label; ``num_unscored`` have a label alone, ``num_last`` end their responses and are never mined."""
+    """What a person labelled.
+
+    Attributes:
+        steps: those that the judge scored.
+        num_unscored: steps of which it said nothing.
+        num_last: steps that end their responses and are never mined.
+        has_labels: the judge gave labels, so it has no threshold.
+    """
 
     steps: list[LabelledStep]
     num_unscored: int
     num_last: int
+    has_labels: bool
 
 
 def read_hand_labels(path: Path, judge: str) -> HandLabelled | None:
     """The labelled steps of a file that `view` wrote; ``None`` for another file, or none.
 
     Raises:
-        ConfigError: the judge gives labels, or did not judge these steps.
+        ConfigError: the judge did not judge these steps.
         DataError: a line that is none.
     """
     try:
@@ -41,6 +49,7 @@ def read_hand_labels(path: Path, judge: str) -> HandLabelled | None:
         [LabelledStep(step.score, bool(step.label), step.num_tokens) for step in counted if step.score is not None],
         sum(step.score is None for step in counted),
         len(found) - len(counted),
+        any(step.said is not None for step in found),
     )
 
 
@@ -58,11 +67,4 @@ def _steps(line: str, judge: str, where: str) -> list[HandStep]:
             rule="a threshold is chosen from the judge's own scores of the labelled steps",
             remedy=f"one of {', '.join(entry['scores']) or 'none: these steps were not judged'}",
         )
-    steps = hand_steps(entry, judge)
-    if any(step.said is not None for step in steps):
-        raise ConfigError(
-            f"{judge!r} gives labels, not scores",
-            rule="only a judge that scores (a process reward model) has a threshold",
-            remedy="name the judge that scores",
-        )
-    return steps
+    return hand_steps(entry, judge)
