@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from bcpg_cluster.watch.view.page import script, style, template
+
 
 @dataclass(frozen=True, slots=True)
 class PageParts:
@@ -44,8 +46,6 @@ class PageParts:
 
 def page_parts() -> PageParts:
     """The page as it is installed."""
-    from bcpg_cluster.watch.view.page import script, style, template  # type: ignore[import-not-found, unused-ignore]
-
     return PageParts(template(), style(), script())
 
 
