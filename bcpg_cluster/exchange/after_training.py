@@ -77,8 +77,11 @@ class TrainedWeights:
 
     def _load(self, place: str) -> Policy:
         import torch
+        from transformers.utils.logging import disable_progress_bar
 
         from bcpg_cluster.stages.train.forward import load_policy
+
+        disable_progress_bar()
 
         num_bytes = sum(file.stat().st_size for file in Path(place).glob("*.safetensors"))
         if num_bytes > MOST_BYTES:

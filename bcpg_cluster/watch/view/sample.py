@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.records import SampleId, Step, Verdict, VerdictStatus
+from bcpg_cluster.records import Receipt, SampleId, Step, Verdict, VerdictStatus
 from bcpg_cluster.stages.judge.answer_schema import parse_reasons
 from bcpg_cluster.stages.weigh.consensus import vote_label
 from bcpg_cluster.watch.view.records import SampleSummary
@@ -19,8 +19,8 @@ from bcpg_cluster.watch.view.samples import labels_at, step_dispute
 from bcpg_cluster.watch.view.shard_tables import ShardTables, ids_of, lists_of
 
 NOT_STORED = (
-    "The probability of each token after training: runs store none (with a server, it can be worked out for one sample).",
-    "How long a judge took over one answer: runs store seconds and calls by shard.",
+    "The probability of each token after training: runs store none. A page with its server works it out for one sample.",
+    "How long a judge took over one answer: what is shown is the mean of the answer's shard.",
 )
 _NO_LOGPROBS = "The sampler's probabilities: these responses were made elsewhere without them."
 _NOT_USED = "But this answer is in no training row of its own, so it changes nothing."
@@ -129,7 +129,11 @@ def _steps(
     verdicts = {name: (of_judge or {}).get(id_) for name, of_judge in tables.verdicts.items()}
     measures = [name for name, judge in config.judges.items() if judge.role == "measure"]
     decided = decisions(id_, len(steps), verdicts, config)
-    said = {name: _verdicts(name, of_judge, config) for name, of_judge in verdicts.items() if of_judge is not None}
+    said = {
+        name: _verdicts(name, of_judge, config, _latency_s(tables.receipts.get(f"verdicts.{name}")))
+        for name, of_judge in verdicts.items()
+        if of_judge is not None
+    }
     return tuple(
         _step(
             index,
@@ -180,7 +184,13 @@ def _step(
     )
 
 
-def _verdicts(name: str, of_judge: Sequence[Verdict], config: Config) -> list[VerdictView]:
+def _latency_s(receipt: Receipt | None) -> float | None:
+    """Seconds of a shard's judging over the answers in it: they are judged side by side, so no answer has its own."""
+    num_samples = 0.0 if receipt is None else receipt.metrics.get("samples", 0.0)
+    return receipt.seconds / num_samples if receipt is not None and num_samples else None
+
+
+def _verdicts(name: str, of_judge: Sequence[Verdict], config: Config, latency_s: float | None) -> list[VerdictView]:
     """One judge's verdicts on a sample. An answer that several steps share is read once."""
     judge = config.judges[name]
     reasons = {raw: parse_reasons(raw) for raw in {verdict.raw for verdict in of_judge}}
@@ -194,7 +204,7 @@ def _verdicts(name: str, of_judge: Sequence[Verdict], config: Config) -> list[Ve
             None if verdict.error_type is None else str(verdict.error_type),
             reasons[verdict.raw].get(verdict.step, "") or _words(verdict),
             verdict.raw or None,
-            None,
+            None if latency_s is None else round(latency_s, 4),
             judge.threshold if verdict.score is not None else None,
         )
         for verdict in of_judge

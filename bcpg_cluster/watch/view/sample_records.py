@@ -15,7 +15,7 @@ class VerdictView:
         error_type: as the judge names it; ``None`` where it names none.
         reason: its own words about this step; empty where it gave none.
         raw: the whole answer, which the steps of one call share; ``None`` where it was left out.
-        latency_s: not stored by runs, so always ``None``.
+        latency_s: mean seconds an answer of its shard took this judge; ``None`` where the shard does not say.
         threshold: lambda, for a judge that scores.
     """
 

@@ -21,6 +21,8 @@ function serverSource() {
     shard: (round, shard) => ask(`data/shard.json?round=${round}&shard=${shard}`),
     sample: (round, prompt, sample) =>
       ask(`data/sample.json?round=${round}&prompt=${encodeURIComponent(prompt)}&sample=${sample}`),
+    after: (round, prompt, sample) =>
+      ask(`data/after.json?round=${round}&prompt=${encodeURIComponent(prompt)}&sample=${sample}`),
     saveLabel: (line) =>
       ask("data/labels", { method: "POST", body: JSON.stringify(line), headers: { "Content-Type": "application/json" } }),
   };
@@ -57,6 +59,7 @@ async function bundleSource(leftOut) {
     sample: async (round, prompt, sample) =>
       (Object.hasOwn(whole.samples, `${round}/${prompt}/${sample}`) && whole.samples[`${round}/${prompt}/${sample}`]) ||
       missing(`Sample ${sample} of prompt ${prompt} in round ${round}`, leftOut),
+    after: null,
     saveLabel: null,
   };
 }

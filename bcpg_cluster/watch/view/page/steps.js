@@ -21,8 +21,13 @@ function verdictWords(verdict) {
 /** The run's judges in their order, whether or not they have judged this sample yet. */
 const voters = () => run.overview.run.judges.filter((judge) => judge.role === "vote");
 
-function judgeHead({ name, role, threshold }) {
-  return [name, role === "measure" && h("div", { class: "small" }, "measures the others"), isKnown(threshold) && h("div", { class: "small" }, `right from ${brief(threshold)}`)];
+/** Seconds an answer took the judge, on average over the shard; null where no verdict says. */
+const latencyOf = (sample, judge) =>
+  sample.steps.flatMap((step) => step.verdicts).find((verdict) => verdict.judge === judge && isKnown(verdict.latency_s))?.latency_s ?? null;
+
+function judgeHead({ name, role, threshold }, latency) {
+  return [name, role === "measure" && h("div", { class: "small" }, "measures the others"), isKnown(threshold) && h("div", { class: "small" }, `right from ${brief(threshold)}`),
+    isKnown(latency) && h("div", { class: "small", title: "mean over the answer's shard" }, `≈ ${seconds(latency)} an answer`)];
 }
 
 function stepsSection(sample, focused) {
@@ -32,7 +37,7 @@ function stepsSection(sample, focused) {
     return append(box, [h("p", { class: "soft" }, why), written(sample.text)]), box;
   }
   const { judges } = run.overview.run;
-  const heads = ["Step", "Text", ...judges.map(judgeHead), "Decided"];
+  const heads = ["Step", "Text", ...judges.map((judge) => judgeHead(judge, latencyOf(sample, judge.name))), "Decided"];
   const body = h("tbody");
   for (const step of sample.steps) append(body, stepRow(sample, step, judges, focused === step.index));
   append(box, [
@@ -76,7 +81,7 @@ function letterOf(step) {
 }
 
 function judgeCell(judge, verdict) {
-  const details = verdict && (verdict.raw || verdict.reason || isKnown(verdict.latency_s));
+  const details = verdict && (verdict.raw || verdict.reason);
   return h("td", { "data-name": judge }, verdictCell(verdict), verdictWords(verdict),
     verdict && verdict.reason ? h("div", { class: "reason", dir: "auto" }, visible(verdict.reason.length > 300 ? `${verdict.reason.slice(0, 300)}…` : verdict.reason)) : null,
     details ? h("details", null, h("summary", null, "its answer"), moreOf(verdict)) : null);
@@ -84,7 +89,6 @@ function judgeCell(judge, verdict) {
 
 function moreOf(verdict) {
   return [
-    isKnown(verdict.latency_s) && h("p", { class: "small" }, `Answered in ${seconds(verdict.latency_s)}.`),
     verdict.reason.length > 300 && h("p", { class: "small" }, "Reason: ", visible(verdict.reason)),
     verdict.raw && [h("p", { class: "small soft" }, "The answer as it came:"), written(verdict.raw, { class: "raw" })],
   ];

@@ -4,8 +4,12 @@ const QUANTITIES = {
   p: ["p", "probability the policy gave the token when it drew it", 0],
   mass: ["gradient mass", "1 − p: how much gradient the token carries", 0],
   drift: ["drift", "trainer's log-probability minus the sampler's, in nats", null],
+  p_after: ["p after training", "probability that the weights trained in this round give the token", 0],
+  p_change: ["change of p", "p after training minus p when the token was drawn", null],
   weight_x_advantage: ["weight × advantage", "what training multiplies the token's gradient with: below 0 it is pushed down", null],
 };
+
+const AFTER = ["p_after", "p_change"];
 
 const heatShown = { quantity: "mass" };
 
@@ -15,20 +19,41 @@ function heatSection(sample) {
     append(box, h("p", { class: "soft" }, "Values by token are not in this document."));
     return append(box, written(sample.text)), box;
   }
-  const known = Object.keys(QUANTITIES).filter((name) => (sample.tokens[name] || []).some(isKnown));
+  const has = (name) => (sample.tokens[name] || []).some(isKnown);
+  const canAsk = (name) => run.source.after && (name === "p_after" || (name === "p_change" && has("p")));
+  const known = Object.keys(QUANTITIES).filter((name) => has(name) || canAsk(name));
   const content = h("div");
-  const draw = () => {
+  const draw = async () => {
     if (!known.includes(heatShown.quantity) && known.length) heatShown.quantity = known[0];
-    replace(content, known.length ? heatOf(sample, heatShown.quantity) : [h("p", { class: "soft" }, "No value is known for these tokens: the sampler gave no log-probs."), written(sample.text)]);
+    const { quantity } = heatShown;
+    try {
+      if (AFTER.includes(quantity) && !sample.tokens.p_after) {
+        replace(content, h("p", { class: "soft", role: "status" }, "The trained weights score this answer …"), written(sample.text));
+        await scoreAfter(sample);
+      }
+    } catch (error) {
+      if (heatShown.quantity === quantity) replace(content, problemBox(error), written(sample.text));
+      return;
+    }
+    if (heatShown.quantity !== quantity) return;
+    replace(content, known.length ? heatOf(sample, quantity) : [h("p", { class: "soft" }, "No value is known for these tokens: the sampler gave no log-probs."), written(sample.text)]);
   };
   const choice = (name) =>
     h("label", { class: "toggle", title: QUANTITIES[name][1] },
       h("input", { type: "radio", name: "quantity", value: name, checked: name === heatShown.quantity, disabled: !known.includes(name), onchange: () => ((heatShown.quantity = name), draw()) }),
-      " ", QUANTITIES[name][0], known.includes(name) ? "" : " (not known)");
+      " ", QUANTITIES[name][0], known.includes(name) ? "" : AFTER.includes(name) ? " (with a server)" : " (not known)");
   draw();
   const choices = Object.keys(QUANTITIES).map(choice);
   append(box, [h("fieldset", { class: "inline" }, h("legend", { class: "unseen" }, "Shade tokens by"), choices), content]);
   return box;
+}
+
+/** Ask for p after training, once a sample; a run does not store it. */
+async function scoreAfter(sample) {
+  const { p } = await run.source.after(sample.round, sample.prompt_id, sample.sample);
+  const { tokens } = sample;
+  tokens.p_after = p;
+  tokens.p_change = p.map((after, at) => (isKnown(after) && isKnown(tokens.p[at]) ? after - tokens.p[at] : null));
 }
 
 /** How far a value is from 0, of the largest in the sample: 0 to 1. */
@@ -85,8 +110,8 @@ function tokenWords(sample, at) {
   const value = (name, label) => (tokens[name] && isKnown(tokens[name][at]) ? `${label} ${brief(tokens[name][at])}` : `${label} not known`);
   return [
     `Token ${at} ${JSON.stringify(visible(tokens.text[at]))}${step ? `, step ${step.index}${step.mined ? " (mined)" : ""}` : ""}`,
-    value("p", "p"), value("mass", "gradient mass"), value("drift", "drift"), value("weight", "weight"), value("weight_x_advantage", "weight × advantage"),
-  ].join(" · ");
+    value("p", "p"), value("mass", "gradient mass"), value("drift", "drift"), tokens.p_after && value("p_after", "p after training"), value("weight", "weight"), value("weight_x_advantage", "weight × advantage"),
+  ].filter(Boolean).join(" · ");
 }
 
 function heatLegend(quantity, values, scale) {

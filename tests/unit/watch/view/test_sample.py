@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.records import VerdictStatus
+from bcpg_cluster.records import Receipt, VerdictStatus
 from bcpg_cluster.watch.view.sample import sample_view
 from bcpg_cluster.watch.view.sample_records import SampleView
 from bcpg_cluster.watch.view.samples import summarise
@@ -31,6 +31,16 @@ def test_tokens_by_hand(make_tables: Callable[..., ShardTables], config: Config)
     assert tokens.weight == (0.0, 0.0, 1.0, 1.0, 1.0, 1.0)
     assert tokens.weight_x_advantage == (0.0, 0.0, -0.5, -0.5, -0.5, -0.5)
     assert tokens.drift == (round(-math.log(2), 5), 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def test_the_time_of_a_verdict_is_the_mean_of_its_shard(make_tables: Callable[..., ShardTables], config: Config):
+    """Six seconds for four answers; a judge whose shard does not say how many it had is not given a time."""
+    judge, other = list(config.judges)[:2]
+    said = Receipt(f"verdicts.{judge}", 1, 0, "a", "p", 9, 9, "c", 6.0, {"samples": 4.0})
+    receipts = {f"verdicts.{judge}": said, f"verdicts.{other}": replace(said, metrics={})}
+    found = view(replace(make_tables(), receipts=receipts), config)
+    times = {verdict.judge: verdict.latency_s for step in found.steps for verdict in step.verdicts}
+    assert (times[judge], times[other]) == (1.5, None)
 
 
 def test_what_is_unknown_is_absent_and_not_zero(make_tables: Callable[..., ShardTables], config: Config):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from bcpg_cluster.watch.view.bundle import bundle
 from bcpg_cluster.watch.view.render import page_parts, server_page
@@ -77,6 +79,39 @@ def test_a_run_is_walked_through_and_a_label_is_saved(
         page.click("#step-0 [data-label=clear]")
         page.wait_for("!document.querySelector('#step-0 .by-hand')")
         assert labels.read_text() == ""
+
+
+def test_p_after_training_is_fetched_when_it_is_chosen(browser: Browser, finished_run: Any, open_source: Any):
+    def score(state: Any, version: int, prompt: Any, response: Any) -> list[float]:
+        return [math.log(0.25)] * len(response)
+
+    source = open_source(finished_run.directory, score=score)
+    round_, prompt, number = mined_samples(source)[0]
+    tokens = source.sample(round_, prompt, number).tokens
+    with served(source) as link, opened(browser, link) as page:
+        page.evaluate(f"location.hash = '#/sample/{round_}/{quote(prompt)}/{number}'")
+        page.wait_for("document.querySelector('[name=quantity][value=p_change]')")
+        assert [request for request in page.requests if "after.json" in request] == []
+        page.click("[name=quantity][value=p_change]")
+        page.wait_for("document.querySelector('.heat .token')")
+        page.click("[data-token='0']")
+        assert f"p {tokens.p[0]:.3g}".rstrip("0") in page.text() and "p after training 0.25" in page.text()
+        page.click("[name=quantity][value=p_after]")
+        page.click("[data-token='1']")
+        assert "Token 1" in page.text()
+        assert len([request for request in page.requests if "after.json" in request]) == 1
+
+
+def test_why_there_is_no_p_after_training_is_said(browser: Browser, finished_run: Any, open_source: Any):
+    source = open_source(finished_run.directory)  # fakes have no weights
+    round_, prompt, number = mined_samples(source)[0]
+    with served(source) as link, browser.open_page(f"{link}#/sample/{round_}/{quote(prompt)}/{number}") as page:
+        page.wait_for("document.querySelector('[name=quantity][value=p_after]')")
+        page.click("[name=quantity][value=p_after]")
+        page.wait_for("document.querySelector('.heat [role=alert]')")
+        assert "cannot score" in page.evaluate("document.querySelector('.heat [role=alert]').innerText")
+        page.click("[name=quantity][value=mass]")
+        page.wait_for("document.querySelector('.heat .token')")
 
 
 def test_what_the_server_refuses_is_said_in_its_words(

@@ -73,6 +73,8 @@ def test_a_sample_without_log_probs_says_what_is_not_known(visit: Visit):
             "p",
             "mass",
             "drift",
+            "p_after",  # no server
+            "p_change",
         ]
         assert "gradient mass (not known)" in page.text()
 
