@@ -81,7 +81,8 @@ def test_steps_are_what_the_run_page_calls_them(
     config, state = finished_run.config, read_manifest(finished_run.directory)
     strips = {}
     for shard in range(len(state.receipts(1, "rollouts"))):
-        tables = read_tables(finished_run.directory, config, 1, shard, shard_receipts(state, config, 1, shard))
+        receipts = shard_receipts(state.shards, config, 1, shard)
+        tables = read_tables(finished_run.directory, config, 1, shard, receipts)
         strips |= {(line.prompt_id, line.sample): line.strip for line in summarise(tables, config).samples}
     seen = set()
     for text in shown(finished_run, 1000, capsys, monkeypatch):
