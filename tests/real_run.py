@@ -108,6 +108,11 @@ def is_in_training(run_dir: Path) -> Callable[[ManifestState], bool]:
     return lambda state: (1, "reference") in state.sealed and any((run_dir / "rounds/0001/checkpoint").glob("*"))
 
 
+def has_last_weights(series: Series, state: ManifestState) -> bool:
+    """Whether the export has the round's last weighed shard: its figures are those of the report."""
+    return series.get("ray_bcpg_shards_total", stage="weigh") == len(state.receipts(1, "weighted"))
+
+
 def shards_written(run_dir: Path) -> dict[Path, int]:
     """Every shard of the run and when it was written, in ns."""
     return {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.parquet")}
@@ -141,7 +146,7 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
     command = iterate_command(run_dir, 20)
     with started(command, run_dir, folder / "killed.txt") as killed:
         in_training = is_in_training(run_dir)
-        killed.wait_for(lambda state: in_training(state) and "ray_bcpg_mined_share" in killed.series.names())
+        killed.wait_for(lambda state: in_training(state) and has_last_weights(killed.series, state))
     when_killed, shards = read_manifest(run_dir), shards_written(run_dir)
     with started(command, run_dir, folder / "printed.txt") as run:
         # Here and above: metrics are exported a moment after they are set. Round 2 needs longer to set this one again.

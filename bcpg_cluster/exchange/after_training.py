@@ -21,7 +21,7 @@ from bcpg_cluster.store.path import RunPath
 if TYPE_CHECKING:
     from bcpg_cluster.stages.train.forward import Policy
 
-MOST_BYTES = 8 * 2**30  # of weights that a look at one sample loads
+MOST_BYTES = 4 * 2**30  # of weight files that a look at one sample loads; bfloat16 takes twice as much in memory
 
 
 class TrainedWeights:
@@ -77,12 +77,15 @@ class TrainedWeights:
 
     def _load(self, place: str) -> Policy:
         import torch
-        from transformers.utils.logging import disable_progress_bar
 
         from bcpg_cluster.stages.train.forward import load_policy
 
-        disable_progress_bar()
-
+        if not Path(place).is_dir():  # the base, which lies on the hub
+            raise RunDirectoryError(
+                f"this round changed no weights, and {place} is not on this machine",
+                rule="p after training is worked out from weights that are here",
+                remedy="look at p when sampled: no weight has changed since",
+            )
         num_bytes = sum(file.stat().st_size for file in Path(place).glob("*.safetensors"))
         if num_bytes > MOST_BYTES:
             raise RunDirectoryError(

@@ -717,11 +717,11 @@ def test_what_the_stale_reference_is_for(trained: Any) -> None:
 
 
 def test_first_step_has_no_drift(plain: Any) -> None:
-    """One forward for reference and policy."""
+    """One forward for reference and policy: what is left is fp32 rounding, as their micro-batches hold other rows."""
     for head in HEADS:
         report = plain[head]["reports"][0]
-        assert report.delta_per_token_right == report.delta_per_token_wrong == 0.0
-        assert report.delta_per_token_mined == report.delta_per_token_unmined == 0.0
+        for name in ("right", "wrong", "mined", "unmined"):
+            assert abs(getattr(report, f"delta_per_token_{name}")) < 1e-7, (head, name)
 
 
 # --- nothing but the rows decides the gradient ------------------------------------------------------------------------

@@ -107,6 +107,7 @@ def _fault(key: str, items: list[ErrorDetails]) -> FaultyKey:
 def _plainly(item: ErrorDetails) -> str:
     """What pydantic found wrong, without its own words for errors."""
     known = {
+        "model_attributes_type": "must be a mapping of keys to values, such as {name: bcpg}",
         "missing": "required, but missing",
         "missing_argument": "required, but missing",
         "string_type": "must be text",

@@ -304,13 +304,15 @@ def _hyper_parameters(config: Config, state: ManifestState, facts: CardFacts) ->
     return ["## Hyper-parameters", "", "```yaml", text, "```"]
 
 
-def _said(section: Mapping[str, Any]) -> dict[str, Any]:
+def _said(value: Any) -> Any:
     """A section without what is empty and without arguments of the person's own code; of paths their last part."""
-    return {
-        key: public_name(value) if isinstance(value, str) and value.startswith(("/", "~", ".")) else value
-        for key, value in section.items()
-        if key != "options" and value not in (None, {}, [], "")
-    }
+    if isinstance(value, Mapping):
+        kept = {key: item for key, item in value.items() if key != "options" and item not in (None, {}, [], "")}
+        return {key: _said(item) for key, item in kept.items()}
+    if isinstance(value, list):
+        return [_said(item) for item in value]
+    is_path = isinstance(value, str) and value.startswith(("/", "~", ".")) and "/" in value
+    return public_name(value) if is_path else value
 
 
 def _versions(config: Config, state: ManifestState, facts: CardFacts) -> list[str]:

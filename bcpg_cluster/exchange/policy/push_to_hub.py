@@ -101,6 +101,13 @@ class HubTarget:
         except HfHubHTTPError as error:
             raise self._refused(*self._answer(error), directory) from None
         except ValueError as error:  # what huggingface_hub makes of a card whose head the hub does not take
+            if directory is None:  # no card was sent yet: an answer that is not the hub's
+                raise self._refused(
+                    f"the hub's answer cannot be read: {self._public(error)}",
+                    "a push needs the hub",
+                    "check HF_ENDPOINT and any proxy, and try again",
+                    None,
+                ) from None
             raise self._refused(
                 f"the hub does not take the model card: {self._public(error)}",
                 "the card's head is in the hub's words (https://huggingface.co/docs/hub/model-cards)",
@@ -143,5 +150,6 @@ class HubTarget:
     def _refused(self, problem: str, rule: str, remedy: str, directory: Path | None) -> UserError:
         if directory is None:
             return UserError(problem, rule=rule, remedy=remedy)
-        then = f"{directory} is whole and nothing was committed: then `hf upload {self.repo_id} {directory} .`"
+        private = " --private" if self.private else ""
+        then = f"{directory} is complete and nothing was committed; then run `hf upload {self.repo_id} {directory} .{private}`"
         return UserError(problem, rule=rule, remedy=f"{remedy}; {then}")

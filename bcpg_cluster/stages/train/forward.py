@@ -1,7 +1,7 @@
 """What every trainer does alike: load a policy, forward to token log-probs, sum up a micro-batch's losses.
 
 The reference log-probs, the training step and the scores all come from :func:`response_logprobs`, so they share one
-forward with the same kernels and dtype, and Delta is exactly 0 before the first step (docs/method.md).
+forward with the same kernels and dtype, and Delta is 0 before the first step but for rounding (docs/method.md).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from bcpg_cluster.errors import ConfigError, DataError, TrainingDivergedError
 from bcpg_cluster.stages.push.protocol import TensorSpec
@@ -122,6 +123,7 @@ class Policy(nn.Module):
 
 def load_policy(model_path: str, settings: TrainSettings, dtype: torch.dtype) -> Policy:
     """Read a checkpoint directory for training: dropout off, gradient checkpointing and adapters as set."""
+    disable_progress_bar()  # in the log of an actor, or of a page's server, it is only noise
     config = AutoConfig.from_pretrained(model_path, trust_remote_code=settings.trust_remote_code)
     for name, value in vars(config).items():
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import typer
 from rich.console import Console
@@ -28,6 +28,7 @@ from bcpg_cluster_cli.judging.labelled_files import (
 )
 
 REPORT = "judge-eval.json"
+_Number = TypeVar("_Number", int, float)
 
 
 def run_judge_eval(
@@ -133,7 +134,7 @@ def consensus_rules(
         ConfigError: one that is invalid, or cannot decide with these judges.
     """
     try:
-        weights = {name: float(value) for name, _, value in (text.partition("=") for text in accuracies)}
+        weights = {name: _number(float, value) for name, _, value in (text.partition("=") for text in accuracies)}
         if not specs and len(judges) > 1:
             specs = ["all", "any", "majority", *(f"k_of_n:{k}" for k in range(2, len(judges)))]
             specs += ["weighted"] if weights else []
@@ -144,7 +145,7 @@ def consensus_rules(
                 ConsensusRule(
                     name,
                     abstention,
-                    num_needed=int(needed) if needed else None,
+                    num_needed=_number(int, needed) if needed else None,
                     accuracies=weights if name == "weighted" else {},
                     prior=prior,
                 )
@@ -157,6 +158,13 @@ def consensus_rules(
             remedy="correct --rule, or give --accuracy NAME=0.8 for every judge",
         ) from None
     return rules
+
+
+def _number(kind: type[_Number], text: str) -> _Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a{' whole' if kind is int else ''} number") from None
 
 
 # --- printing

@@ -265,13 +265,13 @@ def test_default_rules():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"judges": ["who"]}, r"no judges \['who'\]"),
+        ({"judges": ["who"]}, "no judge 'who'"),
         ({"rules": ["most"]}, "unknown consensus rule"),
         ({"rules": ["k_of_n"]}, "num_needed"),
-        ({"rules": ["k_of_n:x"]}, "are invalid"),
+        ({"rules": ["k_of_n:x"]}, "'x' is not a whole number"),
         ({"rules": ["k_of_n:3"]}, "3 of 2"),
         ({"rules": ["weighted"], "accuracies": ["prm=0.9"]}, r"\['llm'\]"),
-        ({"rules": ["weighted"], "accuracies": ["prm=high"]}, "are invalid"),
+        ({"rules": ["weighted"], "accuracies": ["prm=high"]}, "'high' is not a number"),
         ({"rules": ["weighted"], "accuracies": ["prm=0.9", "llm=0.3"]}, "accuracy is in"),
     ],
 )
