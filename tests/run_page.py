@@ -81,22 +81,22 @@ def _samples() -> list[dict[str, Any]]:
     return [
         _sample(1, PROMPT, 0, reward=1.0, found="7", advantage=0.5, text="3+4=7\nanswer 7"),
         _sample(1, PROMPT, 1, steps=[
-            _step(0, "3+4=7\n", mined=True, consensus=1, rule="llm and prm call it right: its tokens are mined.", weight=0.0),
-            _step(1, f"so 8 {ODD}\n", consensus=0, rule="prm calls it wrong: not mined.", dispute=0.9,
+            _step(0, "3+4=7\n", mined=True, consensus=1, rule="llm and prm call it right.", weight=0.0),
+            _step(1, f"so 8 {ODD}\n", consensus=0, rule="prm calls it wrong.", dispute=0.9,
                   verdicts=[_verdict("llm", 1, reason=f"fine {HOSTILE}", raw=HOSTILE), _verdict("prm", 0, score=0.04), _truth(0)]),
             _step(2, "answer 8", is_last=True, consensus=0, rule="The last step is never mined."),
         ]),
         _sample(1, PROMPT, 2, steps=[
-            _step(0, "3+4=8\n", mined=True, consensus=1, rule="llm and prm call it right: its tokens are mined.", weight=0.0,
+            _step(0, "3+4=8\n", mined=True, consensus=1, rule="llm and prm call it right.", weight=0.0,
                   verdicts=[_verdict("llm", 1), _verdict("prm", 1, score=0.97), _truth(0)]),
-            _step(1, "check\n", rule="llm said nothing (unparsable): not mined.", consensus=0,
+            _step(1, "check\n", rule="llm said nothing (unparsable).", consensus=0,
                   verdicts=[missing, _verdict("prm", 1, score=0.9), _truth(1)]),
             _step(2, "answer 8", is_last=True, consensus=0, rule="The last step is never mined."),
         ]),
         _sample(2, PROMPT, 0, has_logprobs=False, steps=[
-            _step(0, "3+4=9\n", rule="llm and prm call it wrong: not mined.", consensus=0,
+            _step(0, "3+4=9\n", rule="llm and prm call it wrong.", consensus=0,
                   verdicts=[_verdict("llm", 0, error_type="calculation"), _verdict("prm", 0, score=0.01), _truth(0)]),
-            _step(1, "9-1=8\n", mined=True, consensus=1, rule="llm and prm call it right: its tokens are mined.", weight=0.0),
+            _step(1, "9-1=8\n", mined=True, consensus=1, rule="llm and prm call it right.", weight=0.0),
             _step(2, "answer 8", is_last=True, consensus=0, rule="The last step is never mined."),
         ]),
         _sample(2, "long", 0, found=None, status="truncated", stop_reason="length", text="9" * 70_000, has_tokens=False),
@@ -178,7 +178,8 @@ def _round(number: int, state: str, sampled: float | None, **known: Any) -> dict
     base = {
         "round": number, "state": state, "stages": [{"name": "generate", "done": 1, "total": 2}], "accuracy": accuracy,
         "asked": None, "kept": None, "dropped": [], "mined_token_share": None, "mined_gradient_share": None,
-        "uncertain_right_share": None, "judges": [], "agreement": [], "drift": None, "push": None, "cost": cost,
+        "uncertain_right_share": None, "mined_weight": 0.0,
+        "judges": [], "agreement": [], "drift": None, "push": None, "cost": cost,
     }  # fmt: skip
     return base | known
 
@@ -237,7 +238,7 @@ def _overview() -> dict[str, Any]:
             {"title": "A wrong answer whose right steps were spared", "text": "Round 1, sample 1.", "link": f"{link}/1/step/0"},
             {"title": "A step on which the judges disagree", "text": "Round 1, sample 1, step 1.", "link": f"{link}/1/step/1"},
             {"title": "Why 3 samples were dropped", "text": "2 all correct, 1 unverified.", "link": "#/?at=samples"},
-            {"title": "What share of the gradient mined tokens carried", "text": "Round 1: 60.0 %.", "link": "#/?at=mined"},
+            {"title": "What share of the gradient mined tokens hold", "text": "Round 1: 60.0 %.", "link": "#/?at=mined"},
             {"title": "Hostile", "text": HOSTILE, "link": "javascript:window.hurt=1"},
         ],
         "rounds": [

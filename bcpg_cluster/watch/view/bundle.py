@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from bcpg_cluster.errors import DataError, StoreError
 from bcpg_cluster.watch.view.as_json import to_json
 from bcpg_cluster.watch.view.overview.records import Overview, ShardLine
+from bcpg_cluster.watch.view.overview.without_paths import without_paths
 from bcpg_cluster.watch.view.records import SampleSummary, ShardSummary
 from bcpg_cluster.watch.view.render import PageParts, bundle_page
 from bcpg_cluster.watch.view.sample_records import SampleView, StepView, VerdictView
@@ -78,6 +79,7 @@ def bundle(source: RunSource, parts: PageParts, rounds: Sequence[int] = ()) -> B
     overview = source.overview()
     chosen = _chosen(overview, rounds)
     lists, overview = _lists(source, chosen, overview)
+    overview = without_paths(overview)
     num_samples = sum(len(of_shard.samples) for of_shard in lists)
     most = min(MOST_BYTES * max(-(-num_samples // 1000), 1), MOST_IN_ALL)
     title = f"{overview.run.name}: bcpg-cluster"

@@ -22,18 +22,25 @@ class Decision:
 
 
 def decisions(
-    id_: SampleId, num_steps: int, verdicts: Mapping[str, Sequence[Verdict] | None], config: Config
+    id_: SampleId,
+    num_steps: int,
+    verdicts: Mapping[str, Sequence[Verdict] | None],
+    config: Config,
+    *,
+    is_cut_off: bool = False,
 ) -> list[Decision]:
     """What was decided of every step of a wrong response, by the code that weighs.
 
     Args:
         verdicts: by voter, one verdict a step; ``None`` for one that has not judged the sample yet.
+        is_cut_off: the token limit ended the response, so that its last step states no answer.
     """
+    last = _LAST_CUT_OFF if is_cut_off else _LAST
     said = {name: verdicts[name] for name in config.voters}
     to_come = [name for name, of_judge in said.items() if of_judge is None]
     if to_come:
-        waiting = Decision(None, f"Not decided yet: {_names(to_come)} {_has(to_come)} not judged it.")
-        return [*[waiting] * (num_steps - 1), Decision(None, _LAST)]
+        waiting = Decision(None, f"Not decided yet: {listed(to_come)} {_has(to_come)} not judged it.")
+        return [*[waiting] * (num_steps - 1), Decision(None, last)]
     votes = {name: of_judge for name, of_judge in said.items() if of_judge is not None}
     rule = config.consensus_rule
     thresholds = {name: judge.threshold for name, judge in config.judges.items()}
@@ -45,19 +52,20 @@ def decisions(
         by_judge = {name: of_judge[index] for name, of_judge in decided.judge_labels.items()}
         statuses = {name: str(of_judge[index].status) for name, of_judge in votes.items()}
         if index == num_steps - 1:
-            words = _LAST
+            words = last
         elif labels[index] != decided.labels[index]:
-            words = f"Turned over at random (weigh.flip_rate {config.weigh.flip_rate:g}): {_ending(mined[index])}."
+            words = f"Turned over at random (weigh.flip_rate {config.weigh.flip_rate:g})."
         elif labels[index] and not mined[index]:
             first = labels.index(0)
-            words = f"Right, but after step {first}, the first that is not (weigh.mine: prefix): not mined."
+            words = f"Right, but after step {first}, the first that is not (weigh.mine: prefix)."
         else:
-            words = f"{_why(rule, by_judge, statuses)}: {_ending(mined[index])}."
+            words = f"{_why(rule, by_judge, statuses)}."
         found.append(Decision(labels[index], words, bool(mined[index]) and index < num_steps - 1))
     return found
 
 
 _LAST = "The last step states the wrong answer and is never mined."
+_LAST_CUT_OFF = "The last step is never mined (the answer was cut off)."
 
 
 def _why(rule: ConsensusRule, labels: Mapping[str, int | None], statuses: Mapping[str, str]) -> str:
@@ -67,11 +75,11 @@ def _why(rule: ConsensusRule, labels: Mapping[str, int | None], statuses: Mappin
     silent = [name for name, label in labels.items() if label is None]
     parts = []
     if wrong:
-        parts.append(f"{_names(wrong)} {_call(wrong)} it wrong")
+        parts.append(f"{listed(wrong)} {_call(wrong)} it wrong")
     if silent:
         said = ", ".join(dict.fromkeys(statuses[name].replace("_", " ") for name in silent))
         counted = "which counts against it" if rule.abstention == "against" else "and is left out of the count"
-        parts.append(f"{_names(silent)} gave no verdict ({said}), {counted}")
+        parts.append(f"{listed(silent)} gave no verdict ({said}), {counted}")
     if right and not parts:
         who = (
             f"{right[0]} calls"
@@ -80,7 +88,7 @@ def _why(rule: ConsensusRule, labels: Mapping[str, int | None], statuses: Mappin
         )
         parts.append(f"{who} it right")
     elif right and rule.name != "all":
-        parts.append(f"{_names(right)} {_call(right)} it right")
+        parts.append(f"{listed(right)} {_call(right)} it right")
     return f"{'; '.join(parts)} ({_rule(rule, labels)})"
 
 
@@ -98,11 +106,8 @@ def _rule(rule: ConsensusRule, labels: Mapping[str, int | None]) -> str:
             return "all voters must call it right"
 
 
-def _ending(is_mined: int) -> str:
-    return "its tokens are mined" if is_mined else "not mined"
-
-
-def _names(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

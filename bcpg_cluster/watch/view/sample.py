@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.records import Receipt, SampleId, Step, Verdict, VerdictStatus
+from bcpg_cluster.records import Receipt, SampleId, Step, StopReason, Verdict, VerdictStatus
 from bcpg_cluster.stages.judge.answer_schema import parse_reasons
 from bcpg_cluster.stages.weigh.consensus import vote_label
 from bcpg_cluster.watch.view.records import SampleSummary
@@ -23,7 +23,7 @@ NOT_STORED = (
     "How long a judge took over one answer: what is shown is the mean of the answer's shard.",
 )
 _NO_LOGPROBS = "The sampler's probabilities: these responses were made elsewhere without them."
-_NOT_USED = "But this answer is in no training row of its own, so it changes nothing."
+_NOT_USED = "It would be mined, but this answer is in no training row of its own, so it changes nothing."
 _DIGITS = 5  # of a probability, a mass, a drift in nats
 
 
@@ -80,7 +80,7 @@ def sample_view(
         seed=response["seed"].to_pylist()[0],
         num_tokens=len(texts),
         text="".join(texts),
-        steps=_steps(id_, tables, config, row, hand or {}),
+        steps=_steps(id_, tables, config, row, hand or {}, is_cut_off=line.stop_reason == StopReason.LENGTH),
         tokens=_tokens(texts, logprobs, row, reference),
         not_stored=(*NOT_STORED, *([] if len(logprobs) else [_NO_LOGPROBS])),
     )
@@ -121,14 +121,20 @@ def rounded(values: np.ndarray) -> tuple[float | None, ...]:
 
 
 def _steps(
-    id_: SampleId, tables: ShardTables, config: Config, row: _Row | None, hand: Mapping[int, int]
+    id_: SampleId,
+    tables: ShardTables,
+    config: Config,
+    row: _Row | None,
+    hand: Mapping[int, int],
+    *,
+    is_cut_off: bool,
 ) -> tuple[StepView, ...]:
     steps = (tables.steps or {}).get(id_, ())
     if not steps:
         return ()
     verdicts = {name: (of_judge or {}).get(id_) for name, of_judge in tables.verdicts.items()}
     measures = [name for name, judge in config.judges.items() if judge.role == "measure"]
-    decided = decisions(id_, len(steps), verdicts, config)
+    decided = decisions(id_, len(steps), verdicts, config, is_cut_off=is_cut_off)
     said = {
         name: _verdicts(name, of_judge, config, _latency_s(tables.receipts.get(f"verdicts.{name}")))
         for name, of_judge in verdicts.items()

@@ -209,6 +209,7 @@ class Round:
     Attributes:
         state: ``base`` (round 0, an evaluation alone), ``done``, ``under way`` or ``stopped``.
         mined_token_share, mined_gradient_share, uncertain_right_share: see ``store.reports.RoundReport``.
+        mined_weight: ``weigh.beta``; ``None`` where the objective takes no token weights.
     """
 
     round: int
@@ -221,6 +222,7 @@ class Round:
     mined_token_share: float | None
     mined_gradient_share: float | None
     uncertain_right_share: float | None
+    mined_weight: float | None
     judges: tuple[JudgeRound, ...]
     agreement: tuple[AgreementRound, ...]
     drift: Drift | None

@@ -24,6 +24,7 @@ from bcpg_cluster.watch.view.overview.records import (
     StageSeconds,
     TestAccuracy,
 )
+from bcpg_cluster.watch.view.overview.settings import uses_token_weights
 
 _Z = 1.959964  # of a two-sided 95 % interval
 
@@ -51,7 +52,7 @@ def round_of(
     """
     if report is None:
         no_accuracy, no_cost = Accuracy(None, None, {}, ()), Cost((), None, (), None, None)
-        nothing = (None, None, None)
+        nothing = (None, None, None, None)
         return Round(number, state, (*stages,), no_accuracy, None, None, (), *nothing, (), (), None, None, no_cost)
     account, push = report.samples, report.push
     return Round(
@@ -67,6 +68,7 @@ def round_of(
         report.mined_share,
         report.mined_gradient_share,
         report.uncertain_right_share,
+        config.weigh.beta if uses_token_weights(config) else None,
         tuple(_judges(report, config)),
         tuple(_agreement(report)),
         None if report.train is None else _drift(report.train),

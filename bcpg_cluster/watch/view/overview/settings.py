@@ -12,14 +12,18 @@ from pydantic.fields import FieldInfo
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.section import key_of
+from bcpg_cluster.stages.train.objective import Dpo, Kto, Nft, Rft
 from bcpg_cluster.watch.view.overview.records import ConfigLine
+from bcpg_cluster.watch.view.rule_words import listed
 
 _NO_DEFAULT = object()
+_NOT_SHOWN = "storage"
+"""The section that may hold keys to an object store."""
 
 
 def config_lines(config: Config) -> tuple[ConfigLine, ...]:
-    """Every key with its value and its default, in the order of the file."""
-    return tuple(_lines((), config))
+    """Every key with its value and its default, in the order of the file; without the section ``storage``."""
+    return tuple(line for line in _lines((), config) if line.key.partition(".")[0] != _NOT_SHOWN)
 
 
 def _lines(path: tuple[str, ...], section: BaseModel) -> Iterator[ConfigLine]:
@@ -66,18 +70,51 @@ def _text(value: Any) -> str:
 
 def method_words(config: Config) -> str:
     """What the run trains on, and what it spares."""
-    voters = " and ".join(config.voters) if len(config.voters) < 3 else f"{len(config.voters)} judges"
-    rule = {
-        "all": "all call right" if len(config.voters) > 1 else "calls right",
-        "any": "at least one calls right",
-        "majority": "more than half call right",
-        "k_of_n": f"at least {config.weigh.num_needed} call right",
-        "weighted": "call right by their weighted votes",
-    }[config.weigh.rule]
-    beta = config.weigh.beta
-    spared = {0.0: "carry no penalty", 1.0: "carry the full penalty"}.get(beta, f"count {beta:g} times")
+    objective = f"Objective {config.objective.name}"
+    if not uses_token_weights(config):
+        trained = {
+            "right": "right answers alone",
+            "wrong": "wrong answers alone",
+            "pairs": "pairs of a right and a wrong answer",
+        }
+        what = trained.get(config.objective.rows, "right and wrong answers")
+        return f"{objective}: trains on {what}. It takes no token weights, so mined steps are only counted."
     which = "steps" if config.weigh.mine == "consensus" else "leading steps"
     return (
-        f"Objective {config.objective.name}: of a wrong answer, tokens of {which} that {voters} ({rule}) are mined and "
-        f"{spared} (weigh.beta {beta:g}); all other tokens are trained on by the answer's advantage."
+        f"{objective}: in a wrong answer, the tokens of {which} that {_who_calls_right(config)} right are mined: "
+        f"{_treated(config.weigh.beta)} (weigh.beta {config.weigh.beta:g})."
     )
+
+
+def uses_token_weights(config: Config) -> bool:
+    """Whether the objective multiplies tokens by their weights, so that mining changes anything."""
+    return not isinstance(config.objective, Rft | Dpo | Kto | Nft)
+
+
+def _who_calls_right(config: Config) -> str:
+    """The voters and the verb, by the rule: ``llm and prm both call``."""
+    voters, rule = config.voters, config.weigh.rule
+    names = listed(voters)
+    if len(voters) == 1:
+        return f"{names} calls"
+    num_needed = {
+        "any": 1,
+        "all": len(voters),
+        "k_of_n": config.weigh.num_needed,
+        "majority": len(voters) // 2 + 1,
+    }.get(rule)
+    if num_needed is None:
+        return f"the weighted votes of {names} call"
+    if num_needed == len(voters):
+        return f"{names} {'both' if num_needed == 2 else 'all'} call"
+    if num_needed == 1:
+        return f"at least one of {names} calls"
+    return f"at least {num_needed} of {names} call"
+
+
+def _treated(beta: float) -> str:
+    if beta == 0.0:
+        return "they are spared"
+    if beta == 1.0:
+        return "they are punished in full, like all others"
+    return f"they are {'punished' if beta > 0.0 else 'rewarded'} at {abs(beta):g} of the full weight"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from urllib.parse import quote
 
 from bcpg_cluster.records import SampleId
-from bcpg_cluster.watch.view.overview.records import Answer, JudgeRound, Round
+from bcpg_cluster.watch.view.overview.records import Answer, Round
 from bcpg_cluster.watch.view.records import SampleSummary
+from bcpg_cluster.watch.view.rule_words import listed
 from bcpg_cluster.watch.view.sample_records import SampleView
 
 _LEAST_FALL = 0.005
@@ -25,51 +27,113 @@ def answers_from_rounds(rounds: Sequence[Round]) -> list[Answer]:
         for reason in round_.dropped:
             dropped[reason.reason] = dropped.get(reason.reason, 0) + reason.num
             words[reason.reason] = reason.text
-    if any(round_.asked is not None for round_ in rounds):
-        total, asked = sum(dropped.values()), sum(round_.asked or 0 for round_ in rounds)
+    total, asked = sum(dropped.values()), sum(round_.asked or 0 for round_ in rounds)
+    if total:
         reasons = " ".join(
-            f"{num} {reason.replace('_', ' ')}: {words[reason]}"
+            f"{num:,} {reason.replace('_', ' ')}: {words[reason]}"
             for reason, num in sorted(dropped.items(), key=lambda item: -item[1])
         )
-        text = f"Of {asked} samples {total} were dropped. {reasons}".strip()
-        found.append(Answer(f"Why {total} samples were dropped", text, "#/?at=samples"))
-    shares = [
-        (r.round, r.mined_gradient_share, r.mined_token_share) for r in rounds if r.mined_gradient_share is not None
-    ]
-    if shares:
-        text = "; ".join(
-            f"round {number}: {100 * share:.1f} %"
-            + (f" ({100 * tokens:.1f} % of tokens)" if tokens is not None else "")
-            for number, share, tokens in shares
-        )
-        title = "What share of the gradient mined tokens carried"
-        found.append(Answer(title, f"Of the gradient mass of wrong answers, {text}.", "#/?at=mined"))
+        text = f"Of {asked:,} samples {total:,} were dropped. {reasons}".strip()
+        found.append(Answer(f"Why {total:,} samples were dropped", text, "#/?at=samples"))
+    if any(round_.mined_gradient_share is not None for round_ in rounds):
+        found.append(Answer("What share of the gradient mined tokens hold", _mined_words(rounds), "#/?at=mined"))
     return found
 
 
+def _mined_words(rounds: Sequence[Round]) -> str:
+    """How much of the gradient mass of wrong answers lies on mined tokens, and what becomes of it."""
+    known = [round_ for round_ in rounds if round_.mined_gradient_share is not None]
+    shares = [
+        f"{_percent(round_.mined_gradient_share)}{' lies on mined tokens' if round_ is known[0] else ''} in round {round_.round}"
+        + (f" ({_percent(round_.mined_token_share)} of tokens)" if round_.mined_token_share is not None else "")
+        for round_ in known
+    ]
+    weight = known[-1].mined_weight
+    if weight is None:
+        effect = "the objective takes no token weights, so this is only counted"
+    elif weight == 0.0:
+        effect = "at beta 0 they are spared all of it"
+    elif weight == 1.0:
+        effect = "at beta 1 all of it counts"
+    else:
+        effect = f"at beta {weight:g} it is weighted by {weight:g}" + (", a reward" if weight < 0.0 else "")
+    return f"Of the gradient mass (1 − p) of wrong answers, {', '.join(shares)}: {effect}."
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+@dataclass(frozen=True, slots=True)
+class _Fall:
+    """A judge's precision against one measure, from a round to the next."""
+
+    judge: str
+    against: str | None
+    round: int
+    before: float
+    after: float
+
+    @property
+    def size(self) -> float:
+        """As a share: 0.1 is ten points."""
+        return self.before - self.after
+
+
 def _worse_judge(rounds: Sequence[Round]) -> Answer:
-    """The sharpest fall of a judge's precision from one round to the next."""
+    """The sharpest fall of a judge's precision from one round to the next, and which other falls there were."""
     title, link = "The round in which a judge got worse", "#/?at=judges"
-    falls = []
+    judges = [judge for round_ in rounds for judge in round_.judges]
+    if judges and all(judge.against is None for judge in judges):
+        unmeasured = "No judge is measured in this run: that takes one that knows the truth (role: measure)."
+        return Answer(title, unmeasured, link)
+    changes = _changes(rounds)
+    if not changes:
+        return Answer(title, "There are no two rounds yet in which a judge was measured.", link)
+    falls = sorted((change for change in changes if change.size >= _LEAST_FALL), key=lambda fall: -fall.size)
+    if not falls:
+        return Answer(title, "No judge got worse from one round to the next by more than half a point.", link)
+    return Answer(title, _fall_words(falls[0]) + _other_falls(falls[1:]), link)
+
+
+def _changes(rounds: Sequence[Round]) -> list[_Fall]:
+    """What every judge's precision did from each round to the next; a rise is a fall below 0."""
+    found = []
     for before, after in pairwise(rounds):
-        earlier = {(judge.judge, judge.against): judge for judge in before.judges}
+        earlier = {(judge.judge, judge.against): judge.precision for judge in before.judges}
         for judge in after.judges:
             was = earlier.get((judge.judge, judge.against))
-            if was is not None and was.precision is not None and judge.precision is not None:
-                falls.append((was.precision - judge.precision, judge, was.precision, after.round))
-    if not falls:
-        return Answer(title, "There are no two rounds yet in which a judge was measured.", link)
-    fall, judge, before_precision, number = max(falls, key=lambda item: item[0])
-    if fall < _LEAST_FALL:
-        return Answer(title, "No judge got worse from one round to the next by more than half a point.", link)
-    return Answer(title, _fall_words(judge, before_precision, number), link)
+            if was is not None and judge.precision is not None:
+                found.append(_Fall(judge.judge, judge.against, after.round, was, judge.precision))
+    return found
 
 
-def _fall_words(judge: JudgeRound, before: float, number: int) -> str:
+def _fall_words(fall: _Fall) -> str:
     return (
-        f"Round {number}: the precision of {judge.judge} against {judge.against} fell from {100 * before:.1f} % to "
-        f"{100 * (judge.precision or 0.0):.1f} % of the steps it calls right."
+        f"Round {fall.round}: the precision of {_called(fall.judge)} against {fall.against} fell from {_percent(fall.before)} to "
+        f"{_percent(fall.after)} of the steps it calls right."
     )
+
+
+def _other_falls(falls: Sequence[_Fall]) -> str:
+    """A short sentence about all of them; empty without one."""
+    by_judge: dict[str, set[int]] = {}
+    for fall in falls:
+        by_judge.setdefault(_called(fall.judge), set()).add(fall.round)
+    if not by_judge:
+        return ""
+    parts: list[str] = []
+    for judge, numbers in by_judge.items():
+        verb = "" if parts else " fell"
+        parts.append(
+            f"{judge}{verb} in {'rounds' if len(numbers) > 1 else 'round'} {listed([*map(str, sorted(numbers))])}"
+        )
+    words = "; ".join(parts)
+    return f" {words[0].upper() + words[1:] if words.startswith('the ') else words}, too."
+
+
+def _called(judge: str) -> str:
+    return "the consensus" if judge == "consensus" else judge
 
 
 # --- samples worth a look

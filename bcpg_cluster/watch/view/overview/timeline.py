@@ -86,7 +86,7 @@ def _stages(config: Config) -> dict[str, tuple[str, str]]:
 
 
 def _shard_bar(event: Mapping[str, Any], stage: str, time: float) -> Bar:
-    text = f"shard {event['shard']}: {event['num_rows']} rows in {event['seconds']:.1f} s"
+    text = f"shard {event['shard']}: {event['num_rows']:,} rows in {event['seconds']:.1f} s"
     return Bar(time - event["seconds"], time, stage, event["round"], text)
 
 
@@ -97,7 +97,7 @@ def _training_bars(event: Mapping[str, Any], time: float) -> list[Bar]:
         return []
     round_, began = event["version"], time - training.snapshot_s
     return [
-        Bar(began - training.train_s, began, "train", round_, f"{training.steps:.0f} optimiser steps"),
+        Bar(began - training.train_s, began, "train", round_, f"{training.steps:,.0f} optimiser steps"),
         Bar(began, time, "snapshot", round_, f"version {round_}"),
     ]
 
@@ -116,7 +116,7 @@ def _joined(bars: Sequence[Bar]) -> list[Bar]:
                 spans[-1][2] += 1
             else:
                 spans.append([bar.start, bar.end, 1])
-        found += [Bar(start, end, stage, round_, f"{number:.0f} shards") for start, end, number in spans]
+        found += [Bar(start, end, stage, round_, f"{number:,.0f} shards") for start, end, number in spans]
     return sorted(found, key=_begin)
 
 
@@ -136,7 +136,7 @@ def _event(kind: str, event: Mapping[str, Any], time: float) -> list[RunEvent]:
             text = f"version {event['version']} reached {event['num_members']} engines by {event['method']}, {proof}"
             return [RunEvent(time, event["version"], kind, text)]
         case "imported":
-            text = f"{event['num_samples']} responses made elsewhere, from {event['source']}"
+            text = f"{event['num_samples']:,} responses made elsewhere, from {event['source']}"
             return [RunEvent(time, 1, kind, text)]
         case "prompts" if event["changes"]:
             return [RunEvent(time, None, kind, f"problems changed: {', '.join(map(str, event['changes']))}"[:500])]
@@ -154,7 +154,7 @@ def bound_of(report: RoundReport, shards: Shards, config: Config) -> Bound:
     """``max(D, R) + T + P``: the data half or the reference pass, then the optimiser steps and the push."""
     took = report.seconds.get("round", 0.0)
     if report.round == 0:
-        return Bound(0, None, took, "Round 0 is an evaluation alone: it has no bound.")
+        return Bound(0, None, took, "Round 0 is an evaluation alone: it has no bound. Its time includes start-up.")
     train, push = report.train, report.push
     if train is None or train.train_s is None or push is None:
         return Bound(report.round, None, took, "No bound: the round made no optimiser step, or noted no seconds of it.")

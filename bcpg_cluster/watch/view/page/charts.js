@@ -116,7 +116,7 @@ function histogram({ title, values, numBins = 12 }) {
   const size = Math.max(1, Math.ceil((high - low + 1) / numBins));
   const bins = Array.from({ length: Math.ceil((high - low + 1) / size) }, (_, i) => ({ from: low + i * size, right: 0, wrong: 0, none: 0 }));
   for (const { value, kind } of known) bins[Math.floor((value - low) / size)][kind] += 1;
-  const words = bins.map((bin) => `${bin.from} to ${bin.from + size - 1}: ${bin.right} right, ${bin.wrong} wrong`).join("; ");
+  const words = bins.map((bin) => `${num(bin.from)} to ${num(bin.from + size - 1)}: ${num(bin.right)} right, ${num(bin.wrong)} wrong`).join("; ");
   return drawnToWidth((width) => histogramSvg({ title, words, bins, size, width }));
 }
 
@@ -132,7 +132,7 @@ function histogramSvg({ title, words, bins, size, width }) {
     let base = height - bottom;
     return KINDS.filter((kind) => bin[kind]).map((kind) => {
       base -= y(bin[kind]);
-      const text = `${bin.from} to ${bin.from + size - 1}: ${bin[kind]} ${kind === "none" ? "without a reward" : kind}`;
+      const text = `${num(bin.from)} to ${num(bin.from + size - 1)}: ${num(bin[kind])} ${kind === "none" ? "without a reward" : kind}`;
       return svg("rect", { x: left + i * slot + 1, y: base, width: Math.max(1, slot - 2), height: y(bin[kind]), class: `bin ${kind}` }, svg("title", null, text));
     });
   });
@@ -140,9 +140,9 @@ function histogramSvg({ title, words, bins, size, width }) {
     "svg",
     { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}. ${words}` },
     svg("line", { x1: left, x2: width - 8, y1: height - bottom, y2: height - bottom, class: "grid" }),
-    svg("text", { x: left - 6, y: top + 8, "text-anchor": "end" }, most),
+    svg("text", { x: left - 6, y: top + 8, "text-anchor": "end" }, num(most)),
     columns,
-    bins.map((bin, i) => i % every === 0 && svg("text", { x: left + i * slot, y: height - 8 }, bin.from)),
+    bins.map((bin, i) => i % every === 0 && svg("text", { x: left + i * slot, y: height - 8 }, num(bin.from))),
   );
 }
 

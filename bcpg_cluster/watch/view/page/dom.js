@@ -58,7 +58,7 @@ function written(text, props) {
 }
 
 /** The program's own words, in which backticks set commands apart. */
-const prose = (text) => visible(text).split("`").map((part, i) => (i % 2 ? h("code", null, part) : part));
+const prose = (text) => unbroken(visible(text)).split("`").map((part, i) => (i % 2 ? h("code", null, part) : part));
 
 /** A short text on one line. */
 function snippet(text, most = 90) {
@@ -75,18 +75,22 @@ function shown(value, format) {
 
 const num = (value) => Number(value).toLocaleString("en-US", { maximumFractionDigits: 0 });
 const fixed = (digits) => (value) => Number(value).toFixed(digits).replace(/^-(0\.?0*)$/, "$1").replace("-", "−");
-const share = (value) => `${fixed(1)(100 * value)} %`;
+const share = (value) => `${fixed(1)(100 * value)}\u00a0%`;
+
+/** Percents of a text that do not break from their number. */
+const unbroken = (text) => String(text).replace(/(\d) %/g, "$1\u00a0%");
 
 /** Small and large numbers alike. */
 function brief(value) {
   const size = Math.abs(value);
   if (size === 0) return "0";
-  const text = size >= 1000 ? num(value) : size >= 0.001 ? String(Number(Number(value).toPrecision(3))) : value.toExponential(1);
+  const text = size >= 1000 ? num(value) : size >= 1e-6 ? String(Number(Number(value).toPrecision(size >= 0.001 ? 3 : 2))) : value.toExponential(1);
   return text.replaceAll("-", "−");
 }
 
 function seconds(value) {
-  if (value < 10) return `${value < 0.1 ? brief(value) : fixed(1)(value)} s`;
+  if (value > 0 && value < 0.1) return `${brief(1000 * value)} ms`;
+  if (value < 10) return `${fixed(1)(value)} s`;
   const whole = Math.round(value);
   if (whole < 90 && whole % 60) return `${whole} s`;
   const [size, large, small, unit] = whole < 5400 ? [60, "min", "s", 1] : [3600, "h", "min", 60];
@@ -114,16 +118,25 @@ function problemBox(error) {
 
 const MOST_ROWS = 18;
 
-/** A table in a frame of its own, so that a wide or long one scrolls and the page does not. Columns: {head, cell(row), number}. */
-function table(caption, columns, rows) {
+/** A frame that scrolls sideways where its content is wider, and says so. */
+function scrolling(props, content) {
+  const box = h("div", { role: "region", tabindex: "0", ...props, class: `wide ${props.class || ""}` }, content);
+  new ResizeObserver(() => box.toggleAttribute("data-scrolls", box.scrollWidth > box.clientWidth + 1)).observe(box);
+  return box;
+}
+
+/**
+ * A table in a frame of its own, so that a wide or long one scrolls and the page does not. Columns: {head, cell(row), number}.
+ * isCards: on a narrow screen each row is a card.
+ */
+function table(caption, columns, rows, { isCards = false } = {}) {
   const heads = columns.map((c) => h("th", { scope: "col", class: c.number && "number", title: c.title }, c.head));
   const body = rows.map((row) =>
-    h("tr", null, columns.map((c, i) => h(i ? "td" : "th", { scope: i ? null : "row", class: c.number && "number" }, c.cell(row)))),
+    h("tr", null, columns.map((c, i) => h(i ? "td" : "th", { scope: i ? null : "row", class: c.number && "number", "data-name": isCards && c.head }, c.cell(row)))),
   );
-  return h(
-    "div",
-    { class: `wide ${rows.length > MOST_ROWS ? "tall" : ""}`, tabindex: "0", role: "region", "aria-label": caption },
-    h("table", null, h("caption", { class: "unseen" }, caption), h("thead", null, h("tr", null, heads)), h("tbody", null, body)),
+  return scrolling(
+    { class: rows.length > MOST_ROWS ? "tall" : "", "aria-label": caption },
+    h("table", { class: isCards && "cards" }, h("caption", { class: "unseen" }, caption), h("thead", null, h("tr", null, heads)), h("tbody", null, body)),
   );
 }
 

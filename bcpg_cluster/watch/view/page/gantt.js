@@ -8,6 +8,7 @@ function ganttSection(gantt) {
   return [
     h("ul", { class: "legend" }, stages.map((stage, i) => h("li", null, h("span", { class: `swatch ${stageClass(i)}` }), " ", plain(stage)))),
     drawnToWidth((width) => ganttSvg(gantt, end, stages, width)),
+    h("p", { class: "soft small" }, "A bar is a piece of work. The chart leaves out start-up (engines that load), so a round can take longer than its bars."),
     boundsTable(gantt.bounds),
   ];
 }
@@ -93,5 +94,6 @@ function boundsTable(bounds) {
       { head: "How the bound comes about", cell: (b) => h("span", { class: "small" }, b.text) },
     ],
     rated.length ? rated : bounds,
+    { isCards: true },
   );
 }

@@ -38,7 +38,7 @@ function noGroup(round, prompt) {
 
 function groupWords(members) {
   const reasons = [...new Set(members.map((row) => row.drop).filter((drop) => isKnown(drop)))];
-  return reasons.length ? [". ", reasons.map((reason) => [h("span", { class: "note" }, reason === "waiting" ? "not weighed yet" : `dropped: ${plain(reason)}`), " ", dropWords(reason), " "])] : ".";
+  return reasons.length ? [". ", reasons.map((reason) => [h("span", { class: "note" }, reason === "waiting" ? "not weighed yet" : `dropped: ${plain(reason)}`), ". ", dropWords(reason), " "])] : ".";
 }
 
 function trail(links) {

@@ -8,10 +8,10 @@ const KEYS = [
   ["j  k", "Next, previous sample (in the list and in a sample)"],
   ["n  p", "Next, previous page of the list"],
   ["Enter", "Open the sample"],
-  ["→  ←", "Next, previous step of a sample; next, previous token inside the token heat"],
+  ["→  ←", "Next, previous step of a sample; next, previous token inside the tokens"],
   ["g", "The group of a sample, side by side"],
   ["1  0  c", "Label the step in focus: right, wrong, clear"],
-  ["Esc", "Back: step, sample, list, overview"],
+  ["Esc", "Back: step, sample, list, overview; from a group to the sample it was opened from"],
 ];
 
 function onKey(event) {
@@ -96,6 +96,7 @@ function pressLabel(name) {
 function goUp() {
   const { kind, route, sample } = run.view;
   if (kind === "sample" && sample && isKnown(route.step)) return (location.hash = sampleLink(route.round, route.prompt, route.sample));
+  if (kind === "group" && run.view.from === "sample") return void history.back();
   if (kind === "sample" || kind === "group") return (location.hash = walk.hash);
   if (kind === "overview") return false;
   return (location.hash = "#/");
@@ -107,7 +108,7 @@ function helpDialog() {
     { id: "help", "aria-labelledby": "help-title" },
     h("h2", { id: "help-title" }, "Keys and letters"),
     h("dl", { class: "keys" }, KEYS.map(([keys, text]) => h("div", null, h("dt", null, keys.split("  ").map((key) => [h("kbd", null, key), " "])), h("dd", null, text)))),
-    h("h3", null, "Letters of steps"),
+    h("h3", null, "What the letters mean"),
     h("dl", { class: "keys" }, Object.entries(LETTERS).map(([letter, [word, long]]) => h("div", null, h("dt", null, h("span", { class: `cell ${cellClass(letter)}` }, letter)), h("dd", null, `${word}: ${long}`)))),
     h("form", { method: "dialog" }, h("button", { autofocus: true }, "Close")),
   );

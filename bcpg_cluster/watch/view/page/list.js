@@ -66,7 +66,7 @@ function filterForm(list) {
     pick("Round", "pick-round", [["", "all"], ...rounds.map((round) => [String(round), String(round)])], isKnown(wanted.round) ? String(wanted.round) : "",
       (value) => list.change({ round: value === "" ? null : Number(value) })),
     pick("Sort by", "pick-sort", Object.entries(SORTS).map(([name, [text]]) => [name, text]), wanted.sort, (sort) => list.change({ sort })),
-    pick("Dropped because", "pick-drop", [["", "any or kept"], ...reasons.map((reason) => [reason, plain(reason)])], wanted.drop, (drop) => list.change({ drop })),
+    pick("Dropped because", "pick-drop", [["", "any reason"], ...reasons.map((reason) => [reason, plain(reason)])], wanted.drop, (drop) => list.change({ drop })),
     type("Prompt id", "pick-prompt", wanted.prompt, "prompt", "part of it"),
     type("Question or answer", "pick-text", wanted.text, "text", "text  ( / )"),
     list.chips,
@@ -87,9 +87,11 @@ function drawChips(list) {
   const chips = Object.entries(FILTERS).map(([name, [text]]) =>
     h("button", { type: "button", class: "chip", "data-filter": name, "aria-pressed": String(list.wanted.filter.includes(name)), onclick: () => list.change({ filter: toggled(list.wanted.filter, name) }) }, text),
   );
-  replace(list.chips, chips);
+  replace(list.chips, chips, isFiltered(list.wanted) && h("a", { class: "clear", href: listHash({ ...wantedFrom(new URLSearchParams()), sort: list.wanted.sort }) }, "Clear all filters"));
   if (pressed) chips.find((chip) => chip.dataset.filter === pressed).focus();
 }
+
+const isFiltered = (wanted) => isKnown(wanted.round) || wanted.filter.length > 0 || [wanted.drop, wanted.prompt, wanted.text].some((text) => text !== "");
 
 const OPPOSITE = { right: "wrong", wrong: "right" };
 
@@ -180,7 +182,7 @@ function rowsTable(shown) {
     ),
   );
   const heads = ["Sample", "Question", "Answer", "Steps", "Tokens", "Mined", "Dispute", "Gradient mass", "Notes"];
-  return h("div", { class: "wide", role: "region", "aria-label": "Samples", tabindex: "-1" },
+  return scrolling({ "aria-label": "Samples", tabindex: "-1" },
     h("table", { class: "cards" }, h("caption", { class: "unseen" }, "Samples"),
       h("thead", null, h("tr", null, heads.map((head, i) => h("th", { scope: "col", class: i >= 4 && i <= 7 && "number" }, head)))), h("tbody", null, body)));
 }
@@ -193,7 +195,7 @@ function answerWords(row) {
 }
 
 function minedWords(row) {
-  return row.num_mined ? `${num(row.num_mined)} (${fixed(0)((100 * row.num_mined) / row.num_tokens)} %)` : "0";
+  return row.num_mined ? `${num(row.num_mined)} (${fixed(0)((100 * row.num_mined) / row.num_tokens)}\u00a0%)` : "0";
 }
 
 function notesOf(row) {

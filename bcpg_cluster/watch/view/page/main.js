@@ -43,7 +43,7 @@ async function go() {
   const before = run.view;
   if (isSameSample(before, route)) return afterStep(route);
   if (before.leave) before.leave();
-  const view = { kind: route.kind, route };
+  const view = { kind: route.kind, route, from: before.kind };
   run.view = view;
   document.body.dataset.view = route.kind;
   const slow = setTimeout(() => replace(byId("main"), h("p", { class: "loading", id: "searching" }, "Loading …")), 150);
@@ -93,7 +93,7 @@ function drawHeader() {
     byId("top"),
     h("div", { class: "name" }, h("strong", { title: [directory, made_with].filter(Boolean).map(visible).join(" · ") }, snippet(name, 60)), " ",
       h("span", { class: `state ${state}` }, STATE_WORDS[state] || plain(state)),
-      isKnown(heartbeat) && h("span", { class: "soft small" }, ` last sign of life ${clock(heartbeat)}`)),
+      isKnown(heartbeat) && h("span", { class: "soft small" }, ` last heard from ${clock(heartbeat)}`)),
     h("nav", { "aria-label": "Pages" }, link("#/", "Overview", ["overview"]), link(walk.hash, "Samples", ["samples", "sample", "group"]),
       h("button", { type: "button", class: "small", "aria-label": "Keys and letters", onclick: () => byId("help").showModal() }, "?")),
   );

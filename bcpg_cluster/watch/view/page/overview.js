@@ -7,8 +7,8 @@ const SECTIONS = [
   ["mined", "Mined share", (o) => minedSection(o.rounds)],
   ["judges", "Judges by round", (o) => judgesSection(o)],
   ["agreement", "Agreement of judges", (o) => agreementSection(o.rounds)],
-  ["drift", "Drift and entropy", (o) => driftSection(o.rounds)],
-  ["push", "Push proofs", (o) => pushSection(o.rounds)],
+  ["drift", "Change by training and entropy", (o) => driftSection(o.rounds)],
+  ["push", "Weight pushes, proven", (o) => pushSection(o.rounds)],
   ["pools", "Pools and the round's bound", (o) => ganttSection(o.gantt)],
   ["events", "Events", (o) => eventsSection(o.events)],
   ["config", "Configuration", (o) => configSection(o.config)],
@@ -49,7 +49,7 @@ function startHere(entries) {
     "ol",
     { class: "start" },
     entries.map((entry) =>
-      h("li", null, h("a", { href: safeLink(entry.link) }, entry.title), h("p", null, visible(entry.text))),
+      h("li", null, h("a", { href: safeLink(entry.link) }, entry.title), h("p", null, unbroken(visible(entry.text)))),
     ),
   );
 }
@@ -101,7 +101,7 @@ function accuracySection(rounds) {
       title: "Accuracy by round",
       description: "With 95 % intervals. Round 0 is the policy before training.",
       series: series.map(({ name, of }) => ({ name, points: rounds.map((r) => point(r, of(r))) })),
-      format: (value) => `${fixed(0)(100 * value)} %`, floor: 0, ceiling: 1,
+      format: (value) => `${fixed(0)(100 * value)}\u00a0%`, floor: 0, ceiling: 1,
     }),
     table("Accuracy by round with 95 % intervals",
       [{ head: "Round", cell: (r) => r.round }, ...series.map(({ name, of }) => ({ head: name, number: true, cell: (r) => cell(of(r)) }))], rounds),
@@ -146,6 +146,8 @@ function samplesOfRound(round) {
   );
 }
 
+const UNSURE = "of the tokens in steps that the consensus calls right, the share that the policy gave a probability below 0.9 when it drew them";
+
 function minedSection(rounds) {
   const known = rounds.filter((round) => isKnown(round.mined_token_share) || isKnown(round.mined_gradient_share));
   if (!known.length) return h("p", { class: "soft" }, "Nothing was mined yet.");
@@ -157,15 +159,15 @@ function minedSection(rounds) {
     trendChart({
       title: "Mined share of wrong answers by round", description: "Of their tokens, and of their gradient mass (the sum of 1 − p).",
       series: series.map(({ name, of }) => ({ name, points: known.map((r) => ({ x: r.round, value: of(r) })) })),
-      format: (value) => `${fixed(0)(100 * value)} %`, floor: 0, ceiling: 1,
+      format: (value) => `${fixed(0)(100 * value)}\u00a0%`, floor: 0, ceiling: 1,
     }),
     table("Mined share by round", [
       { head: "Round", cell: (r) => r.round },
       { head: "of tokens", number: true, cell: (r) => shown(r.mined_token_share, share) },
       { head: "of gradient mass", number: true, cell: (r) => shown(r.mined_gradient_share, share) },
-      { head: "right steps the judges were unsure of", number: true, cell: (r) => shown(r.uncertain_right_share, share) },
+      { head: "right steps: tokens with p < 0.9", number: true, cell: (r) => shown(r.uncertain_right_share, share), title: UNSURE },
     ], known),
-    h("p", { class: "soft small" }, "Of wrong answers. A token's gradient mass is 1 − p: what the policy was sure of carries next to none. ",
+    h("p", { class: "soft small" }, `Of wrong answers. A token's gradient mass is 1 − p, the gradient it would carry at weight 1: next to none where the policy was sure. Last column: ${UNSURE}. `,
       h("a", { href: "#/samples?filter=mined,sure&sort=mined" }, "Samples mined with p > 0.95")),
   );
 }

@@ -33,19 +33,25 @@ function judgeHead({ name, role, threshold }, latency) {
 function stepsSection(sample, focused) {
   const box = h("section", { "aria-label": "Steps", class: "steps" }, h("h2", null, "Steps"));
   if (!sample.steps.length) {
-    const why = sample.reward > 0 ? "Only wrong answers are cut into steps and judged; this one is right." : "This answer is not cut into steps (yet).";
-    return append(box, [h("p", { class: "soft" }, why), written(sample.text)]), box;
+    return append(box, [h("p", { class: "soft" }, whyNoSteps(sample)), written(sample.text)]), box;
   }
   const { judges } = run.overview.run;
   const heads = ["Step", "Text", ...judges.map((judge) => judgeHead(judge, latencyOf(sample, judge.name))), "Decided"];
   const body = h("tbody");
   for (const step of sample.steps) append(body, stepRow(sample, step, judges, focused === step.index));
   append(box, [
-    h("div", { class: "wide", role: "region", "aria-label": "Steps with every judge's verdict", tabindex: "0" },
+    scrolling({ "aria-label": "Steps with every judge's verdict" },
       h("table", { class: "cards steps-table" }, h("caption", { class: "unseen" }, "Steps with every judge's verdict"),
         h("thead", null, h("tr", null, heads.map((head) => h("th", { scope: "col" }, head)))), body)),
   ]);
   return box;
+}
+
+function whyNoSteps(sample) {
+  if (sample.reward > 0) return "Only wrong answers are cut into steps and judged; this one is right.";
+  if (isKnown(sample.drop) && sample.drop !== "waiting") return `This answer was dropped (${plain(sample.drop)}), so it was never cut into steps.`;
+  if (sample.drop === "waiting") return "This answer is not cut into steps yet.";
+  return "The run has no steps of this answer.";
 }
 
 function stepRow(sample, step, judges, isFocused) {
@@ -84,13 +90,13 @@ function judgeCell(judge, verdict) {
   const details = verdict && (verdict.raw || verdict.reason);
   return h("td", { "data-name": judge }, verdictCell(verdict), verdictWords(verdict),
     verdict && verdict.reason ? h("div", { class: "reason", dir: "auto" }, visible(verdict.reason.length > 300 ? `${verdict.reason.slice(0, 300)}…` : verdict.reason)) : null,
-    details ? h("details", null, h("summary", null, "its answer"), moreOf(verdict)) : null);
+    details ? h("details", null, h("summary", null, "the judge's reply"), moreOf(verdict)) : null);
 }
 
 function moreOf(verdict) {
   return [
     verdict.reason.length > 300 && h("p", { class: "small" }, "Reason: ", visible(verdict.reason)),
-    verdict.raw && [h("p", { class: "small soft" }, "The answer as it came:"), written(verdict.raw, { class: "raw" })],
+    verdict.raw && [h("p", { class: "small soft" }, "The reply as it came:"), written(verdict.raw, { class: "raw" })],
   ];
 }
 

@@ -1,4 +1,4 @@
-// The overview's other sections: judges, agreement, drift, push, events, configuration, cost.
+// The overview's other sections: judges, agreement, change by training, push, events, configuration, cost.
 
 function judgesSection(overview) {
   const measured = overview.rounds.flatMap((round) => round.judges.map((of) => ({ round: round.round, ...of }))).filter(saysSomething);
@@ -17,7 +17,8 @@ function judgesSection(overview) {
           h("figure", null, h("figcaption", null, "Recall: of the right steps, how many it calls right"), chart("recall", "Recall of judges by round")))
       : h("p", { class: "soft" }, "No judge measures the others in this run, so precision and recall are not known."),
     judgesTable(measured),
-    h("p", { class: "soft small" }, "▼ marks a fall against the round before. Numbers of steps by status are verdicts that never came; they are neither right nor wrong."),
+    h("p", { class: "soft small" }, "▼ marks a fall against the round before. Steps asked: all steps the judge was given. Steps compared: those of them whose truth is known, without last steps. ",
+      "A missing verdict (unparsable, refused, timeout, engine lost) does not count in precision, but lowers recall: a right step without a verdict was not called right."),
   ];
 }
 
@@ -35,8 +36,8 @@ function judgesTable(measured) {
     { head: "Precision", number: true, cell: rate("precision") },
     { head: "Recall", number: true, cell: rate("recall") },
     { head: "F1", number: true, cell: rate("f1") },
-    { head: "Steps compared", number: true, cell: (of) => shown(of.num_steps, num) },
-    { head: "Steps asked", number: true, cell: (of) => shown(of.num_asked, num) },
+    { head: "Steps compared", number: true, cell: (of) => shown(of.num_steps, num), title: "steps whose truth is known, without last steps" },
+    { head: "Steps asked", number: true, cell: (of) => shown(of.num_asked, num), title: "all steps the judge was given" },
     { head: "Verdicts missing", cell: (of) => missingCounts(of.num_missing) },
   ], sorted);
 }
@@ -65,7 +66,7 @@ function agreementSection(rounds) {
       { head: "Agree", number: true, cell: (of) => shown(of.agreement, share) },
       { head: "κ", number: true, cell: (of) => shown(of.kappa, fixed(2)), title: "Cohen's kappa: agreement beyond chance" },
       { head: "Steps", number: true, cell: (of) => shown(of.num_steps, num) },
-      { head: "Disputed", number: true, cell: (of) => shown(of.num_disputed, (n) => h("a", { href: `#/samples?round=${of.round}&filter=disputed&sort=dispute` }, num(n))) },
+      { head: "Steps disputed", number: true, title: "steps on which the two differ; the link lists the samples that have some", cell: (of) => shown(of.num_disputed, (n) => h("a", { href: `#/samples?round=${of.round}&filter=disputed&sort=dispute` }, num(n))) },
     ], pairs),
   ];
 }
@@ -83,10 +84,10 @@ function driftSection(rounds) {
       h("figure", null, h("figcaption", null, "Entropy at the end of each round's training (nats)"),
         trendChart({ title: "Entropy", description: "Last optimiser steps of each round.", format: brief,
           series: [{ name: "entropy", points: known.map((r) => ({ x: r.round, value: r.drift.entropy_last })) }] }))),
-    table("Drift, entropy, loss by round", [
+    table("Change by training, entropy, loss by round", [
       { head: "Round", cell: (r) => r.round },
-      { head: "Trainer against sampler, mean", number: true, cell: (r) => shown(r.drift.reference_vs_sampler_mean, brief), title: "nats per token" },
-      { head: "largest", number: true, cell: (r) => shown(r.drift.reference_vs_sampler_max, brief) },
+      { head: "Drift (trainer against sampler), mean", number: true, cell: (r) => shown(r.drift.reference_vs_sampler_mean, brief), title: "nats per token" },
+      { head: "Drift, largest", number: true, cell: (r) => shown(r.drift.reference_vs_sampler_max, brief) },
       ...groups.map((name) => ({ head: `Δ ${name}`, number: true, cell: (r) => shown(delta(r, name), brief) })),
       { head: "Entropy", number: true, cell: (r) => fromTo(r.drift.entropy_first, r.drift.entropy_last) },
       { head: "Loss", number: true, cell: (r) => fromTo(r.drift.loss_first, r.drift.loss_last) },
@@ -101,9 +102,9 @@ function pushSection(rounds) {
   const pushed = rounds.filter((round) => round.push);
   if (!pushed.length) return h("p", { class: "soft" }, "No weights were pushed yet.");
   return [
-    table("Push proofs by round", [
+    table("Weight pushes by round", [
       { head: "Round", cell: (r) => r.round },
-      { head: "Way", cell: (r) => shown(r.push.method, plain) },
+      { head: "Backend", cell: (r) => shown(r.push.method, plain) },
       { head: "Members", number: true, cell: (r) => shown(r.push.num_members, num) },
       { head: "Canaries", cell: (r) => shown(r.push.canaries, String) },
       { head: "Worst difference (nats)", number: true, cell: (r) => shown(r.push.worst_nats, brief) },
@@ -144,6 +145,7 @@ function configSection(config) {
   return [
     h("label", { class: "toggle" }, h("input", { type: "checkbox", id: "only-differs", checked: configShown.onlyDiffering, onchange: toggle }), " Only what differs from the defaults"),
     box,
+    h("p", { class: "soft small" }, "The section ", h("code", null, "storage"), " is not shown: it may hold keys."),
   ];
 }
 
@@ -166,6 +168,7 @@ function costSection(rounds) {
       { head: "Tokens generated", number: true, cell: (r) => shown(r.cost.generated_tokens, num) },
       { head: "Money", number: true, cell: (r) => shown(r.cost.money, fixed(2)) },
     ], known),
+    h("p", { class: "soft small" }, "A round's time includes start-up and waits; the chart of pools leaves start-up out."),
     calls.length > 0 && table("Calls of judges", [
       { head: "Judge", cell: (of) => of.judge },
       { head: "Round", number: true, cell: (of) => of.round },

@@ -1,8 +1,8 @@
-// Token heat: each token of the answer shaded by a quantity that can be chosen.
+// The tokens: each token of the answer shaded by a quantity that can be chosen.
 
 const QUANTITIES = {
   p: ["p", "probability the policy gave the token when it drew it", 0],
-  mass: ["gradient mass", "1 − p: how much gradient the token carries", 0],
+  mass: ["gradient mass", "1 − p: how much gradient the token would carry at weight 1", 0],
   drift: ["drift", "trainer's log-probability minus the sampler's, in nats", null],
   p_after: ["p after training", "probability that the weights trained in this round give the token", 0],
   p_change: ["change of p", "p after training minus p when the token was drawn", null],
@@ -14,7 +14,7 @@ const AFTER = ["p_after", "p_change"];
 const heatShown = { quantity: "mass" };
 
 function heatSection(sample) {
-  const box = h("section", { class: "heat", "aria-label": "Token heat" }, h("h2", null, "Token heat"));
+  const box = h("section", { class: "heat", "aria-label": "Tokens" }, h("h2", null, "Tokens"));
   if (!sample.tokens) {
     append(box, h("p", { class: "soft" }, "Values by token are not in this document."));
     return append(box, written(sample.text)), box;
@@ -117,6 +117,7 @@ function tokenWords(sample, at) {
 function heatLegend(quantity, values, scale) {
   const known = values.filter(isKnown);
   const least = known.reduce((a, b) => Math.min(a, b), Infinity), most = known.reduce((a, b) => Math.max(a, b), -Infinity);
+  if (known.length && least === 0 && most === 0) return h("p", { class: "soft small" }, `${QUANTITIES[quantity][1]}. Here all values are 0.`);
   const step = (part, side) => h("span", { class: `token ${side}`, style: { "--heat": String(part) } }, brief(side === "below" ? -part * scale : part * scale));
   return h("p", { class: "soft small" }, `${QUANTITIES[quantity][1]}. Here from ${brief(least)} to ${brief(most)}. `,
     least < 0 && [step(1, "below"), " ", step(0.5, "below"), " "], step(0, "above"), " ", step(0.5, "above"), " ", step(1, "above"),

@@ -5,19 +5,19 @@ const LETTERS = {
   d: ["disputed", "the judges disagree"],
   x: ["wrong", "the judges call it wrong: not mined"],
   "?": ["verdict missing", "a judge said nothing usable: not mined, and not called wrong"],
-  e: ["last step", "it holds the answer and is never mined"],
+  e: ["last step", "the last step, never mined"],
   ".": ["not judged yet", "its verdicts are still to come"],
 };
 
 const VERDICT_WORDS = {
-  unparsable: "its answer could not be read",
+  unparsable: "the judge's reply could not be read",
   refused: "it declined, or the step is beyond its context",
   timeout: "it ran out of time",
   engine_lost: "its engine was lost",
 };
 
 const OUTCOME_WORDS = {
-  verified: "verified",
+  verified: "checked",
   no_answer: "no answer found",
   truncated: "cut off at the token limit",
   engine_lost: "engine lost, no reward",
@@ -29,6 +29,12 @@ const OUTCOME_WORDS = {
 const STATE_WORDS = { running: "running", done: "finished", stopped: "stopped" };
 
 const ROUND_WORDS = { base: "before training", done: "finished", "under way": "under way", stopped: "stopped" };
+
+/** How checking went; of an answer that was checked, what came out. */
+function outcomeWords({ status, reward }) {
+  const words = OUTCOME_WORDS[status] || plain(status);
+  return status === "verified" && isKnown(reward) ? `${words}: ${reward > 0 ? "right" : "wrong"}` : words;
+}
 
 /** Why a sample is dropped, in words: as the overview says it, else the reason's own name. */
 function dropWords(reason) {

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.errors import DataError
+from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.watch.view import bundle as bundles
 from bcpg_cluster.watch.view.as_json import plain
 from bcpg_cluster.watch.view.bundle import bundle
@@ -48,6 +49,18 @@ def test_the_whole_run_is_inside(source: RunSource, parts: PageParts):
     prompt = source.shard(2, 0).samples[3]
     view = plain(source.sample(2, prompt.prompt_id, prompt.sample))
     assert found["samples"][f"2/{prompt.prompt_id}/{prompt.sample}"] == view
+
+
+def test_no_directory_and_no_key_of_this_machine_is_inside(finished_run: Any, parts: PageParts):
+    config = load_run_config(finished_run.directory)
+    prompts = config.prompts.model_copy(update={"train": "/home/me/x/train.jsonl"})
+    storage = config.storage.model_copy(update={"options": {"key": "hidden-key"}})
+    told = config.model_copy(update={"prompts": prompts, "storage": storage})
+    overview = content(bundle(RunSource(finished_run.directory, lambda: told, is_alone=True), parts).page)["overview"]
+    values = {line["key"]: line["value"] for line in overview["config"]}
+    assert values["prompts.train"] == "train.jsonl"
+    for hidden in ("/home/me", "hidden-key", str(finished_run.directory.parent)):
+        assert hidden not in json.dumps(overview)
 
 
 def test_chosen_rounds(source: RunSource, parts: PageParts):

@@ -52,10 +52,10 @@ def test_all_voters_must_call_it_right(make_config: Callable[..., Config]):
     )
     rule = "(all voters must call it right)"
     assert found == [
-        Decision(1, f"Both voters call it right {rule}: its tokens are mined.", True),
-        Decision(0, f"llm calls it wrong {rule}: not mined."),
-        Decision(0, f"prm gave no verdict (timeout), which counts against it {rule}: not mined."),
-        Decision(0, f"llm and prm call it wrong {rule}: not mined."),
+        Decision(1, f"Both voters call it right {rule}.", True),
+        Decision(0, f"llm calls it wrong {rule}."),
+        Decision(0, f"prm gave no verdict (timeout), which counts against it {rule}."),
+        Decision(0, f"llm and prm call it wrong {rule}."),
         Decision(1, LAST),
     ]
 
@@ -79,16 +79,14 @@ def test_other_rules_name_those_who_call_it_right(
 ):
     config = voters(make_config, "a", "b", "c", **weigh)
     verdicts = {name: said(name, label, 0) for name, label in zip("abc", labels, strict=True)}
-    assert decisions(ID, 2, verdicts, config)[0] == Decision(1, f"{words}: its tokens are mined.", True)
+    assert decisions(ID, 2, verdicts, config)[0] == Decision(1, f"{words}.", True)
 
 
 def test_weighted_votes_give_their_log_odds(make_config: Callable[..., Config]):
     config = voters(make_config, "a", "b", rule="weighted", accuracies={"a": 0.75, "b": 0.5})
     first = decisions(ID, 2, {"a": said("a", 1, 1), "b": said("b", 0, 0)}, config)[0]
     # ln(0.75 / 0.25) = 1.0986; a judge of accuracy 1/2 weighs nothing
-    assert first.rule == (
-        "b calls it wrong; a calls it right (weighted: log-odds +1.10, above 0 is mined): its tokens are mined."
-    )
+    assert first.rule == ("b calls it wrong; a calls it right (weighted: log-odds +1.10, above 0 is mined).")
 
 
 def test_left_out_judges_are_not_counted(make_config: Callable[..., Config]):
@@ -96,7 +94,7 @@ def test_left_out_judges_are_not_counted(make_config: Callable[..., Config]):
     first = decisions(ID, 2, {"a": said("a", 1, 1), "b": said("b", VerdictStatus.REFUSED, 1)}, config)[0]
     assert first == Decision(
         1,
-        "b gave no verdict (refused), and is left out of the count (all voters must call it right): its tokens are mined.",
+        "b gave no verdict (refused), and is left out of the count (all voters must call it right).",
         True,
     )
 
@@ -104,15 +102,22 @@ def test_left_out_judges_are_not_counted(make_config: Callable[..., Config]):
 def test_the_prefix_ends_at_the_first_step_that_is_not_right(make_config: Callable[..., Config]):
     config = voters(make_config, "a", mine="prefix")
     found = decisions(ID, 4, {"a": said("a", 1, 0, 1, 0)}, config)
-    assert found[0].rule == "a calls it right (all voters must call it right): its tokens are mined."
-    assert found[2] == Decision(1, "Right, but after step 1, the first that is not (weigh.mine: prefix): not mined.")
+    assert found[0].rule == "a calls it right (all voters must call it right)."
+    assert found[2] == Decision(1, "Right, but after step 1, the first that is not (weigh.mine: prefix).")
 
 
 def test_a_label_that_was_turned_over_says_so(make_config: Callable[..., Config]):
     config = voters(make_config, "a", flip_rate=1.0)
     found = decisions(ID, 3, {"a": said("a", 1, 0, 0)}, config)
     assert found == [
-        Decision(0, "Turned over at random (weigh.flip_rate 1): not mined."),
-        Decision(1, "Turned over at random (weigh.flip_rate 1): its tokens are mined.", True),
+        Decision(0, "Turned over at random (weigh.flip_rate 1)."),
+        Decision(1, "Turned over at random (weigh.flip_rate 1).", True),
         Decision(0, LAST),
     ]
+
+
+def test_the_last_step_of_an_answer_that_was_cut_off_states_nothing(make_config: Callable[..., Config]):
+    config = voters(make_config, "a")
+    for verdicts in (said("a", 1, 1), None):
+        last = decisions(ID, 2, {"a": verdicts}, config, is_cut_off=True)[-1]
+        assert last.rule == "The last step is never mined (the answer was cut off)."

@@ -28,7 +28,7 @@ def test_the_round_in_which_a_judge_got_worse(visit: Visit):
             "[...document.querySelectorAll('#at-judges tbody tr')].find(row => row.querySelector('.fell')).innerText.split('\\t')"
         )
     assert "Precision" in text
-    assert row[:4] == ["llm", "2", "truth", "88.0 % ▼ 7.0"]
+    assert row[:4] == ["llm", "2", "truth", "88.0\u00a0% ▼ 7.0"]
 
 
 def test_a_wrong_answer_whose_right_steps_were_spared(visit: Visit):
@@ -56,10 +56,14 @@ def test_why_samples_were_dropped(visit: Visit):
         page.wait_for("document.querySelectorAll('[data-row]').length === 2")
 
 
-def test_what_share_of_the_gradient_mined_tokens_carried(visit: Visit):
+def test_what_share_of_the_gradient_mined_tokens_hold(visit: Visit):
     with visit() as page:
-        follow(page, "What share of the gradient mined tokens carried")
+        follow(page, "What share of the gradient mined tokens hold")
         rows = page.evaluate(
             "[...document.querySelectorAll('#at-mined tr')].map(row => [...row.children].slice(0, 3).map(cell => cell.innerText))"
         )
-    assert rows == [["Round", "of tokens", "of gradient mass"], ["1", "65.0 %", "60.0 %"], ["2", "75.0 %", "70.0 %"]]
+    assert rows == [
+        ["Round", "of tokens", "of gradient mass"],
+        ["1", "65.0\u00a0%", "60.0\u00a0%"],
+        ["2", "75.0\u00a0%", "70.0\u00a0%"],
+    ]

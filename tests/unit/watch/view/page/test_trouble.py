@@ -79,6 +79,47 @@ def test_a_sample_without_log_probs_says_what_is_not_known(visit: Visit):
         assert "gradient mass (not known)" in page.text()
 
 
+@pytest.mark.parametrize(
+    ("drop", "words"),
+    [
+        ("waiting", "This answer is not cut into steps yet."),
+        ("all_wrong", "This answer was dropped (all wrong), so it was never cut into steps."),
+        (None, "The run has no steps of this answer."),
+    ],
+)
+def test_an_answer_without_steps_says_why(visit: Visit, tmp_path: Path, drop: str | None, words: str):
+    run = documents()
+    run["samples"]["2/long/0"] |= {"drop": drop, "text": "9"}
+    file = tmp_path / "uncut.html"
+    file.write_text(document_page(run), "utf-8")
+    with visit("#/sample/2/long/0", of=file) as page:
+        assert words in page.text()
+
+
+def test_tokens_whose_values_are_all_0_have_no_scale(visit: Visit, tmp_path: Path):
+    run = documents()
+    tokens = run["samples"][f"1/{PROMPT}/1"]["tokens"]
+    tokens["drift"] = [0.0] * len(tokens["text"])
+    file = tmp_path / "zeros.html"
+    file.write_text(document_page(run), "utf-8")
+    with visit(f"#/sample/1/{quoted(PROMPT)}/1", of=file) as page:
+        page.click("[name=quantity][value=drift]")
+        page.wait_for("document.querySelector('.heat').innerText.includes('Here all values are 0.')")
+
+
+def test_small_numbers_are_written_out(visit: Visit, tmp_path: Path):
+    run = documents()
+    for of in run["overview"]["rounds"]:
+        of["cost"]["round_s"] = 0.0006
+        if of["push"]:
+            of["push"]["worst_nats"] = 0.00097
+    file = tmp_path / "small.html"
+    file.write_text(document_page(run), "utf-8")
+    with visit("", of=file) as page:
+        assert "0.6 ms" in page.evaluate("document.getElementById('at-cost').innerText")
+        assert "0.00097" in page.evaluate("document.getElementById('at-push').innerText")
+
+
 def test_a_part_that_cannot_be_drawn_leaves_the_others(visit: Visit, tmp_path: Path):
     run = documents()
     run["overview"]["rounds"][1]["agreement"] = [{"judges": None}]

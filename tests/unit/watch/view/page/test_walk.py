@@ -74,6 +74,8 @@ def test_by_keyboard_alone(visit: Visit):
         page.wait_for(at(f"#/sample/1/{quoted(PROMPT)}/2"))
         page.press("g")
         page.wait_for(at(f"#/group/1/{quoted(PROMPT)}"))
+        page.press("Escape")  # back to the sample the group was opened from
+        page.wait_for(at(f"#/sample/1/{quoted(PROMPT)}/2"))
         page.press("Escape")
         page.wait_for(at("#/samples"))
         page.wait_for(f"{FOCUSED}.dataset.row")  # where the list was left
@@ -135,6 +137,24 @@ def test_filters_search_and_sort_are_in_the_address(visit: Visit):
         page.click("[data-filter=right]")  # right replaces wrong
         page.wait_for("document.querySelector('.count').innerText.startsWith('2 of')")
         assert page.evaluate("location.hash") == "#/samples?round=1&text=1+%2B+1&filter=right&sort=length"
+
+
+def test_all_filters_are_cleared_at_once_and_the_order_stays(visit: Visit):
+    with visit("#/samples?round=1&filter=wrong&text=zzz&sort=length") as page:
+        assert count(page) == "0 of 5 samples"
+        page.click(".clear")
+        page.wait_for(at("#/samples?sort=length"))
+        assert count(page) == "10 of 10 samples"
+        assert (
+            page.evaluate("document.getElementById('pick-text').value + document.getElementById('pick-round').value")
+            == ""
+        )
+        assert page.evaluate("document.querySelector('.clear')") is None
+
+
+def test_the_outcome_of_a_wrong_answer_is_that_it_is_wrong(visit: Visit):
+    with visit(f"#/sample/1/{quoted(PROMPT)}/1") as page:
+        assert "checked: wrong" in page.evaluate("document.querySelector('.facts').innerText")
 
 
 def test_the_focus_returns_to_the_row_and_stays_where_it_is_put(visit: Visit, go: Callable[..., None]):
