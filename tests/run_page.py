@@ -119,7 +119,11 @@ def _step(index: int, text: str, **known: Any) -> dict[str, Any]:
     step = {
         "index": index, "text": text, "is_last": False, "mined": False, "consensus": None, "rule": "", "dispute": 0.0,
         "weight": 1.0, "verdicts": [_verdict("llm", 1), _verdict("prm", 1, score=0.99), _truth(1)], "hand": None,
+        "note": "",
     } | known  # fmt: skip
+    is_missing = any(verdict["status"] != "judged" for verdict in step["verdicts"])
+    words = {"e": step["is_last"], "?": is_missing, "d": step["dispute"] > 0, "m": step["mined"], "x": True}
+    step["letter"] = next(letter for letter, is_so in words.items() if is_so)
     truth = {verdict["judge"]: verdict["label"] for verdict in step["verdicts"] if verdict["role"] == "measure"}
     return step | {"truth": truth, "weight_x_advantage": -0.5 * step["weight"]}
 

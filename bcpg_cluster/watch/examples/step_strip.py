@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Step, Verdict
 from bcpg_cluster.store.rows import WeightedRow
-from bcpg_cluster.watch.view.samples import LETTER_WORDS, labels_at, step_dispute, step_letter
+from bcpg_cluster.watch.view.samples import LETTER_WORDS, step_letters
 
 
 def step_strip(
@@ -17,16 +17,10 @@ def step_strip(
 
     Args:
         said: by judge, a verdict a step; judges that have not come to the response are left out.
-        row: the response's own. Without one (a rival has no weights) a step that all voters call right counts as mined.
+        row: the response's own; ``None`` for a rival, which has no weights.
     """
     known = {name: said.get(name) for name in config.judges}
-    letters = []
-    for index, step in enumerate(steps):
-        of_voters = labels_at(known, config.voters, index, config).values()
-        is_mined = all(label == 1 for label in of_voters) if row is None else any(row.mined[step.start : step.end])
-        is_last, apart = index == len(steps) - 1, step_dispute(known, index, config)
-        letters.append(step_letter(known, index, config, is_mined, apart, is_last=is_last))
-    return "".join(letters)
+    return step_letters(steps, known, None if row is None else row.mined, config)
 
 
 def state_words(letter: str, step: Step, row: WeightedRow) -> str:

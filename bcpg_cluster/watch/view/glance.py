@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from bcpg_cluster.errors import BcpgError
+from bcpg_cluster.errors import BcpgError, StoreError
 from bcpg_cluster.watch.view.overview.overview import RunSeen
 from bcpg_cluster.watch.view.overview.records import Answer, Round
 from bcpg_cluster.watch.view.overview.start_here import answer_from_sample, answers_from_rounds, candidates
@@ -61,12 +61,14 @@ class Glance:
         small = _smallest(seen, of.round)[:1]
         if of.drift is None or not small or small[0][1] > _MOST_BYTES // 4:
             return of
-        key = of.round, small[0][0], tuple(sorted(seen.shards.get((of.round, "reference"), {})))
+        key = of.round, small[0][0], _attempts(seen, of.round, small[0][0])
         if key not in self._distances:
             try:
                 self._distances[key] = self._shards.distance(of.round, small[0][0])
-            except BcpgError:  # the source makes a notice of it
+            except StoreError:  # the source makes a notice of it
                 self._distances[key] = None
+            except BcpgError:  # a store that does not answer is asked again at the next look
+                return of
         mean, largest = self._distances[key] or (None, None)
         return replace(of, drift=replace(of.drift, reference_vs_sampler_mean=mean, reference_vs_sampler_max=largest))
 
@@ -91,6 +93,16 @@ class Glance:
                     self._answers[key] = answer_from_sample(key, view)
         except BcpgError:
             return  # likewise
+
+
+def _attempts(seen: RunSeen, round_: int, shard: int) -> tuple[tuple[str, int, str], ...]:
+    """All pieces that a shard's distance is worked out from: a stage that ran again has others under the same numbers."""
+    return tuple(
+        (table, piece, receipt.attempt)
+        for table in ("rollouts", "weighted", "reference")
+        for piece, receipt in sorted(seen.shards.get((round_, table), {}).items())
+        if piece == shard or table == "reference"  # whose pieces are cut by trainer rank
+    )
 
 
 def _smallest(seen: RunSeen, round_: int) -> list[tuple[int, int]]:

@@ -7,8 +7,10 @@ its raw scores and its labels). Lines of other runs in the same file stay as the
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from bcpg_cluster.errors import DataError
 from bcpg_cluster.records import SampleId
 from bcpg_cluster.store.whole_files import make_parents, write_whole
 from bcpg_cluster.watch.view.as_json import to_json_line
-from bcpg_cluster.watch.view.sample_records import SampleView
+from bcpg_cluster.watch.view.sample_records import ByHand, SampleView
 
 _RULE = "a file of hand labels holds JSON lines that `bcpg-cluster view` wrote"
 MOST_NOTE = 2000
@@ -54,19 +56,31 @@ class HandStep:
 class LabelFile:
     """The labels of one run in a file. Of two on one step the later counts; the file is always whole.
 
+    Several may write one file: each reads it again before it writes, and they take turns at a hidden file beside it.
+
     Raises:
         DataError: the file is there and is something else.
     """
 
     def __init__(self, path: Path, run: str) -> None:
         self.path, self._run = path, run
-        self._lines: dict[str, dict[str, Any]] = {str(entry["id"]): entry for entry in _entries(path)}
+        self._lines = _lines(path)
 
-    def of(self, id_: SampleId) -> dict[int, int]:
-        """By step, the label a person gave."""
+    def of(self, id_: SampleId, steps: Sequence[str]) -> dict[int, ByHand]:
+        """By step, what a person said of it; nothing where the labels are of other steps (the round was cut again since).
+
+        Args:
+            steps: the texts of the sample's steps as they are now.
+        """
         entry = self._lines.get(self._name(id_))
-        labels = [] if entry is None else entry["labels"]
-        return {index: label for index, label in enumerate(labels) if label is not None}
+        if entry is None or entry["steps"] != list(steps):
+            return {}
+        notes = _notes(entry)
+        return {
+            index: ByHand(label, notes.get(str(index), ""))
+            for index, label in enumerate(entry["labels"])
+            if label is not None
+        }
 
     @property
     def num_labels(self) -> int:
@@ -75,13 +89,15 @@ class LabelFile:
         return sum(label is not None for entry in entries for label in entry["labels"])
 
     def put(self, given: HandLabel, view: SampleView) -> None:
-        """Take a label in and write the file.
+        """Take a label in and write the file. A step keeps its note until it gets another or its label is taken back.
+
+        Labels of the sample's steps as they were before the round was cut again give way.
 
         Args:
             view: the sample it is about.
 
         Raises:
-            DataError: the sample has no such step, or the label is none of 0, 1 and ``None``.
+            DataError: the sample has no such step, the label is none of 0, 1 and ``None``, or the file has become something else.
         """
         if not 0 <= given.step < len(view.steps) or given.label not in (0, 1, None):
             raise DataError(
@@ -91,23 +107,34 @@ class LabelFile:
                 remedy="label a step that the page shows",
             )
         name = self._name(given.id)
-        before = self._lines.get(name)
         entry = _entry(name, self._run, view)
-        if before is not None:
-            entry["labels"], entry["notes"] = [*before["labels"]], dict(before.get("notes", {}))
-        entry["labels"][given.step] = given.label
-        entry["notes"].pop(str(given.step), None)
-        if given.note and given.label is not None:
-            entry["notes"][str(given.step)] = given.note[:MOST_NOTE]
-        lines = {**self._lines, name: entry}
-        if all(label is None for label in entry["labels"]):
-            del lines[name]
         make_parents(self.path)
-        write_whole(self.path, b"".join(map(to_json_line, lines.values())))
+        with _turn(self.path):
+            lines = _lines(self.path)
+            before = lines.get(name)
+            if before is not None and before["steps"] == entry["steps"]:
+                entry["labels"], entry["notes"] = [*before["labels"]], _notes(before)
+            entry["labels"][given.step] = given.label
+            if given.label is None:
+                entry["notes"].pop(str(given.step), None)
+            elif given.note:
+                entry["notes"][str(given.step)] = given.note[:MOST_NOTE]
+            lines[name] = entry
+            if all(label is None for label in entry["labels"]):
+                del lines[name]
+            write_whole(self.path, b"".join(map(to_json_line, lines.values())))
         self._lines = lines
 
     def _name(self, id_: SampleId) -> str:
         return f"{self._run}/{id_.round}/{id_.prompt_id}/{id_.sample}"
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Those that write the file wait for one another. The hidden file stays: one that goes would be locked by two at once."""
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _entry(name: str, run: str, view: SampleView) -> dict[str, Any]:
@@ -180,6 +207,15 @@ def hand_steps(entry: dict[str, Any], judge: str) -> list[HandStep]:
         for index, (score, label) in enumerate(zip(scores, entry["labels"], strict=True))
         if label is not None
     ]
+
+
+def _notes(entry: dict[str, Any]) -> dict[str, str]:
+    notes = entry.get("notes")
+    return dict(notes) if isinstance(notes, dict) else {}
+
+
+def _lines(path: Path) -> dict[str, dict[str, Any]]:
+    return {str(entry["id"]): entry for entry in _entries(path)}
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ from bcpg_cluster.stages.judge.answer_schema import parse_reasons
 from bcpg_cluster.stages.weigh.consensus import vote_label
 from bcpg_cluster.watch.view.records import SampleSummary
 from bcpg_cluster.watch.view.rule_words import Decision, decisions
-from bcpg_cluster.watch.view.sample_records import SampleView, StepView, TokenColumns, VerdictView
-from bcpg_cluster.watch.view.samples import labels_at, step_dispute
+from bcpg_cluster.watch.view.sample_records import ByHand, SampleView, StepView, TokenColumns, VerdictView
+from bcpg_cluster.watch.view.samples import labels_at, step_dispute, step_letters
 from bcpg_cluster.watch.view.shard_tables import ShardTables, ids_of, lists_of
 
 NOT_STORED = (
@@ -44,7 +44,7 @@ def sample_view(
     line: SampleSummary,
     *,
     reference: np.ndarray | None = None,
-    hand: Mapping[int, int] | None = None,
+    hand: Mapping[int, ByHand] | None = None,
 ) -> SampleView:
     """One sample of a shard.
 
@@ -52,7 +52,7 @@ def sample_view(
         tables: read in full.
         line: the sample's line in the shard's list.
         reference: the trainer's log-probs of its tokens, in nats; ``None`` where there are none.
-        hand: labels a person gave, by step.
+        hand: what a person said, by step.
     """
     id_ = SampleId(tables.round, line.prompt_id, line.sample)
     place = ids_of(tables.rollouts).index(id_)
@@ -125,7 +125,7 @@ def _steps(
     tables: ShardTables,
     config: Config,
     row: _Row | None,
-    hand: Mapping[int, int],
+    hand: Mapping[int, ByHand],
     *,
     is_cut_off: bool,
 ) -> tuple[StepView, ...]:
@@ -134,6 +134,7 @@ def _steps(
         return ()
     verdicts = {name: (of_judge or {}).get(id_) for name, of_judge in tables.verdicts.items()}
     measures = [name for name, judge in config.judges.items() if judge.role == "measure"]
+    letters = step_letters(steps, verdicts, None if row is None else row.mined, config)
     decided = decisions(id_, len(steps), verdicts, config, is_cut_off=is_cut_off)
     said = {
         name: _verdicts(name, of_judge, config, _latency_s(tables.receipts.get(f"verdicts.{name}")))
@@ -151,6 +152,7 @@ def _steps(
             dispute=0.0 if index == len(steps) - 1 else step_dispute(verdicts, index, config),
             verdicts=tuple(of_judge[index] for of_judge in said.values()),
             truth=labels_at(verdicts, measures, index, config),
+            letter=letters[index],
             hand=hand.get(index),
         )
         for index, step in enumerate(steps)
@@ -168,7 +170,8 @@ def _step(
     dispute: float,
     verdicts: tuple[VerdictView, ...],
     truth: dict[str, int | None],
-    hand: int | None,
+    letter: str,
+    hand: ByHand | None,
 ) -> StepView:
     weights = set() if row is None else set(row.weights[step.start : step.end].tolist())
     weight = weights.pop() if len(weights) == 1 else None
@@ -186,7 +189,9 @@ def _step(
         None if weight is None or row is None else round(weight * row.advantage, _DIGITS) + 0.0,
         verdicts,
         truth,
-        hand,
+        letter,
+        None if hand is None else hand.label,
+        "" if hand is None else hand.note,
     )
 
 

@@ -32,6 +32,14 @@ class VerdictView:
 
 
 @dataclass(frozen=True, slots=True)
+class ByHand:
+    """What a person said of a step: 1 right, 0 wrong, and why, in the person's words (may be empty)."""
+
+    label: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StepView:
     """One step of a wrong response.
 
@@ -43,7 +51,9 @@ class StepView:
         dispute: how far the judges are apart, 0 to 1.
         weight, weight_x_advantage: of its tokens; ``None`` where they differ or the sample is not trained on.
         truth: by judge that measures, its label.
+        letter: as in ``SampleSummary.strip``.
         hand: a person's label.
+        note: what the person wrote to it; empty without one.
     """
 
     index: int
@@ -59,7 +69,9 @@ class StepView:
     weight_x_advantage: float | None
     verdicts: tuple[VerdictView, ...]
     truth: dict[str, int | None]
+    letter: str
     hand: int | None
+    note: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.records import DropReason, SampleId, StopReason, Verdict, VerdictStatus
+from bcpg_cluster.records import DropReason, SampleId, Step, StopReason, Verdict, VerdictStatus
 from bcpg_cluster.stages.weigh.weights import GroupMember, group_advantages, unasked_group
 from bcpg_cluster.watch.report.disagreement import dispute, opinion
 from bcpg_cluster.watch.view.records import SampleSummary, ShardSummary
@@ -146,12 +146,8 @@ class _StepCounts:
         spared = [bool(weights is not None and weights.mined[step.start : step.end].any()) for step in steps]
         measures = [name for name, judge in config.judges.items() if judge.role == "measure"]
         labels = [labels_at(verdicts, measures, index, config) for index in range(len(steps))]
-        letters = [
-            step_letter(verdicts, index, config, spared[index], disputes[index], is_last=index == len(steps) - 1)
-            for index in range(len(steps))
-        ]
         return cls(
-            "".join(letters),
+            step_letters(steps, verdicts, None if weights is None else weights.mined, config),
             sum(value > 0.0 for value in disputes),
             math.fsum(disputes),
             sum(map(is_missing, said)),
@@ -183,23 +179,40 @@ def step_dispute(verdicts: Mapping[str, Sequence[Verdict] | None], index: int, c
     return dispute([opinion((verdicts[name] or ())[index], config.judges[name].threshold) for name in judges])
 
 
-def step_letter(
+def step_letters(
+    steps: Sequence[Step],
     verdicts: Mapping[str, Sequence[Verdict] | None],
-    index: int,
+    mined: Sequence[bool] | np.ndarray | None,
     config: Config,
-    is_spared: bool,
-    apart: float,
-    *,
-    is_last: bool,
 ) -> str:
-    """The letter of one step in the strip (``SampleSummary.strip``). ``apart``: its :func:`step_dispute`."""
+    """One letter a step (``SampleSummary.strip``).
+
+    Args:
+        verdicts: by judge, a verdict a step; ``None`` for a judge that has not come to the response.
+        mined: by token, from the response's own row. Without one (a rival, or an answer that the objective does not train on,
+            has no weights) a step that all voters call right counts as mined.
+    """
+    return "".join(_step_letter(index, steps, verdicts, mined, config) for index in range(len(steps)))
+
+
+def _step_letter(
+    index: int,
+    steps: Sequence[Step],
+    verdicts: Mapping[str, Sequence[Verdict] | None],
+    mined: Sequence[bool] | np.ndarray | None,
+    config: Config,
+) -> str:
     said = [verdicts[name] for name in config.voters]
-    if is_last:
+    if index == len(steps) - 1:
         return "e"
     if any(of_judge is None for of_judge in said):
         return "."
     if any(is_missing(of_judge[index]) for of_judge in said if of_judge is not None):
         return "?"
-    if apart > 0.0:
+    if step_dispute(verdicts, index, config) > 0.0:
         return "d"
-    return "m" if is_spared else "x"
+    if mined is None:
+        is_mined = all(label == 1 for label in labels_at(verdicts, config.voters, index, config).values())
+    else:
+        is_mined = any(mined[steps[index].start : steps[index].end])
+    return "m" if is_mined else "x"

@@ -11,6 +11,7 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,7 +58,10 @@ class Doorkeeper:
 
     def knows_name(self, header: str) -> bool:
         """Whether a Host header names this server. A page elsewhere can have its name resolve here, but cannot be an address."""
-        name = urlsplit(f"//{header}").hostname or ""
+        try:
+            name = urlsplit(f"//{header}").hostname or ""
+        except ValueError:  # a bracket that is not closed
+            return False
         if name in (*_LOCAL, self.host.lower()):
             return True
         return self._is_open_to_all and (_is_address(name) or name == socket.gethostname().lower())
@@ -95,6 +99,10 @@ def view_app(source: RunSource, page: str, policy: str, door: Doorkeeper) -> web
         page: the HTML document.
         policy: its content security policy.
     """
+    scoring = ThreadPoolExecutor(1, "scoring")  # it takes long; the other documents have the loop's own threads
+
+    async def end_scoring(app: web.Application) -> None:
+        scoring.shutdown(wait=False, cancel_futures=True)
 
     async def document(request: web.Request) -> web.StreamResponse:
         return web.Response(text=page, content_type="text/html")
@@ -112,7 +120,8 @@ def view_app(source: RunSource, page: str, policy: str, door: Doorkeeper) -> web
 
     async def after(request: web.Request) -> web.StreamResponse:
         round_, number, prompt = _number(request, "round"), _number(request, "sample"), request.query.get("prompt", "")
-        return _json(await asyncio.to_thread(lambda: to_json(source.after(round_, prompt, number))))
+        work = asyncio.get_running_loop().run_in_executor(scoring, source.after, round_, prompt, number)
+        return _json(to_json(await work))
 
     async def labels(request: web.Request) -> web.StreamResponse:
         given = _label(await _body(request))
@@ -120,6 +129,7 @@ def view_app(source: RunSource, page: str, policy: str, door: Doorkeeper) -> web
         return _json(to_json({"path": str(file.path), "num_labels": file.num_labels}))
 
     app = web.Application(middlewares=[_guard(door, policy)], client_max_size=_MOST_BODY)
+    app.on_cleanup.append(end_scoring)
     app.router.add_get("/", document)
     app.router.add_get("/data/overview.json", overview)
     app.router.add_get("/data/shard.json", shard)
@@ -205,7 +215,7 @@ def _number(request: web.Request, name: str) -> int:
 async def _body(request: web.Request) -> Any:
     try:
         return await request.json()
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of brackets nested by the thousand
         return None
 
 

@@ -142,13 +142,13 @@ def reference_of(
         if len(found) == len(wanted):
             break
         table = read_columns(run_dir, receipt)
-        as_rivals = [
-            None if prompt is None else SampleId(receipt.round, prompt, sample)
-            for prompt, sample in zip(
-                table["rival_prompt_id"].to_pylist(), table["rival_sample"].to_pylist(), strict=True
-            )
+        own = ids_of(table)
+        rivals = zip(table["rival_prompt_id"].to_pylist(), table["rival_sample"].to_pylist(), strict=True)
+        as_rivals = [  # a rival of another prompt (KTO's mismatched responses) was scored after this row's prompt, not its own
+            SampleId(receipt.round, prompt, sample) if prompt == id_.prompt_id else None
+            for id_, (prompt, sample) in zip(own, rivals, strict=True)
         ]
-        sides = (ids_of(table), "reference_logprobs"), (as_rivals, "rival_reference_logprobs")
+        sides = (own, "reference_logprobs"), (as_rivals, "rival_reference_logprobs")
         for ids, column in sides:
             for id_, logprobs in zip(ids, lists_of(table[column]), strict=True):
                 if id_ is not None and id_ in wanted:

@@ -29,7 +29,7 @@ from bcpg_cluster.watch.view.overview.timeline import read_timeline
 from bcpg_cluster.watch.view.records import SampleSummary, ShardSummary
 from bcpg_cluster.watch.view.sample import rounded, sample_view
 from bcpg_cluster.watch.view.sample_records import AfterTraining, SampleView
-from bcpg_cluster.watch.view.samples import summarise
+from bcpg_cluster.watch.view.samples import summarise, weights_of
 from bcpg_cluster.watch.view.shard_tables import (
     ShardTables,
     ids_of,
@@ -77,7 +77,7 @@ class RunSource:
     ) -> None:
         self.run_dir, self.labels = run_dir, labels
         self._load_config, self._is_alone = load_config, is_alone
-        self._turn, self._scoring, self._score = threading.RLock(), threading.Lock(), score
+        self._turn, self._score = threading.RLock(), score
         self._seen: tuple[object, RunSeen] | None = None
         self._lists: OrderedDict[object, ShardSummary] = OrderedDict()
         self._opened: OrderedDict[object, _Opened] = OrderedDict()
@@ -95,7 +95,10 @@ class RunSource:
             rounds = tuple(self._glance.with_distance(of, seen) for of in found.rounds)
             start_here = self._glance.start_here(rounds, seen)
             return replace(
-                found, rounds=rounds, start_here=start_here, notices=(*found.notices, *self._refused.values())
+                found,
+                rounds=rounds,
+                start_here=start_here,
+                notices=(*found.notices, *dict.fromkeys(self._refused.values())),
             )
 
     def shard(self, round_: int, shard: int) -> ShardSummary:
@@ -111,7 +114,10 @@ class RunSource:
             if key not in self._lists:
                 opened = self._opened.get(key)
                 tables = self._read(round_, shard, receipts) if opened is None else opened.tables
-                _keep(self._lists, key, self._list(tables), _KEPT_LISTS)
+                listed = self._list(tables)
+                if self._lacks_table(tables):
+                    return listed
+                _keep(self._lists, key, listed, _KEPT_LISTS)
             self._lists.move_to_end(key)
             return self._lists[key]
 
@@ -141,6 +147,8 @@ class RunSource:
     def after(self, round_: int, prompt_id: str, sample: int) -> AfterTraining:
         """A sample's tokens under the weights that its round trained; worked out for this sample, which takes a while.
 
+        The other documents do not wait for it. To be asked from one thread at a time: no two scores have room side by side.
+
         Raises:
             DataError: there is no such sample, or nothing to score it with.
             UserError: those weights are not there (any more), or too large.
@@ -159,8 +167,7 @@ class RunSource:
         if id_ not in ids:
             raise _no_sample(id_)
         row = table.slice(ids.index(id_), 1).to_pylist()[0]
-        with self._scoring:  # the other documents do not wait for it
-            logprobs = self._score(state, round_, row["prompt_token_ids"], row["token_ids"])
+        logprobs = self._score(state, round_, row["prompt_token_ids"], row["token_ids"])
         p = np.exp(np.minimum(np.array(logprobs), 0.0))
         return AfterTraining(round_, prompt_id, sample, version=round_, p=rounded(p))
 
@@ -244,16 +251,25 @@ class RunSource:
         return receipts
 
     def _read(self, round_: int, shard: int, receipts: Mapping[str, Receipt], *, is_full: bool = False) -> ShardTables:
+        for name in ("", *receipts):
+            self._refused.pop(_place(round_, shard, name), None)
+
         def note(table: str, error: StoreError) -> None:
-            self._refused[f"{round_}/{table}/{shard}"] = f"Round {round_}, shard {shard}: {table} is left out: {error}."
+            self._refused[_place(round_, shard, table)] = (
+                f"Round {round_}, shard {shard}: {table} is left out: {error}."
+            )
 
         try:
             return read_tables(
                 self.run_dir, self.seen().config, round_, shard, receipts, is_full=is_full, on_refused=note
             )
         except StoreError as error:
-            self._refused[f"{round_}/{shard}"] = f"Round {round_}, shard {shard} cannot be shown: {error}."
+            self._refused[_place(round_, shard)] = f"Round {round_}, shard {shard} cannot be shown: {error}."
             raise
+
+    def _lacks_table(self, tables: ShardTables) -> bool:
+        """Whether a table could not be read; another try may find it."""
+        return any(_place(tables.round, tables.shard, name) in self._refused for name in tables.receipts)
 
     def _list(self, tables: ShardTables) -> ShardSummary:
         with _fitting(tables.round, tables.shard):
@@ -266,7 +282,10 @@ class RunSource:
             tables = self._read(round_, shard, receipts, is_full=True)
             listed = self.shard(round_, shard) if key in self._lists else self._list(tables)
             lines = {(line.prompt_id, line.sample): line for line in listed.samples}
-            _keep(self._opened, key, _Opened(tables, lines, self._reference(tables)), _KEPT_TABLES)
+            opened = _Opened(tables, lines, self._reference(tables))
+            if self._lacks_table(tables) or _place(round_, shard, "reference") in self._refused:
+                return opened
+            _keep(self._opened, key, opened, _KEPT_TABLES)
         self._opened.move_to_end(key)
         return self._opened[key]
 
@@ -274,7 +293,8 @@ class RunSource:
         line = opened.lines.get((id_.prompt_id, id_.sample))
         if line is None:
             raise _no_sample(id_)
-        hand = {} if self.labels is None else self.labels.of(id_)
+        steps = [step.text for step in (opened.tables.steps or {}).get(id_, ())]
+        hand = {} if self.labels is None else self.labels.of(id_, steps)
         with _fitting(id_.round, opened.tables.shard):
             return sample_view(opened.tables, self.seen().config, line, reference=opened.reference.get(id_), hand=hand)
 
@@ -287,24 +307,26 @@ class RunSource:
         shards = sorted(seen.shards.get((round_, "weighted"), {}))
         at = shards.index(tables.shard) / len(shards) if tables.shard in shards else 0.0
         nearest = sorted(pieces, key=lambda piece: abs((piece[0] + 0.5) / len(pieces) - at))
-        wanted = set() if tables.weighted is None else set(ids_of(tables.weighted))
+        wanted, place = weights_of(tables)[1], _place(round_, tables.shard, "reference")
+        self._refused.pop(place, None)
         try:
             return reference_of(self.run_dir, [receipt for _, receipt in nearest], wanted)
         except StoreError as error:
-            self._refused[f"{round_}/reference"] = f"Round {round_}: the drift of tokens is left out: {error}."
+            self._refused[place] = f"Round {round_}: the drift of tokens is left out: {error}."
             return {}
 
     def _shard_of(self, round_: int, prompt_id: str) -> int:
         """Where a prompt's samples are. The prompts of each shard are read once."""
         pieces = self.seen().shards.get((round_, "prompts"), {})
         for shard, receipt in sorted(pieces.items()):
-            key = round_, shard, receipt.attempt
+            key, place = (round_, shard, receipt.attempt), _place(round_, shard, "prompts")
             if key not in self._places:
                 try:
                     names = read_columns(self.run_dir, receipt, ["prompt_id"])["prompt_id"].to_pylist()
-                except StoreError as error:
-                    names = []
-                    self._refused[f"{round_}/{shard}"] = f"Round {round_}, shard {shard} cannot be shown: {error}."
+                except StoreError as error:  # another try may find it
+                    self._refused[place] = f"Round {round_}, shard {shard} cannot be shown: {error}."
+                    continue
+                self._refused.pop(place, None)
                 self._places[key] = frozenset(names)
             if prompt_id in self._places[key]:
                 return shard
@@ -346,6 +368,11 @@ def _distance(opened: _Opened) -> tuple[float, float] | None:
         return None
     distances = np.concatenate(pairs)
     return float(distances.mean()), float(distances.max())
+
+
+def _place(round_: int, shard: int, table: str = "") -> str:
+    """What a notice is about; without a table, the shard as a whole."""
+    return f"{round_}/{table}/{shard}"
 
 
 def _key(round_: int, shard: int, receipts: Mapping[str, Receipt]) -> object:

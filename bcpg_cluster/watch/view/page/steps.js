@@ -18,9 +18,6 @@ function verdictWords(verdict) {
   return h("p", { class: "soft small" }, VERDICT_WORDS[verdict.status] ? `No verdict: ${VERDICT_WORDS[verdict.status]}.` : null);
 }
 
-/** The run's judges in their order, whether or not they have judged this sample yet. */
-const voters = () => run.overview.run.judges.filter((judge) => judge.role === "vote");
-
 /** Seconds an answer took the judge, on average over the shard; null where no verdict says. */
 const latencyOf = (sample, judge) =>
   sample.steps.flatMap((step) => step.verdicts).find((verdict) => verdict.judge === judge && isKnown(verdict.latency_s))?.latency_s ?? null;
@@ -77,14 +74,7 @@ function stepCells(sample, step, judges, redraw) {
 }
 
 /** The step's letter as in the strip of the list. */
-function letterOf(step) {
-  const said = voters().map(({ name }) => step.verdicts.find((verdict) => verdict.judge === name));
-  if (step.is_last) return "e";
-  if (!said.length || said.some((verdict) => !verdict)) return ".";
-  if (said.some((verdict) => verdict.status !== "judged")) return "?";
-  if (step.dispute > 0) return "d";
-  return step.mined ? "m" : "x";
-}
+const letterOf = (step) => step.letter;
 
 function judgeCell(judge, verdict) {
   const details = verdict && (verdict.raw || verdict.reason);

@@ -13,7 +13,7 @@ import pytest
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Receipt, VerdictStatus
 from bcpg_cluster.watch.view.sample import sample_view
-from bcpg_cluster.watch.view.sample_records import SampleView
+from bcpg_cluster.watch.view.sample_records import ByHand, SampleView
 from bcpg_cluster.watch.view.samples import summarise
 from bcpg_cluster.watch.view.shard_tables import ShardTables
 
@@ -78,7 +78,7 @@ def test_responses_made_elsewhere_have_no_probabilities(make_tables: Callable[..
 
 
 def test_steps_by_hand(make_tables: Callable[..., ShardTables], config: Config):
-    found = view(make_tables(), config, hand={1: 1})
+    found = view(make_tables(), config, hand={1: ByHand(1, "it is")})
     first, second, last = found.steps
     assert [step.mined for step in found.steps] == [True, False, False]
     assert [step.consensus for step in found.steps] == [1, 0, 0]
@@ -89,6 +89,8 @@ def test_steps_by_hand(make_tables: Callable[..., ShardTables], config: Config):
     assert [step.dispute for step in found.steps] == [0.0, 0.95, 0.0]
     assert [step.truth for step in found.steps] == [{"truth": 1}, {"truth": 1}, {"truth": 0}]
     assert [step.hand for step in found.steps] == [None, 1, None]
+    assert [step.note for step in found.steps] == ["", "it is", ""]
+    assert [step.letter for step in found.steps] == ["m", "d", "e"]
     assert last.rule == "The last step states the wrong answer and is never mined."
     said = {verdict.judge: verdict for verdict in second.verdicts}
     assert (said["llm"].label, said["llm"].score, said["llm"].error_type, said["llm"].threshold) == (
@@ -143,6 +145,7 @@ def test_a_mined_step_of_an_answer_that_is_not_trained_on_says_so(
     assert tables.weighted is not None
     found = view(replace(tables, weighted=tables.weighted.slice(1, 1)), config)  # the right answer's row alone
     assert [step.mined for step in found.steps] == [False, False, False]
+    assert [step.letter for step in found.steps] == ["m", "d", "e"]  # both voters call the first right
     unused = "It would be mined, but this answer is in no training row of its own, so it changes nothing."
     assert found.steps[0].rule.endswith(unused)
     assert not found.steps[1].rule.endswith(unused)

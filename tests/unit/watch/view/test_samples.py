@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.watch.view.records import SampleSummary
 from bcpg_cluster.watch.view.samples import summarise
-from bcpg_cluster.watch.view.shard_tables import read_tables, shard_receipts
+from bcpg_cluster.watch.view.shard_tables import ShardTables, read_tables, shard_receipts
 
 
 def lines(run: Any, round_: int) -> list[SampleSummary]:
@@ -47,3 +50,29 @@ def test_a_shard_that_is_not_weighed_waits(finished_run: Any):
     shard = summarise(read_tables(finished_run.directory, config, 1, 0, early), config)
     assert set(shard.waiting_for) == {"outcomes", "steps", "weighted", "verdicts.llm", "verdicts.prm", "verdicts.truth"}
     assert {(s.status, s.drop, s.reward, s.num_mined) for s in shard.samples} == {("waiting", "waiting", None, 0)}
+
+
+@pytest.mark.parametrize(
+    ("llm", "prm", "strip"),
+    [
+        ((1, 0, 0), (0.9, 0.1, 0.1), "mxe"),
+        ((1, 0, 0), (0.9, 0.95, 0.1), "mde"),
+        ((0, 1, 1), (0.1, 0.9, 0.9), "xme"),
+        (None, (0.9, 0.9, 0.9), "..e"),
+    ],
+)
+def test_steps_of_an_answer_without_weights_have_the_letters_of_their_labels(
+    make_tables: Callable[..., ShardTables], config: Config, llm: Any, prm: Any, strip: str
+):
+    tables = make_tables(llm=llm, prm=prm)
+    assert tables.weighted is not None
+    only_right = replace(tables, weighted=tables.weighted.slice(1, 1))  # as rejection fine-tuning lays it out
+    wrong, _ = summarise(only_right, config).samples
+    assert (wrong.strip, wrong.num_mined, wrong.num_spared) == (strip, 0, 0)
+
+
+def test_steps_of_an_answer_with_weights_have_the_letters_of_its_tokens(
+    make_tables: Callable[..., ShardTables], config: Config
+):
+    tables = make_tables(llm=(1, 1, 0), prm=(0.9, 0.95, 0.1))  # the second is called right and, by its row, not mined
+    assert summarise(tables, config).samples[0].strip == "mxe"

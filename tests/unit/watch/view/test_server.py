@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def test_without_the_token_nothing_is_shown(visit: Any, path: str):
     visit(steps)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", ""])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "["])
 def test_a_foreign_name_is_refused_even_with_the_cookie(visit: Any, host: str):
     async def steps(client: TestClient[Any, Any], door: Doorkeeper) -> None:
         await enter(client, door)
@@ -139,6 +140,34 @@ def test_documents_and_errors_are_json(visit: Any, finished_run: Any):
     visit(steps)
 
 
+def test_scores_under_way_hold_up_no_other_document(visit: Any, monkeypatch: pytest.MonkeyPatch):
+    begun, may_end = asyncio.Event(), threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def after(source: RunSource, round_: int, prompt_id: str, sample: int) -> Any:
+        loops[0].call_soon_threadsafe(begun.set)
+        may_end.wait()
+        raise UserError("no weights", rule="", remedy="")
+
+    monkeypatch.setattr(RunSource, "after", after)
+
+    async def steps(client: TestClient[Any, Any], door: Doorkeeper) -> None:
+        await enter(client, door)
+        loops.append(asyncio.get_running_loop())
+        query = {"round": 1, "prompt": "p", "sample": 0}
+        scores = [asyncio.ensure_future(client.get("/data/after.json", params=query)) for _ in range(64)]
+        try:
+            await begun.wait()
+            for _ in range(3):
+                response = await asyncio.wait_for(client.get("/data/shard.json?round=1&shard=0"), 60)
+                assert response.status == 200
+        finally:
+            may_end.set()
+        assert {(await score).status for score in scores} == {400}
+
+    visit(steps)
+
+
 def label(**changes: Any) -> dict[str, Any]:
     return {"round": 1, "prompt_id": "", "sample": 0, "step": 0, "label": 1, "note": "</script>", **changes}
 
@@ -168,6 +197,8 @@ def test_a_label_goes_to_the_file_and_comes_back(visit: Any, tmp_path: Path):
         for body in ({}, label(**sample, step="0"), label(**sample, label=True), label(**sample, note=3), []):
             assert (await client.post("/data/labels", json=body, headers=own)).status == 400
         assert (await client.post("/data/labels", data=b"{", headers=own)).status == 400
+        nested = b"[" * 60_000  # deeper than Python's stack
+        assert (await client.post("/data/labels", data=nested, headers=own)).status == 400
         assert (await client.post("/data/labels", data=b"x" * 70_000, headers=own)).status == 413
 
     visit(steps)

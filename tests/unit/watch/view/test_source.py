@@ -150,6 +150,34 @@ def test_a_shard_without_its_responses_cannot_be_shown(copy: Path, open_source: 
     assert source.shard(1, 1).samples
 
 
+@pytest.mark.parametrize("table", ["prompts", "rollouts", "verdicts.prm", "reference"])
+def test_a_file_that_is_whole_again_is_read_and_its_notice_goes(copy: Path, open_source: Open, table: str):
+    whole, source = open_source(copy), open_source(copy)
+    view = next(view for view in whole.samples(1, 0) if view.steps and view.drop is None)
+    broken = [receipt(copy, 1, table, piece) for piece in read_manifest(copy).shards[1, table]]
+    contents = [file.read_bytes() for file in broken]
+    for file in broken:
+        file.write_bytes(b"half a table")
+    if table == "prompts":
+        with pytest.raises(DataError, match="no sample"):
+            source.sample(1, view.prompt_id, view.sample)
+    elif table == "rollouts":
+        with pytest.raises(StoreError):
+            source.sample(1, view.prompt_id, view.sample)
+    else:
+        assert plain(source.sample(1, view.prompt_id, view.sample)) != plain(view)
+    assert source.overview().notices
+    for file, content in zip(broken, contents, strict=True):
+        file.write_bytes(content)
+    assert plain(source.sample(1, view.prompt_id, view.sample)) == plain(view)
+    for shard in range(3):
+        source.samples(1, shard)
+    for line in source.shard(1, 1), source.shard(1, 2):  # the last shard's prompts are asked for too
+        source.sample(1, line.samples[0].prompt_id, 0)
+    assert source.shard(1, 0).waiting_for == ()
+    assert source.overview().notices == ()
+
+
 def test_nothing_sampled_yet(copy: Path, open_source: Open):
     cut_manifest(copy, after=lambda event: event["event"] == "report" and event["round"] == 0)
     with pytest.raises(RunDirectoryError, match="nothing was sampled yet"):

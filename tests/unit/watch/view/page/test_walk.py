@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from bcpg_cluster.prompts.labelled_steps import read_labelled_file
+from bcpg_cluster.watch.report.calibration import LabelledStep
+from bcpg_cluster_cli.judging.hand_labels import HandLabelled, read_hand_labels
 from tests.browser import OpenPage
-from tests.run_page import PROMPT, quoted
+from tests.run_page import PROMPT, document_page, documents, quoted
 
 Visit = Callable[..., Any]
 FOCUSED = "document.activeElement"
+KEYS = {
+    "id", "problem", "steps", "labels", "answer", "run", "round", "prompt_id", "sample", "tokens", "scores", "judges", "notes",
+}  # fmt: skip
+"""Of a line of hand labels, as ``watch.view.labels`` writes it."""
 
 
 def at(address: str) -> str:
@@ -103,7 +111,7 @@ def test_the_focus_follows_the_route(visit: Visit, go: Callable[..., None]):
         assert page.evaluate(f"{FOCUSED}.id") == "at-events"
 
 
-def test_labels_by_hand_leave_a_file_as_json_lines(visit: Visit):
+def test_labels_by_hand_leave_a_file_that_other_commands_read(visit: Visit, tmp_path: Path):
     with visit(f"#/sample/1/{quoted(PROMPT)}/1") as page:
         page.click("#step-0 .note-input")
         page.type("it is \u2028 right")
@@ -113,15 +121,63 @@ def test_labels_by_hand_leave_a_file_as_json_lines(visit: Visit):
         page.wait_for("document.querySelector('#step-1 .by-hand')")
         page.click("#step-0 [data-label=clear]")
         page.wait_for("!document.querySelector('#step-0 .by-hand')")
+        page.click("#step-2 .note-input")
+        page.type("so it is")
         page.click("#step-2 [data-label=right]")
         page.wait_for("document.getElementById('bottom').innerText.includes('2 labels')")
         page.evaluate(
             "window.made = new Promise(done => { URL.createObjectURL = blob => { done(blob.text()); return 'data:,'; }; }); 0"
         )
         page.click("#download-labels")
-        lines = [json.loads(line) for line in page.evaluate("window.made").splitlines()]
-    known = {"round": 1, "prompt_id": PROMPT, "sample": 1, "note": ""}
-    assert lines == [known | {"step": 1, "label": 0}, known | {"step": 2, "label": 1}]
+        text = page.evaluate("window.made")
+    written = tmp_path / "labels.jsonl"
+    written.write_text(text, "utf-8")
+    assert text.isascii()
+    assert len(text.splitlines()) == 1  # one sample
+    sample = next(
+        of for of in documents()["samples"].values() if (of["round"], of["sample"], of["prompt_id"]) == (1, 1, PROMPT)
+    )
+    run_name = documents()["overview"]["run"]["name"]
+    (solution,) = read_labelled_file(str(written)).solutions
+    assert solution.solution_id == f"{run_name}/1/{PROMPT}/1"
+    assert (solution.problem, solution.gold) == (sample["question"], "7")
+    assert solution.steps == tuple(step["text"] for step in sample["steps"])
+    assert solution.truth == (None, 0, 1)
+    # prm gave the second step 0.04; the third is the last, which is left out of a calibration
+    labelled = read_hand_labels(written, "prm")
+    tokens = sample["steps"][1]["end"] - sample["steps"][1]["start"]
+    assert labelled == HandLabelled([LabelledStep(0.04, False, tokens)], 0, 1, False)
+    entry = json.loads(text)
+    assert set(entry) == KEYS
+    assert entry["judges"] == {"llm": [1, 1, 1], "prm": [1, 0, 1], "truth": [1, 0, 1]}
+    assert entry["notes"] == {"2": "so it is"}
+
+
+def test_a_note_stays_with_its_step_until_it_is_cleared(visit: Visit):
+    value = "document.querySelector('#step-0 .note-input').value"
+    with visit(f"#/sample/1/{quoted(PROMPT)}/1") as page:
+        page.click("#step-0 .note-input")
+        page.type("fine")
+        page.click("#step-0 [data-label=right]")
+        page.wait_for("document.querySelector('#step-0 .by-hand.right')")
+        assert page.evaluate(value) == "fine"
+        page.evaluate(f"{value} = ''")
+        page.click("#step-0 [data-label=wrong]")
+        page.wait_for("document.querySelector('#step-0 .by-hand.wrong')")
+        assert page.evaluate(value) == "fine"
+        page.click("#step-0 [data-label=clear]")
+        page.wait_for("!document.querySelector('#step-0 .by-hand')")
+        assert page.evaluate(value) == ""
+
+
+def test_a_note_of_the_document_is_shown(visit: Visit, tmp_path: Path):
+    made = documents()
+    sample = made["samples"][f"1/{PROMPT}/1"]
+    sample["steps"][0] |= {"hand": 0, "note": "it is \u2028 off"}
+    file = tmp_path / "noted.html"
+    file.write_text(document_page(made), "utf-8")
+    with visit(f"#/sample/1/{quoted(PROMPT)}/1", of=file) as page:
+        assert "off" in page.evaluate("document.querySelector('#step-0 .note-input').value")
 
 
 def test_filters_search_and_sort_are_in_the_address(visit: Visit):
