@@ -64,7 +64,7 @@ def test_a_run_is_walked_through_and_a_label_is_saved(
         assert "token" not in page.evaluate("location.href")
         assert "Start here" in page.text()
         page.click("#top nav a[href='#/samples']")
-        page.wait_for("document.querySelector('[data-filter=mined]')")
+        page.wait_for("document.querySelector('.count')?.innerText.endsWith(' samples')")  # all shards are here
         page.click("[data-filter=mined]")
         page.wait_for(f"document.querySelector('.count').innerText.startsWith('{len(mined)} of')")
         page.click("[data-row]")
