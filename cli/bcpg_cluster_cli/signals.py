@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 5.0
 """Seconds that the process has to end by itself after the second signal."""
+_TELL_WITHIN_S = 1.0
 _STOPPED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -35,7 +36,13 @@ def stop_on_signals(console: Console) -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
+
+    told = threading.Event()
+
+    def tell() -> None:
+        """From a thread: the handler may have come into the middle of a write, and a stream's buffer takes no second one."""
         console.print("[yellow]stopping: finishing what is under way (Ctrl-C again to stop at once)[/]")
+        told.set()
 
     ends = socket.socketpair()
     for end in ends:
@@ -43,21 +50,23 @@ def stop_on_signals(console: Console) -> Iterator[Callable[[], bool]]:
     wakeup = ends[
         1
     ].detach()  # a number: as a socket it would be closed with this generator, and the next signal be lost
-    threading.Thread(target=_end_on_the_second, args=(ends[0],), name="signals", daemon=True).start()
+    threading.Thread(target=_end_on_the_second, args=(ends[0], tell), name="signals", daemon=True).start()
     before = {number: signal.signal(number, ask) for number in _SIGNALS}
     woken_before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     try:
         yield lambda: asked
     finally:
-        if not asked:  # else the next signal still ends the process, whatever keeps it
+        if asked:
+            told.wait(_TELL_WITHIN_S)
+        else:  # asked, the next signal still ends the process, whatever keeps it
             signal.set_wakeup_fd(woken_before)
             for number, handler in before.items():
                 signal.signal(number, handler)
             os.close(wakeup)
 
 
-def _end_on_the_second(wakes: socket.socket) -> None:
-    """Count signals where no call of the main thread can hold it; returns when the other end is closed."""
+def _end_on_the_second(wakes: socket.socket, tell: Callable[[], None]) -> None:
+    """Count signals where no call of the main thread can hold it, and tell of the first; returns when the other end is closed."""
     num_signals = 0
     while num_signals < 3:
         patience_s = PATIENCE_S if num_signals == 2 else None
@@ -67,7 +76,10 @@ def _end_on_the_second(wakes: socket.socket) -> None:
         if not received:
             wakes.close()
             return
+        is_first = num_signals == 0
         num_signals += sum(number in _SIGNALS for number in received)
+        if is_first and num_signals:
+            threading.Thread(target=tell, name="told of a signal", daemon=True).start()  # it may wait for the stream
     print("ended by force; what was finished is kept. Run the same command again to resume.", file=sys.stderr)
     sys.stderr.flush()
     os._exit(_STOPPED)

@@ -44,7 +44,7 @@ def run() -> Callable[..., tuple[int, str, str]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=dict(os.environ),
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         )
         assert child.stdout is not None
         printed = ""

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,15 @@ def test_a_run_without_responses_is_refused(bcpg: Callable[..., Any], finished_r
         assert (ended.code, "nothing was sampled yet" in ended.err) == (2, True)
 
 
+@contextmanager
+def ended_at_last(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Whatever fails, the process is not waited for without end."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 SERVED = """
 import sys
 from bcpg_cluster.watch.view.render import PageParts
@@ -82,12 +92,25 @@ app.main()
 """
 
 
-def test_the_printed_link_opens_and_an_interrupt_ends_it_quietly(finished_run: Any):
+@pytest.mark.parametrize(
+    ("number", "at_start"),
+    [(signal.SIGINT, signal.SIG_DFL), (signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)],
+    ids=["Ctrl-C", "Ctrl-C in a shell's background", "SIGTERM"],
+)
+def test_the_printed_link_opens_and_a_signal_ends_it_quietly(finished_run: Any, number: int, at_start: Any):
     command = [sys.executable, "-c", SERVED, str(finished_run.directory)]
     environment = {**os.environ, "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with (
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, at_start),  # as the shell that starts it does
+        ) as process,
+        ended_at_last(process),
+    ):
         assert process.stdout is not None
         assert process.stderr is not None
         select.select([process.stdout], [], [], 60)
@@ -97,7 +120,7 @@ def test_the_printed_link_opens_and_an_interrupt_ends_it_quietly(finished_run: A
         assert opener.open(link[0]).read() == b"the page fakes: bcpg-cluster"
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(link[0].partition("?")[0])
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(60) == 0
         assert process.stderr.read() == ""
         assert "ended" in process.stdout.read()
