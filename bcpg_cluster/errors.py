@@ -68,6 +68,10 @@ class DataError(UserError):
     """Prompts or models that cannot be used."""
 
 
+class LostCheckError(DataError):
+    """A check whose process ended or did not reply in time. The machine may be the reason, so it is worth asking once more."""
+
+
 class HubError(DataError):
     """A data set that is not here could not be fetched from a hub."""
 

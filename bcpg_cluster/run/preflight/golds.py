@@ -13,7 +13,7 @@ from pathlib import Path
 from bcpg_cluster import stages
 from bcpg_cluster.cluster.child_processes import child_processes
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import DataError
+from bcpg_cluster.errors import DataError, LostCheckError
 from bcpg_cluster.run.build.engines import make_verifier
 from bcpg_cluster.stages.verify.protocol import Verifier
 from bcpg_cluster.store.fetched import cache_directory
@@ -31,9 +31,16 @@ def unusable_golds(config: Config, golds: Iterable[str]) -> dict[str, DataError]
         return _refused(make_verifier(config), unique)
     with _accepted_before(config) as accepted:
         asked = [gold for gold in unique if not _PLAIN_NUMBER.fullmatch(gold) and _digest(gold) not in accepted]
-        refused = _ask_math_verify(config, asked)
-        accepted.add(_digest(gold) for gold in asked if gold not in refused)
-    return refused
+        refused = _ask_math_verify(config, asked, accepted)
+        # A busy machine is no fault of an answer: those without a reply are asked once more, one at a time.
+        lost = [gold for gold, error in refused.items() if isinstance(error, LostCheckError)]
+        again = _refused(make_verifier(config), lost)
+        accepted.add(_digest(gold) for gold in lost if gold not in again)
+    return {
+        gold: again.get(gold, error)
+        for gold, error in refused.items()
+        if gold in again or not isinstance(error, LostCheckError)
+    }
 
 
 def _refused(verifier: Verifier, golds: Iterable[str]) -> dict[str, DataError]:
@@ -52,15 +59,19 @@ def _refused(verifier: Verifier, golds: Iterable[str]) -> dict[str, DataError]:
 # --- side by side
 
 
-def _ask_math_verify(config: Config, golds: Sequence[str]) -> dict[str, DataError]:
+def _ask_math_verify(config: Config, golds: Sequence[str], accepted: _Accepted) -> dict[str, DataError]:
+    """What is refused; what is accepted is kept chunk by chunk, so that a look that is stopped is not lost."""
     num_processes = len(os.sched_getaffinity(0))
     if num_processes == 1 or len(golds) < _SIDE_BY_SIDE_FROM:
-        return _refused(make_verifier(config), golds)
+        found = _refused(make_verifier(config), golds)
+        accepted.add(_digest(gold) for gold in golds if gold not in found)
+        return found
     chunks = [golds[start : start + _CHUNK] for start in range(0, len(golds), _CHUNK)]
     with child_processes(num_processes, _begin, (config,)) as processes:
-        found: dict[str, DataError] = {}
-        for of_chunk in processes.map(_check_chunk, chunks):
+        found = {}
+        for chunk, of_chunk in zip(chunks, processes.map(_check_chunk, chunks), strict=True):
             found |= of_chunk
+            accepted.add(_digest(gold) for gold in chunk if gold not in of_chunk)
     return found
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from bcpg_cluster.errors import DataError
+from bcpg_cluster.errors import DataError, LostCheckError
 from bcpg_cluster.records import OutcomeStatus, StopReason
 from bcpg_cluster.stages.verify.line_process import LineProcess
 from bcpg_cluster.stages.verify.mathematics.boxes import answer_boxes, without_placeholders
@@ -31,11 +31,12 @@ _LATEX_INSIDE = re.compile(r"(?<!\\)\$[^$]+\$|(?<!\\)\\[\[(]")
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """``is_equal`` is ``None`` where the gold answer cannot be read, or time or memory ran out; ``why`` says which."""
+    """``is_equal`` is ``None`` where the gold answer cannot be read, or time or memory ran out (``is_lost``); ``why`` says which."""
 
     is_equal: bool | None
     why: str
     is_parsed: bool = True
+    is_lost: bool = False
 
 
 class MathVerifier:
@@ -108,12 +109,14 @@ class MathVerifier:
     def check_gold(self, gold: str) -> None:
         """See :class:`bcpg_cluster.stages.verify.protocol.Verifier`. It has to be right as its own answer in a box."""
         wanted, problem = self._gold_text(gold)
+        kind = DataError
         if not problem:
             comparison = self._compare(wanted, wanted)
             if comparison.is_equal:
                 return
             problem = comparison.why if comparison.is_equal is None else f"it does not equal itself: {comparison.why}"
-        raise DataError(
+            kind = LostCheckError if comparison.is_lost else DataError
+        raise kind(
             f"the gold answer {gold!r} cannot be used: {problem}",
             rule=f"a response that boxes the gold answer is right: math-verify reads it within {self._time_limit_s:g} s",
             remedy="correct the answer or leave the prompt out",
@@ -197,7 +200,7 @@ class MathVerifier:
     def _by_algebra(self, gold: Reading, said: Reading) -> _Comparison:
         reply = self._process.ask({"gold": gold.text, "said": said.text})
         if reply["status"] != "compared":
-            return _Comparison(None, reply["message"])
+            return _Comparison(None, reply["message"], is_lost=reply["status"] == "error")
         return _Comparison(reply["is_equal"], reply["why"], reply["is_parsed"])
 
 

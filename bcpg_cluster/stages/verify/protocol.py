@@ -51,7 +51,7 @@ class Verifier(Protocol):
         """Look at a gold answer before a run starts.
 
         Raises:
-            DataError: no response could ever be checked against it.
+            DataError: no response could ever be checked against it; a ``LostCheckError`` where another try may say otherwise.
         """
         ...
 

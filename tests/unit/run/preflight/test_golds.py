@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import DataError
+from bcpg_cluster.errors import DataError, LostCheckError
 from bcpg_cluster.run.preflight import golds
 from bcpg_cluster.run.preflight.golds import unusable_golds
 from bcpg_cluster.stages.verify.math_answer import MathVerifier
@@ -70,3 +70,54 @@ def test_without_a_place_to_write_they_are_checked_all_the_same(
 def test_other_verifiers_are_asked_directly(make_config: MakeConfig):
     config = make_config(verify={"kind": "exact", "numeric": True})
     assert list(unusable_golds(config, ["1", "one", "2"])) == ["one"]
+
+
+def test_a_gold_without_a_reply_is_asked_once_more(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch):
+    """x + 1 gets no reply the first time (a busy machine), x + 2 never."""
+    heard: list[str] = []
+
+    def check(self: MathVerifier, gold: str) -> None:
+        heard.append(gold)
+        if gold == "x+2" or (gold == "x+1" and heard.count(gold) == 1):
+            raise LostCheckError("no reply within 5 s", rule="", remedy="")
+
+    monkeypatch.setattr(MathVerifier, "check_gold", check)
+    config = make_config(verify={"kind": "math"})
+    assert list(unusable_golds(config, ["x+1", "x+2", "x+3"])) == ["x+2"]
+    assert heard == ["x+1", "x+2", "x+3", "x+1", "x+2"]
+    heard.clear()
+    unusable_golds(config, ["x+1", "x+2", "x+3"])
+    assert heard == ["x+2", "x+2"]  # the other two are known to be good
+
+
+def test_what_was_accepted_is_kept_though_the_look_is_stopped(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(golds, "_SIDE_BY_SIDE_FROM", 4)
+    monkeypatch.setattr(golds, "_CHUNK", 2)
+    monkeypatch.setattr(golds.os, "sched_getaffinity", lambda pid: {0, 1})
+    add, kept = golds._Accepted.add, list[int]()
+
+    def stop_after_one(self: golds._Accepted, digests: Iterable[bytes]) -> None:
+        if kept:
+            raise KeyboardInterrupt
+        kept.append(1)
+        add(self, digests)
+
+    config = make_config(verify={"kind": "math"})
+    with monkeypatch.context() as stopped:
+        stopped.setattr(golds._Accepted, "add", stop_after_one)
+        with pytest.raises(KeyboardInterrupt):
+            unusable_golds(config, ["x", "y", "z", "x+y", "x+z"])
+    with golds._accepted_before(config) as accepted:
+        assert [golds._digest(gold) in accepted for gold in ("x", "y", "z")] == [True, True, False]
+
+
+def test_a_comparison_without_a_reply_is_lost_and_not_wrong(monkeypatch: pytest.MonkeyPatch):
+    verifier = MathVerifier(5.0)
+    monkeypatch.setattr(verifier._process, "ask", lambda request: {"status": "error", "message": "no reply within 5 s"})
+    with pytest.raises(LostCheckError, match="no reply within 5 s"):
+        verifier.check_gold("x+1")
+    monkeypatch.setattr(verifier._process, "ask", lambda request: {"status": "bad_gold", "message": "no expression"})
+    with pytest.raises(DataError) as caught:
+        verifier.check_gold("x+1")
+    assert not isinstance(caught.value, LostCheckError)
+    verifier.close()
