@@ -31,7 +31,7 @@ _LATEX_INSIDE = re.compile(r"(?<!\\)\$[^$]+\$|(?<!\\)\\[\[(]")
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """``is_equal`` is ``None`` where the gold answer cannot be read, or time or memory ran out (``is_lost``); ``why`` says which."""
+    """``is_equal`` is ``None`` where the gold answer cannot be read, or time or memory ran out (``is_lost``)."""
 
     is_equal: bool | None
     why: str
