@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import secrets
+import signal
 import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -247,6 +249,15 @@ async def serve(app: web.Application, listener: socket.socket) -> None:
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()
+
+
+async def serve_until_signal(app: web.Application, listener: socket.socket) -> None:
+    """Until Ctrl-C or SIGTERM; handlers of its own, since a shell starts what runs in its background with Ctrl-C ignored."""
+    serving = asyncio.ensure_future(serve(app, listener))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+    with suppress(asyncio.CancelledError):
+        await serving
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
-import socket
 import webbrowser
-from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -23,12 +19,9 @@ from bcpg_cluster.store.whole_files import make_parents, write_whole
 from bcpg_cluster.watch.view.bundle import bundle
 from bcpg_cluster.watch.view.labels import LabelFile
 from bcpg_cluster.watch.view.render import page_parts, server_page
-from bcpg_cluster.watch.view.server import Doorkeeper, is_loopback, listen, serve, view_app
+from bcpg_cluster.watch.view.server import Doorkeeper, is_loopback, listen, serve_until_signal, view_app
 from bcpg_cluster.watch.view.source import RunSource, Score
 from bcpg_cluster_cli.session import find_run, say
-
-if TYPE_CHECKING:
-    from aiohttp import web
 
 
 def run_view(
@@ -84,17 +77,8 @@ def run_view(
             )
         if has_browser:
             webbrowser.open(link)
-        asyncio.run(_serve_until_signal(view_app(source, page, parts.policy(may_connect=True), door), listener))
+        asyncio.run(serve_until_signal(view_app(source, page, parts.policy(may_connect=True), door), listener))
         console.print("ended")
-
-
-async def _serve_until_signal(app: web.Application, listener: socket.socket) -> None:
-    """Until Ctrl-C or SIGTERM; handlers of its own, since a shell starts what runs in its background with Ctrl-C ignored."""
-    serving = asyncio.ensure_future(serve(app, listener))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
-    with suppress(asyncio.CancelledError):
-        await serving
 
 
 def _scorer(directory: RunPath, config: Config) -> Score | None:
