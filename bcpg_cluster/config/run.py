@@ -185,6 +185,11 @@ class Config(Section):
         return tuple(name for name, judge in self.judges.items() if judge.role == "vote")
 
     @property
+    def measures(self) -> tuple[str, ...]:
+        """The judges that know the truth: they have no vote, the others are held against them."""
+        return tuple(name for name, judge in self.judges.items() if judge.role == "measure")
+
+    @property
     def deciding(self) -> dict[str, Any]:
         """All that decides results, as JSON values: the keys that are marked so, and the number of trainer ranks."""
         return {**deciding_content(self), TRAINER_RANKS: self.pool("trainer").members}

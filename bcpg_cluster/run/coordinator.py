@@ -177,7 +177,7 @@ class Coordinator:
         snapshot = yield from self._train(round_, weighed)
         pushed = self._push(snapshot)
         yield from self._pause(TrainersFree())
-        measures = [name for name, judge in self._config.judges.items() if judge.role == "measure"]
+        measures = self._config.measures
         training = snapshot.training or TrainingSummary()
         rates = round_report.rates(totals, seconds)
         if training.train_s and training.tokens is not None:

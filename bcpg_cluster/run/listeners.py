@@ -43,7 +43,7 @@ def ray_metrics(config: Config, manifest: Manifest) -> Iterator[RunMetrics]:
         yield RunMetrics(
             sink,
             voters=config.voters,
-            measures=[name for name, judge in config.judges.items() if judge.role == "measure"],
+            measures=config.measures,
             earlier=(receipt for shards in manifest.state.shards.values() for receipt in shards.values()),
         )
 

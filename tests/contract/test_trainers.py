@@ -724,6 +724,16 @@ def test_first_step_has_no_drift(plain: Any) -> None:
             assert abs(getattr(report, f"delta_per_token_{name}")) < 1e-7, (head, name)
 
 
+def test_a_step_of_all_rows_begins_at_the_reference_exactly(models: dict[str, str]) -> None:
+    """Its micro-batches are those of the reference pass, and the same forward of the same rows gives the same bits."""
+    torch.set_num_threads(1)
+    trainer, rows = TorchTrainer("cpu"), make_rows()
+    trainer.open(models["tied"], replace(SETTINGS, batch_sequences=len(rows), epochs=1))
+    report = trainer.train(with_reference(rows, trainer.reference_logprobs(rows)), None)[0]
+    assert report.delta_per_token_right == report.delta_per_token_wrong == 0.0
+    assert report.delta_per_token_mined == report.delta_per_token_unmined == 0.0
+
+
 # --- nothing but the rows decides the gradient ------------------------------------------------------------------------
 
 
@@ -1130,7 +1140,9 @@ def test_deepspeed_trains_adapters_as_plain_torch(
     found, expected = parameters(snapshot), parameters(root / "tied" / "snapshot-lora")
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
     if not is_bf16:
-        assert_same_parameters(found, expected, 2e-5)  # products of two trained matrices; seen: up to 1.02e-5
+        assert_same_parameters(found, expected, 2e-5)  # products of two trained matrices; seen: one value of 1.02e-5
+        apart = torch.cat([(found[name] - expected[name]).abs().flatten() for name in expected])
+        assert (apart > 1e-5).float().mean() < 1e-3
     else:
         differences = torch.cat([(found[name] - expected[name]).abs().flatten() for name in expected])
         assert differences.mean() < 1e-3

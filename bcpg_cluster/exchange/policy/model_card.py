@@ -6,7 +6,6 @@ the run are shortened to their last part.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,12 @@ import yaml
 
 from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.run import Config
+from bcpg_cluster.prompts.hub import is_hub_id
 from bcpg_cluster.prompts.table_files import is_table_file
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.reports import AccuracyReport, RoundReport, SampleAccount
+from bcpg_cluster.watch.report.statistics import Z_95, share_interval
 
-_Z = 1.959964  # of a two-sided 95 % interval
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _NOT_RECORDED = "not recorded"
 _FROM_BASE_CARD = ("license", "license_name", "license_link", "language")
 _HYPER_PARAMETERS = ("objective", "weigh", "generate", "segment", "verify", "train")
@@ -100,9 +99,9 @@ def _measured(report: RoundReport | None) -> dict[str, float]:
 
 
 def _is_hub_id(name: str) -> bool:
-    """The hub accepts hub ids alone."""
+    """Whether a name is one of the hub's with its owner, which alone the card's head may hold."""
     path = Path(name)
-    return _HUB_ID.fullmatch(name) is not None and not is_table_file(path) and not path.exists()
+    return "/" in name and is_hub_id(name) and not is_table_file(path) and not path.exists()
 
 
 def public_name(source: str) -> str:
@@ -174,14 +173,14 @@ def with_interval(mean: float | None, stderr: float | None) -> str:
         return "-"
     if stderr is None:
         return f"{100 * mean:.1f} %"
-    low, high = max(0.0, mean - _Z * stderr), min(1.0, mean + _Z * stderr)
+    low, high = share_interval(mean, stderr)
     return f"{100 * mean:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _points(mean: float, stderr: float | None) -> str:
     if stderr is None:
         return f"{100 * mean:+.1f} points"
-    return f"{100 * mean:+.1f} points ({100 * (mean - _Z * stderr):+.1f} to {100 * (mean + _Z * stderr):+.1f})"
+    return f"{100 * mean:+.1f} points ({100 * (mean - Z_95 * stderr):+.1f} to {100 * (mean + Z_95 * stderr):+.1f})"
 
 
 def _method(config: Config, state: ManifestState, facts: CardFacts) -> list[str]:

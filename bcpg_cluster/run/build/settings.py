@@ -30,7 +30,7 @@ def weigh_settings(config: Config) -> WeighSettings:
     section = config.weigh
     return WeighSettings(
         voters=config.voters,
-        measures=tuple(name for name, judge in config.judges.items() if judge.role == "measure"),
+        measures=config.measures,
         thresholds={name: judge.threshold for name, judge in config.judges.items()},
         rule=config.consensus_rule,
         beta=section.beta,

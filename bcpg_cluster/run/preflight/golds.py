@@ -33,14 +33,11 @@ def unusable_golds(config: Config, golds: Iterable[str]) -> dict[str, DataError]
         asked = [gold for gold in unique if not _PLAIN_NUMBER.fullmatch(gold) and _digest(gold) not in accepted]
         refused = _ask_math_verify(config, asked, accepted)
         # A busy machine is no fault of an answer: those without a reply are asked once more, one at a time.
-        lost = [gold for gold, error in refused.items() if isinstance(error, LostCheckError)]
+        certain = {gold: error for gold, error in refused.items() if not isinstance(error, LostCheckError)}
+        lost = [gold for gold in refused if gold not in certain]
         again = _refused(make_verifier(config), lost)
         accepted.add(_digest(gold) for gold in lost if gold not in again)
-    return {
-        gold: again.get(gold, error)
-        for gold, error in refused.items()
-        if gold in again or not isinstance(error, LostCheckError)
-    }
+    return certain | again
 
 
 def _refused(verifier: Verifier, golds: Iterable[str]) -> dict[str, DataError]:

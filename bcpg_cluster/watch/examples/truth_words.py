@@ -21,7 +21,7 @@ def truth_agreement(mined: Sequence[bool], said: Mapping[str, Sequence[Verdict]]
     """
     found = [
         label == is_mined
-        for name in measures(config)
+        for name in config.measures
         for label, is_mined in zip(_labels(name, said, config), mined, strict=False)
         if label is not None
     ]
@@ -34,7 +34,7 @@ def truth_lines(mined: Sequence[bool], said: Mapping[str, Sequence[Verdict]], co
     Args: as for :func:`truth_agreement`. There are no lines where no judge measures.
     """
     lines = []
-    for name in measures(config):
+    for name in config.measures:
         labels = _labels(name, said, config)[: len(mined)]
         apart = [i for i, label in enumerate(labels) if label is not None and label != mined[i]]
         num_known = sum(label is not None for label in labels)
@@ -53,11 +53,6 @@ def truth_lines(mined: Sequence[bool], said: Mapping[str, Sequence[Verdict]], co
         else:
             lines.append(f"{name} agrees on all {num_known} steps before the last")
     return lines
-
-
-def measures(config: Config) -> list[str]:
-    """The judges that know the truth and have no vote."""
-    return [name for name, judge in config.judges.items() if judge.role == "measure"]
 
 
 def _labels(name: str, said: Mapping[str, Sequence[Verdict]], config: Config) -> list[int | None]:

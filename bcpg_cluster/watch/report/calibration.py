@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_Z = 1.959964  # of a two-sided 95 % interval
+from bcpg_cluster.watch.report.statistics import Z_95
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,6 @@ def short_decimal(lower: float, upper: float) -> float:
 
 def _wilson_low(num_right: int, number: int) -> float:
     """Lower end of Wilson's 95 % interval of a share."""
-    share, z2 = num_right / number, _Z * _Z
-    spread = _Z * math.sqrt(share * (1 - share) / number + z2 / (4 * number * number))
+    share, z2 = num_right / number, Z_95 * Z_95
+    spread = Z_95 * math.sqrt(share * (1 - share) / number + z2 / (4 * number * number))
     return max(0.0, (share + z2 / (2 * number) - spread) / (1 + z2 / number))

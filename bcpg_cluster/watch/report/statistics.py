@@ -10,6 +10,9 @@ from statistics import fmean, stdev
 LEVEL = 0.95
 """The level of every interval unless stated otherwise."""
 
+Z_95 = 1.959964
+"""Standard errors on either side of a mean in a two-sided 95 % interval by the normal distribution."""
+
 _ROUNDING = 1e-12  # differences closer than this, relative to the values, are equal: 0.3 - 0.2 is not quite 0.2 - 0.1
 
 
@@ -43,6 +46,11 @@ class PairedDifference:
     high: float | None
     p_value: float | None
     n: int
+
+
+def share_interval(share: float, stderr: float) -> tuple[float, float]:
+    """The 95 % interval of a share by the normal distribution, cut off at 0 and 1."""
+    return max(share - Z_95 * stderr, 0.0), min(share + Z_95 * stderr, 1.0)
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:

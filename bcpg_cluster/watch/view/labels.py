@@ -233,9 +233,9 @@ def _entries(path: Path) -> list[dict[str, Any]]:
             continue
         if not is_hand_labelled_line(line):
             raise DataError(
-                f"{path}, line {number}, is no line of hand labels: {line[:80]}",
+                f"{path}, line {number}, is not a line of hand labels: {line[:80]}",
                 rule=_RULE,
-                remedy="name another file with --labels, or mend the line",
+                remedy="name another file with --labels, or correct the line",
             )
         entries.append(json.loads(line))
     return entries

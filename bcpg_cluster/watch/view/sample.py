@@ -133,7 +133,6 @@ def _steps(
     if not steps:
         return ()
     verdicts = {name: (of_judge or {}).get(id_) for name, of_judge in tables.verdicts.items()}
-    measures = [name for name, judge in config.judges.items() if judge.role == "measure"]
     letters = step_letters(steps, verdicts, None if row is None else row.mined, config)
     decided = decisions(id_, len(steps), verdicts, config, is_cut_off=is_cut_off)
     said = {
@@ -151,7 +150,7 @@ def _steps(
             is_left_out=tables.weighted is not None and row is None,
             dispute=0.0 if index == len(steps) - 1 else step_dispute(verdicts, index, config),
             verdicts=tuple(of_judge[index] for of_judge in said.values()),
-            truth=labels_at(verdicts, measures, index, config),
+            truth=labels_at(verdicts, config.measures, index, config),
             letter=letters[index],
             hand=hand.get(index),
         )

@@ -144,8 +144,7 @@ class _StepCounts:
         ]
         said = [v for name in config.voters for v in verdicts[name] or ()]
         spared = [bool(weights is not None and weights.mined[step.start : step.end].any()) for step in steps]
-        measures = [name for name, judge in config.judges.items() if judge.role == "measure"]
-        labels = [labels_at(verdicts, measures, index, config) for index in range(len(steps))]
+        labels = [labels_at(verdicts, config.measures, index, config) for index in range(len(steps))]
         return cls(
             step_letters(steps, verdicts, None if weights is None else weights.mined, config),
             sum(value > 0.0 for value in disputes),

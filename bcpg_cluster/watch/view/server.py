@@ -177,7 +177,7 @@ async def _answer(request: web.Request, handler: _Handler, door: Doorkeeper) -> 
             return web.Response(text="Opening the run ...", headers={"Refresh": "0; url=/"})
         return _problem(
             403,
-            "this browser was not let in",
+            "this browser has no access",
             "the page opens for the link with its token",
             "open the printed link again",
         )

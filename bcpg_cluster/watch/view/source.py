@@ -340,7 +340,7 @@ def check_schema(run_dir: RunPath, receipt: Receipt) -> None:
     except OtherSchemaError as error:
         raise RunDirectoryError(
             str(error),
-            rule="a page is made of tables of this program's version",
+            rule="the page reads tables of this program's version only",
             remedy="use the version of bcpg-cluster that made the run",
         ) from None
     except StoreError:

@@ -152,7 +152,7 @@ def gives_labels(judge: str) -> ConfigError:
 
 
 def _only_measure(config: Config) -> str:
-    names = [name for name, judge in config.judges.items() if judge.role == "measure"]
+    names = config.measures
     if len(names) != 1:
         raise ConfigError(
             f"this run has {len(names)} judges of role 'measure'" + (f": {', '.join(names)}" if names else ""),

@@ -88,7 +88,9 @@ def calibrate(
     config: ConfigOption = None,
     set_: SetOption = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="With --data: solutions a file.")] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="With --data: solutions a call.")] = 64,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="With --data: solutions a call (default: 64).")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="With --data: where answers are kept (default: judge-eval's place).")
     ] = None,
@@ -102,7 +104,7 @@ def calibrate(
 
     check_one_source(
         {"--data": data, "--labels": labels, "--run-dir": run_dir, "--measure": measure, "--round": rounds},
-        {"--config": config, "--set": set_, "--limit": limit, "--output": output},
+        {"--config": config, "--set": set_, "--limit": limit, "--batch": batch, "--output": output},
     )
     if data:
         from bcpg_cluster.run.build.default_config import read_config
@@ -110,7 +112,7 @@ def calibrate(
 
         choice = Choice(precision, min_mined, points, json_)
         chosen = read_config(config, set_ or [], None)
-        run_calibrate_on_files(data, chosen, make_judge, judge, choice, limit=limit, batch=batch, output=output)
+        run_calibrate_on_files(data, chosen, make_judge, judge, choice, limit=limit, batch=batch or 64, output=output)
         return
     run_calibrate(
         run_dir,

@@ -56,14 +56,14 @@ def read_hand_labels(path: Path, judge: str) -> HandLabelled | None:
 def _steps(line: str, judge: str, where: str) -> list[HandStep]:
     if not is_hand_labelled_line(line):
         raise DataError(
-            f"{where}, is no line of hand labels: {line[:80]}",
+            f"{where}, is not a line of hand labels: {line[:80]}",
             rule="a file that `bcpg-cluster view` wrote holds nothing else",
-            remedy="mend the line, or take it out",
+            remedy="correct the line, or take it out",
         )
     entry = json.loads(line)
     if judge not in entry["scores"]:
         raise ConfigError(
-            f"{where}, has no word of judge {judge!r}",
+            f"{where}, has nothing from judge {judge!r}",
             rule="a threshold is chosen from the judge's own scores of the labelled steps",
             remedy=f"one of {', '.join(entry['scores']) or 'none: these steps were not judged'}",
         )

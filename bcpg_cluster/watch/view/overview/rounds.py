@@ -8,6 +8,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import DropReason, VerdictStatus
 from bcpg_cluster.store.reports import AccuracyReport, RoundReport, TrainingSummary, UnitQuality
 from bcpg_cluster.watch.report.round_report import judge_account
+from bcpg_cluster.watch.report.statistics import share_interval
 from bcpg_cluster.watch.view.overview.records import (
     Accuracy,
     AgreementRound,
@@ -25,8 +26,6 @@ from bcpg_cluster.watch.view.overview.records import (
     TestAccuracy,
 )
 from bcpg_cluster.watch.view.overview.settings import uses_token_weights
-
-_Z = 1.959964  # of a two-sided 95 % interval
 
 WHY_DROPPED: dict[str, str] = {
     DropReason.ALL_CORRECT: "Every answer to the question was right, so none is better than another.",
@@ -85,7 +84,7 @@ def interval(value: float | None, stderr: float | None, num: int | None) -> Inte
         return None
     if stderr is None:
         return Interval(value, None, None, num)
-    return Interval(value, max(value - _Z * stderr, 0.0), min(value + _Z * stderr, 1.0), num)
+    return Interval(value, *share_interval(value, stderr), num)
 
 
 def _accuracy(report: RoundReport) -> Accuracy:

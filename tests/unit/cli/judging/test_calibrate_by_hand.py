@@ -55,7 +55,7 @@ def test_labels_by_hand_choose_the_threshold(bcpg: Callable[..., Any], file: Pat
 
 
 @pytest.mark.parametrize(
-    ("judge", "words"), [("llm", "gives labels, not scores"), ("none", "has no word of judge 'none'")]
+    ("judge", "words"), [("llm", "gives labels, not scores"), ("none", "has nothing from judge 'none'")]
 )
 def test_a_judge_without_scores_is_refused(bcpg: Callable[..., Any], file: Path, judge: str, words: str):
     ended = bcpg("calibrate", judge, "--labels", file)
@@ -66,7 +66,7 @@ def test_a_line_that_is_none_is_named(bcpg: Callable[..., Any], file: Path):
     with file.open("a") as more:
         more.write('{"id": "c", "labels": [1]}\n')
     ended = bcpg("calibrate", "prm", "--labels", file)
-    assert (ended.code, "line 3, is no line of hand labels" in ended.err) == (2, True)
+    assert (ended.code, "line 3, is not a line of hand labels" in ended.err) == (2, True)
 
 
 @pytest.fixture

@@ -129,6 +129,7 @@ def test_a_judge_without_scores_is_refused_before_it_starts(config: Config, trl:
     [
         ({"--data": ["f"], "--run-dir": "r"}, {}, "--data and --run-dir were given together"),
         ({"--data": None, "--run-dir": "r"}, {"--config": "c"}, "--config was given without --data"),
+        ({"--data": None, "--run-dir": "r"}, {"--batch": 8}, "--batch was given without --data"),
     ],
 )
 def test_sources_are_not_mixed(sources: dict[str, object], others: dict[str, object], words: str) -> None:

@@ -47,7 +47,7 @@ def test_a_bundle_is_one_file(bcpg: Callable[..., Any], finished_run: Any, targe
         (["--rounds", "1"], "--rounds 1 without --bundle"),
         (["--bundle", "RUN/page.html"], "lies in the run directory"),
         (["--labels", "RUN/labels.jsonl"], "lies in the run directory"),
-        (["--labels", "taken.jsonl"], "is no line of hand labels"),
+        (["--labels", "taken.jsonl"], "is not a line of hand labels"),
         (["--host", "no.such.host.invalid"], "cannot listen at no.such.host.invalid"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bcpg_cluster.watch.report.statistics import Interval, PairedDifference, mean_interval, paired_test
+from bcpg_cluster.watch.report.statistics import Interval, PairedDifference, mean_interval, paired_test, share_interval
 
 ACCURACIES = st.lists(st.integers(0, 1600), min_size=2, max_size=8).map(lambda counts: [c / 1600 for c in counts])
 
@@ -109,3 +109,10 @@ def test_a_test_is_symmetric_and_agrees_with_its_interval(values, random):
     assert (back.low, back.high) == (pytest.approx(-there.high), pytest.approx(-there.low))
     if abs(there.p_value - 0.05) > 1e-9:
         assert (there.p_value < 0.05) == (not there.low <= 0 <= there.high)
+
+
+def test_a_shares_interval_by_hand():
+    """0.5 -+ 1.96 standard errors of 0.1; a share is in [0, 1], and so is its interval."""
+    assert share_interval(0.5, 0.1) == pytest.approx((0.304, 0.696), abs=1e-4)
+    assert share_interval(0.95, 0.1) == pytest.approx((0.754, 1.0), abs=1e-4)
+    assert share_interval(0.05, 0.1) == pytest.approx((0.0, 0.246), abs=1e-4)

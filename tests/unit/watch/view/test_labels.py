@@ -134,7 +134,7 @@ def test_a_label_of_no_step_is_refused_and_nothing_written(tmp_path: Path, view:
 def test_another_file_is_never_written_over(tmp_path: Path, text: str):
     path = tmp_path / "labels.jsonl"
     path.write_text(text)
-    with pytest.raises(DataError, match="line 1, is no line of hand labels"):
+    with pytest.raises(DataError, match="line 1, is not a line of hand labels"):
         LabelFile(path, "run")
     assert path.read_text() == text
 
