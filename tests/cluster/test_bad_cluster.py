@@ -170,7 +170,9 @@ def test_nothing_listens(monkeypatch: pytest.MonkeyPatch):
     assert "unset RAY_ADDRESS" in caught.value.remedy
 
 
-@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:8265", "ray://127.0.0.1:10001", "host:", ":6379x"])
+@pytest.mark.parametrize(
+    "address", ["nonsense", "http://127.0.0.1:8265", "ray://127.0.0.1:10001", "host:", ":6379x", "host:99999"]
+)
 def test_what_is_no_address(address: str):
     with pytest.raises(UserError, match="is not a cluster's address") as caught:
         check_address(address, "given by --address")

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bcpg_cluster.cluster.host_port import parse_host_port
 from bcpg_cluster.errors import UserError, page
 
 _PATIENCE_S = 5.0
@@ -16,8 +17,11 @@ _PATIENCE_S = 5.0
 
 def check_address(address: str, reason: str) -> None:
     """Raises :class:`UserError` when nothing listens at ``host:port``, or it is not the address of a cluster's head."""
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdigit():
+    try:
+        place = None if "://" in address else parse_host_port(address)
+    except ValueError:
+        place = None
+    if place is None:
         raise UserError(
             f"{address!r} ({reason}) is not a cluster's address",
             rule="the address is host:port of the head as `ray start --head` prints it (port 6379), `local`, or `auto`",
@@ -25,9 +29,9 @@ def check_address(address: str, reason: str) -> None:
             "there",
         )
     try:
-        with socket.create_connection((host, int(port)), timeout=_PATIENCE_S):
+        with socket.create_connection(place, timeout=_PATIENCE_S):
             return
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(
             f"no Ray cluster answers at {address} ({reason}): {error}",
             rule="--address, RAY_ADDRESS or a Ray running on this machine must be reachable",

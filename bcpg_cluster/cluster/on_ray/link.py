@@ -10,16 +10,16 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any
 
+from bcpg_cluster.cluster.host_port import parse_host_port
 from bcpg_cluster.errors import ClusterLostError
 
 
 def answers(address: str, timeout_s: float = 2.0) -> bool:
     """Whether something listens at ``host:port``."""
-    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=timeout_s):
+        with socket.create_connection(parse_host_port(address), timeout=timeout_s):
             return True
-    except (OSError, ValueError, OverflowError):
+    except (OSError, ValueError):
         return False
 
 

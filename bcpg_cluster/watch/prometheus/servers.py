@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from bcpg_cluster.cluster.host_port import parse_host_port
 from bcpg_cluster.errors import UserError
 
 DISCOVERY_FILE = "prom_metrics_service_discovery.json"
@@ -62,11 +63,10 @@ def check_answers(targets: Sequence[str], timeout_s: float = 2.0) -> None:
         UserError: none of them can be reached.
     """
     for target in targets:
-        host, _, port = target.rpartition(":")
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s):
+            with socket.create_connection(parse_host_port(target), timeout=timeout_s):
                 return
-        except OSError:
+        except (OSError, ValueError):
             continue
     raise UserError(
         f"none of Ray's metrics agents answers ({', '.join(targets) or 'it lists none'})",

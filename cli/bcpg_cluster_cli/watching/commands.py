@@ -43,13 +43,17 @@ def scale(
 
 @commands.command()
 def monitor(
-    port: Annotated[int, typer.Option("--port", help="Where Prometheus listens, on 127.0.0.1.")] = 9090,
+    port: Annotated[
+        int, typer.Option("--port", min=1, max=65535, help="Where Prometheus listens, on 127.0.0.1.")
+    ] = 9090,
     interval: Annotated[float, typer.Option("--interval", min=1.0, help="Seconds between two scrapes.")] = 10.0,
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder of its data (default: in the Ray session's folder).")
     ] = None,
     grafana: Annotated[bool, typer.Option("--grafana", help="Start Grafana too, where it is installed.")] = False,
-    grafana_port: Annotated[int, typer.Option("--grafana-port", help="Where Grafana listens, on 127.0.0.1.")] = 3000,
+    grafana_port: Annotated[
+        int, typer.Option("--grafana-port", min=1, max=65535, help="Where Grafana listens, on 127.0.0.1.")
+    ] = 3000,
     ray_folder: Annotated[
         Path | None, typer.Option("--ray-folder", help="Ray's folder on this machine (default: /tmp/ray).")
     ] = None,

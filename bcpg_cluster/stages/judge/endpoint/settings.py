@@ -70,11 +70,11 @@ class Endpoint:
         Raises:
             ConfigError: the environment variable is not set, or the URL may not be recorded.
         """
-        url = urlsplit(self.base_url)
-        if url.scheme not in ("http", "https") or not url.hostname or url.username or url.password or url.query:
+        if not _is_plain_address(self.base_url):
             raise ConfigError(
                 f"base_url of judge model {self.model!r} is not a plain http(s) address",
-                rule="base_url is like https://host/v1, without user, password or query: it is recorded with verdicts",
+                rule="base_url is like https://host/v1 or https://host:8443/v1 (ports: 1 to 65535), without user, password or "
+                "query: it is recorded with verdicts",
                 remedy="put the key into an environment variable and name that in api_key_env",
             )
         if self.api_key_env is None:
@@ -130,3 +130,13 @@ def _without(value: Any, key: str) -> Any:
     if isinstance(value, dict):
         return {name: _without(inner, key) for name, inner in value.items() if name != key}
     return [_without(inner, key) for inner in value] if isinstance(value, list) else value
+
+
+def _is_plain_address(base_url: str) -> bool:
+    try:
+        url = urlsplit(base_url)
+        has_port = url.port != 0
+    except ValueError:  # a port that is none, or a broken IPv6 address
+        return False
+    has_more = url.username or url.password or url.query
+    return url.scheme in ("http", "https") and bool(url.hostname) and has_port and not has_more

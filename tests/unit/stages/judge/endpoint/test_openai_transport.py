@@ -475,7 +475,18 @@ def test_no_foreign_key_is_sent(
 
 
 @pytest.mark.parametrize(
-    "url", ["https://user:pw@host/v1", "https://host/v1?api-key=pw", "host/v1", "ftp://host/v1", "https:///v1"]
+    "url",
+    [
+        "https://user:pw@host/v1",
+        "https://host/v1?api-key=pw",
+        "host/v1",
+        "ftp://host/v1",
+        "https:///v1",
+        "http://127.0.0.1:99999/v1",  # a resolver would take it for port 34463
+        "http://127.0.0.1:0/v1",
+        "http://127.0.0.1:http/v1",
+        "http://[::1/v1",
+    ],
 )
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ConfigError, match="plain http") as stop:
