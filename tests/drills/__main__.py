@@ -8,14 +8,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 from tests.drills.catalog import cluster_drills, driver_drills, member_drills, sampled
+from tests.drills.files import file_drills
+from tests.drills.operations import operation_drills
 from tests.drills.processes import Place, strike
 from tests.drills.records import Drill, Outcome, Result
 from tests.drills.small_run import write_small_run
@@ -28,16 +33,23 @@ _DEADLINES = {"lease_timeout_s": 8.0, "start_timeout_s": 60.0}
 def main() -> int:
     """The drills that were asked for; exit code 1 when one of them ended badly."""
     asked = _arguments()
-    chosen = [
-        *sampled(member_drills(), asked.members, asked.seed),
-        *sampled(driver_drills(), asked.drivers, asked.seed),
-        *sampled(cluster_drills(), asked.cluster, asked.seed),
-    ]
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="drill", ignore_cleanup_errors=True) as folder:
-        results = _on_ray(chosen, Path(folder), asked.jobs)
+    started, load = time.monotonic(), os.getloadavg()[0]
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="drill", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        at_rest = write_small_run(folder, dict(os.environ), latency_s=0.0)
+        for every, drills in ((asked.files, file_drills), (asked.operations, operation_drills)):
+            for result in drills(at_rest, folder, every) if every else ():
+                _say(len(results), result)
+                results.append(result)
+        if on_ray := _chosen(asked):
+            results += _on_ray(on_ray, folder / "r", asked.jobs)
     print(summary(results))
-    print(f"{len(results)} drills, seed {asked.seed}, {time.monotonic() - started:.0f} s")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    print(
+        f"{len(results)} drills, seed {asked.seed}, {time.monotonic() - started:.0f} s on {os.cpu_count()} cores, load {load:.1f} "
+        f"before; commit {commit or 'unknown'}, Ray {version('ray')}, Python {platform.python_version()}"
+    )
     if asked.json:
         asked.json.write_text(json.dumps({"seed": asked.seed, "results": as_data(results)}, indent=1))
     bad = [result for result in results if result.outcome is Outcome.BROKEN or not result.difference.is_none]
@@ -46,17 +58,34 @@ def main() -> int:
     return 1 if bad else 0
 
 
+def _chosen(asked: argparse.Namespace) -> list[Drill]:
+    return [
+        *sampled(member_drills(), asked.members, asked.seed),
+        *sampled(driver_drills(), asked.drivers, asked.seed),
+        *sampled(cluster_drills(), asked.cluster, asked.seed),
+    ]
+
+
+def _say(number: int, result: Result) -> None:
+    print(f"{number + 1:4} {result.drill}: {result.outcome}", file=sys.stderr, flush=True)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.drills", description=__doc__)
     for name, what in (("members", "members of pools"), ("drivers", "the driver"), ("cluster", "raylet and GCS")):
         parser.add_argument(f"--{name}", type=int, default=0, help=f"drills at {what}, drawn by the seed")
+    for name, what in (("files", "files of a run at rest"), ("operations", "durable operations of a run")):
+        parser.add_argument(
+            f"--{name}", type=int, default=0, metavar="N", help=f"every N-th drill at {what}; 0 is none"
+        )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="drills at once")
+    parser.add_argument("--jobs", type=int, default=1, help="drills on Ray at once")
     parser.add_argument("--json", type=Path, help="where to write every result")
     return parser.parse_args()
 
 
 def _on_ray(drills: list[Drill], folder: Path, jobs: int) -> list[Result]:
+    folder.mkdir()
     head = start_head(folder / "h")
     os.environ.update(head.environment)
     import ray
@@ -71,14 +100,9 @@ def _on_ray(drills: list[Drill], folder: Path, jobs: int) -> list[Result]:
         def drilled(number: int) -> Result:
             own = folder / f"{number}"
             own.mkdir()
-            began = time.monotonic()
             result = strike(drills[number], place, own)
             shutil.rmtree(own, ignore_errors=True)
-            print(
-                f"{number + 1:4} {time.monotonic() - began:5.1f} s  {result.drill}: {result.outcome}",
-                file=sys.stderr,
-                flush=True,
-            )
+            _say(number, result)
             return result
 
         with ThreadPoolExecutor(jobs) as pool:

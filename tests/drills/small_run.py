@@ -39,14 +39,16 @@ class SmallRun:
         )
 
 
-def write_small_run(folder: Path, environment: Mapping[str, str], **pool: Any) -> SmallRun:
-    """Write its config and prompts; ``pool`` are settings of all pools (deadlines, say)."""
+def write_small_run(
+    folder: Path, environment: Mapping[str, str], *, latency_s: float = _LATENCY_S, **pool: Any
+) -> SmallRun:
+    """Write its config and prompts; every call takes ``latency_s``, ``pool`` are settings of all pools (deadlines, say)."""
     rng, taken = random.Random(5), set[str]()
     prompts = {
         "train": _write_prompts(folder / "train.jsonl", 32, "a", rng, taken),
         "test": _write_prompts(folder / "test.jsonl", 12, "t", rng, taken),
     }
-    env = {"BCPG_FAKE_LATENCY_S": str(_LATENCY_S)}
+    env = {"BCPG_FAKE_LATENCY_S": str(latency_s)}
     content = {
         "name": "drill",
         "policy": {"kind": "fake", "model": "fake"},
