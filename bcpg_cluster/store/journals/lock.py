@@ -231,7 +231,7 @@ def _replace(run_dir: Path, stale: bytes, clock: Clock) -> IO[bytes]:
     """Put a lock of this process in the place of a silent one's; of several that try, one process does."""
     path, claim = run_dir / LOCK, run_dir / _CLAIM
     own = _sign(this_process(), clock(), is_released=False)
-    _claim(run_dir, claim, own, clock())
+    _claim(run_dir, claim, own)
     try:
         if path.read_bytes() != stale:
             raise in_use_error(run_dir, find_holder(run_dir, clock()).name or "unknown")
@@ -247,17 +247,26 @@ def _replace(run_dir: Path, stale: bytes, clock: Clock) -> IO[bytes]:
         claim.unlink(missing_ok=True)
 
 
-def _claim(run_dir: Path, claim: Path, own: bytes, now: float) -> None:
+def _claim(run_dir: Path, claim: Path, own: bytes) -> None:
+    """Make the claim, which one process alone can, on NFS too."""
     for is_last in (False, True):
         try:
-            with claim.open("xb") as file:  # one process alone can, on NFS too
+            with claim.open("xb") as file:
                 file.write(own)
             return
         except FileExistsError:
-            holder = _holder(claim.read_bytes() if claim.exists() else b"", False, now)
-            if is_last or holder.standing is Standing.HELD:
-                raise in_use_error(run_dir, holder.name or "unknown") from None
-            claim.unlink(missing_ok=True)  # of a process that ended in the midst of this
+            if is_last or not _is_left_over(claim):
+                raise in_use_error(run_dir, "unknown (it takes the run over at this moment)") from None
+            claim.unlink(missing_ok=True)
+
+
+def _is_left_over(claim: Path) -> bool:
+    """Whether its process ended in the midst of taking over, which takes an instant."""
+    try:
+        sign = _read_sign(claim.read_bytes())
+        return (sign is not None and is_gone(sign)) or time.time() - claim.stat().st_mtime > LEASE_S
+    except FileNotFoundError:
+        return True
 
 
 # --- what the lock says --------------------------------------------------------------------------------------------
