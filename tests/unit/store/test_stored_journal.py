@@ -74,6 +74,9 @@ def test_a_manifest_is_the_same_there(run_dir: StoredPath):
         assert lock_holder(run_dir) is not None
         with pytest.raises(RunDirectoryError, match=r"is in use by process \d+ on .+ \(its last sign came"):
             Manifest(run_dir)
+        with pytest.raises(RunDirectoryError, match="is in use"):
+            check_free(run_dir)
+        check_free(run_dir, take_over=True)
     assert lock_holder(run_dir) is None
     assert read_manifest(run_dir) == manifest.state
     with Manifest(run_dir) as again:
@@ -249,9 +252,6 @@ def test_a_run_is_taken_from_a_working_process_where_a_person_says_so(run_dir: S
     with pytest.raises(RunDirectoryError, match="is in use by process") as caught:
         StoredJournal(run_dir, clock=clock, beat=False)
     assert "--take-over" in caught.value.remedy
-    with pytest.raises(RunDirectoryError, match="is in use"):
-        check_free(run_dir)
-    check_free(run_dir, take_over=True)
     taken = StoredJournal(run_dir, take_over=True, clock=clock, beat=False)
     taken.begin(sum(map(len, taken.lines())))
     taken.append(line(1))
