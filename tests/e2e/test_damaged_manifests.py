@@ -108,3 +108,47 @@ def test_a_run_that_is_cut_back_ends_as_the_undisturbed_one(
     assert {version: record.digests for version, record in state.snapshots.items()} == {
         version: record.digests for version, record in undisturbed.snapshots.items()
     }
+
+
+@pytest.mark.parametrize("name", [LOCK, MANIFEST])
+def test_a_directory_in_the_place_of_a_file_is_said(
+    bcpg: Bcpg, config_file: Path, run_dir: Path, tree_digest: Tree, name: str
+):
+    (run_dir / name).unlink()
+    (run_dir / name).mkdir()
+    before = tree_digest(run_dir)
+    for command in (
+        ("iterate", "-c", config_file, "--inline", "-n", 4, "--run-dir", run_dir),
+        ("iterate", "-c", config_file, "--inline", "-n", 4, "--take-over", "--run-dir", run_dir),
+        ("stage", "train", "--round", 3, "--inline", "--discard-later", "--run-dir", run_dir),
+        ("status", "--run-dir", run_dir),
+    ):
+        ended = bcpg(*command)
+        assert ended.code == 2, (command, ended.err)
+        assert "rule:" in ended.err
+        assert "remedy:" in ended.err
+        assert tree_digest(run_dir) == before
+
+
+def test_a_run_of_a_silent_process_is_taken_over_by_the_flag_alone(
+    bcpg: Bcpg, config_file: Path, run_dir: Path, tree_digest: Tree
+):
+    sign = {"pid": 7, "host": "elsewhere", "machine": "another/pid:[1]", "started": "1", "time": 1.0, "released": False}
+    (run_dir / LOCK).write_text(json.dumps(sign))
+    before = tree_digest(run_dir)
+    for command in (
+        ("iterate", "-c", config_file, "--inline", "-n", 4, "--run-dir", run_dir),
+        ("stage", "train", "--round", 3, "--inline", "--discard-later", "--run-dir", run_dir),
+    ):
+        ended = bcpg(*command)
+        assert ended.code == 2, (command, ended.err)
+        assert "is held by process 7 on elsewhere" in ended.err
+        assert "--take-over" in ended.err
+        assert tree_digest(run_dir) == before
+    assert bcpg("status", "--run-dir", run_dir).code == 0
+    ended = bcpg("stage", "evaluate", "--round", 3, "--inline", "--take-over", "--run-dir", run_dir)
+    assert ended.code == 0, ended.err
+    (run_dir / LOCK).write_text(json.dumps(sign))
+    ended = bcpg("iterate", "-c", config_file, "--inline", "-n", 4, "--take-over", "--run-dir", run_dir)
+    assert ended.code == 0, ended.err
+    assert set(read_manifest(run_dir).reports) == {0, 1, 2, 3, 4}

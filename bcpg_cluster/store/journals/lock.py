@@ -122,8 +122,12 @@ class RunLock:
         self._owner = this_process()
         try:
             self._file, self.is_taken_over = _take(run_dir, clock, take_over=take_over)
+        except OSError as error:
+            raise unfit_error(self._path, error) from None
+        try:
             self._write(is_released=False)
         except OSError as error:
+            self._file.close()
             raise unfit_error(self._path, error) from None
         self._stop, self._guard = threading.Event(), threading.Lock()
         if beat:
