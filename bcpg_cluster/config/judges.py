@@ -28,7 +28,9 @@ class EndpointConfig(Section):
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request, sent untouched."""
     timeout_s: Annotated[float, Decides.NEVER] = Field(120.0, gt=0)
-    """Seconds to wait for one try."""
+    """Seconds for one try, from its start to the last byte of the answer."""
+    call_timeout_s: Annotated[float | None, Decides.NEVER] = Field(None, gt=0)
+    """Seconds for one call with all its tries and waits; ``null`` is ``(max_retries + 1) * (timeout_s + 60)``."""
     max_retries: Annotated[int, Decides.NEVER] = Field(5, ge=0)
     """Tries after the first, each after a longer wait."""
     give_up_after: Annotated[int, Decides.NEVER] = Field(20, ge=1)

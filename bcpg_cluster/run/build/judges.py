@@ -186,6 +186,7 @@ def judge_endpoint(section: JudgeConfig) -> Endpoint:
         structured=config.structured,
         extra_body=config.extra_body,
         timeout_s=config.timeout_s,
+        call_timeout_s=config.call_timeout_s,
         max_retries=config.max_retries,
         give_up_after=config.give_up_after,
         prices=prices,

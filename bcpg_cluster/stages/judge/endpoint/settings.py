@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from bcpg_cluster.errors import ConfigError
 
+_LONGEST_OWN_WAIT_S = 60.0
 _CAPITALS = re.compile(r"[A-Z_][A-Z0-9_]*")
 Structured = Literal["json_schema", "strict", "json_object", "none"]
 
@@ -45,7 +46,9 @@ class Endpoint:
             JSON; ``none`` leaves it to the prompt. Answers are checked alike in all four.
         extra_body: further fields of the request, passed through untouched (``seed``, ``reasoning_effort``,
             ``chat_template_kwargs``).
-        timeout_s: of one try; past it the try failed.
+        timeout_s: of one try, from its start to the last byte of the answer; past it the try failed.
+        call_timeout_s: of one call with all its tries and waits, from its first try; ``None`` is what they take at most without
+            ``Retry-After``: a ``timeout_s`` and a minute for each.
         max_retries: tries after the first.
         give_up_after: calls in a row without an answer, each after all its tries, after which the endpoint counts as gone.
     """
@@ -60,6 +63,7 @@ class Endpoint:
     structured: Structured = "json_schema"
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     timeout_s: float = 120.0
+    call_timeout_s: float | None = None
     max_retries: int = 5
     give_up_after: int = 20
     prices: Prices | None = None
@@ -97,6 +101,13 @@ class Endpoint:
                 remedy=f"export {name}=... where the judge's pool runs (on a cluster: where `ray start` runs)",
             )
         return key
+
+    @property
+    def call_within_s(self) -> float:
+        """``call_timeout_s``, or what stands for it."""
+        if self.call_timeout_s is not None:
+            return self.call_timeout_s
+        return (self.max_retries + 1) * (self.timeout_s + _LONGEST_OWN_WAIT_S)
 
     def decoding(self) -> dict[str, Any]:
         """What decides an answer besides model and messages, as JSON values."""
