@@ -49,6 +49,13 @@ def request_key(
     return hashlib.sha256(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def content_seed(run_seed: int, key: str) -> int:
+    """The seed of a sampled answer (31 bits), by nothing but the request's :func:`request_key` and the run: whichever member
+    answers, at whichever try, draws the same.
+    """
+    return int.from_bytes(hashlib.sha256(f"{run_seed}/{key}".encode()).digest()[:4]) >> 1
+
+
 class VerdictCache:
     """A directory of answers by key. Thread-safe: it holds no state.
 

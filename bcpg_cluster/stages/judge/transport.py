@@ -17,10 +17,13 @@ from bcpg_cluster.stages.judge.cache import CachedAnswer, VerdictCache, request_
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request: chat messages, and the JSON schema (text) its answer is bound to, or ``None``."""
+    """One request: chat messages, the JSON schema (text) its answer is bound to, or ``None``, and the seed of a transport that
+    samples (``None``: whatever comes).
+    """
 
     messages: tuple[dict[str, str], ...]
     schema: str | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,8 @@ class GeneratorTransport:
                 yield index, Reply(failure=VerdictStatus.REFUSED)
                 continue
             sent.append(index)
-            requests.append(GenerateRequest(token_ids, replace(self._sampling, json_schema=ask.schema)))
+            seed = ask.seed if self._sampling.temperature > 0.0 else None
+            requests.append(GenerateRequest(token_ids, replace(self._sampling, json_schema=ask.schema), seed))
         for index, request, drawn in zip(sent, requests, self._generator.generate(requests), strict=True):
             yield (
                 index,

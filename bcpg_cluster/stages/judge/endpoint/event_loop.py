@@ -54,7 +54,9 @@ class EventLoopThread:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
-        closing = asyncio.gather(last, *others, return_exceptions=True)  # the process's end closes what cannot be closed
+        closing = asyncio.gather(
+            last, *others, return_exceptions=True
+        )  # the process's end closes what cannot be closed
         with suppress(TimeoutError):
             await asyncio.wait_for(closing, _GRACE_S)
         self._loop.stop()

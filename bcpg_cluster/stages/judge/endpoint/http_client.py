@@ -25,7 +25,7 @@ def make_http_client(mask: KeyMask) -> Any:
     import openai
 
     class MaskingClient(openai.DefaultAsyncHttpxClient):
-        async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:  # noqa: ARG002
+        async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
             options.pop("follow_redirects", None)
             for _ in range(_MOST_REDIRECTS):
                 response = await super().send(request, stream=True, follow_redirects=False, **options)

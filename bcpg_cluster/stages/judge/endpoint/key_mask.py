@@ -12,7 +12,7 @@ _SHORTEST_CODE = 12
 
 
 class KeyMask:
-    """Finds one key however a reply may spell it: as it is, in capitals or not, each character plain or as an escape of JSON
+    r"""Finds one key however a reply may spell it: as it is, in capitals or not, each character plain or as an escape of JSON
     (``\\u0073``, also escaped twice), of a URL (``%73``) or of HTML (``&#115;``), and in base64 wherever it begins there.
 
     Args:

@@ -212,7 +212,7 @@ class OpenAiTransport:
         """One try. Errors become values here: an exception of the client holds the request, and that the key."""
         import openai
 
-        call = self._client.chat.completions.create(**self._endpoint.request(ask.messages, ask.schema))
+        call = self._client.chat.completions.create(**self._endpoint.request(ask.messages, ask.schema, ask.seed))
         try:
             completion = self._loop.run(call, within_s)
         except (openai.APITimeoutError, TimeoutError):
@@ -255,7 +255,9 @@ class OpenAiTransport:
         is_refused = bool(refusal) or getattr(choice, "finish_reason", None) == "content_filter"
         content = getattr(message, "content", None)
         return Reply(
-            self._shown(str(refusal or content)) if is_refused else self._mask.text(content if isinstance(content, str) else ""),
+            self._shown(str(refusal or content))
+            if is_refused
+            else self._mask.text(content if isinstance(content, str) else ""),
             VerdictStatus.REFUSED if is_refused else None,
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,

@@ -46,6 +46,8 @@ class Endpoint:
             JSON; ``none`` leaves it to the prompt. Answers are checked alike in all four.
         extra_body: further fields of the request, passed through untouched (``seed``, ``reasoning_effort``,
             ``chat_template_kwargs``).
+        send_seed: send :attr:`~bcpg_cluster.stages.judge.transport.Ask.seed` as ``seed`` where answers are sampled; not every
+            endpoint knows it, and some refuse what they do not know.
         timeout_s: of one try, from its start to the last byte of the answer; past it the try failed.
         call_timeout_s: of one call with all its tries and waits, from its first try; ``None`` is what they take at most without
             ``Retry-After``: a ``timeout_s`` and a minute for each.
@@ -62,6 +64,7 @@ class Endpoint:
     token_limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     structured: Structured = "json_schema"
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    send_seed: bool = False
     timeout_s: float = 120.0
     call_timeout_s: float | None = None
     max_retries: int = 5
@@ -112,9 +115,12 @@ class Endpoint:
     def decoding(self) -> dict[str, Any]:
         """What decides an answer besides model and messages, as JSON values."""
         names = ("max_tokens", "temperature", "top_p", "structured")
-        return {name: getattr(self, name) for name in names} | {"extra_body": dict(self.extra_body)}
+        added_later = {"send_seed": True} if self.send_seed else {}
+        return {name: getattr(self, name) for name in names} | {"extra_body": dict(self.extra_body)} | added_later
 
-    def request(self, messages: Sequence[Mapping[str, str]], schema: str | None) -> dict[str, Any]:
+    def request(
+        self, messages: Sequence[Mapping[str, str]], schema: str | None, seed: int | None = None
+    ) -> dict[str, Any]:
         """The arguments of the client's ``chat.completions.create``; ``schema`` as JSON text."""
         request: dict[str, Any] = {
             "model": self.model,
@@ -122,6 +128,8 @@ class Endpoint:
             self.token_limit_field: self.max_tokens,
         }
         request |= {k: v for k, v in (("temperature", self.temperature), ("top_p", self.top_p)) if v is not None}
+        if self.send_seed and seed is not None and self.temperature != 0.0:
+            request["seed"] = seed
         if schema is not None and self.structured != "none":
             request["response_format"] = _response_format(schema, self.structured)
         return request | ({"extra_body": dict(self.extra_body)} if self.extra_body else {})

@@ -72,9 +72,7 @@ def only_reply(url: str, clock: Any = None, **settings: Any) -> Reply:
     ],
     ids=["body", "body without a length", "a header", "headers", "redirects", "a redirect's body", "a 500", "chunks"],
 )
-def test_bytes_that_drip_do_not_prolong_a_try(
-    at_once: bytes, again: bytes, drips: Callable[..., DripServer]
-) -> None:
+def test_bytes_that_drip_do_not_prolong_a_try(at_once: bytes, again: bytes, drips: Callable[..., DripServer]) -> None:
     server = drips(at_once, again)
     reply = only_reply(server.url, timeout_s=0.5)
     assert reply.failure in (VerdictStatus.TIMEOUT, VerdictStatus.ENGINE_LOST)
