@@ -7,9 +7,8 @@ import os
 import sys
 import time
 
-import typer
-
 from bcpg_cluster.errors import BcpgError, Interrupted, UserError
+from bcpg_cluster_cli.terminal import say
 
 _PLACES = {
     errno.ENOSPC: "the disk is full",
@@ -39,15 +38,15 @@ def say_and_code(error: BcpgError | OSError) -> int:
             raise error
         return _say_of_a_place(error)
     if isinstance(error, Interrupted):
-        typer.secho(f"{error}\nRun the same command again to resume.", fg="yellow", err=True)
+        say(f"{error}\nRun the same command again to resume.", color="yellow", is_error=True)
         return 130
     if isinstance(error, UserError):
-        typer.secho(f"error: {error}", fg="red", err=True)
+        say(f"error: {error}", color="red", is_error=True)
         return 2
-    typer.secho(
+    say(
         f"error: {type(error).__name__}: {error}\nWhat was finished is kept; run the same command again to resume.",
-        fg="red",
-        err=True,
+        color="red",
+        is_error=True,
     )
     return 1
 
@@ -62,7 +61,7 @@ def _say_of_a_place(error: OSError) -> int:
         if is_used_up
         else "give another directory, or change its owner or permissions",
     )
-    typer.secho(f"error: {said}", fg="red", err=True)
+    say(f"error: {said}", color="red", is_error=True)
     return 1 if is_used_up else 2
 
 
