@@ -22,16 +22,41 @@ _PLACES = {
     errno.ENAMETOOLONG: "the name is too long",
     errno.EFBIG: "the file would be larger than is allowed",
     errno.EIO: "the disk does not work",
+    errno.ENOENT: "it, or the directory it lies in, is not there",
+    errno.ENOTEMPTY: "it is a directory, and not empty",
+    errno.ELOOP: "its links lead in a circle",
+    errno.ESTALE: "the file server no longer knows it",
+    errno.ENOLCK: "the file system keeps no locks",
+    errno.EMFILE: "this process has as many files open as it may",
+    errno.ENFILE: "this machine has as many files open as it can",
 }
 """What a place on a disk can be unfit for. Any other error of the system is this program's own, and shows its traceback."""
-_USED_UP = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_MAKE_ROOM = "make room, and run the same command again: what was finished is kept"
+_RAISE_LIMIT = "raise the limit (`ulimit -n`), and run the same command again: what was finished is kept"
+_USED_UP = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EFBIG: _MAKE_ROOM,
+    errno.EIO: "mend or replace the disk, and run the same command again: what was finished there is kept",
+    errno.ESTALE: "mount it again, and run the same command again: what was finished is kept",
+    errno.EMFILE: _RAISE_LIMIT,
+    errno.ENFILE: _RAISE_LIMIT,
+}
+"""What may pass while the place stays the same, and how."""
+_OTHER_PLACE = {
+    errno.ENOENT: "put it back or make the directory, or give another place",
+    errno.EISDIR: "move the directory away, or give another place",
+    errno.ENOTEMPTY: "move the directory away, or give another place",
+    errno.EEXIST: "move the file away, or give another place",
+    errno.ENAMETOOLONG: "give a shorter path",
+}
 
 
 def say_and_code(error: BcpgError | OSError) -> int:
     """Print what a person needs to know; the exit code: 2 for bad input, 130 for a wanted stop, 1 for the rest.
 
     Raises:
-        OSError: ``error`` itself, where it says nothing of a place that cannot be written.
+        OSError: ``error`` itself, where it says nothing of a place on a disk.
     """
     if isinstance(error, OSError):
         if error.errno not in _PLACES:
@@ -53,16 +78,15 @@ def say_and_code(error: BcpgError | OSError) -> int:
 
 def _say_of_a_place(error: OSError) -> int:
     where = str(error.filename2 or error.filename or "a file")
-    is_used_up = error.errno in _USED_UP
+    passes = _USED_UP.get(error.errno or 0)
     said = UserError(
-        f"{where} cannot be written: {_PLACES.get(error.errno or 0, error.strerror)}",
+        f"{where} cannot be written or read: {_PLACES.get(error.errno or 0, error.strerror)}",
         rule="runs, reports and exports are written whole, or not at all",
-        remedy="make room, and run the same command again: what was finished is kept"
-        if is_used_up
-        else "give another directory, or change its owner or permissions",
+        remedy=passes
+        or _OTHER_PLACE.get(error.errno or 0, "give another directory, or change its owner or permissions"),
     )
     say(f"error: {said}", color="red", is_error=True)
-    return 1 if is_used_up else 2
+    return 1 if passes else 2
 
 
 def end_if_stuck(error: BcpgError, patience_s: float = 10.0) -> None:

@@ -87,8 +87,8 @@ class VerdictCache:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):  # no file; torn; JSON of another shape
             return None
 
-    def put(self, key: str, answer: CachedAnswer) -> None:
-        """Store an answer; a failing disk costs the entry, not the answer."""
+    def put(self, key: str, answer: CachedAnswer) -> bool:
+        """Store an answer; false where the disk failed, which costs the entry, not the answer."""
         body = asdict(answer)
         entry = json.dumps({"key": key, "checksum": _checksum(key, body), "answer": body}).encode()
         path = self._path(key)
@@ -101,6 +101,8 @@ class VerdictCache:
         except OSError:
             with suppress(OSError):  # it may be what failed
                 temporary.unlink(missing_ok=True)
+            return False
+        return True
 
     def _path(self, key: str) -> Path:
         return self._root / key[:2] / f"{key}.json"

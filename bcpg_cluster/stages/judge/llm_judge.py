@@ -74,11 +74,11 @@ class LlmJudge:
     """A :class:`~bcpg_cluster.stages.judge.protocol.Judge` that asks a language model over a
     :class:`~bcpg_cluster.stages.judge.transport.Transport`.
 
-    Its counts are ``calls``, ``calls.stored`` (answered by the cache), ``calls.repair`` (second tries of an unreadable
-    answer), ``calls.repaired`` (those that helped), ``retries``, ``prompt_tokens``, ``prompt_tokens.cached``,
-    ``answer_tokens`` and ``cost`` of what was not stored, and ``calls.uncounted``, whose tokens were not counted. Calls of work
-    that failed as a whole are in the counts of the next that does not, by the same object; if its process ends before,
-    they are lost (the counts are a lower bound, then).
+    Its counts are ``calls``, ``calls.stored`` (answered by the cache), ``calls.unkept`` (which the cache could not take),
+    ``calls.repair`` (second tries of an unreadable answer), ``calls.repaired`` (those that helped), ``retries``,
+    ``prompt_tokens``, ``prompt_tokens.cached``, ``answer_tokens`` and ``cost`` of what was not stored, and ``calls.uncounted``,
+    whose tokens were not counted. Calls of work that failed as a whole are in the counts of the next that does not, by the same
+    object; if its process ends before, they are lost (the counts are a lower bound, then).
 
     Args:
         transport: owned from here on: closing the judge closes it.
@@ -273,6 +273,8 @@ def _count(reply: Reply, account: dict[str, float]) -> None:
         account["calls.stored"] += 1
         return
     account["retries"] += reply.num_retries
+    if reply.is_unkept:
+        account["calls.unkept"] += 1
     if reply.prompt_tokens is None or reply.answer_tokens is None:
         account["calls.uncounted"] += 1
         return

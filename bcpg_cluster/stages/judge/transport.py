@@ -38,6 +38,7 @@ class Reply:
         cost: in the currency of the prices given; ``None`` without prices or counts.
         num_retries: tries before this one.
         is_stored: an answer of earlier, which cost nothing now.
+        is_unkept: an answer that the cache could not take.
     """
 
     text: str = ""
@@ -48,6 +49,7 @@ class Reply:
     cost: float | None = None
     num_retries: int = 0
     is_stored: bool = False
+    is_unkept: bool = False
 
 
 class Transport(Protocol):
@@ -209,8 +211,8 @@ def cached_answers(
     keys = list(waiting)
     for place, reply in transport.answers([asks[waiting[key][0]] for key in keys]):
         answer = CachedAnswer(reply.text, reply.prompt_tokens, reply.answer_tokens)
-        if reply.failure is None:
-            cache.put(keys[place], answer)
+        if reply.failure is None and not cache.put(keys[place], answer):
+            reply = replace(reply, is_unkept=True)
         first, *others = waiting[keys[place]]
         yield first, reply
         for index in others:

@@ -21,17 +21,23 @@ from bcpg_cluster_cli.endings import say_and_code
         (errno.EACCES, "this user may not write or read there", 2),
         (errno.ENOTDIR, "a part of the path is a file", 2),
         (errno.EEXIST, "a file has this name", 2),
+        (errno.EISDIR, "it is a directory, not a file", 2),
+        (errno.ENOENT, "it, or the directory it lies in, is not there", 2),
+        (errno.ENAMETOOLONG, "the name is too long", 2),
+        (errno.EIO, "the disk does not work", 1),
+        (errno.EMFILE, "this process has as many files open as it may", 1),
+        (errno.ENFILE, "this machine has as many files open as it can", 1),
     ],
 )
 def test_what_is_wrong_with_a_place(capsys: pytest.CaptureFixture[str], number: int, words: str, code: int):
     assert say_and_code(OSError(number, "x", "/some/where")) == code
     said = capsys.readouterr().err
-    assert f"/some/where cannot be written: {words}" in said
-    assert "rule:" in said and ("make room, and run the same command again" in said) is (code == 1)
+    assert f"/some/where cannot be written or read: {words}" in said
+    assert "rule:" in said and ("run the same command again: what was finished" in said) is (code == 1)
 
 
 def test_other_errors_of_the_system_stay_what_they_are():
-    for error in (FileNotFoundError(errno.ENOENT, "x", "y"), ConnectionResetError(errno.ECONNRESET, "x"), OSError("y")):
+    for error in (ConnectionResetError(errno.ECONNRESET, "x"), OSError("y")):
         with pytest.raises(type(error)) as caught:
             say_and_code(error)
         assert caught.value is error
@@ -47,5 +53,5 @@ def test_a_run_whose_files_become_too_large_says_so(tmp_path: Path, config_file:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1, ended.stderr
     assert "Traceback" not in ended.stderr
-    assert "cannot be written: the file would be larger than is allowed" in ended.stderr
+    assert "cannot be written or read: the file would be larger than is allowed" in ended.stderr
     assert "what was finished is kept" in ended.stderr

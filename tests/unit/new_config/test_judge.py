@@ -15,11 +15,15 @@ POLICY = ModelFacts("/models/p")
 KEY = "sk-0123456789"
 
 
-@pytest.mark.parametrize(("at_once", "again"), [(HEAD, b" "), (ENDLESS_HEAD, b" "), (b"HTTP/1.1 200 OK\r\n", b"x: y\r\n")])
+@pytest.mark.parametrize(
+    ("at_once", "again"), [(HEAD, b" "), (ENDLESS_HEAD, b" "), (b"HTTP/1.1 200 OK\r\n", b"x: y\r\n")]
+)
 def test_a_server_that_drips_is_given_up(at_once: bytes, again: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge, "_WITHIN_S", 0.5)
     server = DripServer(at_once, again)
-    with pytest.raises(ConfigError, match=r"does not say which models it serves: (no whole answer within 0\.5 s|got more)"):
+    with pytest.raises(
+        ConfigError, match=r"does not say which models it serves: (no whole answer within 0\.5 s|got more)"
+    ):
         judge.read_judge(server.url, None, None, POLICY)
     assert server.num_requests == 1
     assert server.most_drips < DRIPS_AT_MOST
