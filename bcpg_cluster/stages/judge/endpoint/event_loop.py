@@ -29,6 +29,7 @@ class EventLoopThread:
             CancelledError: the loop was closed meanwhile (of ``concurrent.futures``).
             RuntimeError: it was closed before.
         """
+        within_s = min(within_s, threading.TIMEOUT_MAX - _GRACE_S)
         try:
             future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(call, within_s), self._loop)
         except RuntimeError:

@@ -20,8 +20,9 @@ def test_a_full_disk_is_said_and_the_tracker_left_out(
     config = make_config(tracking={"tensorboard": {}, "folder": str(tmp_path / "tracking")})
     assert config.tracking.chosen == ("tensorboard",)
     notes: list[str] = []
-    with WatchedDisk(tmp_path / "tracking", DiskFault(1, is_lasting=True, error=error)):
-        with tracking(config, finished_run.directory, read_manifest(finished_run.directory), notes.append) as observer:
-            assert observer is not None
+    full = WatchedDisk(tmp_path / "tracking", DiskFault(1, is_lasting=True, error=error))
+    run = finished_run.directory
+    with full, tracking(config, run, read_manifest(run), notes.append) as observer:
+        assert observer is not None
     assert len(notes) == 1
     assert notes[0].startswith("tensorboard did not start, the run continues without it: [Errno")
