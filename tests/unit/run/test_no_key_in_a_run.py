@@ -20,7 +20,7 @@ from tests.judge_server import Play, Server, asked, completion, verdicts
 KEY = "sk-Never/To+Be=Seen-0123456789"
 CODE = base64.b64encode(KEY.encode()).decode()
 ESCAPED = "".join(f"\\u{ord(character):04x}" for character in KEY)
-COMMAND = "from bcpg_cluster_cli.app import main; main()"
+COMMAND = "import logging; logging.basicConfig(level=logging.DEBUG); from bcpg_cluster_cli.app import main; main()"
 
 
 def tells(status: int = 200) -> Play:
@@ -78,6 +78,7 @@ def test_nothing_has_the_key(server: Server, tmp_path: Path, fakes_content: Call
                 shown[str(path)] += json.dumps(pq.read_table(path).to_pylist(), default=str)
     assert any("***" in text for name, text in shown.items() if name.endswith(".parquet"))
     assert any("***" in text for name, text in shown.items() if "cache" in name)
+    assert "receive_response_headers.complete" in done.stderr  # the client was heard at its most talkative
     for name, text in shown.items():
         for secret in (KEY, KEY.lower(), CODE[:-4], ESCAPED, json.dumps(ESCAPED)[1:-1]):
             assert secret not in text, name

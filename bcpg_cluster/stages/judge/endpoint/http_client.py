@@ -13,7 +13,9 @@ _CODINGS = ("", "identity", "gzip", "deflate")
 """Content codings that grow a thousandfold at most; others are refused."""
 _ABOUT_THE_BYTES = ("content-length", "content-encoding", "transfer-encoding")
 _MOST_REDIRECTS = 5
-_LOGGERS = ("httpx", "httpx2", "httpcore.http11", "httpcore2.http11", "openai")
+_LOGGERS = (
+    "httpx", "httpx2", "httpcore.http11", "httpcore.connection", "httpcore2.http11", "httpcore2.connection", "openai._base_client",
+)  # fmt: skip
 
 
 class UnreadableReplyError(ValueError):
