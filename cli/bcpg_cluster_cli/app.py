@@ -71,13 +71,18 @@ def _root(
 def main() -> None:
     """Run the command line; errors made on purpose are printed without a traceback, with exit code 2 for bad input."""
     from bcpg_cluster.errors import BcpgError
-    from bcpg_cluster_cli.endings import say_and_code
+    from bcpg_cluster_cli.endings import disk_error_in, say_and_code
 
     sys.excepthook = _show_traceback
     try:
         app()
     except (BcpgError, OSError) as error:
         sys.exit(say_and_code(error))
+    except Exception as error:
+        refused = disk_error_in(error)
+        if refused is None:
+            raise
+        sys.exit(say_and_code(refused))
 
 
 def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import time
 
@@ -43,6 +44,7 @@ _USED_UP = {
     errno.ENFILE: _RAISE_LIMIT,
 }
 """What may pass while the place stays the same, and how."""
+_RUST = re.compile(r"\(os error (\d{1,3})\)")
 _OTHER_PLACE = {
     errno.ENOENT: "put it back or make the directory, or give another place",
     errno.EISDIR: "move the directory away, or give another place",
@@ -74,6 +76,21 @@ def say_and_code(error: BcpgError | OSError) -> int:
         is_error=True,
     )
     return 1
+
+
+def disk_error_in(error: BaseException) -> OSError | None:
+    """What the disk refused, where a library says it in words of its own: safetensors' ``(os error 28)``, or torch's error that was
+    raised while it handled one of the system. ``None`` for all else.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _USED_UP:
+            return seen
+        quoted = _RUST.search(str(seen))
+        if quoted and int(quoted[1]) in _USED_UP:
+            return OSError(int(quoted[1]), os.strerror(int(quoted[1])))
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _say_of_a_place(error: OSError) -> int:

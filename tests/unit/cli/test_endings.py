@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bcpg_cluster_cli.endings import say_and_code
+from bcpg_cluster_cli.endings import disk_error_in, say_and_code
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,35 @@ def test_other_errors_of_the_system_stay_what_they_are():
         with pytest.raises(type(error)) as caught:
             say_and_code(error)
         assert caught.value is error
+
+
+def test_what_libraries_say_of_a_disk(tmp_path: Path):
+    """The real ones, with a limit on file sizes for the full disk."""
+    program = f"""
+import resource, signal, sys, torch
+from safetensors.torch import save_file
+from bcpg_cluster_cli.endings import disk_error_in
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+tensors = {{"a": torch.zeros(1000000)}}
+
+def by_torch():
+    with open({str(tmp_path / "t")!r}, "wb") as file:
+        torch.save(tensors, file)
+
+for save in (lambda: save_file(tensors, {str(tmp_path / "s")!r}), by_torch):
+    try:
+        save()
+    except Exception as error:
+        print(isinstance(error, OSError), disk_error_in(error).errno)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.stdout == f"False {errno.EFBIG}\n" * 2, done.stderr
+
+
+def test_other_errors_are_none_of_the_disk():
+    for error in (ValueError("x"), RuntimeError("ended (os error 2)"), KeyError(28)):
+        assert disk_error_in(error) is None
 
 
 def test_a_run_whose_files_become_too_large_says_so(tmp_path: Path, config_file: Path):
