@@ -55,6 +55,7 @@ class _Slot:
     asked: float
     start_deadline: float | None = None  # from when it has a node
     next_look: float = 0.0
+    host: str | None = None
     is_ready: bool = False
     is_draining: bool = False
     is_dismissed: bool = False

@@ -17,9 +17,10 @@ from typing import Any
 
 from bcpg_cluster.cluster.leases import Done, PoolLimits, Work, _Lease, _Slot
 from bcpg_cluster.cluster.lifecycle import ping
-from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
+from bcpg_cluster.cluster.runtime import Located, Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.cluster.state import MemberState
 from bcpg_cluster.errors import EngineError, MemberLostError, StartRefusedError
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 
 _NODE_PATIENCE_S = 30.0  # a node with room takes a while to start a process: not yet worth a word
 _NODE_LOOK_S = 1.0
@@ -31,7 +32,7 @@ class Pool:
     Args:
         spec: gives the spec of the member with a number; asked anew for every start, so that a replacement gets the present
             state (e.g. the newest snapshot).
-        on_retry: told of every lost lease or member: (what, why).
+        on_fault: told of every lost lease or member, and of what became of it.
         welcome: asked about every member that has started, until it returns ``None``: a call that has to end first, before the
             member gets its first lease (e.g. loading weights that are newer than those it was started with).
 
@@ -47,13 +48,13 @@ class Pool:
         spec: Callable[[int], MemberSpec],
         limits: PoolLimits,
         *,
-        on_retry: Callable[[str, str], None] = lambda what, why: None,
+        on_fault: Callable[[FaultEvent], object] = lambda fault: None,
         welcome: Callable[[Member, MemberSpec], Future[Any] | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._runtime, self._spec, self._limits = runtime, spec, limits
-        self._on_retry, self._welcome, self._clock = on_retry, welcome, clock
+        self._on_fault, self._welcome, self._clock = on_fault, welcome, clock
         self._slots: list[_Slot] = []
         self._queue: deque[tuple[Work, int]] = deque()
         self._size = 0
@@ -239,6 +240,7 @@ class Pool:
         first = None if self._welcome is None else self._welcome(slot.member, slot.spec)
         if first is None:
             slot.is_ready, slot.ready_since, self._failed_starts, self._was_ready = True, self._clock(), 0, True
+            slot.host = slot.member.host() if isinstance(slot.member, Located) else None
         else:
             slot.ready, slot.start_deadline = first, self._clock() + self._limits.start_timeout_s
             slot.ready.add_done_callback(lambda _: self.on_news())
@@ -258,7 +260,7 @@ class Pool:
                 raise self._broken
             if not slot.is_draining:  # the others can do the work: a smaller pool is better than none
                 self._size -= 1
-            self._on_retry(slot.member.name, f"{why}; the pool continues with {self._size}")
+            self._tell_fault(FaultKind.SHRUNK, slot, slot.member.name, why, f"the pool continues with {self._size}")
             self._remove(slot)
 
     def _retry_start(self, slot: _Slot, why: str) -> None:
@@ -298,7 +300,7 @@ class Pool:
                     return
                 elif isinstance(error, EngineError):
                     self._release(slot, lease)
-                    self._requeue(lease, str(error))
+                    self._requeue(slot, lease, str(error))
                 else:
                     raise error
             elif now > lease.deadline:
@@ -311,9 +313,11 @@ class Pool:
             slot.busy_s += self._clock() - slot.busy_since
             slot.busy_since = None
 
-    def _requeue(self, lease: _Lease, why: str) -> None:
-        self._on_retry(lease.work.label or str(lease.work.key), why)
-        if lease.attempt >= self._limits.max_attempts:
+    def _requeue(self, slot: _Slot, lease: _Lease, why: str) -> None:
+        is_last, most = lease.attempt >= self._limits.max_attempts, self._limits.max_attempts
+        then = f"failed {lease.attempt} of {most} times" + ("" if is_last else ", back to the front of the queue")
+        self._tell_fault(FaultKind.REQUEUE, slot, lease.work.label or str(lease.work.key), why, then)
+        if is_last:
             raise EngineError(
                 f"pool {self.name}: {lease.work.label} failed {lease.attempt} times; the last time: {why}"
             )
@@ -321,12 +325,15 @@ class Pool:
 
     def _replace(self, slot: _Slot, why: str) -> None:
         self._remove(slot)
-        self._on_retry(slot.member.name, why)
+        self._tell_fault(FaultKind.REPLACEMENT, slot, slot.member.name, why, "ended; another takes its place")
         for lease in slot.leases:
-            self._requeue(lease, why)
+            self._requeue(slot, lease, why)
         slot.leases.clear()  # the end of its calls is still to be told
         if not self._is_parked and sum(not s.is_draining for s in self._slots) < self._size:
             self._start_one()
+
+    def _tell_fault(self, kind: FaultKind, slot: _Slot, what: str, why: str, then: str) -> None:
+        self._on_fault(FaultEvent(kind, what, why, then, pool=self.name, member=slot.member.name, host=slot.host))
 
     def _remove(self, slot: _Slot) -> None:
         self._gone_busy_s += self._busy_s(slot)

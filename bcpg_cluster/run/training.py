@@ -19,12 +19,13 @@ from bcpg_cluster.stages.train.objective import Objective
 from bcpg_cluster.stages.train.protocol import StepReport, TrainSettings
 from bcpg_cluster.stages.train.worker import TrainJob
 from bcpg_cluster.stages.weigh.counts import WeighCounts
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.layout import checkpoint_path, new_attempt, snapshot_path
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import TrainingSummary
 from bcpg_cluster.store.whole_files import make_parents, remove_tree, write_whole
-from bcpg_cluster.watch.observer import Observer, Retried, ShardAccepted, StageProgress, StepTrained
+from bcpg_cluster.watch.observer import Faulted, Observer, ShardAccepted, StageProgress, StepTrained
 
 _WHAT_A_ROW_IS = {
     "all": "a response of a group with right and wrong ones",
@@ -101,8 +102,9 @@ def train_round(
             gang.kill()
             if attempt == max_attempts:
                 raise
-            manifest.add_retry(f"train round {round_}", str(error))
-            observer.hear(Retried(f"train round {round_}", str(error)))
+            then = f"the group starts again, from its last step checkpoint (try {attempt + 1} of {max_attempts})"
+            what = f"train round {round_}"
+            observer.hear(Faulted(FaultEvent(FaultKind.RETRY, what, str(error), then, round=round_, pool=gang.name)))
     raise AssertionError("unreachable")
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from bcpg_cluster.cluster.state import PoolState
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.stages.train.protocol import StepReport
+from bcpg_cluster.store.faults import FaultEvent
 from bcpg_cluster.store.reports import PushFacts, RoundReport
 
 
@@ -63,11 +64,15 @@ class Noted:
 
 
 @dataclass(frozen=True, slots=True)
-class Retried:
-    """A piece of work or a member was lost and is tried again."""
+class Faulted:
+    """Something went wrong and was dealt with. A run's own observer writes it into the manifest (``watch.fault_recorder``)."""
 
-    what: str
-    why: str
+    fault: FaultEvent
+
+
+def Retried(what: str, why: str) -> Noted:  # noqa: N802  (until nothing calls it)
+    """A line for people about what the caller has noted in the manifest."""
+    return Noted(f"again: {what} ({why})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class RoundFinished:
     report: RoundReport
 
 
-Event = StageProgress | ShardAccepted | PoolsSeen | StepTrained | WeightsPushed | Noted | Retried | RoundFinished
+Event = StageProgress | ShardAccepted | PoolsSeen | StepTrained | WeightsPushed | Noted | Faulted | RoundFinished
 
 
 class Observer(Protocol):

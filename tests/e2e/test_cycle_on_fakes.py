@@ -89,7 +89,7 @@ def test_every_push_was_proven(finished_run: Any):
         assert push["canaries"] == "passed"
         assert push["method"] == "gloo"
         assert push["separation_nats"] > 1e-3 > push["worst_nats"]
-    assert state.retries == []
+    assert state.faults == []
 
 
 def test_reports_are_files_and_plain_json(finished_run: Any):
@@ -217,7 +217,7 @@ def test_pools_that_take_turns_give_the_same_results(
         assert (push["method"], push["canaries"]) == ("disk", "passed")
         assert {r.policy_version for r in rollouts_from(table(run, round_, "rollouts"))} == {round_ - 1}
         assert {r.policy_version for r in rollouts_from(table(run, round_, "eval_rollouts"))} == {round_}
-    assert read_manifest(run.directory).retries == []
+    assert read_manifest(run.directory).faults == []
     again = run_rounds(tmp_path / "r", make_config(judges=judges), 3)  # and the run goes on the other way
     assert again.reports[3]["per_problem"] == finished_run.reports[3]["per_problem"]
 
@@ -262,4 +262,4 @@ def test_prompts_and_responses_at_the_border_of_the_context(
     assert {r.id.prompt_id for r in rollouts if r.stop_reason is StopReason.PROMPT_TOO_LONG} == {"L"}
     assert max(len(r.prompt_token_ids) + len(r.token_ids) for r in rollouts if r.token_ids) == 60
     assert report["push"]["canaries"] == "passed"
-    assert read_manifest(done.directory).retries == []
+    assert read_manifest(done.directory).faults == []
