@@ -152,10 +152,10 @@ class Coordinator:
         started = time.monotonic()
         learned = (yield from self._learn(round_)) if round_ else None
         evaluated = self._evaluate(round_)
-        done = self._manifest.state.reports
-        report = round_report.complete(
-            round_, evaluated, learned, time.monotonic() - started, done.get(round_ - 1), done.get(0)
-        )
+        done, seconds = self._manifest.state.reports, time.monotonic() - started
+        self._manifest.write_faults()
+        faults = [fault for fault in self._manifest.state.faults if fault.round == round_]
+        report = round_report.complete(round_, evaluated, learned, seconds, done.get(round_ - 1), done.get(0), faults)
         path = self._manifest.run_dir / report_path(round_)
         make_parents(path)
         write_whole(path, json.dumps(report.plain(), indent=2).encode())

@@ -185,6 +185,9 @@ def _rows(report: RoundReport) -> list[tuple[str, str]]:
         rows += [] if report.push is None else [("push", _push_text(report.push))]
         rows += [] if report.train is None else [("training", _train_text(report.train))]
         rows.append(("tokens/s", ", ".join(f"{name} {rate:,.0f}" for name, rate in report.tokens_per_s.items())))
+    if report.faults is not None:
+        counts = ", ".join(f"{kind} {number:,}" for kind, number in report.faults.counts.items())
+        rows.append(("faults", f"{counts}; the worst: {report.faults.worst}"))
     rows.append(("seconds", ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())))
     return rows
 
