@@ -7,7 +7,6 @@ queue; a piece of work that keeps failing stops the run. Members are numbered up
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from bcpg_cluster.cluster.leases import Done, PoolLimits, Work, _Lease, _Slot
 from bcpg_cluster.cluster.lifecycle import ping
 from bcpg_cluster.cluster.runtime import Located, Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.cluster.state import MemberState
+from bcpg_cluster.cluster.work_queue import WorkQueue
 from bcpg_cluster.errors import EngineError, MemberLostError, StartRefusedError
 from bcpg_cluster.store.faults import FaultEvent, FaultKind
 
@@ -56,7 +56,7 @@ class Pool:
         self._runtime, self._spec, self._limits = runtime, spec, limits
         self._on_fault, self._welcome, self._clock = on_fault, welcome, clock
         self._slots: list[_Slot] = []
-        self._queue: deque[tuple[Work, int]] = deque()
+        self._queue = WorkQueue()
         self._size = 0
         self._started = 0
         self._failed_starts = 0
@@ -110,6 +110,11 @@ class Pool:
         """Members that are draining do not stay even if the pool grows again: what all others are told now, they are not."""
         for slot in self._slots:
             slot.is_dismissed = slot.is_draining
+
+    @property
+    def max_attempts(self) -> int:
+        """Tries of one piece of work before the run stops."""
+        return self._limits.max_attempts
 
     @property
     def size(self) -> int:
@@ -171,13 +176,11 @@ class Pool:
 
     def submit(self, work: Work) -> None:
         """Queue a piece of work."""
-        self._queue.append((work, 1))
+        self._queue.add(work)
 
     def drop_queue(self) -> int:
         """Forget what no member has yet; the number of pieces forgotten."""
-        dropped = len(self._queue)
-        self._queue.clear()
-        return dropped
+        return self._queue.clear()
 
     def futures(self) -> Iterator[Future[Any]]:
         """What to wait for before the next :meth:`poll` can bring something."""
@@ -198,7 +201,7 @@ class Pool:
         done = [finished for slot in self._slots_to_look_at() for finished in self._absorb_leases(slot)]
         self._end_drained()
         if assign:
-            self._assign()
+            self._queue.hand_out(self._slots, self._limits.leases_per_member, self._lease)
         return done
 
     def settle(self) -> None:
@@ -321,13 +324,14 @@ class Pool:
             raise EngineError(
                 f"pool {self.name}: {lease.work.label} failed {lease.attempt} times; the last time: {why}"
             )
-        self._queue.appendleft((lease.work, lease.attempt + 1))
+        self._queue.put_back(lease.work, lease.attempt + 1)
 
     def _replace(self, slot: _Slot, why: str) -> None:
         self._remove(slot)
         self._tell_fault(FaultKind.REPLACEMENT, slot, slot.member.name, why, "ended; another takes its place")
         for lease in slot.leases:
-            self._requeue(slot, lease, why)
+            if lease.work.take_back is None or not lease.work.take_back(why):
+                self._requeue(slot, lease, why)
         slot.leases.clear()  # the end of its calls is still to be told
         if not self._is_parked and sum(not s.is_draining for s in self._slots) < self._size:
             self._start_one()
@@ -341,27 +345,7 @@ class Pool:
         slot.member.kill()
         self._slots.remove(slot)
 
-    def _assign(self) -> None:
-        """Hand out leases, always to a member with the fewest."""
-        if not self._queue:
-            return
-        most = self._limits.leases_per_member
-        free = [
-            (len(slot.leases), place, slot)
-            for place, slot in enumerate(self._slots)
-            if slot.is_ready and not slot.is_draining and len(slot.leases) < most
-        ]
-        heapq.heapify(free)
-        while self._queue and free:
-            num_leases, place, slot = free[0]
-            self._lease(slot)
-            if num_leases + 1 < most:
-                heapq.heapreplace(free, (num_leases + 1, place, slot))
-            else:
-                heapq.heappop(free)
-
-    def _lease(self, slot: _Slot) -> None:
-        work, attempt = self._queue.popleft()
+    def _lease(self, slot: _Slot, work: Work, attempt: int) -> None:
         answer = work.start(slot.member)
         now = self._clock()
         lease = _Lease(work, attempt, answer, now + self._limits.lease_timeout_s)

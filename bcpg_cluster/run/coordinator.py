@@ -327,6 +327,7 @@ class Coordinator:
                 observer=self._observer,
                 stop_asked=self._parts.stop_asked,
                 tend=self._parts.tend,
+                max_quarantined_share=self._config.max_quarantined_share,
                 check_whole=lambda stage: self._floors.check(round_, stage, stages),
             ).run()
         return seconds
