@@ -88,6 +88,8 @@ class Coordinator:
             max_error_share=config.verify.max_error_share,
             max_missing_share=config.weigh.max_missing_share,
             voters=config.voters,
+            rule=config.consensus_rule,
+            thresholds=parts.weigh_settings.thresholds,
             say=lambda text: parts.observer.hear(Noted(text)),
         )
         self._trainer_holds: int | None = None  # the version it trained last, in this process and for this run
