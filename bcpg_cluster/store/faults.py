@@ -41,9 +41,10 @@ def _now() -> float:
 
 @dataclass(frozen=True, slots=True)
 class FaultEvent:
-    """A fault and its consequence.
+    """A fault and its consequence: a line of the manifest, and what ``bcpg-cluster status --events --json`` prints.
 
     Attributes:
+        kind: a :class:`FaultKind`.
         what: the piece of work (stage, round and shard), or the member or group.
         cause: why, in the words of the error.
         consequence: what was done.
