@@ -70,9 +70,12 @@ class Faulted:
     fault: FaultEvent
 
 
-def Retried(what: str, why: str) -> Noted:  # noqa: N802  (until nothing calls it)
-    """A line for people about what the caller has noted in the manifest."""
-    return Noted(f"again: {what} ({why})")
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """As :class:`Faulted`, of a kind ``retry`` that the speaker has noted in the manifest itself."""
+
+    what: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,9 @@ class RoundFinished:
     report: RoundReport
 
 
-Event = StageProgress | ShardAccepted | PoolsSeen | StepTrained | WeightsPushed | Noted | Faulted | RoundFinished
+Event = (
+    StageProgress | ShardAccepted | PoolsSeen | StepTrained | WeightsPushed | Noted | Faulted | Retried | RoundFinished
+)
 
 
 class Observer(Protocol):

@@ -20,7 +20,7 @@ from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.store.mark import leave_mark
 from bcpg_cluster.watch.control import Control
 from bcpg_cluster.watch.fault_recorder import FaultRecorder
-from bcpg_cluster.watch.observer import Faulted, Noted, Observer, Observers
+from bcpg_cluster.watch.observer import Faulted, Noted, Observer
 
 
 def newest_weights(config: Config, manifest: Manifest) -> Weights:
@@ -52,7 +52,7 @@ def coordinator_over(
     prompts: PromptSets,
 ) -> Coordinator:
     """A run on a workforce that is there already, perhaps from another run. Its faults are written into its manifest."""
-    observer = Observers([FaultRecorder(manifest), observer])
+    observer = FaultRecorder(manifest, observer)
     scaler = Scaler(
         workforce.pools,
         workforce.gang,

@@ -18,6 +18,7 @@ from bcpg_cluster.watch.observer import (
     Noted,
     Observers,
     PoolsSeen,
+    Retried,
     RoundFinished,
     ShardAccepted,
     SilentObserver,
@@ -35,6 +36,7 @@ EVENTS: list[Event] = [
     WeightsPushed(1, push_facts()),
     Noted("text"),
     Faulted(FaultEvent(FaultKind.RETRY, "what", "why")),
+    Retried("what", "why"),
     RoundFinished(RoundReport(round=0)),
 ]
 
