@@ -150,9 +150,12 @@ class Floors:
         num_shards = len(state.shards.get((round_, table), ()))
         if any(len(state.shards.get((round_, each), ())) != num_shards for each in tables.values()):
             return None  # a later voter asks
-        num_missing = sum(_num_missing(self._statuses(round_, each)) for each in tables.values())
+        num_missing = [_num_missing(self._statuses(round_, each)) for each in tables.values()]
         num_asked = self._statuses(round_, table).total()
-        if len(names) < 2 or num_missing <= self._max_missing_share * num_asked:
+        most = self._max_missing_share * num_asked
+        if (
+            max(num_missing) > most or sum(num_missing) <= most
+        ):  # one voter is to blame, which its own check says; or none
             return None
         said = {
             name: verdicts_from(read_table(self._manifest.run_dir, state.receipts(round_, each)))
@@ -169,7 +172,7 @@ class Floors:
                         for name, vote in by_name.items()
                         if vote.status not in _SAID
                     ]
-        if num_undecided <= self._max_missing_share * num_asked:
+        if num_undecided <= most:
             return None
         problem = (
             f"round {round_}: the voters cannot decide {num_undecided} of {num_asked} steps, since verdicts are missing"

@@ -229,6 +229,12 @@ def test_steps_that_are_decided_all_the_same_stop_nothing(
     assert len(manifest.state.shards) == 2
 
 
+def test_a_voter_that_misses_most_steps_alone_is_named_whoever_is_whole_first(manifest: Manifest):
+    with pytest.raises(MostlyFailedError, match="judge 'prm', round 1: 4 of 5 steps have no verdict"):
+        two_voters(manifest, "rrrrr", "uuuur")  # llm is checked first, when both are there
+    assert set(manifest.state.shards) == {(1, "verdicts.llm")}  # it is not asked again
+
+
 @pytest.mark.parametrize(("num_aborted", "stops"), [(1, False), (2, True)])
 def test_responses_that_the_engine_gave_up(manifest: Manifest, num_aborted: int, stops: bool):
     """Of 4 samples one has a prompt that is too long, and was never asked."""
