@@ -15,10 +15,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bcpg_cluster.errors import DamagedManifestError, RunDirectoryError, StoreError
+from bcpg_cluster.errors import BcpgError, DamagedManifestError, RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.faults import FaultEvent, FaultKind, FaultLines
 from bcpg_cluster.store.folded import FoldedReceipts
@@ -250,7 +251,10 @@ class Manifest:
     def close(self) -> None:
         """Release the run."""
         try:
-            self.write_faults()
+            with suppress(
+                OSError, BcpgError
+            ):  # a full disk, a run that was taken over: what is raised already matters more
+                self.write_faults()
         finally:
             self._journal.close()
 
