@@ -87,13 +87,12 @@ class FaultEvent:
 
     @property
     def text(self) -> str:
-        """One line for people; what a terminal would obey is shown instead."""
+        """One line for people."""
         where = f" on {self.member}" if self.member and self.member not in self.what else ""
         times = f" ({self.num_times} times)" if self.num_times > 1 else ""
         first = self.cause.strip().splitlines()[0][:300] if self.cause.strip() else ""
         then = f"; {self.consequence}" if self.consequence else ""
-        text = f"{self.what}{where}{times}: {first}{then}"
-        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+        return f"{self.what}{where}{times}: {first}{then}"
 
 
 class FaultLines:

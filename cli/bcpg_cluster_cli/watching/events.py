@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from bcpg_cluster.store.faults import FaultEvent, count_by_kind
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster_cli.session import find_run
+from bcpg_cluster_cli.terminal import Terminal
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -30,7 +30,7 @@ def run_events(run_dir: str | RunPath | None, since: str | None, *, as_json: boo
     if as_json:
         typer.echo(json.dumps([fault.plain() for fault in faults], indent=2))
         return
-    console = Console()
+    console = Terminal()
     if not faults:
         console.print(f"no faults{'' if since is None else f' since {since}'}", highlight=False, markup=False)
         return

@@ -36,7 +36,7 @@ def test_the_timeline_has_time_place_cause_and_consequence(run_dir: Path, bcpg: 
     assert said.code == 0
     first, second = (" ".join(line.split()) for line in said.out.splitlines() if "01-12" in line)
     assert first == (
-        "01-12 13:46:40 1 replacement judge.llm/0: worker died \\x1b[31m[/x]; ended; another takes its place (host 10.0.0.7)"
+        "01-12 13:46:40 1 replacement judge.llm/0: worker died ␛[31m[/x]; ended; another takes its place (host 10.0.0.7)"
     )
     assert second == "01-12 13:56:40 2 requeue verify round 2 shard 3 (50 times): slow"
     assert "replacement 1, requeue 50" in said.out
