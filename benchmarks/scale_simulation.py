@@ -242,8 +242,8 @@ def sleepers(runtime: Any, num_shards: int, members: Mapping[str, int], seed: in
         coordinator.run(1)
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
         receipts = sum(len(shards) for (round_, _), shards in manifest.state.shards.items() if round_ == 1)
-        retries, threads = len(manifest.state.retries), threading.active_count()
-    assert reports and not retries, f"{retries} retries"
+        faults, threads = len(manifest.state.faults), threading.active_count()
+    assert reports and not faults, f"{faults} faults"
     bound = scale * bound_s(num_shards, members, POOL_STAGES)
     return {
         "start and evaluation of the base, s": begun - started,

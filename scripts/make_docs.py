@@ -34,7 +34,7 @@ from bcpg_cluster.config.section import key_of, section_in
 from bcpg_cluster.new_config.schema import config_schema
 from bcpg_cluster.stages.train import objective
 from bcpg_cluster.stages.train import protocol as train_protocol
-from bcpg_cluster.store import layout, schema
+from bcpg_cluster.store import faults, layout, schema
 from bcpg_cluster.store.journals import lines as manifest_lines
 from bcpg_cluster.store.journals import lock as run_lock
 from bcpg_cluster.store.manifest import read_manifest
@@ -324,6 +324,7 @@ def records_page() -> str:
         records.VerdictStatus,
         records.ErrorType,
         records.DropReason,
+        faults.FaultKind,
     ):
         parts += [f"### `{enum.__name__}`", prose(enum.__doc__), enum_list(enum)]
     lines = ["| field | meaning |", "|---|---|"]
@@ -338,6 +339,10 @@ def records_page() -> str:
     lines += [f"| `{name}` | {cell(about[name])} |" for name in records.Receipt.__dataclass_fields__]
     parts += ["## `Receipt`", prose(records.Receipt.__doc__), "\n".join(lines)]
     parts += ["## `manifest.jsonl`", prose(manifest_lines.__doc__), "## `run.lock`", prose(run_lock.__doc__)]
+    about = attributes(faults.FaultEvent.__doc__)
+    lines = ["| field | meaning |", "|---|---|"]
+    lines += [f"| `{name}` | {cell(about[name])} |" for name in faults.FaultEvent.__dataclass_fields__]
+    parts += ["## `FaultEvent`", prose(faults.FaultEvent.__doc__), "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -23,11 +23,19 @@ class PoolLimits:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A piece of work: ``start`` begins it on a member, anew for every attempt."""
+    """A piece of work: ``start`` begins it on a member, anew for every attempt.
+
+    Attributes:
+        is_alone: it is the only lease of its member, so that the loss of the member can be laid at its door.
+        take_back: asked when a member was lost under it (why): true when the asker deals with it and it is not tried again
+            as it is; ``None`` tries it again until the pool's ``max_attempts``.
+    """
 
     key: tuple[Any, ...]
     start: Callable[[Member], Future[Any]]
     label: str = ""
+    is_alone: bool = False
+    take_back: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ class _Slot:
     asked: float
     start_deadline: float | None = None  # from when it has a node
     next_look: float = 0.0
+    host: str | None = None
     is_ready: bool = False
     is_draining: bool = False
     is_dismissed: bool = False
@@ -62,3 +71,8 @@ class _Slot:
     busy_s: float = 0.0
     busy_since: float | None = None
     ready_since: float | None = None
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether it has a lease that is to be its only one."""
+        return any(lease.work.is_alone for lease in self.leases)

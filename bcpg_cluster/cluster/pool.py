@@ -7,7 +7,6 @@ queue; a piece of work that keeps failing stops the run. Members are numbered up
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
 from collections import deque
@@ -17,9 +16,11 @@ from typing import Any
 
 from bcpg_cluster.cluster.leases import Done, PoolLimits, Work, _Lease, _Slot
 from bcpg_cluster.cluster.lifecycle import ping
-from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
+from bcpg_cluster.cluster.runtime import Located, Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.cluster.state import MemberState
+from bcpg_cluster.cluster.work_queue import WorkQueue
 from bcpg_cluster.errors import EngineError, MemberLostError, StartRefusedError
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 
 _NODE_PATIENCE_S = 30.0  # a node with room takes a while to start a process: not yet worth a word
 _NODE_LOOK_S = 1.0
@@ -31,7 +32,7 @@ class Pool:
     Args:
         spec: gives the spec of the member with a number; asked anew for every start, so that a replacement gets the present
             state (e.g. the newest snapshot).
-        on_retry: told of every lost lease or member: (what, why).
+        on_fault: told of every lost lease or member, and of what became of it.
         welcome: asked about every member that has started, until it returns ``None``: a call that has to end first, before the
             member gets its first lease (e.g. loading weights that are newer than those it was started with).
 
@@ -47,15 +48,15 @@ class Pool:
         spec: Callable[[int], MemberSpec],
         limits: PoolLimits,
         *,
-        on_retry: Callable[[str, str], None] = lambda what, why: None,
+        on_fault: Callable[[FaultEvent], object] = lambda fault: None,
         welcome: Callable[[Member, MemberSpec], Future[Any] | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._runtime, self._spec, self._limits = runtime, spec, limits
-        self._on_retry, self._welcome, self._clock = on_retry, welcome, clock
+        self._on_fault, self._welcome, self._clock = on_fault, welcome, clock
         self._slots: list[_Slot] = []
-        self._queue: deque[tuple[Work, int]] = deque()
+        self._queue = WorkQueue()
         self._size = 0
         self._started = 0
         self._failed_starts = 0
@@ -109,6 +110,11 @@ class Pool:
         """Members that are draining do not stay even if the pool grows again: what all others are told now, they are not."""
         for slot in self._slots:
             slot.is_dismissed = slot.is_draining
+
+    @property
+    def max_attempts(self) -> int:
+        """Tries of one piece of work before the run stops."""
+        return self._limits.max_attempts
 
     @property
     def size(self) -> int:
@@ -170,13 +176,11 @@ class Pool:
 
     def submit(self, work: Work) -> None:
         """Queue a piece of work."""
-        self._queue.append((work, 1))
+        self._queue.add(work)
 
     def drop_queue(self) -> int:
         """Forget what no member has yet; the number of pieces forgotten."""
-        dropped = len(self._queue)
-        self._queue.clear()
-        return dropped
+        return self._queue.clear()
 
     def futures(self) -> Iterator[Future[Any]]:
         """What to wait for before the next :meth:`poll` can bring something."""
@@ -197,7 +201,7 @@ class Pool:
         done = [finished for slot in self._slots_to_look_at() for finished in self._absorb_leases(slot)]
         self._end_drained()
         if assign:
-            self._assign()
+            self._queue.hand_out(self._slots, self._limits.leases_per_member, self._lease)
         return done
 
     def settle(self) -> None:
@@ -239,6 +243,7 @@ class Pool:
         first = None if self._welcome is None else self._welcome(slot.member, slot.spec)
         if first is None:
             slot.is_ready, slot.ready_since, self._failed_starts, self._was_ready = True, self._clock(), 0, True
+            slot.host = slot.member.host() if isinstance(slot.member, Located) else None
         else:
             slot.ready, slot.start_deadline = first, self._clock() + self._limits.start_timeout_s
             slot.ready.add_done_callback(lambda _: self.on_news())
@@ -258,7 +263,7 @@ class Pool:
                 raise self._broken
             if not slot.is_draining:  # the others can do the work: a smaller pool is better than none
                 self._size -= 1
-            self._on_retry(slot.member.name, f"{why}; the pool continues with {self._size}")
+            self._tell_fault(FaultKind.SHRUNK, slot, slot.member.name, why, f"the pool continues with {self._size}")
             self._remove(slot)
 
     def _retry_start(self, slot: _Slot, why: str) -> None:
@@ -298,7 +303,7 @@ class Pool:
                     return
                 elif isinstance(error, EngineError):
                     self._release(slot, lease)
-                    self._requeue(lease, str(error))
+                    self._requeue(slot, lease, str(error))
                 else:
                     raise error
             elif now > lease.deadline:
@@ -311,22 +316,28 @@ class Pool:
             slot.busy_s += self._clock() - slot.busy_since
             slot.busy_since = None
 
-    def _requeue(self, lease: _Lease, why: str) -> None:
-        self._on_retry(lease.work.label or str(lease.work.key), why)
-        if lease.attempt >= self._limits.max_attempts:
+    def _requeue(self, slot: _Slot, lease: _Lease, why: str) -> None:
+        is_last, most = lease.attempt >= self._limits.max_attempts, self._limits.max_attempts
+        then = f"failed {lease.attempt} of {most} times" + ("" if is_last else ", back to the front of the queue")
+        self._tell_fault(FaultKind.REQUEUE, slot, lease.work.label or str(lease.work.key), why, then)
+        if is_last:
             raise EngineError(
                 f"pool {self.name}: {lease.work.label} failed {lease.attempt} times; the last time: {why}"
             )
-        self._queue.appendleft((lease.work, lease.attempt + 1))
+        self._queue.put_back(lease.work, lease.attempt + 1)
 
     def _replace(self, slot: _Slot, why: str) -> None:
         self._remove(slot)
-        self._on_retry(slot.member.name, why)
+        self._tell_fault(FaultKind.REPLACEMENT, slot, slot.member.name, why, "ended; another takes its place")
         for lease in slot.leases:
-            self._requeue(lease, why)
+            if lease.work.take_back is None or not lease.work.take_back(why):
+                self._requeue(slot, lease, why)
         slot.leases.clear()  # the end of its calls is still to be told
         if not self._is_parked and sum(not s.is_draining for s in self._slots) < self._size:
             self._start_one()
+
+    def _tell_fault(self, kind: FaultKind, slot: _Slot, what: str, why: str, then: str) -> None:
+        self._on_fault(FaultEvent(kind, what, why, then, pool=self.name, member=slot.member.name, host=slot.host))
 
     def _remove(self, slot: _Slot) -> None:
         self._gone_busy_s += self._busy_s(slot)
@@ -334,27 +345,7 @@ class Pool:
         slot.member.kill()
         self._slots.remove(slot)
 
-    def _assign(self) -> None:
-        """Hand out leases, always to a member with the fewest."""
-        if not self._queue:
-            return
-        most = self._limits.leases_per_member
-        free = [
-            (len(slot.leases), place, slot)
-            for place, slot in enumerate(self._slots)
-            if slot.is_ready and not slot.is_draining and len(slot.leases) < most
-        ]
-        heapq.heapify(free)
-        while self._queue and free:
-            num_leases, place, slot = free[0]
-            self._lease(slot)
-            if num_leases + 1 < most:
-                heapq.heapreplace(free, (num_leases + 1, place, slot))
-            else:
-                heapq.heappop(free)
-
-    def _lease(self, slot: _Slot) -> None:
-        work, attempt = self._queue.popleft()
+    def _lease(self, slot: _Slot, work: Work, attempt: int) -> None:
         answer = work.start(slot.member)
         now = self._clock()
         lease = _Lease(work, attempt, answer, now + self._limits.lease_timeout_s)

@@ -76,6 +76,15 @@ class Placed(Protocol):
         ...
 
 
+@runtime_checkable
+class Located(Protocol):
+    """What a member has, beside :class:`Member`, where members may be on several machines."""
+
+    def host(self) -> str | None:
+        """The address of its machine; ``None`` where it is unknown. Asked once, when the member is ready."""
+        ...
+
+
 class Runtime(Protocol):
     """Starts members."""
 

@@ -182,8 +182,8 @@ class WeighConfig(Section):
     min_verified_share: Annotated[float, FirstReadBy("segment")] = Field(0.5, ge=0, le=1)
     """Drop a group whole when a smaller share of its samples is verified."""
     max_missing_share: Annotated[float, Decides.NEVER] = Field(0.5, ge=0, le=1)
-    """Largest share of a round's steps that may have no verdict of a voter (unparsable, timeout, engine lost); above it the run
-    stops and says why."""
+    """Largest share of a round's steps that may have no verdict of a voter (unparsable, timeout, engine lost), or that the voters
+    together cannot decide since verdicts are missing; above it the run stops and says why."""
     truncated: Literal["negative", "mask", "drop"] = "negative"
     """What a response cut off at the token limit counts as: a ``negative`` (the paper's data); in rbar but not trained on
     (``mask``); in neither (``drop``)."""

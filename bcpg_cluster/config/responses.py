@@ -49,8 +49,8 @@ class VerifyConfig(Section):
     num_parallel: Annotated[int | None, Decides.NEVER] = Field(None, ge=1)
     """``code``: programs that run at once in one member; ``None`` is one for each of its processors."""
     max_error_share: Annotated[float, Decides.NEVER] = Field(0.5, ge=0, le=1)
-    """Largest share of a round's samples that the verifier may fail on (an exception, no verdict, out of time); above it the run
-    stops and says why."""
+    """Largest share of a round's samples that the verifier may fail on (an exception, no verdict, out of time), or that the rollout
+    engine may give up; above it the run stops and says why."""
     allow_unsandboxed: bool = False
     """``code``: run programs without isolation where the kernel allows none."""
     class_: Annotated[str | None, Decides.WHEN_SET] = Field(None, alias="class")

@@ -43,6 +43,9 @@ class Config(Section):
     autoscaling: Annotated[Literal["auto"] | bool, Decides.NEVER] = "auto"
     """Whether nodes may still join the cluster. ``auto`` finds out where it can, on the head of a cluster that `ray up` started;
     elsewhere a cluster without room for the run is an error at once."""
+    max_quarantined_share: Annotated[float, Decides.NEVER] = Field(0.01, ge=0, le=1)
+    """Share of a stage's samples (of generation: prompts) that a round leaves out, by name, when they end their workers again and
+    again; 4 may always be. Above it the run stops; 0 stops at the first."""
     policy: PolicyConfig
     prompts: PromptsConfig
     generate: GenerateConfig

@@ -88,6 +88,8 @@ class Coordinator:
             max_error_share=config.verify.max_error_share,
             max_missing_share=config.weigh.max_missing_share,
             voters=config.voters,
+            rule=config.consensus_rule,
+            thresholds=parts.weigh_settings.thresholds,
             say=lambda text: parts.observer.hear(Noted(text)),
         )
         self._trainer_holds: int | None = None  # the version it trained last, in this process and for this run
@@ -154,10 +156,10 @@ class Coordinator:
         started = time.monotonic()
         learned = (yield from self._learn(round_)) if round_ else None
         evaluated = self._evaluate(round_)
-        done = self._manifest.state.reports
-        report = round_report.complete(
-            round_, evaluated, learned, time.monotonic() - started, done.get(round_ - 1), done.get(0)
-        )
+        done, seconds = self._manifest.state.reports, time.monotonic() - started
+        self._manifest.write_faults()
+        faults = [fault for fault in self._manifest.state.faults if fault.round == round_]
+        report = round_report.complete(round_, evaluated, learned, seconds, done.get(round_ - 1), done.get(0), faults)
         path = self._manifest.run_dir / report_path(round_)
         make_parents(path)
         write_whole(path, json.dumps(report.plain(), indent=2).encode())
@@ -332,6 +334,7 @@ class Coordinator:
                 observer=self._observer,
                 stop_asked=self._parts.stop_asked,
                 tend=self._parts.tend,
+                max_quarantined_share=self._config.max_quarantined_share,
                 check_whole=lambda stage: self._floors.check(round_, stage, stages),
             ).run()
         return seconds

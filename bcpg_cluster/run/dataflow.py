@@ -21,9 +21,12 @@ from bcpg_cluster.records import Receipt
 from bcpg_cluster.stages.frontier import Frontier
 from bcpg_cluster.stages.graph import StageSpec
 from bcpg_cluster.stages.job import StageJob, run_job
+from bcpg_cluster.stages.parts import unit_keys
+from bcpg_cluster.stages.quarantine import Quarantine, Task
 from bcpg_cluster.store.layout import new_attempt
 from bcpg_cluster.store.manifest import Manifest
-from bcpg_cluster.watch.observer import Observer, ShardAccepted, StageProgress
+from bcpg_cluster.store.shards import read_columns
+from bcpg_cluster.watch.observer import Faulted, Observer, ShardAccepted, StageProgress
 
 
 class Bell(Protocol):
@@ -51,6 +54,7 @@ class Dataflow:
         tend: called in every turn, to look after the pools.
         check_whole: called with a stage when all shards of its table are accepted, and again before the table is sealed; what it
             raises ends the run.
+        max_quarantined_share: of a stage's units, that may be left out since they end their workers (``stages.quarantine``).
         poll_s: the longest time between two checks of ``stop_asked`` and of leases that may be overdue.
         clock, bell: how time passes; a simulation brings its own.
     """
@@ -68,6 +72,7 @@ class Dataflow:
         stop_asked: Callable[[], bool] = lambda: False,
         tend: Callable[[], None] = lambda: None,
         check_whole: Callable[[StageSpec], None] = lambda stage: None,
+        max_quarantined_share: float = 0.0,
         grace_s: float = 30.0,
         poll_s: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
@@ -82,6 +87,15 @@ class Dataflow:
         tables = {*(stage.output for stage in stages), *(table for stage in stages for table in stage.inputs)}
         accepted = {table: dict(self._accepted(table)) for table in tables}
         self._frontier = Frontier(self._stages, num_shards, accepted)
+        self._quarantine = Quarantine(
+            round_,
+            max_share=max_quarantined_share,
+            max_attempts=lambda pool: pools[pool].max_attempts,
+            inputs=self._accepted,
+            name_of=self._unit_name,
+            submit=self._submit_task,
+            tell=lambda fault: observer.hear(Faulted(fault)),
+        )
         self._first: dict[str, float] = {}
         self._last: dict[str, float] = {}
 
@@ -116,32 +130,57 @@ class Dataflow:
 
     def _submit(self, ready: Sequence[tuple[StageSpec, int]]) -> None:
         for stage, shard in ready:
-            label = f"{stage.name} round {self._round} shard {shard}"
-            start = partial(self._start, stage, shard, label)
-            self._pools[stage.pool].submit(Work((self._round, stage.name, stage.output, shard), start, label))
+            self._submit_task(Task(stage, shard))
 
-    def _start(self, stage: StageSpec, shard: int, label: str, member: Member) -> Future[Receipt]:
+    def _submit_task(self, task: Task) -> None:
+        label = task.label(self._round)
+        start, take_back = partial(self._start, task, label), partial(self._quarantine.lost, task)
+        work = Work((task,), start, label, is_alone=task.is_suspect, take_back=take_back)
+        self._pools[task.stage.pool].submit(work)
+
+    def _start(self, task: Task, label: str, member: Member) -> Future[Receipt]:
         """One try at a shard, under an attempt id of its own. A stage's time begins with its first: a member is ready."""
+        stage, shard = task.stage, task.shard
         self._first.setdefault(stage.name, self._clock())
-        inputs = {table: self._accepted(table)[shard] for table in stage.inputs}
-        run_dir = self._manifest.run_dir.absolute()
-        job = StageJob(run_dir, stage.name, stage.output, self._round, shard, new_attempt(), inputs, self._parameters)
+        job = StageJob(
+            self._manifest.run_dir.absolute(),
+            stage.name,
+            stage.output,
+            self._round,
+            shard,
+            new_attempt(),
+            {table: self._accepted(table)[shard] for table in stage.inputs},
+            self._parameters,
+            units=stage.units,
+            part=task.part,
+            given_up=task.given_up,
+            parts=task.parts,
+        )
         return run_job(member, job, label)
+
+    def _unit_name(self, task: Task) -> str:
+        """What the one unit of a task is called."""
+        table, part = task.stage.units or "", task.part
+        columns = ["prompt_id"] if table.endswith("prompts") else ["prompt_id", "sample"]
+        rows = read_columns(self._manifest.run_dir, self._accepted(table)[task.shard], columns).to_pylist()
+        prompt, sample = unit_keys(rows)[part.start if part else 0]
+        return f"prompt {prompt}" if sample is None else f"sample {sample} of prompt {prompt}"
 
     def _absorb(self, used: Sequence[Pool], *, assign: bool = True) -> int:
         """Take in what all pools have finished, with one write to the manifest; how many pieces that were."""
         finished = [done for pool in used for done in pool.poll(assign=assign)]
-        counted = self._manifest.accept_all([done.result for done in finished])
-        by_name = {stage.name: stage for stage in self._stages}
-        for done, counts in zip(finished, counted, strict=True):
-            _, name, output, shard = done.key
+        whole = [done for done in finished if self._quarantine.done(done.key[0], done.result)]
+        counted = self._manifest.accept_all([done.result for done in whole])
+        for done, counts in zip(whole, counted, strict=True):
+            task: Task = done.key[0]
+            name, output = task.stage.name, task.stage.output
             self._last[name] = self._clock()
             self._observer.hear(ShardAccepted(self._round, name, done.result))
             self._tell_progress(name, output)
             if len(self._accepted(output)) == self._num_shards:
-                self._check_whole(by_name[name])
+                self._check_whole(task.stage)
             if counts and assign:
-                self._submit(self._frontier.accept(output, shard))
+                self._submit(self._frontier.accept(output, task.shard))
         return len(finished)
 
     def _tell_progress(self, name: str, output: str) -> None:

@@ -1,5 +1,5 @@
-"""Stops a round whose checks mostly failed, before more is made of it: samples that could not be verified, steps without a
-verdict. What failed is done anew when the run is started again.
+"""Stops a round that mostly failed, before more is made of it: responses the engine gave up, samples that could not be verified,
+steps without a verdict, steps that the voters together cannot decide. What failed is done anew when the run is started again.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bcpg_cluster.errors import MostlyFailedError, page
-from bcpg_cluster.records import OutcomeStatus, VerdictStatus
+from bcpg_cluster.records import OutcomeStatus, StopReason, Verdict, VerdictStatus
+from bcpg_cluster.stages.generate.counts import RolloutCounts
 from bcpg_cluster.stages.graph import StageSpec, downstream
 from bcpg_cluster.stages.judge.counts import verdict_statuses
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
+from bcpg_cluster.stages.weigh.consensus import ConsensusRule, vote_label
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.store.rows import outcomes_from, verdicts_from
 from bcpg_cluster.store.shards import read_table
 
+_SAID = (VerdictStatus.JUDGED, VerdictStatus.REFUSED)  # the judge did its part
 _MAX_REASONS = 10  # rows of the table
 _MAX_FIRST = 2000  # characters of the first failure; its end
 
@@ -33,9 +36,12 @@ class Floors:
     """Checks a stage's table once all its shards are accepted.
 
     Args:
-        max_error_share: of the samples, that the verifier may fail on (``verify.max_error_share``).
-        max_missing_share: of a voter's steps, that may stay without a verdict (``weigh.max_missing_share``).
+        max_error_share: of the samples, that the rollout engine may give up, or the verifier fail on
+            (``verify.max_error_share``).
+        max_missing_share: of the steps, that may stay without a verdict of a voter, or undecided by all of them since verdicts
+            are missing (``weigh.max_missing_share``).
         voters: the judges whose verdicts are wanted.
+        rule, thresholds: how they decide together.
         say: told of a voter that declined most steps, which is no failure.
     """
 
@@ -46,29 +52,48 @@ class Floors:
         max_error_share: float,
         max_missing_share: float,
         voters: Sequence[str],
+        rule: ConsensusRule | None = None,
+        thresholds: Mapping[str, float] | None = None,
         say: Callable[[str], object] = lambda text: None,
     ) -> None:
         self._manifest = manifest
         self._max_error_share, self._max_missing_share = max_error_share, max_missing_share
         self._say = say
         self._judges = {f"judge.{name}": name for name in voters}
+        self._rule, self._thresholds = rule or ConsensusRule(), thresholds or {}
 
     def check(self, round_: int, stage: StageSpec, stages: Sequence[StageSpec]) -> None:
         """Raises :class:`MostlyFailedError` where too much of the stage's table failed; that table, and what ``stages`` make of
         it, are then given up.
         """
-        if stage.output in ("outcomes", "eval_outcomes"):
+        failed = [stage.output]
+        if stage.output in ("rollouts", "eval_rollouts"):
+            problem = self._aborted(round_, stage.output)
+            error = problem and _engine_error(problem, self._max_error_share)
+        elif stage.output in ("outcomes", "eval_outcomes"):
             problem = self._unverified(round_, stage.output)
             error = problem and _verifier_error(problem, self._max_error_share)
         elif stage.name in self._judges:
             problem = self._missing(round_, stage.output)
             error = problem and _judge_error(self._judges[stage.name], problem, self._max_missing_share)
+            if not error and (problem := self._undecided(round_, stage.output)):
+                error, failed = _voters_error(problem, self._max_missing_share), self._tables_with_gaps(round_)
         else:
             return
         if error:
-            version = round_ if stage.output == "eval_outcomes" else round_ - 1  # the newest that stays
-            self._manifest.reopen(round_, downstream(stages, stage.output), version + 1)
+            version = round_ if stage.output.startswith("eval_") else round_ - 1  # the newest that stays
+            given_up = [name for table in failed for name in downstream(stages, table)]
+            self._manifest.reopen(round_, list(dict.fromkeys(given_up)), version + 1)
             raise error
+
+    def _aborted(self, round_: int, table: str) -> str | None:
+        receipts = self._manifest.state.receipts(round_, table)
+        counted = [RolloutCounts.read(receipt.metrics) for receipt in receipts]
+        num_aborted = sum(counts.stopped[StopReason.ABORTED] for counts in counted)
+        num_drawn = sum(counts.drawn for counts in counted)
+        if num_aborted <= self._max_error_share * num_drawn:
+            return None
+        return f"{_where(round_, table)}: the engine gave up {num_aborted} of {num_drawn} responses"
 
     def _unverified(self, round_: int, table: str) -> str | None:
         receipts = self._manifest.state.receipts(round_, table)
@@ -84,17 +109,14 @@ class Floors:
             for outcome in outcomes
             if outcome.status is OutcomeStatus.VERIFIER_ERROR
         ]
-        where = f"round {round_}" if table == "outcomes" else f"evaluation of v{round_}"
-        return f"{where}: {num_failed} of {num_asked} samples could not be verified" + _table("samples", failures)
+        return f"{_where(round_, table)}: {num_failed} of {num_asked} samples could not be verified" + _table(
+            "samples", failures
+        )
 
     def _missing(self, round_: int, table: str) -> str | None:
         receipts = self._manifest.state.receipts(round_, table)
-        statuses: Counter[VerdictStatus] = Counter()
-        for receipt in receipts:
-            statuses.update(verdict_statuses(receipt.metrics))
-        num_asked = statuses.total()
-        num_refused = statuses[VerdictStatus.REFUSED]
-        num_missing = num_asked - statuses[VerdictStatus.JUDGED] - num_refused
+        statuses = self._statuses(round_, table)
+        num_asked, num_refused, num_missing = statuses.total(), statuses[VerdictStatus.REFUSED], _num_missing(statuses)
         if num_refused > self._max_missing_share * num_asked:
             judge = table.removeprefix("verdicts.")
             self._say(
@@ -107,9 +129,67 @@ class Floors:
             Failure(str(said.status), said.raw)
             for of_sample in verdicts
             for said in of_sample
-            if said.status not in (VerdictStatus.JUDGED, VerdictStatus.REFUSED)
+            if said.status not in _SAID
         ]
         return f"round {round_}: {num_missing} of {num_asked} steps have no verdict" + _table("steps", failures)
+
+    def _statuses(self, round_: int, table: str) -> Counter[VerdictStatus]:
+        found: Counter[VerdictStatus] = Counter()
+        for receipt in self._manifest.state.receipts(round_, table):
+            found.update(verdict_statuses(receipt.metrics))
+        return found
+
+    def _tables_with_gaps(self, round_: int) -> list[str]:
+        tables = [f"verdicts.{name}" for name in self._judges.values()]
+        return [table for table in tables if _num_missing(self._statuses(round_, table))]
+
+    def _undecided(self, round_: int, table: str) -> str | None:
+        """Of steps that no voter misses too often, those that are undecided since one or another of them has no verdict."""
+        state, names = self._manifest.state, list(self._judges.values())
+        tables = {name: f"verdicts.{name}" for name in names}
+        num_shards = len(state.shards.get((round_, table), ()))
+        if any(len(state.shards.get((round_, each), ())) != num_shards for each in tables.values()):
+            return None  # a later voter asks
+        num_missing = [_num_missing(self._statuses(round_, each)) for each in tables.values()]
+        num_asked = self._statuses(round_, table).total()
+        most = self._max_missing_share * num_asked
+        if (
+            max(num_missing) > most or sum(num_missing) <= most
+        ):  # one voter is to blame, which its own check says; or none
+            return None
+        said = {
+            name: verdicts_from(read_table(self._manifest.run_dir, state.receipts(round_, each)))
+            for name, each in tables.items()
+        }
+        failures, num_undecided = [], 0
+        for id_ in said[names[0]]:
+            for votes in zip(*(said[name][id_] for name in names), strict=True):
+                by_name = dict(zip(names, votes, strict=True))
+                if self._rule.opinion({name: self._label(name, vote) for name, vote in by_name.items()}) is None:
+                    num_undecided += 1
+                    failures += [
+                        Failure(f"{vote.status} of {name}", vote.raw)
+                        for name, vote in by_name.items()
+                        if vote.status not in _SAID
+                    ]
+        if num_undecided <= most:
+            return None
+        problem = (
+            f"round {round_}: the voters cannot decide {num_undecided} of {num_asked} steps, since verdicts are missing"
+        )
+        return problem + _table("missing", failures)
+
+    def _label(self, name: str, vote: Verdict) -> int | None:
+        """A step that was declined is no failure: it is as one called wrong."""
+        return 0 if vote.status is VerdictStatus.REFUSED else vote_label(vote, self._thresholds.get(name))
+
+
+def _where(round_: int, table: str) -> str:
+    return f"evaluation of v{round_}" if table.startswith("eval_") else f"round {round_}"
+
+
+def _num_missing(statuses: Counter[VerdictStatus]) -> int:
+    return statuses.total() - sum(statuses[status] for status in _SAID)
 
 
 def _last_line(text: str) -> str:
@@ -138,6 +218,24 @@ def _verifier_error(problem: str, most: float) -> MostlyFailedError:
         rule=f"the verifier fails on at most {most:.0%} of a round's samples (verify.max_error_share)",
         remedy="mend what is named above (`bcpg-cluster grade` tries it on a file) and run the same command again: the samples "
         "are kept, and are verified anew. Or raise verify.max_error_share",
+    )
+
+
+def _engine_error(problem: str, most: float) -> MostlyFailedError:
+    return MostlyFailedError(
+        problem,
+        rule=f"the engine gives up at most {most:.0%} of a round's responses (verify.max_error_share)",
+        remedy="mend the rollout engine (its log says why it aborted requests) and run the same command again: these responses "
+        "are sampled anew. Or raise verify.max_error_share",
+    )
+
+
+def _voters_error(problem: str, most: float) -> MostlyFailedError:
+    return MostlyFailedError(
+        problem,
+        rule=f"at most {most:.0%} of a round's steps stay undecided since a voter has no verdict (weigh.max_missing_share)",
+        remedy="mend the judges named above (`bcpg-cluster judge-eval` tries them) and run the same command again: everything "
+        "else is kept, and these judges are asked anew. Or raise weigh.max_missing_share",
     )
 
 

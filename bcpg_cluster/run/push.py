@@ -22,9 +22,10 @@ from bcpg_cluster.stages.push.arrivals import arrival_faults
 from bcpg_cluster.stages.push.canaries import Canary, CanaryProof, Probe, choose_probe, fitting_canaries, judge_canaries
 from bcpg_cluster.stages.push.protocol import PushGroup
 from bcpg_cluster.stages.train.client import TrainerClient
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import PushFacts
-from bcpg_cluster.watch.observer import Observer, Retried
+from bcpg_cluster.watch.observer import Faulted, Observer
 
 T = TypeVar("T")
 _MAX_SETTLE = 3  # tries to get every member to hold and prove a version, when members are lost meanwhile
@@ -98,7 +99,9 @@ class Pusher:
                 method, why = self._settings.backend, ""
             except EngineError as error:
                 why = str(error)
-                self._observer.hear(Retried(f"push v{version}", why))
+                self._tell(
+                    FaultKind.FALLBACK, version, why, "ranks and receivers are ended; all load the snapshot from disk"
+                )
                 self._abandon(members, why)
         # Members that serve several runs in turn may hold another run's weights of the same version.
         proof = self._settle(version, snapshot_path, digests, canaries, reload=not over_wire)
@@ -135,11 +138,17 @@ class Pusher:
         ``reload`` has all of them load the snapshot, whatever version they say they hold.
         """
         for _ in range(_MAX_SETTLE - 1):
-            with suppress(EngineError):
+            try:
                 self._catch_up(version, snapshot_path, digests, reload=reload)
                 return self.prove(canaries)
+            except EngineError as error:
+                self._tell(FaultKind.RETRY, version, str(error), "all members are proven again")
         self._catch_up(version, snapshot_path, digests, reload=reload)
         return self.prove(canaries)
+
+    def _tell(self, kind: FaultKind, version: int, why: str, then: str) -> None:
+        fault = FaultEvent(kind, f"push v{version}", why, then, round=version, pool=self._pool.name)
+        self._observer.hear(Faulted(fault))
 
     def _members(self) -> list[RolloutClient]:
         return [RolloutClient(member) for member in self._pool.members()]

@@ -21,12 +21,13 @@ from bcpg_cluster.stages.train.objective import Objective
 from bcpg_cluster.stages.train.protocol import StepReport, TrainSettings
 from bcpg_cluster.stages.train.worker import TrainJob
 from bcpg_cluster.stages.weigh.counts import WeighCounts
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.layout import checkpoint_path, new_attempt, snapshot_path
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import TrainingSummary
 from bcpg_cluster.store.whole_files import make_parents, remove_tree, write_whole
-from bcpg_cluster.watch.observer import Observer, Retried, ShardAccepted, SilentObserver, StageProgress, StepTrained
+from bcpg_cluster.watch.observer import Event, Faulted, Observer, ShardAccepted, StageProgress, StepTrained
 
 _WHAT_A_ROW_IS = {
     "all": "a response of a group with right and wrong ones",
@@ -115,8 +116,19 @@ def train_again(
     itself for nothing. Raises like :func:`train_round`.
     """
     job = _job(manifest, round_, start, replace(settings, checkpoint_every_steps=0))
-    # Its steps were told when they were first taken.
-    return _train_with_tries(manifest, gang, job, num_canaries, SilentObserver(), max_attempts).record
+    return _train_with_tries(manifest, gang, job, num_canaries, _FaultsAlone(observer), max_attempts).record
+
+
+class _FaultsAlone:
+    """Steps that are taken again were told when they were first taken; what fails now was not."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def hear(self, event: Event) -> None:
+        """Pass on faults."""
+        if isinstance(event, Faulted):
+            self._observer.hear(event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +170,8 @@ def _train_with_tries(
             # A lost rank says nothing of the checkpoint, unless it is lost every time.
             if not isinstance(error, MemberLostError) or attempt == max_attempts - 1:
                 given_up |= teller.without_progress()
-            manifest.add_retry(what, str(error))
-            observer.hear(Retried(what, str(error)))
+            then = f"the group starts again, from its last step checkpoint (try {attempt + 1} of {max_attempts})"
+            observer.hear(Faulted(FaultEvent(FaultKind.RETRY, what, str(error), then, round=job.round, pool=gang.name)))
     raise AssertionError("unreachable")
 
 

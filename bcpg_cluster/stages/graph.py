@@ -11,22 +11,28 @@ ROLLOUT_POOL = "rollout"
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """A map stage: shard k of ``output`` is made of the shards k of ``inputs``, as soon as those are there."""
+    """A map stage: shard k of ``output`` is made of the shards k of ``inputs``, as soon as those are there.
+
+    Attributes:
+        units: the input whose units (prompts, samples) can be worked on by themselves; ``None`` where a shard is one piece,
+            since the rows of a group decide about one another.
+    """
 
     name: str
     pool: str
     inputs: tuple[str, ...]
     output: str
+    units: str | None = None
 
 
 def data_stages(judge_pools: Mapping[str, str]) -> tuple[StageSpec, ...]:
     """From prompts to weighted samples; ``judge_pools`` gives each judge's pool."""
     return (
-        StageSpec("generate", ROLLOUT_POOL, ("prompts",), "rollouts"),
-        StageSpec("verify", CPU_POOL, ("prompts", "rollouts"), "outcomes"),
+        StageSpec("generate", ROLLOUT_POOL, ("prompts",), "rollouts", "prompts"),
+        StageSpec("verify", CPU_POOL, ("prompts", "rollouts"), "outcomes", "rollouts"),
         StageSpec("segment", CPU_POOL, ("rollouts", "outcomes"), "steps"),
         *(
-            StageSpec(f"judge.{judge}", pool, ("prompts", "steps"), f"verdicts.{judge}")
+            StageSpec(f"judge.{judge}", pool, ("prompts", "steps"), f"verdicts.{judge}", "steps")
             for judge, pool in judge_pools.items()
         ),
         StageSpec(
@@ -38,8 +44,8 @@ def data_stages(judge_pools: Mapping[str, str]) -> tuple[StageSpec, ...]:
 def evaluation_stages() -> tuple[StageSpec, ...]:
     """The held-out benchmark of one policy version."""
     return (
-        StageSpec("evaluate", ROLLOUT_POOL, ("eval_prompts",), "eval_rollouts"),
-        StageSpec("verify_evaluation", CPU_POOL, ("eval_prompts", "eval_rollouts"), "eval_outcomes"),
+        StageSpec("evaluate", ROLLOUT_POOL, ("eval_prompts",), "eval_rollouts", "eval_prompts"),
+        StageSpec("verify_evaluation", CPU_POOL, ("eval_prompts", "eval_rollouts"), "eval_outcomes", "eval_rollouts"),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from bcpg_cluster.cluster.runtime import Member
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.stages.parts import Part, rows_of_part
 from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.path import RunPath, StoredPath
 from bcpg_cluster.store.rows import Row
@@ -26,6 +28,11 @@ class StageJob:
         output: the table it writes.
         inputs: accepted shards by table.
         parameters: what changes from run to run or round to round (plain data).
+        units: the input table that ``part`` counts in.
+        part: only these units; ``None`` is the whole shard.
+        given_up: why nothing is asked about the part's units, which then get the status of an infrastructure failure; empty
+            for ordinary work.
+        parts: receipts of all parts of the shard, in order, to be put together; nothing else is done then.
     """
 
     run_dir: RunPath
@@ -36,6 +43,10 @@ class StageJob:
     attempt: str
     inputs: Mapping[str, Receipt]
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    units: str | None = None
+    part: Part | None = None
+    given_up: str = ""
+    parts: tuple[Receipt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +86,7 @@ class StageWorker:
     def run(self, job: StageJob) -> Receipt:
         """Do one job and write its shard; the manifest must still accept the receipt."""
         started = time.monotonic()
-        tables = {table: read_shard(job.run_dir, receipt) for table, receipt in job.inputs.items()}
-        result = self._stages[job.stage](tables, job)
+        result = _put_together(job) if job.parts else self._work_on(job)
         return write_shard(
             job.run_dir,
             table=job.output,
@@ -87,6 +97,12 @@ class StageWorker:
             seconds=time.monotonic() - started,
             metrics=result.metrics,
         )
+
+    def _work_on(self, job: StageJob) -> StageResult:
+        tables = {table: read_shard(job.run_dir, receipt) for table, receipt in job.inputs.items()}
+        if job.part is not None and job.units is not None:
+            tables = rows_of_part(tables, job.units, job.part)
+        return self._stages[job.stage](tables, job)
 
     def engine_call(self, method: str, *args: Any) -> Any:
         """Pass a control call on to the engine, or read one of its properties.
@@ -110,6 +126,14 @@ class StageWorker:
         for part in (self._engine, *self._others):
             if part is not None:
                 part.close()
+
+
+def _put_together(job: StageJob) -> StageResult:
+    """What the shard would have been in one piece: rows in the order of their units, metrics added up."""
+    metrics: Counter[str] = Counter()
+    for part in job.parts:
+        metrics.update(part.metrics)
+    return StageResult([row for part in job.parts for row in read_shard(job.run_dir, part)], dict(metrics))
 
 
 def run_job(member: Member, job: StageJob, label: str) -> Future[Receipt]:

@@ -15,11 +15,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bcpg_cluster.errors import DamagedManifestError, RunDirectoryError, StoreError
+from bcpg_cluster.errors import BcpgError, DamagedManifestError, RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt, StepCheckpoint
+from bcpg_cluster.store.faults import FaultEvent, FaultKind, FaultLines
 from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.journal import journal_lines, journal_place, open_journal
 from bcpg_cluster.store.journals.lines import Damage, DamagedLineError, DamageKind, describe, signed_lines
@@ -65,7 +67,7 @@ class ManifestState:
     step_checkpoints: dict[int, list[StepCheckpoint]] = field(default_factory=dict)  # of rounds in training, in order
     pushes: dict[int, PushFacts] = field(default_factory=dict)
     reports: dict[int, RoundReport] = field(default_factory=dict)
-    retries: list[dict[str, Any]] = field(default_factory=list)
+    faults: list[FaultEvent] = field(default_factory=list)
     imports: list[dict[str, Any]] = field(default_factory=list)  # responses made elsewhere, and by whom
     prompts: dict[str, PromptDigest] | None = None  # by config key; none in runs made before they were noted
     prompt_changes: list[dict[str, Any]] = field(default_factory=list)  # taken because the person allowed it
@@ -99,8 +101,10 @@ class ManifestState:
             case "report":
                 self.reports[event["round"]] = RoundReport.read(event["report"])
                 self._fold(event["round"])
-            case "retry":
-                self.retries.append(event)
+            case "fault":
+                self.faults.append(FaultEvent.read(event))
+            case "retry":  # before faults were records
+                self.faults.append(FaultEvent(FaultKind.RETRY, event["what"], event["why"], time=event["time"]))
             case "imported":
                 self.imports.append(event)
             case "prompts":
@@ -153,6 +157,11 @@ class ManifestState:
         for key, receipts in self.shards.items():
             if key[0] == round_:
                 self.shards[key] = dict(receipts)
+
+    @property
+    def retries(self) -> list[dict[str, str]]:
+        """The faults as ``what`` and ``why``."""
+        return [{"what": fault.what, "why": fault.cause} for fault in self.faults]
 
     def receipts(self, round_: int, table: str) -> list[Receipt]:
         """The accepted shards of a table, in shard order."""
@@ -246,6 +255,7 @@ class Manifest:
             self.state, found = _undamaged(run_dir, self._journal.lines())
             self._chain = found.chain
             self._journal.begin(found.good)
+            self._fault_lines = FaultLines(self.state.faults)
         except BaseException:
             self._journal.close()
             raise
@@ -258,14 +268,20 @@ class Manifest:
 
     def close(self) -> None:
         """Release the run."""
-        self._journal.close()
+        try:
+            with suppress(
+                OSError, BcpgError
+            ):  # a full disk, a run that was taken over: what is raised already matters more
+                self.write_faults()
+        finally:
+            self._journal.close()
 
     def check_held(self) -> None:
         """Before something that cannot be taken back. Raises :class:`StoreError` when another process took the run over."""
         self._journal.check_held()
 
     def _append(self, event: dict[str, Any]) -> None:
-        event = {**event, "time": round(time.time(), 3)}
+        event = {**event, "time": event.get("time", round(time.time(), 3))}
         self._write([event])
         self.state.apply(event)
 
@@ -348,9 +364,20 @@ class Manifest:
         """Close a round with its report."""
         self._append({"event": "report", "round": report.round, "report": report.plain()})
 
+    def add_fault(self, fault: FaultEvent) -> None:
+        """Note what went wrong and what was done about it. Of many of a sort, a line may stand for several."""
+        written = self._fault_lines.add(fault)
+        if written is not None:
+            self._append({"event": "fault", **written.plain()})
+
+    def write_faults(self) -> None:
+        """Write the faults that were only counted so far."""
+        for fault in self._fault_lines.rest():
+            self._append({"event": "fault", **fault.plain()})
+
     def add_retry(self, what: str, why: str) -> None:
         """Note a piece of work that was done again."""
-        self._append({"event": "retry", "what": what, "why": why[:2000]})
+        self.add_fault(FaultEvent(FaultKind.RETRY, what, why))
 
     def add_import(self, facts: dict[str, Any]) -> None:
         """Note that round 1's responses were made elsewhere, and by whom."""

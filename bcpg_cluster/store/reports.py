@@ -195,6 +195,20 @@ class TrainingSummary(Stored):
     snapshot_s: float | None = None
 
 
+class FaultReport(Stored):
+    """What went wrong in a round and was dealt with (``store.faults``).
+
+    Attributes:
+        counts: by kind, the worst kind first.
+        worst: the first of the worst kind, in words.
+        quarantined: samples that were left out since they ended their workers, by name and stage.
+    """
+
+    counts: dict[str, int]
+    worst: str
+    quarantined: list[str] = []
+
+
 class RoundReport(AccuracyReport):
     """A complete round. Round 0 is the base policy's evaluation and has none of the learning half's fields.
 
@@ -209,6 +223,7 @@ class RoundReport(AccuracyReport):
             these were counted, as the two above are ``None``.
         generate, outcomes, verdicts: sums of the receipts' metrics (``verdicts`` by stage), see ``counts.py`` of each stage.
         train: ``None`` in round 0.
+        faults: ``None`` where there were none, and in rounds before these were noted.
         tokens_per_s, seconds: by stage; wall time from a stage's first lease to its last receipt.
         change, change_from_base: paired differences of ``accuracy`` and ``accuracy_greedy``, where both rounds have them.
     """
@@ -231,6 +246,7 @@ class RoundReport(AccuracyReport):
     push: PushFacts | None = None
     tokens_per_s: dict[str, float] = {}
     seconds: dict[str, float] = {}
+    faults: FaultReport | None = None
     change: dict[str, Estimate] = {}
     change_from_base: dict[str, Estimate] = {}
 

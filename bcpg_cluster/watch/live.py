@@ -77,7 +77,7 @@ class PoolNow(Stored):
 
 
 class EventNow(Stored):
-    """Something worth a line: ``note``, ``retry`` or ``report``."""
+    """Something worth a line: ``note``, ``report``, or a kind of fault."""
 
     time: float
     kind: str
@@ -104,7 +104,7 @@ class Live(Stored):
     versions: Versions = Field(default_factory=Versions)
     last_push: LastPush | None = None
     training: TrainingNow | None = None
-    num_retries: int = 0
+    num_faults: int = 0
     stages: list[StageNow] = Field(default_factory=list)
     pools: list[PoolNow] = Field(default_factory=list)
     events: list[EventNow] = Field(default_factory=list)

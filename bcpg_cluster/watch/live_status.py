@@ -27,9 +27,9 @@ from bcpg_cluster.store.whole_files import write_whole
 from bcpg_cluster.watch.live import Ending, EventNow, LastPush, Live, PoolNow, StageNow, TrainingNow, Versions
 from bcpg_cluster.watch.observer import (
     Event,
+    Faulted,
     Noted,
     PoolsSeen,
-    Retried,
     RoundFinished,
     StageProgress,
     StepTrained,
@@ -77,7 +77,7 @@ class LiveStatus:
         self._versions = Versions(served=None, trained=None)
         self._last_push: LastPush | None = None
         self._training: TrainingNow | None = None
-        self._num_retries = 0
+        self._num_faults = 0
         self._stages: dict[tuple[int, str], _Progress] = {}
         self._pools: list[PoolNow] = []
         self._times: dict[str, tuple[float, float]] = {}
@@ -117,10 +117,10 @@ class LiveStatus:
                 self._push(event)
             case Noted(text=text):
                 self._event("note", text)
-            case Retried(what=what, why=why):
-                self._event("retry", f"{what}: {why}"[:500])
+            case Faulted(fault=fault):
+                self._event(str(fault.kind), fault.text[:500])
                 with self._guard:
-                    self._num_retries += 1
+                    self._num_faults += 1
             case RoundFinished(report=report):
                 self._event("report", f"round {report.round} is done")
 
@@ -205,7 +205,7 @@ class LiveStatus:
                 versions=self._versions,
                 last_push=self._last_push,
                 training=self._training,
-                num_retries=self._num_retries,
+                num_faults=self._num_faults,
                 stages=stages,
                 pools=list(self._pools),
                 events=list(self._events),

@@ -10,6 +10,7 @@ from typing import Protocol
 from bcpg_cluster.cluster.state import PoolState
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.stages.train.protocol import StepReport
+from bcpg_cluster.store.faults import FaultEvent
 from bcpg_cluster.store.reports import PushFacts, RoundReport
 
 
@@ -63,8 +64,15 @@ class Noted:
 
 
 @dataclass(frozen=True, slots=True)
+class Faulted:
+    """Something went wrong and was dealt with. A run's own observer writes it into the manifest (``watch.fault_recorder``)."""
+
+    fault: FaultEvent
+
+
+@dataclass(frozen=True, slots=True)
 class Retried:
-    """A piece of work or a member was lost and is tried again."""
+    """As :class:`Faulted`, of a kind ``retry`` that the speaker has noted in the manifest itself."""
 
     what: str
     why: str
@@ -77,7 +85,9 @@ class RoundFinished:
     report: RoundReport
 
 
-Event = StageProgress | ShardAccepted | PoolsSeen | StepTrained | WeightsPushed | Noted | Retried | RoundFinished
+Event = (
+    StageProgress | ShardAccepted | PoolsSeen | StepTrained | WeightsPushed | Noted | Faulted | Retried | RoundFinished
+)
 
 
 class Observer(Protocol):

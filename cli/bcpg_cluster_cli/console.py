@@ -14,7 +14,7 @@ from rich.table import Table
 from bcpg_cluster.cluster.state import PoolState
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
 from bcpg_cluster.store.reports import Estimate, JudgesReport, PushFacts, RightSteps, RoundReport, TrainingSummary
-from bcpg_cluster.watch.observer import Event, Noted, PoolsSeen, Retried, RoundFinished, StageProgress
+from bcpg_cluster.watch.observer import Event, Faulted, Noted, PoolsSeen, RoundFinished, StageProgress
 from bcpg_cluster.watch.report.round_report import judge_account
 
 _WORTH_A_LINE_S = 3.0
@@ -88,9 +88,8 @@ class ConsoleObserver:
                 self._see_starts(states)
             case Noted(text=text):
                 self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-            case Retried(what=what, why=why):
-                first = why.strip().splitlines()[0] if why.strip() else ""
-                self._console.print(f"[yellow]again: {escape(what)}[/] ({escape(first[:300])})", highlight=False)
+            case Faulted(fault=fault):
+                self._console.print(f"[yellow]{fault.kind}[/] {escape(fault.text)}", highlight=False)
             case RoundFinished(report=report):
                 self.finish(report)
 
@@ -186,6 +185,9 @@ def _rows(report: RoundReport) -> list[tuple[str, str]]:
         rows += [] if report.push is None else [("push", _push_text(report.push))]
         rows += [] if report.train is None else [("training", _train_text(report.train))]
         rows.append(("tokens/s", ", ".join(f"{name} {rate:,.0f}" for name, rate in report.tokens_per_s.items())))
+    if report.faults is not None:
+        counts = ", ".join(f"{kind} {number:,}" for kind, number in report.faults.counts.items())
+        rows.append(("faults", f"{counts}; the worst: {report.faults.worst}"))
     rows.append(("seconds", ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())))
     return rows
 

@@ -156,7 +156,7 @@ def test_a_pool_replaces_a_killed_process_and_loses_no_work(runtime: RayRuntime)
     retries: list[str] = []
     pool = Pool(
         "pool", runtime, lambda n: spec(f"pool/{n}", work_threads=2), PoolLimits(leases_per_member=2),
-        on_retry=lambda what, why: retries.append(what),
+        on_fault=lambda fault: retries.append(fault.what),
     )  # fmt: skip
     pool.resize(2)
     for number in range(12):

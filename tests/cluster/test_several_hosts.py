@@ -122,12 +122,12 @@ def test_two_rounds_while_hosts_go_and_come_back(
 
     run.until("the first rollouts are in", lambda state: len(state.shards.get((1, "rollouts"), ())) >= 1)
     hosts["rollout"].cut()
-    run.until("the rollout host is missed", lambda state: any("rollout/" in r["what"] for r in state.retries), 120)
+    run.until("the rollout host is missed", lambda state: any("rollout/" in fault.what for fault in state.faults), 120)
     hosts["rollout"].mend()
 
     run.until("in training", lambda state: _is_training(state, run.run_dir))
     hosts["trainer"].cut()
-    run.until("the trainer host is missed", lambda state: any("train" in r["what"] for r in state.retries), 180)
+    run.until("the trainer host is missed", lambda state: any("train" in fault.what for fault in state.faults), 180)
     hosts["trainer"].mend()
 
     scaled = cluster.ray_exec(f"bcpg-cluster scale judge.llm=2 --run-dir {SHARED}/{_RUN}")
@@ -135,16 +135,14 @@ def test_two_rounds_while_hosts_go_and_come_back(
 
     run.until("the second round's judging", lambda state: len(state.shards.get((2, "verdicts.llm"), ())) >= 1, 600)
     hosts["judge"].cut()
-    run.until("the judge host is missed", lambda state: any("judge" in r["what"] for r in state.retries), 120)
+    run.until("the judge host is missed", lambda state: any("judge" in fault.what for fault in state.faults), 120)
     hosts["judge"].mend()
 
     assert run.process.wait(600) == 0, run.printed()
     state = read_manifest(run.run_dir)
-    print(json.dumps(state.retries, indent=1))
+    print(json.dumps([fault.plain() for fault in state.faults], indent=1))
     assert set(state.reports) == {0, 1, 2}
-    assert "judge.llm/1" in {retry["what"] for retry in state.retries}, (
-        "the second judge was on the host that was cut off"
-    )
+    assert "judge.llm/1" in {fault.what for fault in state.faults}, "the second judge was on the host that was cut off"
     for round_ in (1, 2):
         assert state.pushes[round_].canaries == "passed"
         assert state.reports[round_].samples.asked == _PER_ROUND * 8

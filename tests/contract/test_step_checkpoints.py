@@ -35,6 +35,7 @@ from bcpg_cluster.stages.train.worker import TrainWorker
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.rows import WeightedRow, weighted_row
 from bcpg_cluster.store.shards import write_shard
+from bcpg_cluster.watch.observer import Faulted
 from tests.contract.test_trainers import SETTINGS, make_model, make_rows, with_reference
 from tests.told import Heard
 
@@ -180,12 +181,12 @@ def test_a_cut_training_falls_back_and_ends_as_one_that_was_left_alone(
 
     monkeypatch.setattr(bench.manifest, "add_step_checkpoint", note)
     record = bench.train()
-    lost, *passed_over = bench.manifest.state.retries
-    assert lost["why"] == "cut off"
+    lost, *passed_over = [event.fault for event in bench.heard.of(Faulted)]
+    assert lost.cause == "cut off"
     assert len(passed_over) == len(why)
-    for retry, start in zip(passed_over, why, strict=True):
-        assert retry["why"].startswith(start)
-        assert retry["why"].endswith(f"training resumes from step {resumes_from}")
+    for fault, start in zip(passed_over, why, strict=True):
+        assert fault.cause.startswith(start)
+        assert fault.consequence == f"training resumes from step {resumes_from}"
     assert record.digests == wanted.digests
     files = ["reports/training-0001.jsonl", f"{record.path}/canaries.json"]
     others = ["reports/training-0001.jsonl", f"{wanted.path}/canaries.json"]

@@ -142,7 +142,7 @@ def test_what_was_logged_is_there(tracked: Tracked, kind: str) -> None:
             assert found[name][round_] == pytest.approx(value, rel=1e-6), name
     assert {0, 1, 2} == found["round/accuracy"].keys()
     assert {1, 2} == found["round/mined_share"].keys()  # nothing is known of round 0: left out, not 0
-    assert found["round/retries"] == {0: 0.0, 1: 0.0, 2: 0.0}
+    assert found["round/faults"] == {0: 0.0, 1: 0.0, 2: 0.0}
     assert found["round/store_bytes"][1] > 0
     assert set(range(1, sum(tracked.num_steps.values()) + 1)) == found["train/loss"].keys()
 

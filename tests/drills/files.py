@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.chaos.damage import KINDS, Contents, contents_of, damage_and_resume, files_of, interrupt
+from tests.chaos.damage import Outcome as Ending
+
 from bcpg_cluster.config.load import load_config
 from bcpg_cluster.run.entry import run_rounds
 from bcpg_cluster.store.layout import MANIFEST
-from tests.chaos.damage import KINDS, Contents, contents_of, damage_and_resume, files_of, interrupt
-from tests.chaos.damage import Outcome as Ending
 from tests.drills.compare_runs import compare_runs
 from tests.drills.records import Blow, Difference, Drill, Outcome, Result
 from tests.drills.small_run import ROUNDS, SmallRun

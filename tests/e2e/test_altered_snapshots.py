@@ -20,6 +20,7 @@ from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.push.canaries import CANARIES
 from bcpg_cluster.stages.train.protocol import TrainSettings
 from bcpg_cluster.stages.train.worker import TrainJob, TrainWorker
+from bcpg_cluster.store.faults import FaultKind
 from bcpg_cluster.store.fetched import CACHE_VARIABLE, local_copy
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import run_path
@@ -56,9 +57,10 @@ def test_the_newest_is_trained_again_and_the_run_continues(
     assert ended.code == 0, ended.err
     assert "round 2 is trained again to remake it" in ended.out
     state = read_manifest(two_rounds)
-    (retry,) = state.retries
-    assert retry["what"] == "snapshot v0002"
-    assert f"skill in {SNAPSHOT_FILE} is not what was written; trained again" in retry["why"]
+    (fault,) = state.faults
+    assert (fault.kind, fault.what, fault.round) == (FaultKind.REMADE, "snapshot v0002", 2)
+    assert f"skill in {SNAPSHOT_FILE} is not what was written" in fault.cause
+    assert fault.consequence.startswith("trained again")
     assert state.snapshots[2] == record
     verify_skill(str(two_rounds / record.path), record.digests)
     assert {path.name for path in (two_rounds / "snapshots").iterdir()} == {
@@ -79,8 +81,8 @@ def test_the_canaries_and_the_round_before_are_remade_too(
     ended = bcpg("iterate", "-c", config_file, "--inline", "--run-dir", two_rounds, "--rounds", 3)
     assert ended.code == 0, ended.err
     state = read_manifest(two_rounds)
-    assert [retry["what"] for retry in state.retries] == ["snapshot v0001", "snapshot v0002"]
-    assert f"{CANARIES} cannot be read: No such file" in state.retries[1]["why"]
+    assert [fault.what for fault in state.faults] == ["snapshot v0001", "snapshot v0002"]
+    assert f"{CANARIES} cannot be read: No such file" in state.faults[1].cause
     assert state.snapshots[3].digests == read_manifest(finished_run.directory).snapshots[3].digests
 
 
@@ -183,7 +185,7 @@ def test_altered_between_two_rounds_of_one_process(
                 flip(newest(tmp_path / "run"))
 
     found = run_rounds(tmp_path / "run", make_config(), 3, Flips())
-    assert [retry["what"] for retry in read_manifest(tmp_path / "run").retries] == ["snapshot v0001"]
+    assert [fault.what for fault in read_manifest(tmp_path / "run").faults] == ["snapshot v0001"]
     assert found.reports[3]["accuracy"] == finished_run.reports[3]["accuracy"]
 
 

@@ -115,6 +115,31 @@ def test_a_judge_that_says_nothing_stops_the_run_and_the_mended_one_continues_it
     assert first.attempt == before.receipts(1, "rollouts")[0].attempt  # no response was sampled again
 
 
+@pytest.mark.parametrize("mute", [("llm", "prm"), ("llm",), ("prm",)])
+def test_with_verdicts_that_cannot_be_read_of_one_voter_or_of_all_nothing_is_trained(
+    iterate: Callable[..., Any], tmp_path: Path, mute: tuple[str, ...]
+):
+    (tmp_path / "own.py").write_text(JUDGE)
+    judges: dict[str, Any] = {
+        name: {"kind": "python", "class": "own.py:Judge", "options": {"answers": name not in mute}}
+        for name in ("llm", "prm")
+    }
+    ended = iterate(judges=judges)
+    assert ended.code == 2
+    assert f"error: judge '{mute[0]}', round 1: " in ended.err or f"error: judge '{mute[-1]}', round 1: " in ended.err
+    assert "unparsable" in ended.err and "(weigh.max_missing_share)" in ended.err
+    state = read_manifest(tmp_path / "run")
+    assert state.snapshots == {} and 1 not in state.reports
+
+
+def test_an_engine_that_gives_up_its_responses_stops_the_run(iterate: Callable[..., Any], tmp_path: Path):
+    ended = iterate(policy={"kind": "fake", "model": "fake:aborted"})
+    assert ended.code == 2
+    assert "error: evaluation of v0: the engine gave up 120 of 120 responses" in ended.err
+    assert "(verify.max_error_share)" in ended.err
+    assert (0, "eval_rollouts") not in read_manifest(tmp_path / "run").shards  # they are sampled anew
+
+
 def test_a_measure_may_say_nothing(iterate: Callable[..., Any], tmp_path: Path):
     (tmp_path / "own.py").write_text(JUDGE)
     mute = {"kind": "python", "class": "own.py:Judge", "options": {"answers": False}, "role": "measure"}

@@ -49,8 +49,8 @@ def test_a_store_that_fails_now_and_then(
                 assert "by peer" in str(error)
         for key in ("accuracy", "accuracy_greedy", "samples", "mined_share", "per_problem"):
             assert reports[1][key] == finished_run.reports[1][key]
-        retries = read_manifest(run_dir).retries
-        assert retries
-        assert all("ConnectionResetError: by peer" in retry["why"] for retry in retries)
+        faults = read_manifest(run_dir).faults
+        assert faults
+        assert all("ConnectionResetError: by peer" in fault.cause for fault in faults)
     finally:
         run_dir.remove_tree()

@@ -31,17 +31,31 @@ def has_process(actor: Any) -> bool:
     """Whether an actor was placed. Ray calls it pending until its constructor has returned, and names a node while it still
     waits for room there; so what tells is whether it has a process.
     """
+    from ray.core.generated import gcs_pb2
+
+    info = _facts(actor)
+    return info is not None and (
+        info.pid != 0
+        or info.state
+        not in (
+            gcs_pb2.ActorTableData.DEPENDENCIES_UNREADY,
+            gcs_pb2.ActorTableData.PENDING_CREATION,
+        )
+    )
+
+
+def address_of(actor: Any) -> str | None:
+    """The address of the node an actor runs on; ``None`` where Ray has none."""
+    info = _facts(actor)
+    return (info.address.ip_address or None) if info is not None else None
+
+
+def _facts(actor: Any) -> Any:
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
 
     content = state.get_actor_info(actor._actor_id)
-    if content is None:
-        return False
-    info = gcs_pb2.ActorTableData.FromString(content)
-    return info.pid != 0 or info.state not in (
-        gcs_pb2.ActorTableData.DEPENDENCIES_UNREADY,
-        gcs_pb2.ActorTableData.PENDING_CREATION,
-    )
+    return None if content is None else gcs_pb2.ActorTableData.FromString(content)
 
 
 class Groups:

@@ -14,7 +14,7 @@ from typing import Any
 
 from bcpg_cluster.cluster.node_address import announce
 from bcpg_cluster.cluster.on_ray.connection import check_address, check_token, joining
-from bcpg_cluster.cluster.on_ray.groups import Groups, has_process, look_at_nodes
+from bcpg_cluster.cluster.on_ray.groups import Groups, address_of, has_process, look_at_nodes
 from bcpg_cluster.cluster.on_ray.link import Link, answers
 from bcpg_cluster.cluster.placement import ClusterNodes
 from bcpg_cluster.cluster.runtime import MemberSpec
@@ -116,6 +116,10 @@ class RayMember:
         """See :class:`bcpg_cluster.cluster.runtime.Placed`."""
         self._is_placed = self._is_placed or has_process(self._actor)
         return self._is_placed
+
+    def host(self) -> str | None:
+        """See :class:`bcpg_cluster.cluster.runtime.Located`."""
+        return address_of(self._actor)
 
     def kill(self) -> None:
         """See :class:`bcpg_cluster.cluster.runtime.Member`."""

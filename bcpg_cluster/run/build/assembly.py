@@ -19,7 +19,8 @@ from bcpg_cluster.run.snapshots import SnapshotCheck
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.store.mark import leave_mark
 from bcpg_cluster.watch.control import Control
-from bcpg_cluster.watch.observer import Noted, Observer, Retried
+from bcpg_cluster.watch.fault_recorder import FaultRecorder
+from bcpg_cluster.watch.observer import Faulted, Noted, Observer
 
 
 def newest_weights(config: Config, manifest: Manifest) -> Weights:
@@ -50,7 +51,8 @@ def coordinator_over(
     stop_asked: Callable[[], bool],
     prompts: PromptSets,
 ) -> Coordinator:
-    """A run on a workforce that is there already, perhaps from another run."""
+    """A run on a workforce that is there already, perhaps from another run. Its faults are written into its manifest."""
+    observer = FaultRecorder(manifest, observer)
     scaler = Scaler(
         workforce.pools,
         workforce.gang,
@@ -60,7 +62,7 @@ def coordinator_over(
         served_version=lambda: workforce.serving.weights.version,
     )
     hooks = RunHooks(
-        on_retry=partial(_note_retry, manifest, observer),
+        on_fault=lambda fault: observer.hear(Faulted(fault)),
         on_wait=lambda what: observer.hear(Noted(what)),
         tend=scaler.tend,
     )
@@ -84,8 +86,3 @@ def coordinator_over(
             attend=partial(workforce.serve, hooks),
         ),
     )
-
-
-def _note_retry(manifest: Manifest, observer: Observer, what: str, why: str) -> None:
-    manifest.add_retry(what, why)
-    observer.hear(Retried(what, why))

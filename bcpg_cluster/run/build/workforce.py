@@ -28,6 +28,7 @@ from bcpg_cluster.run.scaler import PoolBounds
 from bcpg_cluster.run.serving import CatchUp, Serving, Weights
 from bcpg_cluster.stages.generate.vllm_options import engine_environment
 from bcpg_cluster.stages.graph import CPU_POOL, ROLLOUT_POOL
+from bcpg_cluster.store.faults import FaultEvent
 
 QUIET: Final[Mapping[str, str]] = {
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -42,12 +43,12 @@ class RunHooks:
     """What a run wants to be told of its members while they serve it.
 
     Attributes:
-        on_retry: of every lost lease or member: what, and why.
+        on_fault: of every lost lease or member.
         on_wait: that nodes are waited for.
         tend: called about once a second while the run waits for members, the trainers among them.
     """
 
-    on_retry: Callable[[str, str], None]
+    on_fault: Callable[[FaultEvent], object]
     on_wait: Callable[[str], None]
     tend: Callable[[], None]
 
@@ -65,10 +66,10 @@ class ServedRun:
         """From now on speak to this run, or to none. The pools belong to the thread that calls this."""
         self.hooks, self._driver = hooks, threading.get_ident()
 
-    def retry(self, what: str, why: str) -> None:
-        """Something was lost and is tried again."""
+    def fault(self, fault: FaultEvent) -> None:
+        """Something was lost and dealt with."""
         if self.hooks is not None:
-            self.hooks.on_retry(what, why)
+            self.hooks.on_fault(fault)
 
     def wait(self, what: str) -> None:
         """Nodes are waited for."""
@@ -154,7 +155,7 @@ def start_workforce(
             runtime,
             partial(_spec, config, name, _host(name, content, serving, base)),
             _limits(config, name),
-            on_retry=served_run.retry,
+            on_fault=served_run.fault,
             welcome=CatchUp(serving, base) if name == ROLLOUT_POOL else None,
         )
         for name in config.pool_names()

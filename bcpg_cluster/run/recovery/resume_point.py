@@ -9,8 +9,9 @@ from bcpg_cluster.stages.push.file_digests import FileFault
 from bcpg_cluster.stages.train.client import TrainerClient
 from bcpg_cluster.stages.train.step_checkpoints.record import checkpoint_name
 from bcpg_cluster.stages.train.worker import TrainJob
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.manifest import Manifest
-from bcpg_cluster.watch.observer import Observer, Retried
+from bcpg_cluster.watch.observer import Faulted, Observer
 
 _MOST_NAMED = 3  # faults in a sentence
 
@@ -43,9 +44,8 @@ def choose_resume_point(
     start = 0 if point is None else point.num_steps
     for checkpoint, why in passed:
         what = f"step checkpoint {checkpoint.num_steps} of round {job.round}"
-        text = f"{why}; training resumes from step {start}"
-        manifest.add_retry(what, text)
-        observer.hear(Retried(what, text))
+        then = f"training resumes from step {start}"
+        observer.hear(Faulted(FaultEvent(FaultKind.FALLBACK, what, why, then, round=job.round)))
     if passed:
         manifest.add_fall_back(job.round, start)
     return point

@@ -9,9 +9,10 @@ from bcpg_cluster.errors import EngineError, RunDirectoryError, TrainingDiverged
 from bcpg_cluster.run.snapshots import SnapshotCheck, SnapshotDamagedError, put_in_place
 from bcpg_cluster.run.steps import Step, Steps, Training
 from bcpg_cluster.stages.push.arrivals import arrival_faults
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.whole_files import remove_tree
-from bcpg_cluster.watch.observer import Noted, Observer, Retried
+from bcpg_cluster.watch.observer import Faulted, Noted, Observer
 
 
 class SnapshotMender:
@@ -71,9 +72,9 @@ class SnapshotMender:
             raise _refused(damage, f"trained again here, it is another: {faults}")
         put_in_place(run_dir, remade.path, record.path)
         self._check(version)
-        why = f"{damage.problem}; trained again, with the digests that were noted"
-        self._manifest.add_retry(f"snapshot v{version:04d}", why)
-        self._observer.hear(Retried(f"snapshot v{version:04d}", why))
+        then = "trained again, with the digests that were noted"
+        fault = FaultEvent(FaultKind.REMADE, f"snapshot v{version:04d}", damage.problem, then, round=round_)
+        self._observer.hear(Faulted(fault))
 
 
 def _differences(record: SnapshotRecord, remade: SnapshotRecord) -> str:

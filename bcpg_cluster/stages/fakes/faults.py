@@ -1,11 +1,12 @@
-"""Faults that fakes make on purpose: latency, crashes and hangs, at the calls a test names."""
+"""Faults that fakes make on purpose: latency, failures and the end of their process, at the calls a test names."""
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,7 @@ from typing import Literal
 from bcpg_cluster.errors import EngineError
 
 LATENCY = "BCPG_FAKE_LATENCY_S"
+DIES_AT = "BCPG_FAKE_DIES_AT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +26,18 @@ class Faults:
         fail_on_call: the n-th call (from 1) raises EngineError, and only that one.
         output: every generation is ``garbage`` (characters of no format), ``empty`` (the end token alone), ``endless``
             (no end token before the limit) or ``aborted``.
+        dies_at: a call about a prompt or response that holds this text kills the process; empty for none.
     """
 
     latency_s: float = 0.0
     fail_on_call: int | None = None
     output: Literal["garbage", "empty", "endless", "aborted"] | None = None
+    dies_at: str = ""
 
 
 def slowed(output: Literal["garbage", "empty", "endless", "aborted"] | None = None) -> Faults:
-    """Faults with the latency that ``BCPG_FAKE_LATENCY_S`` says, so that a pool's ``env`` can make its fakes take time."""
-    return Faults(latency_s=float(os.environ.get(LATENCY, "0")), output=output)
+    """Faults as a pool's ``env`` says: ``BCPG_FAKE_LATENCY_S``, and ``BCPG_FAKE_DIES_AT`` for :attr:`Faults.dies_at`."""
+    return Faults(latency_s=float(os.environ.get(LATENCY, "0")), output=output, dies_at=os.environ.get(DIES_AT, ""))
 
 
 class _CallCounter:
@@ -47,7 +51,9 @@ class _CallCounter:
         self._is_closed = False
 
     @contextmanager
-    def call(self, num_requests: int) -> Iterator[None]:
+    def call(self, num_requests: int, texts: Iterable[str] = ()) -> Iterator[None]:
+        if self._faults.dies_at and any(self._faults.dies_at in text for text in texts):
+            os.kill(os.getpid(), signal.SIGKILL)
         with self._lock:
             if self._is_closed:
                 raise EngineError("the engine is closed")

@@ -83,7 +83,7 @@ class FakeGenerator:
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         """Answer all requests, in order."""
-        with self._calls.call(len(requests)):
+        with self._calls.call(len(requests), (decode(request.prompt_token_ids) for request in requests)):
             return [self._generate(request) for request in requests]
 
     def close(self) -> None:

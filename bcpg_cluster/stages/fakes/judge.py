@@ -55,7 +55,7 @@ class FakeJudge:
 
     def judge(self, cases: Sequence[JudgeCase]) -> Judged:
         """Noisy verdicts; with ``Faults.output`` set every step comes back without one."""
-        with self._calls.call(len(cases)):
+        with self._calls.call(len(cases), (text for case in cases for text in (case.problem, *case.steps))):
             return Judged(tuple(map(self._judge_case, cases)))
 
     def close(self) -> None:

@@ -44,8 +44,12 @@ def generate(
     samples = [*([GREEDY_SAMPLE] if greedy else []), *range(group_size)]
     ids = [SampleId(job.round, prompt.prompt_id, sample) for prompt in prompts for sample in samples]
     run_seed = int(job.parameters["run_seed"]) if seed_per_request else None
-    requests = _requests(engine, prompts, ids, sampling, run_seed, job.output)
-    generations = _answers(engine, requests, expected)
+    if job.given_up:  # the prompt may be what ends engines, so nothing of it reaches this one
+        requests = [GenerateRequest((), sampling, None)] * len(ids)
+        generations = [Generation((), (), (), StopReason.ABORTED, expected)] * len(ids)
+    else:
+        requests = _requests(engine, prompts, ids, sampling, run_seed, job.output)
+        generations = _answers(engine, requests, expected)
     wrong = {generation.policy_version for generation in generations} - {expected}
     if wrong:
         raise EngineError(f"the engine answered with policy version {sorted(wrong)}, expected {expected}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import Verdict, VerdictStatus
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.stages.judge.counts import status_metrics
-from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judged
+from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judged, Judgement
 from bcpg_cluster.store.rows import prompts_from, steps_from, verdict_row
 
 
@@ -28,7 +29,7 @@ def judge(tables: Tables, job: StageJob, *, engine: Judge, name: str, show_gold:
         )
         for id_, of_sample in steps.items()
     ]
-    judged = engine.judge(cases) if cases else Judged(())
+    judged = _unjudged(cases, job.given_up) if job.given_up else engine.judge(cases) if cases else Judged(())
     if len(judged.judgements) != len(cases):
         raise EngineError(f"judge {name!r} answered {len(judged.judgements)} of {len(cases)} cases")
     rows = []
@@ -49,3 +50,9 @@ def judge(tables: Tables, job: StageJob, *, engine: Judge, name: str, show_gold:
     tokens = sum(of_sample[-1].end for of_sample in steps.values())  # of the responses judged
     metrics |= {f"judge.{key}": value for key, value in judged.counts.items()}
     return StageResult(rows, {**metrics, "steps": len(rows), "samples": len(cases), "tokens": tokens})
+
+
+def _unjudged(cases: Sequence[JudgeCase], why: str) -> Judged:
+    """No verdict on any step, for a reason that is not the judge's."""
+    said = Judgement(VerdictStatus.ENGINE_LOST, raw=why)
+    return Judged(tuple((said,) * len(case.steps) for case in cases))

@@ -28,6 +28,8 @@ def verify(
     rollouts = rollouts_from(tables[rollouts_table])
 
     def check(rollout: Rollout) -> Verification:
+        if job.given_up:
+            return Verification(OutcomeStatus.VERIFIER_ERROR, None, why=job.given_up)
         prompt = prompts[rollout.id.prompt_id]
         if rollout.stop_reason is StopReason.PROMPT_TOO_LONG:
             return Verification(OutcomeStatus.PROMPT_TOO_LONG, None)

@@ -51,7 +51,8 @@ METRICS = (
     _counter("tokens", "tokens", "stage", "response tokens it worked on; of `train`, trained on"),
     _counter("shards", "shards", "stage", "shards that were accepted"),
     _counter("shard_seconds", "seconds", "stage", "what members spent on the accepted shards"),
-    _counter("retries", "events", "", "pieces of work or members that were lost and are tried again"),
+    _counter("faults", "events", "kind pool", "what went wrong and was dealt with, by what was done (`status --events` has each); "
+             "pool `none`: it was in none"),
     _gauge("store_bytes", "bytes", "", "size of all accepted shards of the run, those of earlier processes included"),
     # the pools
     _gauge("queue_depth", "pieces", "pool", "pieces of work that no member has yet"),

@@ -33,7 +33,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Response tokens per second", ("tokens",)),
         Panel("Samples per second", ("samples",)),
         Panel("Shards per second, and what members spend on them", ("shards", "shard_seconds")),
-        Panel("Lost and tried again, per second", ("retries",)),
+        Panel("Faults, per second", ("faults",)),
         Panel("Store", ("store_bytes",)),
     ),
     "Pools": (

@@ -17,8 +17,8 @@ from bcpg_cluster.stages.weigh.counts import WeighCounts
 from bcpg_cluster.store.reports import PushFacts, RoundReport
 from bcpg_cluster.watch.observer import (
     Event,
+    Faulted,
     PoolsSeen,
-    Retried,
     RoundFinished,
     ShardAccepted,
     StageProgress,
@@ -89,8 +89,8 @@ class RunMetrics:
                 self._step(step)
             case WeightsPushed(version=version, facts=facts):
                 self._push(version, facts)
-            case Retried():
-                self._sink.add("bcpg_retries", 1)
+            case Faulted(fault=fault):
+                self._sink.add("bcpg_faults", fault.num_times, kind=str(fault.kind), pool=fault.pool or "none")
             case RoundFinished(report=report):
                 self._report(report)
 

@@ -12,10 +12,12 @@ from bcpg_cluster.errors import StoreError
 from bcpg_cluster.records import GREEDY_SAMPLE, Outcome, Receipt, SampleId, StopReason
 from bcpg_cluster.stages.generate.counts import RolloutCounts
 from bcpg_cluster.stages.weigh.counts import CONSENSUS, PairCell, QualityCell, Said, Unit, WeighCounts
+from bcpg_cluster.store.faults import FaultEvent, FaultKind, count_by_kind, worst_of
 from bcpg_cluster.store.reports import (
     AccuracyReport,
     Agreement,
     Estimate,
+    FaultReport,
     JudgeQuality,
     JudgesReport,
     PushFacts,
@@ -72,6 +74,7 @@ def complete(
     seconds: float,
     previous: RoundReport | None,
     base: RoundReport | None,
+    faults: Sequence[FaultEvent] = (),
 ) -> RoundReport:
     """A round's report.
 
@@ -79,6 +82,7 @@ def complete(
         learned: ``None`` in round 0.
         seconds: of the whole round.
         previous, base: the reports of the round before and of round 0, where there are any.
+        faults: of the round.
     """
     accuracy, responses = evaluated.accuracy, evaluated.responses
     found: dict[str, Any] = {name: getattr(accuracy, name) for name in accuracy.model_fields_set}
@@ -95,7 +99,18 @@ def complete(
         found["seconds"] = {**learned.seconds, **evaluated.seconds, "round": seconds}
     if previous is not None and base is not None:
         found |= {"change": change(previous, accuracy), "change_from_base": change(base, accuracy)}
+    if faults:
+        found["faults"] = fault_report(faults)
     return RoundReport(round=round_, **found)
+
+
+def fault_report(faults: Sequence[FaultEvent]) -> FaultReport:
+    """What went wrong in a round, of which there was something."""
+    worst = worst_of(faults)
+    left_out = [fault.what for fault in faults if fault.kind is FaultKind.QUARANTINED]
+    return FaultReport(
+        counts=count_by_kind(faults), worst=f"{worst.kind}: {worst.text}" if worst else "", quarantined=left_out
+    )
 
 
 def total(receipts: Sequence[Receipt]) -> dict[str, float]:

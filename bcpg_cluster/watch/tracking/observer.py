@@ -15,7 +15,7 @@ from bcpg_cluster.stages.train.protocol import StepReport
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.mark import leave_mark
 from bcpg_cluster.store.path import RunPath
-from bcpg_cluster.watch.observer import Event, PoolsSeen, Retried, RoundFinished, ShardAccepted, StepTrained
+from bcpg_cluster.watch.observer import Event, Faulted, PoolsSeen, RoundFinished, ShardAccepted, StepTrained
 from bcpg_cluster.watch.tracking.feed import Feed
 from bcpg_cluster.watch.tracking.scalars import RoundTally, round_scalars, step_scalars
 from bcpg_cluster.watch.tracking.tracker import Axis, TrackedRun
@@ -64,8 +64,8 @@ class TrackingObserver:
             case PoolsSeen(states=states):
                 for pool in states:
                     self._tally.pool(pool.name, pool.busy_s, pool.ready_s)
-            case Retried():
-                self._tally.retry()
+            case Faulted(fault=fault):
+                self._tally.fault(fault.num_times)
                 return
             case _:
                 return

@@ -60,16 +60,16 @@ def _known(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 class RoundTally:
-    """What happens between two reports and is in neither: retries, bytes, how busy the pools were."""
+    """What happens between two reports and is in neither: faults, bytes, how busy the pools were."""
 
     def __init__(self) -> None:
-        self._retries, self._bytes = 0, 0
+        self._faults, self._bytes = 0, 0
         self._looks: dict[str, tuple[float, float]] = {}  # busy and ready seconds by pool
         self._before: dict[str, tuple[float, float]] = {}
 
-    def retry(self) -> None:
-        """One more."""
-        self._retries += 1
+    def fault(self, num_times: int) -> None:
+        """Some more."""
+        self._faults += num_times
 
     def receipt(self, receipt: Receipt) -> None:
         """One more accepted shard."""
@@ -81,10 +81,10 @@ class RoundTally:
 
     def take(self) -> dict[str, float]:
         """The round's sums, as ``round/...``; counting starts anew."""
-        found = {"round/retries": float(self._retries), "round/store_bytes": float(self._bytes)}
+        found = {"round/faults": float(self._faults), "round/store_bytes": float(self._bytes)}
         for name, (busy, ready) in self._looks.items():
             busy_before, ready_before = self._before.get(name, (0.0, 0.0))
             if ready > ready_before:
                 found[f"round/busy_share/{name}"] = min((busy - busy_before) / (ready - ready_before), 1.0)
-        self._retries, self._bytes, self._before = 0, 0, dict(self._looks)
+        self._faults, self._bytes, self._before = 0, 0, dict(self._looks)
         return found

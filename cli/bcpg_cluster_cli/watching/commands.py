@@ -20,11 +20,21 @@ commands = typer.Typer()
 def status(
     run_dir: RunDirOption = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every second until the run ends.")] = False,
+    events: Annotated[
+        bool, typer.Option("--events", help="Only what went wrong: when, where, why, and what was done.")
+    ] = False,
+    since: Annotated[
+        str | None, typer.Option("--since", help="With --events: an age (10m, 2h, 1d) or an ISO time.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """What a run has done so far, and what it does now: pools, members, queues, progress."""
+    from bcpg_cluster_cli.watching.events import run_events
     from bcpg_cluster_cli.watching.status import run_status
 
+    if events or since is not None:
+        run_events(run_dir, since, as_json=json_)
+        return
     run_status(run_dir, watch=watch, as_json=json_)
 
 

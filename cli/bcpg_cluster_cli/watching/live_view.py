@@ -147,8 +147,8 @@ def _lines(live: Live) -> list[str]:
             f"last push: v{push.version} by {push.method} to {push.num_members} engines in "
             f"{push.seconds:.2f} s, canaries {push.canaries}, worst {push.worst_nats:.1e} nats"
         )
-    if live.num_retries:
-        lines.append(f"tried again since the start: {live.num_retries}")
+    if live.num_faults:
+        lines.append(f"faults since the start: {live.num_faults} (see `status --events`)")
     for event in live.events[-_NUM_EVENTS:]:
         at = time.strftime("%H:%M:%S", time.localtime(event.time))
         lines.append(f"{at}  {event.text.splitlines()[0] if event.text else ''}")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from bcpg_cluster.store.faults import count_by_kind
 from bcpg_cluster.store.journal import lock_holder
 from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
@@ -53,8 +54,9 @@ def _print(console: Console, directory: RunPath) -> None:
         console.print(
             f"round {row['round']}  {row['table']}: {row['shards']} shards delivered, {row['state']}", highlight=False
         )
-    if facts["num_retries"]:
-        console.print(f"{facts['num_retries']} pieces of work were done again (see manifest.jsonl)", highlight=False)
+    if facts["faults"]:
+        counts = ", ".join(f"{kind} {number:,}" for kind, number in facts["faults"].items())
+        console.print(f"faults: {counts} (see `status --events`)", highlight=False)
 
 
 def _rounds(reports: Sequence[RoundReport]) -> Table:
@@ -154,7 +156,7 @@ def run_facts(directory: RunPath, state: ManifestState) -> dict[str, Any]:
             }
             for round_, table in unfinished
         ],
-        "num_retries": len(state.retries),
+        "faults": count_by_kind(state.faults),
         "imports": [
             {key: value for key, value in event.items() if key not in ("event", "time")} for event in state.imports
         ],

@@ -21,12 +21,13 @@ from bcpg_cluster.run.build import default_config
 from bcpg_cluster.run.build.default_config import choose_config
 from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.reports import Estimate, RoundReport
 from bcpg_cluster.store.rows import weighted_from
 from bcpg_cluster.store.shards import read_table
-from bcpg_cluster.watch.observer import Noted, Retried
+from bcpg_cluster.watch.observer import Faulted, Noted
 from bcpg_cluster_cli.console import ConsoleObserver, account_text, closing_lines, percent, points, print_report
 from bcpg_cluster_cli.session import find_run
 
@@ -626,7 +627,9 @@ def test_an_error_of_the_run_itself_has_code_1(bcpg: Bcpg, config_file: Path, ru
 def test_errors_with_brackets_do_not_break_the_display():
     console = Console(file=io.StringIO(), width=200)
     observer = ConsoleObserver(console)
-    observer.hear(Retried("rollout/0 [/x]", "File [/usr/lib] said [red]no[/blue]\nmore"))
+    observer.hear(
+        Faulted(FaultEvent(FaultKind.REPLACEMENT, "rollout/0 [/x]", "File [/usr/lib] said [red]no[/blue]\nmore"))
+    )
     observer.hear(Noted("a note [/b]"))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "File [/usr/lib] said [red]no[/blue]" in shown

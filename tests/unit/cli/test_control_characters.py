@@ -17,7 +17,8 @@ from rich.table import Table
 
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
-from bcpg_cluster.watch.observer import Noted, Retried
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
+from bcpg_cluster.watch.observer import Faulted, Noted
 from bcpg_cluster_cli.console import ConsoleObserver
 from bcpg_cluster_cli.terminal import Terminal, say, shown
 
@@ -57,7 +58,7 @@ def test_whatever_is_printed_steers_nothing(text: str) -> None:
         console.print(table)
         observer = ConsoleObserver(console)
         observer.hear(Noted(text))
-        observer.hear(Retried(text, text))
+        observer.hear(Faulted(FaultEvent(FaultKind.RETRY, text, text)))
     assert not steering(captured.get())
 
 

@@ -30,7 +30,7 @@ def make_pool(scripted: Any, clock: Any, retries: Retries) -> Callable[..., Pool
             scripted,
             lambda number: MemberSpec(f"work/{number}", dict, {}),
             PoolLimits(**{"leases_per_member": 2, "lease_timeout_s": 60.0, "start_timeout_s": 30.0, **limits}),
-            on_retry=lambda what, why: retries.append((what, why)),
+            on_fault=lambda fault: retries.append((fault.what, fault.cause)),
             clock=clock,
         )
         pool.resize(size)
@@ -313,8 +313,8 @@ def test_without_a_node_the_pool_goes_on_with_those_it_has(
     clock.now += 101
     pool.poll()
     assert retries == [
-        ("work/1", "found no node within 100 s; the pool continues with 2"),
-        ("work/2", "found no node within 100 s; the pool continues with 1"),
+        ("work/1", "found no node within 100 s"),
+        ("work/2", "found no node within 100 s"),
     ]
     assert [member.name for member in pool.members()] == ["work/0"]
     assert (pool.size, len(scripted.members)) == (1, 3)
@@ -363,7 +363,7 @@ def test_a_member_is_welcomed_before_its_first_lease(scripted: Any, clock: Any):
 def test_a_welcome_that_fails_costs_the_member_its_place(scripted: Any, clock: Any, retries: Retries):
     pool = Pool(
         "p", scripted, lambda n: MemberSpec(f"p/{n}", dict, {}), PoolLimits(), clock=clock,
-        on_retry=lambda what, why: retries.append((what, why)), welcome=lambda member, spec: member.call("load"),
+        on_fault=lambda fault: retries.append((fault.what, fault.cause)), welcome=lambda member, spec: member.call("load"),
     )  # fmt: skip
     pool.resize(1)
     start(scripted)

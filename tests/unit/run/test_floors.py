@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bcpg_cluster.errors import MostlyFailedError
-from bcpg_cluster.records import Outcome, OutcomeStatus, SampleId, Verdict, VerdictStatus
+from bcpg_cluster.records import Outcome, OutcomeStatus, SampleId, StopReason, Verdict, VerdictStatus
 from bcpg_cluster.run.floors import Floors, empty_round_reason
+from bcpg_cluster.stages.generate.counts import RolloutCounts
 from bcpg_cluster.stages.graph import StageSpec, data_stages, evaluation_stages
 from bcpg_cluster.stages.judge.counts import status_metrics
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
+from bcpg_cluster.stages.weigh.consensus import ConsensusRule
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.store.rows import outcome_row, verdict_row
 from bcpg_cluster.store.shards import write_shard
@@ -160,6 +163,89 @@ def test_nothing_asked_is_no_failure(manifest: Manifest):
     outcomes(manifest, "outcomes")
     floors(manifest, 0.0).check(1, JUDGE, STAGES)
     floors(manifest, 0.0).check(1, VERIFY, STAGES)
+
+
+TWO = data_stages({"llm": "judge.llm", "prm": "prm"})
+
+
+def two_voters(manifest: Manifest, llm: str, prm: str, rule: ConsensusRule | None = None, most: float = 0.5) -> None:
+    """Both voters' verdicts on the steps of one sample, a letter each: right, wrong, unparsable, timeout, declined (x)."""
+    status = {"u": VerdictStatus.UNPARSABLE, "t": VerdictStatus.TIMEOUT, "x": VerdictStatus.REFUSED}
+    for name, said in (("llm", llm), ("prm", prm)):
+        found = []
+        for step, letter in enumerate(said):
+            judged = letter in "rw"
+            label, score = (int(letter == "r"), None) if name == "llm" else (None, 0.9 if letter == "r" else 0.1)
+            found.append(
+                Verdict(
+                    SampleId(1, "p", 0), step, name, "v", status.get(letter, VerdictStatus.JUDGED),
+                    label if judged else None, score if judged else None, raw=f"{name} said {letter}",
+                )
+            )  # fmt: skip
+        metrics = status_metrics(Counter(verdict.status for verdict in found))
+        write(manifest, f"verdicts.{name}", 0, list(map(verdict_row, found)), metrics)
+    floor = Floors(
+        manifest,
+        max_error_share=most,
+        max_missing_share=most,
+        voters=("llm", "prm"),
+        rule=rule,
+        thresholds={"prm": 0.5},
+    )
+    for stage in TWO[3:5]:
+        floor.check(1, stage, TWO)
+
+
+def test_voters_that_miss_few_steps_each_and_most_together_stop_the_run(manifest: Manifest):
+    """Each misses 2 of 5, which is allowed; of 4 steps none can be right since one of them is silent."""
+    with pytest.raises(MostlyFailedError) as caught:
+        two_voters(manifest, "uurrr", "rruur")
+    assert caught.value.problem.splitlines() == [
+        "round 1: the voters cannot decide 4 of 5 steps, since verdicts are missing",
+        "    missing  reason",
+        "          2  unparsable of llm",
+        "          2  unparsable of prm",
+        "    the first:",
+        "      llm said u",
+    ]
+    assert "at most 50% of a round's steps stay undecided" in caught.value.rule
+    assert manifest.state.shards == {}  # both are asked anew
+
+
+@pytest.mark.parametrize(
+    ("llm", "prm", "rule"),
+    [
+        ("uurrr", "rrrrr", None),  # one voter alone, within its floor
+        ("uurrr", "rwtrr", None),  # 3 of 5 miss a verdict, but one of them is wrong whatever the other says
+        ("xxrrr", "rruur", None),  # what was declined is as called wrong
+        ("uurrr", "rruur", ConsensusRule("any")),  # one that says right is enough
+        ("uurrr", "rruur", ConsensusRule("all", abstention="left_out")),
+    ],
+)
+def test_steps_that_are_decided_all_the_same_stop_nothing(
+    manifest: Manifest, llm: str, prm: str, rule: ConsensusRule | None
+):
+    two_voters(manifest, llm, prm, rule)
+    assert len(manifest.state.shards) == 2
+
+
+def test_a_voter_that_misses_most_steps_alone_is_named_whoever_is_whole_first(manifest: Manifest):
+    with pytest.raises(MostlyFailedError, match="judge 'prm', round 1: 4 of 5 steps have no verdict"):
+        two_voters(manifest, "rrrrr", "uuuur")  # llm is checked first, when both are there
+    assert set(manifest.state.shards) == {(1, "verdicts.llm")}  # it is not asked again
+
+
+@pytest.mark.parametrize(("num_aborted", "stops"), [(1, False), (2, True)])
+def test_responses_that_the_engine_gave_up(manifest: Manifest, num_aborted: int, stops: bool):
+    """Of 4 samples one has a prompt that is too long, and was never asked."""
+    reasons = [StopReason.ABORTED] * num_aborted + [StopReason.STOP] * (3 - num_aborted) + [StopReason.PROMPT_TOO_LONG]
+    write(manifest, "rollouts", 0, [], RolloutCounts.of((3, reason) for reason in reasons).metrics())
+    if not stops:
+        floors(manifest).check(1, STAGES[0], STAGES)
+        return
+    with pytest.raises(MostlyFailedError, match="round 1: the engine gave up 2 of 3 responses"):
+        floors(manifest).check(1, STAGES[0], STAGES)
+    assert manifest.state.shards == {}
 
 
 @pytest.mark.parametrize(

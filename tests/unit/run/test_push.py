@@ -23,7 +23,7 @@ from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.job import StageWorker
 from bcpg_cluster.stages.push.canaries import Canary, choose_probe, fitting_canaries, judge_canaries
 from bcpg_cluster.stages.train.worker import TrainWorker
-from bcpg_cluster.watch.observer import Retried
+from bcpg_cluster.watch.observer import Faulted
 from tests.told import Heard
 
 TOLERANCE = 1e-3
@@ -172,7 +172,7 @@ class Bench:
 
     @property
     def retries(self) -> list[str]:
-        return [f"{event.what}: {event.why}" for event in self.heard.of(Retried)]
+        return [event.fault.text for event in self.heard.of(Faulted)]
 
     def _trainer_spec(self, group: int, rank: int) -> MemberSpec:
         arguments = {

@@ -29,7 +29,7 @@ from bcpg_cluster.stages.weigh.counts import WeighCounts
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.rows import Rival, WeightedRow, reference_from, weighted_row
 from bcpg_cluster.store.shards import read_table, write_shard
-from bcpg_cluster.watch.observer import Retried, StepTrained
+from bcpg_cluster.watch.observer import Faulted, StepTrained
 from tests.told import Heard
 
 SETTINGS = TrainSettings(objective=Bcpg(), learning_rate=1e-4, min_learning_rate=1e-5, batch_sequences=4)
@@ -319,8 +319,9 @@ def test_a_group_that_is_lost_starts_again(manifest: Manifest, make_bench: Calla
     Trainer.script = [error, None]
     record = bench.train()
     assert manifest.state.snapshots == {1: record}
-    assert [event.why for event in bench.observer.of(Retried)] == [str(error)]
-    assert manifest.state.retries[0]["what"] == "train round 1"
+    assert [event.fault.cause for event in bench.observer.of(Faulted)] == [str(error)]
+    fault = bench.observer.of(Faulted)[0].fault
+    assert (fault.what, fault.round, fault.pool) == ("train round 1", 1, "trainer")
     assert Trainer.opened == ["base", "base"]
     assert Trainer.references == 1  # the sealed reference is not computed again
     assert [member.name for member in bench.gang.members] == ["trainer/0.1"]
@@ -342,7 +343,7 @@ def test_a_loss_that_is_not_finite_is_not_tried_again(manifest: Manifest, make_b
         bench.train()
     assert manifest.state.snapshots == {}
     assert not (manifest.run_dir / "snapshots").exists()
-    assert [event.why for event in bench.observer.of(Retried)] == []
+    assert [event.fault.cause for event in bench.observer.of(Faulted)] == []
 
 
 def test_rows_without_reference_are_refused(manifest: Manifest, make_bench: Callable[..., Bench]):
@@ -394,4 +395,4 @@ def test_a_training_that_starts_again_tells_no_step_twice(make_bench: Callable[.
     bench.train()
     heard = [event.step.step for event in bench.observer.of(StepTrained)]
     assert heard == sorted(set(heard))
-    assert [event.why for event in bench.observer.of(Retried)] == ["gone"]
+    assert [event.fault.cause for event in bench.observer.of(Faulted)] == ["gone"]

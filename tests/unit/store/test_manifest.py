@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt, StepCheckpoint
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.journals.lines import Chain
 from bcpg_cluster.store.layout import LOCK, MANIFEST
@@ -41,7 +42,7 @@ def _fill(manifest: Manifest) -> None:
             manifest.seal(round_, table, 2)
         manifest.add_snapshot(_snapshot(round_))
         manifest.add_push(round_, push_facts())
-        manifest.add_retry("generate", "lost\nline two ½")
+        manifest.add_fault(FaultEvent(FaultKind.REQUEUE, "generate", "lost\nline two ½", round=round_))
         manifest.add_report(RoundReport.read({"round": round_, "accuracy": 0.6}))
 
 
@@ -63,7 +64,7 @@ def test_replay_gives_the_writers_state(tmp_path: Path):
     assert written.sealed[1, "rollouts"].num_rows == 21
     assert written.reports[2].accuracy == 0.6
     assert written.snapshots[1] == _snapshot(1)
-    assert len(written.retries) == 2
+    assert len(written.faults) == 2
 
 
 def test_no_manifest_is_an_empty_state(tmp_path: Path):
@@ -174,8 +175,8 @@ def test_a_journal_cut_anywhere_is_an_earlier_state(
     assert read_manifest(folder) == expected
     with Manifest(folder) as manifest:  # and whoever opens it goes on from there
         assert manifest.state == expected
-        manifest.add_retry("x", "y")
-    assert read_manifest(folder).retries[-1]["what"] == "x"
+        manifest.add_fault(FaultEvent(FaultKind.RETRY, "x", "y"))
+    assert read_manifest(folder).faults[-1].what == "x"
     assert (folder / MANIFEST).read_bytes().count(b"\n") == journal[:cut].count(b"\n") + 1
 
 

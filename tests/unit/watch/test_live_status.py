@@ -12,11 +12,12 @@ import pytest
 
 from bcpg_cluster.cluster.state import MemberState, PoolState
 from bcpg_cluster.errors import EngineError, Interrupted
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.layout import LIVE
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.watch.live import Ending, Live
 from bcpg_cluster.watch.live_status import HEARTBEAT_S, LiveStatus, is_alive, read_live, seconds_left
-from bcpg_cluster.watch.observer import Noted, PoolsSeen, Retried, StageProgress, StepTrained, WeightsPushed
+from bcpg_cluster.watch.observer import Faulted, Noted, PoolsSeen, StageProgress, StepTrained, WeightsPushed
 from bcpg_cluster_cli.watching.live_view import duration, live_view, state_line
 from tests.told import push_facts, step_report
 
@@ -48,14 +49,14 @@ def test_what_is_heard_is_in_the_file(tmp_path: Path, clock: Any):
         live.hear(StepTrained(1, step_report(step=4, num_steps=9, loss=0.25)))
         live.hear(WeightsPushed(3, push_facts()))
         live.hear(Noted("rollout: 1 -> 2 members"))
-        live.hear(Retried("piece 1", "gone"))
+        live.hear(Faulted(FaultEvent(FaultKind.REQUEUE, "piece 1", "gone")))
         content = live.content().plain()
     assert content["stages"] == [{"round": 1, "name": "generate", "done": 5, "total": 10, "seconds_left": 10.0}]
     assert content["pools"][0]["busy_share"] == 0.25  # of the time since the look before
     assert content["training"] == {"round": 1, "steps": 5, "num_steps": 9, "loss": 0.25}
     assert (content["last_push"]["version"], content["versions"]) == (3, {"served": 3, "trained": 3})
     assert [event["text"] for event in content["events"]] == ["rollout: 1 -> 2 members", "piece 1: gone"]
-    assert content["num_retries"] == 1
+    assert content["num_faults"] == 1
     shown = read_live(tmp_path)
     assert shown is not None
     assert shown.ended is not None

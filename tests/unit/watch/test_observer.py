@@ -9,10 +9,12 @@ from typing import Any
 
 from bcpg_cluster.cluster.state import MemberState, PoolState
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.watch.observer import (
     Event,
+    Faulted,
     Noted,
     Observers,
     PoolsSeen,
@@ -33,6 +35,7 @@ EVENTS: list[Event] = [
     StepTrained(1, step_report()),
     WeightsPushed(1, push_facts()),
     Noted("text"),
+    Faulted(FaultEvent(FaultKind.RETRY, "what", "why")),
     Retried("what", "why"),
     RoundFinished(RoundReport(round=0)),
 ]

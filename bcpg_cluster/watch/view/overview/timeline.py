@@ -11,6 +11,7 @@ from typing import Any
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.stages.graph import data_stages, evaluation_stages
+from bcpg_cluster.store.faults import FaultEvent
 from bcpg_cluster.store.reports import RoundReport, TrainingSummary
 from bcpg_cluster.watch.view.overview.records import Bar, Bound, Gantt, Lane, RunEvent
 
@@ -129,8 +130,11 @@ def _event(kind: str, event: Mapping[str, Any], time: float) -> list[RunEvent]:
             return [RunEvent(time, None, kind, f"made by bcpg-cluster {event['program_version']}")]
         case "report":
             return [RunEvent(time, event["round"], kind, f"round {event['round']} is done")]
-        case "retry":
+        case "retry":  # before faults were records
             return [RunEvent(time, None, kind, f"{event['what']}: {event['why']}"[:500])]
+        case "fault":
+            fault = FaultEvent.read(event)
+            return [RunEvent(time, fault.round, str(fault.kind), fault.text[:500])]
         case "push":
             proof = f"canaries {event['canaries']}"
             text = f"version {event['version']} reached {event['num_members']} engines by {event['method']}, {proof}"

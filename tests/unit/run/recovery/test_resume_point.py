@@ -13,7 +13,7 @@ from bcpg_cluster.run.recovery.resume_point import choose_resume_point
 from bcpg_cluster.stages.push.file_digests import FileFault
 from bcpg_cluster.stages.train.worker import TrainJob
 from bcpg_cluster.store.manifest import Manifest, read_manifest
-from bcpg_cluster.watch.observer import Retried
+from bcpg_cluster.watch.observer import Faulted
 from tests.told import Heard
 
 OLD, NEW = StepCheckpoint(20, "a"), StepCheckpoint(40, "b")
@@ -43,9 +43,8 @@ def choose(manifest: Manifest, ranks: Ranks, given_up: Any = ()) -> tuple[StepCh
     heard, client = Heard(), ranks
     job = TrainJob(Path(), 1, "model", (), None, "")  # type: ignore[arg-type]
     point = choose_resume_point(manifest, client, job, given_up, heard)  # type: ignore[arg-type]
-    told = [(event.what, event.why) for event in heard.of(Retried)]
-    assert told == [(retry["what"], retry["why"]) for retry in manifest.state.retries]
-    return point, told
+    faults = [event.fault for event in heard.of(Faulted)]
+    return point, [(fault.what, f"{fault.cause}; {fault.consequence}") for fault in faults]
 
 
 def test_the_newest_is_taken_and_nothing_is_said(manifest: Manifest):

@@ -13,8 +13,9 @@ from bcpg_cluster.cluster.on_ray.metrics import provision_dashboard
 from bcpg_cluster.cluster.state import MemberState, PoolState
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.manifest import read_manifest
-from bcpg_cluster.watch.observer import PoolsSeen, Retried, ShardAccepted, StepTrained
+from bcpg_cluster.watch.observer import Faulted, PoolsSeen, ShardAccepted, StepTrained
 from bcpg_cluster.watch.prometheus.catalog import BY_NAME, METRICS
 from bcpg_cluster.watch.prometheus.grafana import ROWS, dashboard, shipped_dashboard
 from bcpg_cluster.watch.prometheus.run_metrics import BUSY_WINDOW_S, RunMetrics
@@ -96,7 +97,7 @@ def test_a_whole_run(
     assert notebook.get("stage_done", stage="generate") == notebook.get("stage_pieces", stage="generate") == 3
     assert notebook.get("round_seconds") == last["seconds"]["round"]
     # What fakes never do: lose work, leave a step unjudged, clip, tell how hard they push.
-    never = {"bcpg_retries", "bcpg_steps_without_verdict", "bcpg_clipped_share", "bcpg_positive_mass"}
+    never = {"bcpg_faults", "bcpg_steps_without_verdict", "bcpg_clipped_share", "bcpg_positive_mass"}
     assert {metric.name for metric in METRICS} - notebook.names() == never
 
 
@@ -180,11 +181,13 @@ def test_pools_show_sizes_states_and_the_oldest_version_served(notebook: Noteboo
     assert (notebook.get("queue_depth", pool="rollout"), notebook.get("leases", pool="rollout")) == (5, 3)
 
 
-def test_retries_are_counted(notebook: Notebook) -> None:
+def test_faults_are_counted_by_kind_and_pool(notebook: Notebook) -> None:
     metrics = over(notebook)
-    for _ in range(3):
-        metrics.hear(Retried("judge.llm/0", "gone"))
-    assert notebook.get("retries") == 3
+    for number in range(3):
+        metrics.hear(Faulted(FaultEvent(FaultKind.REPLACEMENT, f"judge.llm/{number}", "gone", pool="judge.llm")))
+    metrics.hear(Faulted(FaultEvent(FaultKind.REMADE, "outcomes shard 1", "checksum")))
+    assert notebook.get("faults", kind="replacement", pool="judge.llm") == 3
+    assert notebook.get("faults", kind="remade", pool="none") == 1
 
 
 def test_names_are_good_prometheus_names() -> None:

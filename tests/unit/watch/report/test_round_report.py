@@ -11,12 +11,14 @@ import pytest
 from bcpg_cluster.errors import StoreError
 from bcpg_cluster.records import GREEDY_SAMPLE, Outcome, OutcomeStatus, Receipt, SampleId
 from bcpg_cluster.stages.weigh.counts import WeighCounts
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.reports import AccuracyReport, Estimate, RightSteps, RoundReport, SampleAccount, UnitQuality
 from bcpg_cluster.watch.report.accuracy import agreement, cohens_kappa, label_quality
 from bcpg_cluster.watch.report.round_report import (
     accuracy_report,
     change,
     conservation,
+    fault_report,
     judge_account,
     judge_report,
     rates,
@@ -172,3 +174,15 @@ def test_a_judges_account_by_hand():
     assert judge_account(spent) == account
     assert judge_account(spent | {"judge.cost": 0.0}) == account | {"cost": 0.0}  # free, not unknown
     assert judge_account({"status.judged": 30.0, "tokens": 5.0}) is None  # fakes keep no account
+
+
+def test_a_rounds_faults_are_counted_by_kind_and_those_left_out_are_named():
+    faults = [
+        FaultEvent(FaultKind.REQUEUE, "judge.llm round 1 shard 3", "worker died", num_times=12),
+        FaultEvent(FaultKind.QUARANTINED, "p7/2 in judge.llm", "worker died", "left out"),
+        FaultEvent(FaultKind.QUARANTINED, "p9/0 in verify", "worker died"),
+    ]
+    report = fault_report(faults)
+    assert report.counts == {"quarantined": 2, "requeue": 12}
+    assert report.worst == "quarantined: p7/2 in judge.llm: worker died; left out"
+    assert report.quarantined == ["p7/2 in judge.llm", "p9/0 in verify"]

@@ -68,11 +68,13 @@ def test_events_say_what_happened(make_config: Callable[..., Config]):
         line("reopened", 2.0, round=2, tables=["weighted"], versions=2, changed=None),
         line("report", 3.0, round=2, report={}),
         line("prompts", 4.0, sets={}, changes=[]),
+        line("fault", 5.0, kind="fallback", what="push v2", cause="wire\nmore", consequence="from disk", round=2),
     ]
     assert [(event.round, event.kind, event.text) for event in read_timeline(lines, make_config()).events] == [
         (None, "retry", "judge.llm shard 3: engine lost"),
         (2, "reopened", "let go of weighted"),
         (2, "report", "round 2 is done"),
+        (2, "fallback", "push v2: wire; from disk"),
     ]
 
 
