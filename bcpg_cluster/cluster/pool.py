@@ -19,7 +19,7 @@ from bcpg_cluster.cluster.leases import Done, PoolLimits, Work, _Lease, _Slot
 from bcpg_cluster.cluster.lifecycle import ping
 from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.cluster.state import MemberState
-from bcpg_cluster.errors import EngineError, MemberLostError, StartRefusedError
+from bcpg_cluster.errors import DamagedShardError, EngineError, MemberLostError, StartRefusedError
 
 _NODE_PATIENCE_S = 30.0  # a node with room takes a while to start a process: not yet worth a word
 _NODE_LOOK_S = 1.0
@@ -299,6 +299,9 @@ class Pool:
                 elif isinstance(error, EngineError):
                     self._release(slot, lease)
                     self._requeue(lease, str(error))
+                elif isinstance(error, DamagedShardError):
+                    self._release(slot, lease)
+                    yield Done(lease.work.key, None, slot.member.name, error)
                 else:
                     raise error
             elif now > lease.deadline:

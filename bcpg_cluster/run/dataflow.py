@@ -13,11 +13,12 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
 
-from bcpg_cluster.cluster.leases import Work
+from bcpg_cluster.cluster.leases import Done, Work
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import Member
-from bcpg_cluster.errors import Interrupted
+from bcpg_cluster.errors import DamagedShardError, Interrupted
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.run.mending.lost_shards import LostShards
 from bcpg_cluster.stages.frontier import Frontier
 from bcpg_cluster.stages.graph import StageSpec
 from bcpg_cluster.stages.job import StageJob, run_job
@@ -51,6 +52,7 @@ class Dataflow:
         tend: called in every turn, to look after the pools.
         check_whole: called with a stage when all shards of its table are accepted, and again before the table is sealed; what it
             raises ends the run.
+        lost: told of damaged shards, which are then made again.
         poll_s: the longest time between two checks of ``stop_asked`` and of leases that may be overdue.
         clock, bell: how time passes; a simulation brings its own.
     """
@@ -68,6 +70,7 @@ class Dataflow:
         stop_asked: Callable[[], bool] = lambda: False,
         tend: Callable[[], None] = lambda: None,
         check_whole: Callable[[StageSpec], None] = lambda stage: None,
+        lost: LostShards | None = None,
         grace_s: float = 30.0,
         poll_s: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
@@ -79,9 +82,13 @@ class Dataflow:
         self._check_whole = check_whole
         self._grace_s, self._poll_s = grace_s, poll_s
         self._clock, self._bell = clock, bell or threading.Event()
-        tables = {*(stage.output for stage in stages), *(table for stage in stages for table in stage.inputs)}
-        accepted = {table: dict(self._accepted(table)) for table in tables}
-        self._frontier = Frontier(self._stages, num_shards, accepted)
+        self._lost = lost or LostShards(manifest, stages, observer)
+        self._frontier = self._new_frontier()
+        self._is_stale = False  # shards were given up: the frontier knows them as accepted
+        self._damage: DamagedShardError | None = None  # the last that was found
+        self._read: dict[
+            str, tuple[tuple[str, str], ...]
+        ] = {}  # by attempt: the tables it was given, and their checksums
         self._first: dict[str, float] = {}
         self._last: dict[str, float] = {}
 
@@ -90,6 +97,7 @@ class Dataflow:
 
         Raises:
             Interrupted: stop was asked for; what was delivered is in the manifest.
+            DamagedShardError: of a table that these stages only read; they have no work under way then.
         """
         used = [self._pools[name] for name in dict.fromkeys(stage.pool for stage in self._stages)]
         for pool in used:
@@ -98,18 +106,60 @@ class Dataflow:
             for stage in self._stages:  # what a resumed run has already is not part of its pace
                 self._tell_progress(stage.name, stage.output)
         self._submit(self._frontier.ready())
-        while not self._frontier.is_complete:
+        while not self._is_sealed():
             self._bell.clear()  # before the polls: what they miss rings again
             if self._stop_asked():
                 self._wind_down(used)
             self._tend()
-            if not self._absorb(used):
+            if not self._absorb(used) and not self._is_stale:
                 self._bell.wait(self._poll_s)
+            if self._is_stale:
+                self._start_over(used)
+        return {name: self._last[name] - self._first[name] for name in self._last}
+
+    def _is_sealed(self) -> bool:
+        """Whether all is done; seals the tables once all their shards are accepted and hold what they should."""
+        if not self._frontier.is_complete:
+            return False
         for stage in self._stages:
             if (self._round, stage.output) not in self._manifest.state.sealed:
-                self._check_whole(stage)
+                self._check(stage)
+                if self._is_stale:
+                    return False
                 self._manifest.seal(self._round, stage.output, self._num_shards)
-        return {name: self._last[name] - self._first[name] for name in self._last}
+        return True
+
+    def _check(self, stage: StageSpec) -> None:
+        try:
+            self._check_whole(stage)
+        except DamagedShardError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: DamagedShardError) -> None:
+        self._lost.lose(error)
+        self._is_stale, self._damage = True, error
+
+    def _new_frontier(self) -> Frontier:
+        tables = {table for stage in self._stages for table in (stage.output, *stage.inputs)}
+        return Frontier(self._stages, self._num_shards, {table: dict(self._accepted(table)) for table in tables})
+
+    def _start_over(self, used: Sequence[Pool]) -> None:
+        """Shards were given up. Finish the leases under way, then work on what is missing now."""
+        for pool in used:
+            pool.drop_queue()
+        while any(pool.num_leased for pool in used):
+            self._bell.clear()
+            if self._stop_asked():
+                self._wind_down(used)
+            self._tend()
+            if not self._absorb(used, assign=False):
+                self._bell.wait(self._poll_s)
+        given = {table for stage in self._stages for table in stage.inputs} - {stage.output for stage in self._stages}
+        if self._damage and any(self._manifest.state.missing(self._round, t, self._num_shards) for t in given):
+            raise self._damage
+        self._is_stale = False
+        self._frontier = self._new_frontier()
+        self._submit(self._frontier.ready())
 
     def _accepted(self, table: str) -> Mapping[int, Receipt]:
         return self._manifest.state.shards.get((self._round, table), {})
@@ -124,25 +174,48 @@ class Dataflow:
         """One try at a shard, under an attempt id of its own. A stage's time begins with its first: a member is ready."""
         self._first.setdefault(stage.name, self._clock())
         inputs = {table: self._accepted(table)[shard] for table in stage.inputs}
-        run_dir = self._manifest.run_dir.absolute()
-        job = StageJob(run_dir, stage.name, stage.output, self._round, shard, new_attempt(), inputs, self._parameters)
+        run_dir, attempt = self._manifest.run_dir.absolute(), new_attempt()
+        job = StageJob(run_dir, stage.name, stage.output, self._round, shard, attempt, inputs, self._parameters)
+        self._read[attempt] = tuple((table, receipt.checksum) for table, receipt in inputs.items())
         return run_job(member, job, label)
 
     def _absorb(self, used: Sequence[Pool], *, assign: bool = True) -> int:
-        """Take in what all pools have finished, with one write to the manifest; how many pieces that were."""
-        finished = [done for pool in used for done in pool.poll(assign=assign)]
-        counted = self._manifest.accept_all([done.result for done in finished])
+        """Take in what all pools have finished, all receipts in one write to the manifest; how many answers that were."""
+        answers = [done for pool in used for done in pool.poll(assign=assign)]
+        finished = [done for done in answers if done.error is None]
+        # What is made again comes first: it decides whether the others read what counts.
+        is_remade = [(done.key[0], *done.key[2:]) in self._manifest.state.lost for done in finished]
+        for of_kind in (True, False):
+            self._count([d for d, remade in zip(finished, is_remade, strict=True) if remade is of_kind], assign=assign)
+        for error in [done.error for done in answers if done.error is not None]:
+            self._give_up(error)
+        return len(answers)
+
+    def _count(self, finished: Sequence[Done], *, assign: bool) -> None:
+        current = [done for done in finished if self._is_current(done)]
+        num_remade = len(self._manifest.state.remade)
+        counted = self._manifest.accept_all([done.result for done in current])
+        self._is_stale |= any(not remade.is_same for remade in self._manifest.state.remade[num_remade:])
+        self._lost.tell_remade()
         by_name = {stage.name: stage for stage in self._stages}
-        for done, counts in zip(finished, counted, strict=True):
+        for done, counts in zip(current, counted, strict=True):
             _, name, output, shard = done.key
             self._last[name] = self._clock()
             self._observer.hear(ShardAccepted(self._round, name, done.result))
             self._tell_progress(name, output)
             if len(self._accepted(output)) == self._num_shards:
-                self._check_whole(by_name[name])
-            if counts and assign:
+                self._check(by_name[name])
+            if counts and assign and not self._is_stale:
                 self._submit(self._frontier.accept(output, shard))
-        return len(finished)
+
+    def _is_current(self, done: Done) -> bool:
+        """Whether what a lease read is what counts: an input may have been made again since, with other content."""
+        shard = done.key[-1]
+        given = self._read.pop(done.result.attempt, ())
+        return all(
+            (receipt := self._accepted(table).get(shard)) is not None and receipt.checksum == checksum
+            for table, checksum in given
+        )
 
     def _tell_progress(self, name: str, output: str) -> None:
         self._observer.hear(StageProgress(self._round, name, len(self._accepted(output)), self._num_shards))

@@ -19,6 +19,7 @@ from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.journal import journal_lines, journal_place, open_journal
+from bcpg_cluster.store.lost import LostShard, RemadeShard
 from bcpg_cluster.store.made_with import MadeWith
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import PromptDigest, PushFacts, RoundReport, TrainingSummary
@@ -69,6 +70,8 @@ class ManifestState:
     imports: list[dict[str, Any]] = field(default_factory=list)  # responses made elsewhere, and by whom
     prompts: dict[str, PromptDigest] | None = None  # by config key; none in runs made before they were noted
     prompt_changes: list[dict[str, Any]] = field(default_factory=list)  # taken because the person allowed it
+    lost: dict[tuple[int, str, int], LostShard] = field(default_factory=dict)  # not made again yet
+    remade: list[RemadeShard] = field(default_factory=list)
     made_with: list[MadeWith] = field(default_factory=list)  # each that differs from the one before; none in old runs
 
     def apply(self, event: dict[str, Any]) -> None:
@@ -101,6 +104,8 @@ class ManifestState:
                     self.prompt_changes.append(event)
             case "made_with":
                 self.made_with.append(MadeWith.read(event["made_with"]))
+            case "lost":
+                self._lose(LostShard.read(event))
             case "reopened":
                 if event.get("changed"):
                     self.config = event["changed"]["config"]
@@ -117,6 +122,36 @@ class ManifestState:
             return False
         metrics = {sys.intern(name): value for name, value in receipt.metrics.items()}
         accepted[receipt.shard] = replace(receipt, table=sys.intern(receipt.table), metrics=metrics)
+        if lost := self.lost.pop((*key, receipt.shard), None):
+            self._take_remade(lost, receipt)
+        return True
+
+    def _lose(self, lost: LostShard) -> None:
+        accepted = self.shards.get((lost.round, lost.table), {})
+        receipt = accepted.get(lost.shard)
+        if receipt is not None and receipt.attempt == lost.attempt:
+            self._give_up(lost.round, lost.table, [lost.shard])
+            self.lost[lost.key] = lost
+
+    def _take_remade(self, lost: LostShard, receipt: Receipt) -> None:
+        """What was made of other content than this goes, so that it is made again."""
+        is_same = receipt.checksum == lost.checksum
+        given_up = []
+        if not is_same:
+            given_up = [table for table in lost.downstream if self._give_up(lost.round, table, [lost.shard])]
+            given_up += [table for table in lost.whole if self._give_up(lost.round, table)]
+        self.remade.append(
+            RemadeShard(lost.round, lost.table, lost.shard, receipt.path, is_same=is_same, given_up=tuple(given_up))
+        )
+
+    def _give_up(self, round_: int, table: str, shards: Sequence[int] | None = None) -> bool:
+        """Forget shards of a table (all of them by default) and its seal; whether there were any."""
+        accepted = self.shards.get((round_, table), {})
+        kept = {} if shards is None else {n: receipt for n, receipt in accepted.items() if n not in shards}
+        if len(kept) == len(accepted):
+            return False
+        self.shards[round_, table] = kept
+        self.sealed.pop((round_, table), None)
         return True
 
     def _fold(self, round_: int) -> None:
@@ -130,6 +165,8 @@ class ManifestState:
         for accepted in (self.shards, self.sealed):
             for key in [key for key in accepted if key[0] > round_ or (key[0] == round_ and key[1] in tables)]:
                 del accepted[key]  # type: ignore[attr-defined]
+        for lost in [lost for lost in self.lost if lost[0] > round_ or (lost[0] == round_ and lost[1] in tables)]:
+            del self.lost[lost]
         for by_version in (self.snapshots, self.pushes):
             for version in [version for version in by_version if version >= versions]:
                 del by_version[version]  # type: ignore[attr-defined]
@@ -290,6 +327,12 @@ class Manifest:
     def add_retry(self, what: str, why: str) -> None:
         """Note a piece of work that was done again."""
         self._append({"event": "retry", "what": what, "why": why[:2000]})
+
+    def lose(self, lost: LostShard) -> None:
+        """Let go of a damaged shard and of its table's seal. The next attempt that is accepted takes its place; where that has
+        other content, what was made from the old one goes with it. The file stays on disk.
+        """
+        self._append({"event": "lost", **lost.plain()})
 
     def add_import(self, facts: dict[str, Any]) -> None:
         """Note that round 1's responses were made elsewhere, and by whom."""
