@@ -24,13 +24,13 @@ from bcpg_cluster.cluster.turns import TRAINER, Turns
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.section import num_ranks
 from bcpg_cluster.errors import DamagedShardError, Interrupted
-from bcpg_cluster.prompts.sets import PromptSets, round_prompts, split_shards
+from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt
 from bcpg_cluster.run.dataflow import Dataflow
 from bcpg_cluster.run.floors import Floors, empty_round_reason
-from bcpg_cluster.run.mending.lost_shards import LostShards, until_whole
-from bcpg_cluster.run.mending.prompt_tables import write_prompts
 from bcpg_cluster.run.push import Pusher, PushSettings
+from bcpg_cluster.run.recovery.lost_shards import LostShards, until_whole
+from bcpg_cluster.run.recovery.prompt_tables import dealt, measured_prompts, write_prompts
 from bcpg_cluster.run.serving import Serving, Weights, weights_of
 from bcpg_cluster.run.snapshots import SnapshotCheck, keep_snapshots
 from bcpg_cluster.run.steps import Step, Steps, TrainersFree, Training, alone
@@ -215,9 +215,7 @@ class Coordinator:
 
     def _collect(self, round_: int, stages: tuple[StageSpec, ...]) -> dict[str, float]:
         """Have data stages of a round done; wall seconds by stage."""
-        section = self._config.prompts
-        chosen = round_prompts(self._parts.prompts.train, round_, section.per_round, section.order, self._config.seed)
-        return self._map(round_, stages, "prompts", chosen, self._config.generate.prompts_per_shard, round_ - 1)
+        return self._map(round_, stages, "prompts", dealt(self._config, self._parts.prompts, round_), round_ - 1)
 
     def _pause(self, step: Step) -> Steps[None]:
         yield step
@@ -281,9 +279,8 @@ class Coordinator:
 
     def _evaluate(self, version: int) -> Evaluated:
         sets = self._parts.prompts.measured(self._config.evaluate.num_prompts)
-        prompts = [prompt for of_set in sets.values() for prompt in of_set]
-        stages = evaluation_stages()
-        seconds = self._map(version, stages, "eval_prompts", prompts, self._config.evaluate.prompts_per_shard, version)
+        shards = measured_prompts(self._config, self._parts.prompts)
+        seconds = self._map(version, evaluation_stages(), "eval_prompts", shards, version)
         receipts = self._receipts(version, "eval_outcomes")
         outcomes = outcomes_from(read_table(self._manifest.run_dir, receipts))
         reports = {
@@ -306,12 +303,10 @@ class Coordinator:
         round_: int,
         stages: tuple[StageSpec, ...],
         prompts_table: str,
-        prompts: list[Prompt],
-        per_shard: int,
+        shards: list[list[Prompt]],
         policy_version: int,
     ) -> dict[str, float]:
         """Have the map stages of a round done; wall seconds by stage."""
-        shards = split_shards(prompts, per_shard)
         given = self._manifest.state.sealed.get((round_, prompts_table))  # imported or adopted prompts are sealed
         num_shards = len(shards) if given is None else given.num_shards
         if given is None:

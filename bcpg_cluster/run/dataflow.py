@@ -18,7 +18,7 @@ from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import Member
 from bcpg_cluster.errors import DamagedShardError, Interrupted
 from bcpg_cluster.records import Receipt
-from bcpg_cluster.run.mending.lost_shards import LostShards
+from bcpg_cluster.run.recovery.lost_shards import LostShards
 from bcpg_cluster.stages.frontier import Frontier
 from bcpg_cluster.stages.graph import StageSpec
 from bcpg_cluster.stages.job import StageJob, run_job

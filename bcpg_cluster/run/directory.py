@@ -11,7 +11,8 @@ from bcpg_cluster import __version__
 from bcpg_cluster.config.changes import Change, deciding_changes, tables_reading
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import RunDirectoryError, page
+from bcpg_cluster.errors import RunDirectoryError, UserError, page
+from bcpg_cluster.run.recovery.set_aside import set_aside
 from bcpg_cluster.store.journal import in_use_error, journal_place, lock_holder
 from bcpg_cluster.store.layout import CONFIG, LOCK, MANIFEST, SEGMENTS
 from bcpg_cluster.store.manifest import Manifest, ManifestState, read_manifest
@@ -91,7 +92,30 @@ def open_run(run_dir: RunPath, config: Config) -> Manifest:
         manifest.create(identity=config.identity, name=config.name, program_version=__version__)
     elif manifest.state.created["identity"] != config.identity:
         _change_config(manifest, config)
+    else:
+        keep_config(run_dir, manifest.state, config)
     return manifest
+
+
+def config_problem(run_dir: RunPath, state: ManifestState) -> str | None:
+    """Why ``config.yaml`` is not the run's configuration; ``None`` where it is, as far as the keys go that decide results."""
+    path = run_dir / CONFIG
+    try:
+        content = yaml.safe_load(path.read_bytes())
+        identity = parse_config(content, str(path)).identity
+    except FileNotFoundError:
+        return "is not there"
+    except (yaml.YAMLError, UserError):
+        return "is not a configuration"
+    wanted = (state.created or {}).get("identity")
+    return None if identity == wanted else "is not the configuration that the manifest names"
+
+
+def keep_config(run_dir: RunPath, state: ManifestState, config: Config) -> None:
+    """Write ``config.yaml`` again where it was damaged; the damaged one is kept under another name. ``config``: the run's."""
+    if state.created is not None and state.created["identity"] == config.identity and config_problem(run_dir, state):
+        set_aside(run_dir, CONFIG)
+        write_config(run_dir, config)
 
 
 def _change_config(manifest: Manifest, config: Config) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
-from bcpg_cluster.store.manifest import Manifest
+from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.whole_files import remove_tree
 
@@ -21,19 +22,29 @@ def keep_snapshots(manifest: Manifest, scores: dict[int, float], keep_last: int)
         The versions whose files were deleted. Their records stay in the manifest.
     """
     manifest.check_held()
-    versions = sorted(v for v, record in manifest.state.snapshots.items() if record.path)  # the base has no files here
-    kept = set(versions[-keep_last:])
-    if scores:
-        kept.add(max(scores, key=lambda version: (scores[version], version)))
+    kept = _kept(manifest.state, scores, keep_last)
     kept_paths = {record.path for version, record in manifest.state.snapshots.items() if version in kept}
     deleted = []
-    for version in versions:
-        record = manifest.state.snapshots[version]
+    for version, record in sorted(manifest.state.snapshots.items()):
         folder = manifest.run_dir / record.path
-        if version not in kept and record.path not in kept_paths and folder.exists():
+        if record.path and record.path not in kept_paths and folder.exists():
             remove_tree(folder)
             deleted.append(version)
     return deleted
+
+
+def kept_versions(state: ManifestState, keep_last: int) -> set[int]:
+    """The versions whose files a run has now, if nothing was lost: after each round those that no rule kept were deleted."""
+    scores = {round_: of.accuracy for round_, of in state.reports.items() if round_ and of.accuracy is not None}
+    later = {version for version in state.snapshots if version not in state.reports}
+    reported = replace(state, snapshots={v: record for v, record in state.snapshots.items() if v in state.reports})
+    return _kept(reported, scores, keep_last) | later
+
+
+def _kept(state: ManifestState, scores: dict[int, float], keep_last: int) -> set[int]:
+    versions = sorted(v for v, record in state.snapshots.items() if record.path)  # the base has no files here
+    kept = set(versions[-keep_last:])
+    return kept | {max(scores, key=lambda version: (scores[version], version))} if scores else kept
 
 
 def drop_torn_snapshots(run_dir: RunPath, manifest: Manifest) -> None:

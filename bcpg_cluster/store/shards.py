@@ -100,9 +100,12 @@ def find_damaged(run_dir: RunPath, receipts: Sequence[Receipt]) -> list[DamagedS
 
     def damage(receipt: Receipt) -> DamagedShardError | None:
         try:
-            read_accepted(run_dir, receipt)
+            data = read_accepted(run_dir, receipt)
         except DamagedShardError as error:
             return error
+        num_rows = pq.read_metadata(pa.BufferReader(data)).num_rows
+        if num_rows != receipt.num_rows:
+            return _damage(run_dir, receipt, f"has {num_rows} rows, the manifest says {receipt.num_rows}")
         return None
 
     with ThreadPoolExecutor(_READERS) as readers:

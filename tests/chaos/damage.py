@@ -10,6 +10,8 @@ Nothing here starts an engine: runs are driven in this process, on fakes.
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +19,15 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import BcpgError, UserError
+from bcpg_cluster.errors import BcpgError, RunDirectoryError, UserError
 from bcpg_cluster.run.entry import run_rounds
 from bcpg_cluster.run.soundness.check import check_run
+from bcpg_cluster.run.soundness.faults import Fate
 from bcpg_cluster.run.soundness.mend import mend_run
 from bcpg_cluster.store.layout import LOCK, MANIFEST
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.shards import find_damaged
+from bcpg_cluster_cli.app import app
 
 Kind = Literal["flipped", "truncated", "deleted"]
 KINDS: Final[tuple[Kind, ...]] = ("flipped", "truncated", "deleted")
@@ -61,15 +65,13 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Equal to the undisturbed run, and no damage that ``verify`` does not name."""
-        return self.is_equal and set(self.damaged) <= set(self.named_after)
+        """Equal to the undisturbed run, and nothing damaged is left."""
+        return self.is_equal and not self.damaged and not self.named_after
 
 
 def files_of(run_dir: Path) -> list[str]:
     """Every file of a run but its lock, relative to it."""
-    return sorted(
-        str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file() and path.name != LOCK
-    )
+    return sorted(str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file() and path.name != LOCK)
 
 
 def damage(path: Path, kind: Kind, *, at: float = 0.5) -> None:
@@ -128,7 +130,8 @@ def _without_times(report: dict[str, Any]) -> dict[str, Any]:
 def damage_and_resume(
     source: Path, scratch: Path, file: str, kind: Kind, config: Config, rounds: int, undisturbed: Contents
 ) -> Outcome:
-    """Copy a run, damage a file, run the same command again; where that refuses, mend and run it once more.
+    """Copy a run, damage a file, run the same command again. Where it refuses or leaves damage, do what ``verify`` says: mend, then
+    the commands that it names; each once, and the same command after it.
 
     Args:
         source: the run, finished or interrupted; it is only read.
@@ -139,21 +142,40 @@ def damage_and_resume(
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(source, scratch)
     damage(scratch / file, kind)
-    named = _named(scratch)
+    is_named = any(file == path or file.startswith(f"{path}/") for path in _named(scratch))
     steps = [_iterate(config, rounds, scratch)]
-    if steps[-1] != "iterate":
+    if steps[-1] != "iterate" or _named(scratch):
         mend_run(scratch)
         steps += ["mend", _iterate(config, rounds, scratch)]
+    for command in _commands(scratch):
+        steps += [command, _stage(command), _iterate(config, rounds, scratch)]
     state = read_manifest(scratch)
     receipts = [receipt for accepted in state.shards.values() for receipt in accepted.values()]
     damaged = tuple(error.path for error in find_damaged(scratch, receipts))
-    return Outcome(
-        file, kind, file in named, tuple(steps), _contents(state) == undisturbed, damaged, tuple(_named(scratch))
-    )
+    return Outcome(file, kind, is_named, tuple(steps), _contents(state) == undisturbed, damaged, tuple(_named(scratch)))
 
 
 def _named(run_dir: Path) -> list[str]:
-    return [fault.path for fault in check_run(run_dir).faults]
+    try:
+        return [fault.path for fault in check_run(run_dir).faults]
+    except RunDirectoryError:
+        return [MANIFEST]
+
+
+def _commands(run_dir: Path) -> list[str]:
+    """What ``verify`` says to run for what only that brings back."""
+    faults = check_run(run_dir).of(Fate.LOST)
+    return sorted(
+        {found[1] for fault in faults if (found := re.search(r"`bcpg-cluster (stage [^`]*)`", fault.follows))}
+    )
+
+
+def _stage(command: str) -> str:
+    try:
+        app([*shlex.split(command), "--inline", "--json"], standalone_mode=False)
+    except BcpgError as error:
+        return f"stage failed: {error}"
+    return "stage"
 
 
 def _iterate(config: Config, rounds: int, run_dir: Path) -> str:

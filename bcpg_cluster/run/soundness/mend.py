@@ -1,0 +1,89 @@
+"""Put right what can be, without an engine; the next `iterate` does the rest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from bcpg_cluster.errors import DamagedShardError
+from bcpg_cluster.run.directory import write_config
+from bcpg_cluster.run.recovery.lost_shards import lost_shard
+from bcpg_cluster.run.recovery.set_aside import set_aside
+from bcpg_cluster.run.soundness.check import check_run, read_subject
+from bcpg_cluster.run.soundness.faults import CheckedRun, Fate, Subject
+from bcpg_cluster.run.soundness.restore import restore_shards
+from bcpg_cluster.run.soundness.shard_faults import accepted
+from bcpg_cluster.store.journal import in_use_error
+from bcpg_cluster.store.layout import CONFIG, report_path
+from bcpg_cluster.store.manifest import Manifest
+from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.shards import find_damaged
+from bcpg_cluster.store.whole_files import make_parents, write_whole
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """What was done.
+
+    Attributes:
+        done: sentences, in order.
+        after: the run, checked again.
+    """
+
+    done: tuple[str, ...]
+    after: CheckedRun
+
+
+def mend_run(run_dir: RunPath) -> Mended:
+    """Restore what can be restored, and let go of damaged shards that the next `iterate` makes again. What is damaged is kept
+    beside it under another name; nothing is deleted.
+
+    Raises:
+        RunDirectoryError: it is no run, was made by a newer version, or another process works on it.
+    """
+    before = check_run(run_dir)
+    if before.holder is not None:
+        raise in_use_error(run_dir, before.holder)
+    done: list[str] = []
+    if before.faults:
+        with Manifest(run_dir) as manifest:
+            done += _let_go(manifest, before)
+            subject = read_subject(run_dir)
+            done += restore_shards(subject, before.of(Fate.RESTORED))
+            done += _write_again(subject, before)
+    return Mended(tuple(done), check_run(run_dir))
+
+
+def _let_go(manifest: Manifest, before: CheckedRun) -> list[str]:
+    """Of shards that the next `iterate` makes again."""
+    wanted = {fault.path for fault in before.of(Fate.REMADE)}
+    subject = read_subject(manifest.run_dir)
+    receipts = {receipt.path: receipt for receipt in accepted(subject) if receipt.path in wanted}
+    errors: list[DamagedShardError] = find_damaged(manifest.run_dir, list(receipts.values()))
+    done = []
+    for error in errors:
+        manifest.lose(lost_shard(receipts[error.path], subject.stages, error.what))
+        kept = set_aside(manifest.run_dir, error.path)
+        done.append(f"{error.path}: let go of{_kept(kept)}; the next `iterate` makes it again")
+    return done
+
+
+def _write_again(subject: Subject, before: CheckedRun) -> list[str]:
+    paths = {fault.path for fault in before.of(Fate.RESTORED)}
+    done = []
+    for round_, report in sorted(subject.state.reports.items()):
+        path = report_path(round_)
+        if path in paths:
+            kept = set_aside(subject.run_dir, path)
+            make_parents(subject.run_dir / path)
+            write_whole(subject.run_dir / path, json.dumps(report.plain(), indent=2).encode())
+            done.append(f"{path}: written again from the manifest{_kept(kept)}")
+    if CONFIG in paths and subject.config is not None:
+        kept = set_aside(subject.run_dir, CONFIG)
+        write_config(subject.run_dir, subject.config)
+        done.append(f"{CONFIG}: written again from the manifest{_kept(kept)}")
+    return done
+
+
+def _kept(name: str | None) -> str:
+    return "" if name is None else f" (the damaged one is kept as {name})"
