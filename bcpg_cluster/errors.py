@@ -9,6 +9,7 @@
     │   ├── DataError          prompts or models that cannot be used
     │   │   └── HubError       a data set that could not be fetched from a hub
     │   ├── RunDirectoryError  a run directory made by something else, half-written or altered
+    │   │   └── DamagedManifestError  a line of its manifest is not what was written
     │   ├── SeveralFaultsError  several of them, found by one look
     │   └── MostlyFailedError  most samples of a round could not be verified, or most steps have no verdict
     ├── StoreError             a table or manifest that is not what it says it is
@@ -79,6 +80,26 @@ class HubError(DataError):
 
 class RunDirectoryError(UserError):
     """A run directory made by another configuration or version, half-written, or altered since."""
+
+
+class DamagedManifestError(RunDirectoryError):
+    """A line of a run's manifest is not what was written.
+
+    Attributes:
+        line: its number, from 1.
+        kind: what is wrong (``store.journals.lines.DamageKind``).
+    """
+
+    def __init__(self, problem: str, *, rule: str, remedy: str, line: int, kind: str) -> None:
+        super().__init__(problem, rule=rule, remedy=remedy)
+        self.line, self.kind = line, kind
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_damaged, (self.problem, self.rule, self.remedy, self.line, self.kind))
+
+
+def _rebuild_damaged(problem: str, rule: str, remedy: str, line: int, kind: str) -> DamagedManifestError:
+    return DamagedManifestError(problem, rule=rule, remedy=remedy, line=line, kind=kind)
 
 
 class SeveralFaultsError(UserError):

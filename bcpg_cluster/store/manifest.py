@@ -1,24 +1,31 @@
 """The manifest: an append-only journal that says what counts. One writer, any number of readers.
 
 A line is one JSON event and is on disk before anything relies on it. Replaying the lines gives the state; resuming a run
-is nothing but asking that state what is missing. A crash can only leave a torn *last* line, which is dropped; a torn line
-anywhere else means someone else wrote there, and is an error. Where the lines are kept, and who may add to them, is
-:mod:`bcpg_cluster.store.journal`'s business.
+is nothing but asking that state what is missing. Every line carries a checksum (:mod:`bcpg_cluster.store.journals.lines`), and
+every replay checks it; a seal is compared with the shards before it.
+
+A crash leaves a torn *last* line, one without its line end (also the zeros that a power cut leaves in place of one), which is
+dropped. Any other line that does not fit is an error, a whole last one too: it may have been on disk and relied on before it was
+altered, and the difference cannot be seen. ``store.journals.mending`` cuts such a journal back, which is always safe: what the
+lines behind said is done again. Where the lines are kept, and who may add to them, is :mod:`bcpg_cluster.store.journal`'s business.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bcpg_cluster.errors import RunDirectoryError, StoreError
+from bcpg_cluster.errors import DamagedManifestError, RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.journal import journal_lines, journal_place, open_journal
+from bcpg_cluster.store.journals.lines import Damage, DamagedLineError, DamageKind, describe, signed_lines
+from bcpg_cluster.store.journals.replay import Replay, replay
+from bcpg_cluster.store.journals.seals import SealedTable as SealedTable
+from bcpg_cluster.store.journals.seals import receipts_digest
 from bcpg_cluster.store.lost import LostShard, RemadeShard
 from bcpg_cluster.store.made_with import MadeWith
 from bcpg_cluster.store.path import RunPath
@@ -26,16 +33,6 @@ from bcpg_cluster.store.reports import PromptDigest, PushFacts, RoundReport, Tra
 
 MANIFEST_VERSION = 1
 _RECEIPT_FIELDS = tuple(Receipt.__dataclass_fields__)
-
-
-@dataclass(frozen=True, slots=True)
-class SealedTable:
-    """A finished table: ``asked == kept + sum(dropped)`` in samples, where the table accounts for samples."""
-
-    round: int
-    table: str
-    num_shards: int
-    num_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ class ManifestState:
             case "shard":
                 self.add_receipt(Receipt(*[event[key] for key in _RECEIPT_FIELDS]))
             case "sealed":
-                table = SealedTable(event["round"], event["table"], event["num_shards"], event["num_rows"])
+                table = SealedTable.read(event)
                 self.sealed[table.round, table.table] = table
             case "snapshot":
                 training = TrainingSummary.read(event["metrics"]) if event["metrics"] else None
@@ -193,37 +190,65 @@ def read_manifest(run_dir: RunPath, lines: Iterable[bytes] | None = None) -> Man
         lines: of its journal, where they were read already.
 
     Raises:
-        RunDirectoryError: a line that is not the last cannot be read, or the manifest was written by a newer version.
+        DamagedManifestError: a line is not what was written.
+        RunDirectoryError: the manifest was written by a newer version, or cannot be read.
     """
-    state, _ = _replay(iter(journal_lines(run_dir) if lines is None else lines), journal_place(run_dir))
-    return state
+    return _undamaged(run_dir, journal_lines(run_dir) if lines is None else lines)[0]
 
 
-def _replay(lines: Iterator[bytes], place: RunPath) -> tuple[ManifestState, int]:
-    """The state, and how many bytes of whole lines there are (a torn last line is not counted)."""
-    state, good = ManifestState(), 0
-    for number, line in enumerate(lines, start=1):
-        try:
-            if not line.endswith(b"\n"):
-                raise ValueError("no line end")
-            event = json.loads(line)
-            if event["event"] == "created" and event["manifest_version"] > MANIFEST_VERSION:
-                raise RunDirectoryError(
-                    f"{place} was made by a newer version (manifest {event['manifest_version']})",
-                    rule=f"this program reads manifests up to version {MANIFEST_VERSION}",
-                    remedy="use the newer bcpg-cluster, or another --run-dir",
-                )
-            state.apply(event)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            if next(lines, None) is None:
-                break
-            raise RunDirectoryError(
-                f"{place}, line {number}: not an event; the file was changed by something else",
-                rule="only bcpg-cluster writes a manifest, and a crash can tear only its last line",
-                remedy="put back a copy of the manifest, or give another --run-dir",
-            ) from None
-        good += len(line)
-    return state, good
+def replay_manifest(run_dir: RunPath, lines: Iterable[bytes]) -> tuple[ManifestState, Replay]:
+    """The state up to the first line that is not what was written, and how far that is.
+
+    Raises:
+        RunDirectoryError: the manifest was written by a newer version.
+    """
+    state, place = ManifestState(), journal_place(run_dir)
+    return state, replay(lines, lambda event: _take(state, event, place))
+
+
+def _undamaged(run_dir: RunPath, lines: Iterable[bytes]) -> tuple[ManifestState, Replay]:
+    state, found = replay_manifest(run_dir, lines)
+    if found.damages:
+        raise damaged_error(run_dir, state, found.damages[0])
+    return state, found
+
+
+def _take(state: ManifestState, event: dict[str, Any], place: RunPath) -> None:
+    """Apply an event of a journal, once it is known to fit what came before."""
+    if event["event"] == "created" and event["manifest_version"] > MANIFEST_VERSION:
+        raise RunDirectoryError(
+            f"{place} was made by a newer version (manifest {event['manifest_version']})",
+            rule=f"this program reads manifests up to version {MANIFEST_VERSION}",
+            remedy="use the newer bcpg-cluster, or another --run-dir",
+        )
+    if event["event"] == "sealed":
+        sealed = SealedTable.read(event)
+        why = sealed.what_is_wrong(state.receipts(sealed.round, sealed.table))
+        if why is not None:
+            raise DamagedLineError(DamageKind.SEAL, f"{describe(event)} {why}")
+    state.apply(event)
+
+
+def is_mendable(state: ManifestState, damage: Damage) -> bool:
+    """Whether the lines before a damage can be relied on, and say which run it is."""
+    return state.created is not None and damage.kind is not DamageKind.UNTOLD
+
+
+def damaged_error(run_dir: RunPath, state: ManifestState, damage: Damage) -> DamagedManifestError:
+    """The error for a journal that cannot be believed from a line on; ``state`` is up to there."""
+    mend = (
+        f"`bcpg-cluster verify --run-dir {run_dir} --mend` cuts it back to line {damage.line - 1}, keeps the damaged one "
+        "beside it, and what is cut off is done again"
+    )
+    return DamagedManifestError(
+        f"{journal_place(run_dir)}, line {damage.line}: {damage.what}",
+        rule="only bcpg-cluster writes a manifest, and a crash can tear only its last line",
+        remedy=f"{mend}; or put back a copy of the manifest"
+        if is_mendable(state, damage)
+        else "put back a copy of the manifest, or give another --run-dir: no line before that one can be relied on",
+        line=damage.line,
+        kind=damage.kind.value,
+    )
 
 
 class Manifest:
@@ -233,8 +258,9 @@ class Manifest:
         self.run_dir = run_dir
         self._journal = open_journal(run_dir)
         try:
-            self.state, good = _replay(self._journal.lines(), journal_place(run_dir))
-            self._journal.begin(good)
+            self.state, found = _undamaged(run_dir, self._journal.lines())
+            self._chain = found.chain
+            self._journal.begin(found.good)
         except BaseException:
             self._journal.close()
             raise
@@ -260,7 +286,9 @@ class Manifest:
 
     def _write(self, events: Iterable[dict[str, Any]]) -> None:
         """Bring events to disk together: a disk (or an object store) takes as long for many lines as for one."""
-        self._journal.append(b"".join(json.dumps(event).encode() + b"\n" for event in events))
+        lines, chain = signed_lines(self._chain, events)
+        self._journal.append(lines)
+        self._chain = chain  # a line that was not written has no successor
 
     def create(self, *, identity: str, name: str, program_version: str) -> None:
         """Mark the directory as a run of this configuration (once)."""
@@ -306,8 +334,10 @@ class Manifest:
         missing = self.state.missing(round_, table, num_shards)
         if missing:
             raise StoreError(f"round {round_}, table {table!r} cannot be sealed: shards {missing} are missing")
-        rows = sum(receipt.num_rows for receipt in self.state.receipts(round_, table))
-        self._append({"event": "sealed", "round": round_, "table": table, "num_shards": num_shards, "num_rows": rows})
+        receipts = self.state.receipts(round_, table)
+        counts = {"num_shards": num_shards, "num_rows": sum(receipt.num_rows for receipt in receipts)}
+        digest = receipts_digest(receipts)
+        self._append({"event": "sealed", "round": round_, "table": table, **counts, "receipts": digest})
         return self.state.sealed[round_, table]
 
     def add_snapshot(self, record: SnapshotRecord) -> None:

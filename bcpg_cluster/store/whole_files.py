@@ -100,11 +100,20 @@ def whole_directory(target: Path) -> Iterator[Path]:
 def _sync(directory: Path) -> None:
     """Bring all to disk before it is named: a power cut must not leave a named, empty directory."""
     for path in [*directory.rglob("*"), directory]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_one(path)
+
+
+def sync_directory(directory: Path) -> None:
+    """Bring the names in it to disk: what was made or renamed there stays so after a power cut."""
+    _sync_one(directory)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _replace(staging: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import RunDirectoryError
 from bcpg_cluster.run.directory import check_run_directory, load_run_config, open_run
+from bcpg_cluster.store.journals.lines import Chain
 from bcpg_cluster.store.shards import write_shard
 
 Tree = Callable[..., dict[str, str]]
@@ -113,7 +114,7 @@ def test_half_written_or_altered_runs(
     elif damage == "torn middle":
         path.write_bytes(b"".join([*lines[:5], lines[5][:20], *lines[6:]]))
     else:
-        path.write_bytes(path.read_bytes().replace(b'"manifest_version": 1', b'"manifest_version": 99'))
+        path.write_bytes(Chain().signed(Chain().read(lines[0]) | {"manifest_version": 99}))
     message = refused(run_dir, make_config(), tree_digest)
     assert "newer version" in message if damage == "newer" else "newer" not in message
 

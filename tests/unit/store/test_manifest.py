@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.folded import FoldedReceipts
+from bcpg_cluster.store.journals.lines import Chain
 from bcpg_cluster.store.layout import LOCK, MANIFEST
 from bcpg_cluster.store.manifest import Manifest, ManifestState, SnapshotRecord, read_manifest
 from bcpg_cluster.store.reports import RoundReport, TrainingSummary
@@ -79,8 +79,8 @@ def test_a_shard_is_accepted_once(tmp_path: Path):
         assert (tmp_path / MANIFEST).read_bytes() == before
         assert manifest.state.receipts(1, "rollouts") == [first]
     # even a journal that holds both counts the first
-    event = json.loads(before.splitlines()[0]) | {"attempt": "late", "num_rows": 99}
-    (tmp_path / MANIFEST).write_bytes(before + json.dumps(event).encode() + b"\n")
+    event = {**Chain().read(before), "attempt": "late", "num_rows": 99}
+    (tmp_path / MANIFEST).write_bytes(before + Chain().after(before).signed(event))
     assert read_manifest(tmp_path).receipts(1, "rollouts") == [first]
 
 
@@ -165,9 +165,11 @@ def test_a_journal_cut_anywhere_is_an_earlier_state(
     folder.mkdir(exist_ok=True)
     (folder / MANIFEST).write_bytes(journal[:cut])
     expected = ManifestState()
+    chain = Chain()
     for line in journal[:cut].splitlines(keepends=True):
         if line.endswith(b"\n"):
-            expected.apply(json.loads(line))
+            expected.apply(chain.read(line))
+            chain = chain.after(line)
     assert read_manifest(folder) == expected
     with Manifest(folder) as manifest:  # and whoever opens it goes on from there
         assert manifest.state == expected
@@ -194,7 +196,7 @@ def test_a_changed_byte_is_never_a_raw_error(
 
 
 def test_a_newer_manifest_is_refused(tmp_path: Path, journal: bytes):
-    newer = journal.replace(b'"manifest_version": 1', b'"manifest_version": 2')
+    newer = Chain().signed(Chain().read(journal.splitlines(keepends=True)[0]) | {"manifest_version": 2})
     (tmp_path / MANIFEST).write_bytes(newer)
     with pytest.raises(RunDirectoryError, match=r"made by a newer version \(manifest 2\)"):
         read_manifest(tmp_path)
@@ -204,7 +206,10 @@ def test_a_newer_manifest_is_refused(tmp_path: Path, journal: bytes):
 
 
 def test_unknown_events_are_skipped(tmp_path: Path, journal: bytes):
-    (tmp_path / MANIFEST).write_bytes(b'{"event": "moved", "where": "moon"}\n' + journal)
+    chain = Chain()
+    for line in journal.splitlines(keepends=True):
+        chain = chain.after(line)
+    (tmp_path / MANIFEST).write_bytes(journal + chain.signed({"event": "moved", "where": "moon"}))
     assert read_manifest(tmp_path).reports.keys() == {0, 1, 2}
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
-from bcpg_cluster.store import journal as journal_module
-from bcpg_cluster.store.journal import BEAT_S, LEASE_S, StoredJournal, journal_lines, lock_holder
+from bcpg_cluster.store.journal import journal_lines, lock_holder
+from bcpg_cluster.store.journals import in_store, owner
+from bcpg_cluster.store.journals.in_store import StoredJournal, lease_holder
+from bcpg_cluster.store.journals.owner import BEAT_S, LEASE_S
 from bcpg_cluster.store.layout import LOCK, SEGMENTS
 from bcpg_cluster.store.manifest import Manifest, read_manifest
 from bcpg_cluster.store.path import StoredPath, run_path
@@ -32,7 +34,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From now on this process counts as one of another machine, of whose processes nothing is known here."""
 
     def move() -> None:
-        monkeypatch.setattr(journal_module, "_machine", lambda: "another boot")
+        monkeypatch.setattr(owner, "machine", lambda: "another boot")
 
     return move
 
@@ -103,17 +105,17 @@ def test_a_run_that_is_taken_while_another_looks_is_not_taken_again(
     run_dir: StoredPath, clock: Any, monkeypatch: pytest.MonkeyPatch
 ):
     """The other one takes it after this one read the journal, or after it saw that the run is free."""
-    for step in ("_counted", "_newest_lease"):
+    for step in ("counted", "newest_lease"):
         taken: list[StoredJournal] = []
-        look = getattr(journal_module, step)
+        look = getattr(in_store, step)
 
         def meanwhile(*arguments: Any, look: Any = look, step: str = step, taken: list[Any] = taken) -> Any:
             found = look(*arguments)
-            monkeypatch.setattr(journal_module, step, look)
+            monkeypatch.setattr(in_store, step, look)
             taken.append(StoredJournal(run_dir, clock=clock, beat=False))
             return found
 
-        monkeypatch.setattr(journal_module, step, meanwhile)
+        monkeypatch.setattr(in_store, step, meanwhile)
         with pytest.raises(RunDirectoryError, match="is in use"):
             StoredJournal(run_dir, clock=clock, beat=False)
         assert len(taken) == 1
@@ -163,14 +165,14 @@ def test_what_is_written_behind_the_point_of_handing_over_does_not_count(run_dir
 def test_a_process_that_is_gone_holds_nothing(run_dir: StoredPath, clock: Any, monkeypatch: pytest.MonkeyPatch):
     opened(run_dir, clock)
     assert lock_holder_at(run_dir, clock) is not None
-    monkeypatch.setattr(journal_module, "_started", lambda pid: "another start")  # the number is used again
+    monkeypatch.setattr(owner, "started", lambda pid: "another start")  # the number is used again
     assert lock_holder_at(run_dir, clock) is None
     opened(run_dir, clock).append(line(7))
     assert events(run_dir) == [7]
 
 
 def lock_holder_at(run_dir: StoredPath, clock: Any) -> str | None:
-    return journal_module._lease_holder(run_dir, clock())
+    return lease_holder(run_dir, clock())
 
 
 def test_signs_keep_the_run(run_dir: StoredPath, clock: Any):
@@ -225,7 +227,7 @@ def test_lines_of_a_writer_that_ends_while_another_looks_all_count(
     run_dir: StoredPath, clock: Any, monkeypatch: pytest.MonkeyPatch
 ):
     journal = opened(run_dir, clock)
-    look = journal_module._newest_lease
+    look = in_store.newest_lease
 
     def ending(*arguments: Any) -> Any:
         journal.append(line(1))
@@ -233,9 +235,9 @@ def test_lines_of_a_writer_that_ends_while_another_looks_all_count(
         return look(*arguments)
 
     journal.append(line(0))
-    monkeypatch.setattr(journal_module, "_newest_lease", ending)
+    monkeypatch.setattr(in_store, "newest_lease", ending)
     taken = StoredJournal(run_dir, clock=clock, beat=False)
-    monkeypatch.setattr(journal_module, "_newest_lease", look)
+    monkeypatch.setattr(in_store, "newest_lease", look)
     taken.begin(sum(map(len, taken.lines())))
     taken.append(line(2))
     assert events(run_dir) == [0, 1, 2]
