@@ -132,14 +132,17 @@ def write_config(run_dir: RunPath, config: Config) -> None:
     write_whole(run_dir / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
 
 
-def load_run_config(run_dir: RunPath) -> Config:
+def load_run_config(run_dir: RunPath, state: ManifestState | None = None) -> Config:
     """The configuration a run was made with, or was changed to by ``bcpg-cluster stage --set``.
+
+    Args:
+        state: what its manifest says, where that was read already.
 
     Raises:
         RunDirectoryError: there is none, or it cannot be read.
     """
     path = run_dir / CONFIG
-    changed = read_manifest(run_dir).config
+    changed = (state or read_manifest(run_dir)).config
     if changed is not None:
         return parse_config(changed, str(journal_place(run_dir)))
     if not path.is_file():
@@ -154,6 +157,7 @@ def load_run_config(run_dir: RunPath) -> Config:
         raise RunDirectoryError(
             f"{path} is not YAML: {error}",
             rule=f"only bcpg-cluster writes a run's {CONFIG}",
-            remedy=f"put back a copy of {CONFIG}, or give another --run-dir",
+            remedy=f"put back a copy of {CONFIG}, or run `bcpg-cluster iterate` with the config that made the run, which writes it "
+            "again",
         ) from None
     return parse_config(content, str(path))

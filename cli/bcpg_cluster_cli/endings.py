@@ -9,7 +9,7 @@ import time
 
 import typer
 
-from bcpg_cluster.errors import BcpgError, Interrupted, UserError
+from bcpg_cluster.errors import BcpgError, ClusterLostError, EngineError, Interrupted, PushError, UserError
 
 _PLACES = {
     errno.ENOSPC: "the disk is full",
@@ -25,6 +25,8 @@ _PLACES = {
     errno.EIO: "the disk does not work",
 }
 """What a place on a disk can be unfit for. Any other error of the system is this program's own, and shows its traceback."""
+_PASSING = (EngineError, ClusterLostError, PushError)
+"""What may not happen again. Damage and diverging losses do: their messages say what helps."""
 _USED_UP = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -44,11 +46,8 @@ def say_and_code(error: BcpgError | OSError) -> int:
     if isinstance(error, UserError):
         typer.secho(f"error: {error}", fg="red", err=True)
         return 2
-    typer.secho(
-        f"error: {type(error).__name__}: {error}\nWhat was finished is kept; run the same command again to resume.",
-        fg="red",
-        err=True,
-    )
+    again = "; run the same command again to resume" if isinstance(error, _PASSING) else ""
+    typer.secho(f"error: {type(error).__name__}: {error}\nWhat was finished is kept{again}.", fg="red", err=True)
     return 1
 
 

@@ -145,8 +145,11 @@ def damage_and_resume(
     is_named = any(file == path or file.startswith(f"{path}/") for path in _named(scratch))
     steps = [_iterate(config, rounds, scratch)]
     if steps[-1] != "iterate" or _named(scratch):
-        mend_run(scratch)
-        steps += ["mend", _iterate(config, rounds, scratch)]
+        steps += [_mend(scratch), _iterate(config, rounds, scratch)]
+    if steps[-1] != "iterate":  # the last remedy of all: another directory
+        scratch.rename(scratch.with_name(f"{scratch.name}.refused"))
+        steps.append(f"elsewhere: {_iterate(config, rounds, scratch)}")
+        shutil.rmtree(scratch.with_name(f"{scratch.name}.refused"))
     for command in _commands(scratch):
         steps += [command, _stage(command), _iterate(config, rounds, scratch)]
     state = read_manifest(scratch)
@@ -160,6 +163,14 @@ def _named(run_dir: Path) -> list[str]:
         return [fault.path for fault in check_run(run_dir).faults]
     except RunDirectoryError:
         return [MANIFEST]
+
+
+def _mend(run_dir: Path) -> str:
+    try:
+        mend_run(run_dir)
+    except RunDirectoryError as error:
+        return f"mend refused: {error.problem} | {error.remedy}"
+    return "mend"
 
 
 def _commands(run_dir: Path) -> list[str]:

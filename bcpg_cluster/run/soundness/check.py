@@ -8,11 +8,12 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import RunDirectoryError, UserError
 from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.run.soundness.faults import CheckedRun, Subject
-from bcpg_cluster.run.soundness.file_faults import file_faults, strays
+from bcpg_cluster.run.soundness.file_faults import file_faults, manifest_faults, strays
 from bcpg_cluster.run.soundness.shard_faults import accepted, shard_faults
 from bcpg_cluster.run.soundness.snapshot_faults import snapshot_faults
 from bcpg_cluster.store.journal import lock_holder
-from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.journals.mending import read_damaged_manifest
+from bcpg_cluster.store.manifest import ManifestState, damaged_error
 from bcpg_cluster.store.path import RunPath
 
 
@@ -29,7 +30,7 @@ def check_run(run_dir: RunPath) -> CheckedRun:
         holder,
         num_shards=len(accepted(subject)),
         num_snapshots=len({record.path for record in subject.state.snapshots.values() if record.path}),
-        faults=(*shard_faults(subject), *snapshot_faults(subject), *file_faults(subject)),
+        faults=(*manifest_faults(subject), *shard_faults(subject), *snapshot_faults(subject), *file_faults(subject)),
         strays=tuple(strays(subject)),
         notes=tuple(_notes(subject)),
     )
@@ -37,19 +38,21 @@ def check_run(run_dir: RunPath) -> CheckedRun:
 
 def read_subject(run_dir: RunPath) -> Subject:
     """A run as it stands. Raises as :func:`check_run`."""
-    state = read_manifest(run_dir)
-    if state.created is None:
+    found = read_damaged_manifest(run_dir)
+    if found.state.created is None and found.damages:
+        raise damaged_error(run_dir, found.state, found.damages[0])
+    if found.state.created is None:
         raise RunDirectoryError(
             f"{run_dir} is not a run: its manifest does not say which",
             rule="--run-dir names a directory made by `bcpg-cluster iterate`",
             remedy="see runs/ for the runs here",
         )
-    return Subject(run_dir, state, _config(run_dir))
+    return Subject(run_dir, found.state, found.damages, _config(run_dir, found.state))
 
 
-def _config(run_dir: RunPath) -> Config | None:
+def _config(run_dir: RunPath, state: ManifestState) -> Config | None:
     try:
-        return load_run_config(run_dir)
+        return load_run_config(run_dir, state)
     except UserError:
         return None
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.stages.graph import StageSpec, data_stages
+from bcpg_cluster.store.journals.lines import Damage
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.path import RunPath
 
@@ -73,11 +74,14 @@ class Subject:
     """The run that is looked at.
 
     Attributes:
+        state: as far as the manifest can be believed.
+        damages: of the manifest.
         config: ``None`` where it cannot be read; what needs it is then not checked.
     """
 
     run_dir: RunPath
     state: ManifestState
+    damages: tuple[Damage, ...]
     config: Config | None
 
     @property

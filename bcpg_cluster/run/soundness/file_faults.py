@@ -10,8 +10,21 @@ from bcpg_cluster.run.directory import config_problem
 from bcpg_cluster.run.recovery.set_aside import is_set_aside
 from bcpg_cluster.run.soundness.faults import Fate, Fault, Subject
 from bcpg_cluster.run.training import steps_path
+from bcpg_cluster.store.journal import journal_place
 from bcpg_cluster.store.layout import CONFIG, checkpoint_path, report_path
 from bcpg_cluster.store.mark import MARK, is_mark
+
+
+def manifest_faults(subject: Subject) -> Iterator[Fault]:
+    """Lines that are not what was written. Everything else is checked against the lines before the first of them."""
+    for damage in subject.damages:
+        yield Fault(
+            journal_place(subject.run_dir).name,
+            f"line {damage.line}: {damage.what}",
+            Fate.RESTORED,
+            f"--mend cuts it back to line {subject.damages[0].line - 1} and keeps the damaged one; the next `iterate` makes "
+            "again what is cut off. A copy of the file saves that",
+        )
 
 
 def file_faults(subject: Subject) -> Iterator[Fault]:
@@ -56,7 +69,7 @@ def _steps_problem(subject: Subject, round_: int, num_steps: int) -> str | None:
 def _mark_fault(subject: Subject) -> Iterator[Fault]:
     path = subject.run_dir / MARK
     if path.exists() and not is_mark(path.read_bytes()):
-        yield Fault(MARK, "is not what was written", Fate.REMADE, "the next `iterate` writes another")
+        yield Fault(MARK, "is not what was written", Fate.RESTORED, "--mend, or the next `iterate`, writes another")
 
 
 def _json(subject: Subject, path: str) -> object:

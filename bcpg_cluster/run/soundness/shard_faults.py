@@ -33,19 +33,23 @@ def _fault(subject: Subject, error: DamagedShardError) -> Fault:
 def _fate(subject: Subject, error: DamagedShardError) -> tuple[Fate, str]:
     state, table = subject.state, error.table
     spent = is_spent(state, error.round, table)
-    if not spent and is_imported(state, error.round, table):
-        return Fate.LOST, "it was imported: put the file back from a copy, or import the responses into another run"
+    if is_imported(state, error.round, table):
+        needs = "nothing to do reads it" if spent else "`iterate` stops at it"
+        return (
+            Fate.LOST,
+            f"it was imported, and {needs}: put it back from a copy, or import the responses into another run",
+        )
     if not spent:
         return (
             Fate.REMADE,
             "the next `iterate` makes it again, and what was made from it too if it comes out different",
         )
-    if restorable_stage(subject, table) is not None or (table in PROMPT_TABLES and not state.imports):
+    if restorable_stage(subject, table) is not None or table in PROMPT_TABLES:
         return Fate.RESTORED, "nothing to do reads it; --mend makes it again if it comes out the same, byte for byte"
     again = f"`bcpg-cluster stage {_stage_of(subject, table)} --round {error.round} --discard-later"
     return (
         Fate.LOST,
-        "the run goes on without it: what was made from it is whole. `view` and exports cannot show these rows. A copy of the file "
+        "what was made from it is whole, and nothing to do reads it. `view` and exports cannot show these rows. A copy of the file "
         f"brings them back; {again} --run-dir {subject.run_dir}` makes this round and all after it anew",
     )
 
