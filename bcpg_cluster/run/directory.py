@@ -13,7 +13,7 @@ from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import RunDirectoryError, UserError, page
 from bcpg_cluster.run.recovery.set_aside import set_aside
-from bcpg_cluster.store.journal import in_use_error, journal_place, lock_holder
+from bcpg_cluster.store.journal import check_free, journal_place
 from bcpg_cluster.store.layout import CONFIG, LOCK, MANIFEST, SEGMENTS
 from bcpg_cluster.store.manifest import Manifest, ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath, StoredPath
@@ -34,7 +34,7 @@ def check_place(run_dir: RunPath) -> None:
         )
 
 
-def check_run_directory(run_dir: RunPath, config: Config) -> None:
+def check_run_directory(run_dir: RunPath, config: Config, *, take_over: bool = False) -> None:
     """Check that ``run_dir`` is free or belongs to this very run, without writing anything.
 
     Raises:
@@ -50,9 +50,7 @@ def check_run_directory(run_dir: RunPath, config: Config) -> None:
         raise RunDirectoryError(
             f"{run_dir} is a file", rule="a run lives in a directory of its own", remedy="give another --run-dir"
         )
-    holder = lock_holder(run_dir)
-    if holder is not None:
-        raise in_use_error(run_dir, holder)
+    check_free(run_dir, take_over=take_over)
     state = read_manifest(run_dir)
     if state.created is None:
         names = sorted(path.name for path in run_dir.iterdir())
@@ -81,12 +79,12 @@ def mended_keys(run_dir: RunPath, state: ManifestState, config: Config) -> list[
     return changes if all(tables is not None and not tables & there for tables in reading) else []
 
 
-def open_run(run_dir: RunPath, config: Config) -> Manifest:
+def open_run(run_dir: RunPath, config: Config, *, take_over: bool = False) -> Manifest:
     """Lock the directory, mark it as this run's if it is new, note what was mended in its configuration, and give its manifest.
     See :func:`check_run_directory`.
     """
-    check_run_directory(run_dir, config)
-    manifest = Manifest(run_dir)
+    check_run_directory(run_dir, config, take_over=take_over)
+    manifest = Manifest(run_dir, take_over=take_over)
     if manifest.state.created is None:
         write_config(run_dir, config)
         manifest.create(identity=config.identity, name=config.name, program_version=__version__)

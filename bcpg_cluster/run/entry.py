@@ -80,6 +80,7 @@ def run_rounds(
     say: Callable[[str], object] = lambda text: None,
     on_lost: Callable[[ClusterLostError], None] = lambda error: None,
     take_changed_prompts: bool = False,
+    take_over: bool = False,
 ) -> RunResult:
     """Run the rounds that are missing, as `bcpg-cluster iterate` does. A script needs no main guard for it.
 
@@ -93,6 +94,7 @@ def run_rounds(
         say: is told what a person should read, a text at a time.
         on_lost: see ``launch``.
         take_changed_prompts: take problems that are not those the run began with, and record it.
+        take_over: take the run from a process that gave no sign for a minute (in an object store: from any).
 
     Raises:
         UserError: bad input, before anything starts.
@@ -101,7 +103,7 @@ def run_rounds(
     """
     check_inline(config, address, inline=inline)
     directory = run_path(run_dir or Path("runs") / config.name, config.storage.options)
-    check_run_directory(directory, config)
+    check_run_directory(directory, config, take_over=take_over)
     state = read_manifest(directory)
     if state.created is not None and state.created["identity"] != config.identity:
         changes = ", ".join(map(str, mended_keys(directory, state, config)))
@@ -121,7 +123,7 @@ def run_rounds(
     runtime, placed = launch(config, directory, address, inline=inline, say=say, on_lost=on_lost)
     try:
         with (
-            open_run(directory.absolute(), config) as manifest,
+            open_run(directory.absolute(), config, take_over=take_over) as manifest,
             listeners(observer or SilentObserver(), config, manifest, runtime) as all_listeners,
         ):
             for change in hold_prompts(manifest, config, prompts, take_changed=take_changed_prompts):

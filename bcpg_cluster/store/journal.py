@@ -4,14 +4,14 @@ or in an object store (:mod:`bcpg_cluster.store.journals.in_store`).
 
 from __future__ import annotations
 
-import fcntl
+import time
 from collections.abc import Iterator
 from typing import Protocol
 
+from bcpg_cluster.store.journals import lock
 from bcpg_cluster.store.journals.in_directory import FileJournal, file_lines
-from bcpg_cluster.store.journals.in_store import StoredJournal, lease_holder, stored_lines
-from bcpg_cluster.store.journals.owner import in_use_error as in_use_error
-from bcpg_cluster.store.layout import LOCK, MANIFEST, SEGMENTS
+from bcpg_cluster.store.journals.in_store import StoredJournal, held_error, lease_holder, stored_lines
+from bcpg_cluster.store.layout import MANIFEST, SEGMENTS
 from bcpg_cluster.store.path import RunPath, StoredPath
 
 
@@ -52,9 +52,29 @@ class Journal(Protocol):
         ...
 
 
-def open_journal(run_dir: RunPath) -> Journal:
-    """Take the run's journal. Raises :class:`RunDirectoryError` when another process holds it."""
-    return StoredJournal(run_dir) if isinstance(run_dir, StoredPath) else FileJournal(run_dir)
+def open_journal(run_dir: RunPath, *, take_over: bool = False) -> Journal:
+    """Take the run's journal.
+
+    Args:
+        take_over: in a directory also from a process that gave no sign for a minute. In an object store from any other process:
+            what that one still writes counts no more.
+
+    Raises:
+        RunDirectoryError: another process holds it.
+    """
+    if isinstance(run_dir, StoredPath):
+        return StoredJournal(run_dir, take_over=take_over)
+    return FileJournal(run_dir, take_over=take_over)
+
+
+def check_free(run_dir: RunPath, *, take_over: bool = False) -> None:
+    """Raises :class:`RunDirectoryError` where :func:`open_journal` would. Changes nothing."""
+    if isinstance(run_dir, StoredPath):
+        holder = lease_holder(run_dir)
+        if holder is not None and not take_over:
+            raise held_error(run_dir, holder)
+    else:
+        lock.check_free(run_dir, time.time(), take_over=take_over)
 
 
 def has_journal(run_dir: RunPath) -> bool:
@@ -76,15 +96,11 @@ def journal_lines(run_dir: RunPath) -> Iterator[bytes]:
 
 
 def lock_holder(run_dir: RunPath) -> str | None:
-    """The process that works on a run now (with its machine in an object store); ``None`` when there is none. Changes nothing."""
+    """The process that works on a run now (with its machine in an object store); ``None`` when there is none. Changes nothing.
+
+    One of another machine that fell silent counts as none.
+    """
     if isinstance(run_dir, StoredPath):
         return lease_holder(run_dir)
-    path = run_dir / LOCK
-    if not path.exists():
-        return None
-    with path.open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return lock.read().strip() or "unknown"
-    return None
+    holder = lock.find_holder(run_dir, time.time())
+    return holder.name if holder.is_locked or holder.standing is lock.Standing.HELD else None

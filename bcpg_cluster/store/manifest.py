@@ -252,11 +252,15 @@ def damaged_error(run_dir: RunPath, state: ManifestState, damage: Damage) -> Dam
 
 
 class Manifest:
-    """The one writer of a run's journal. Holds the run's lock while open; use as a context manager."""
+    """The one writer of a run's journal. Holds the run's lock while open; use as a context manager.
 
-    def __init__(self, run_dir: RunPath) -> None:
+    Args:
+        take_over: see :func:`bcpg_cluster.store.journal.open_journal`.
+    """
+
+    def __init__(self, run_dir: RunPath, *, take_over: bool = False) -> None:
         self.run_dir = run_dir
-        self._journal = open_journal(run_dir)
+        self._journal = open_journal(run_dir, take_over=take_over)
         try:
             self.state, found = _undamaged(run_dir, self._journal.lines())
             self._chain = found.chain

@@ -31,6 +31,13 @@ TakeChangedOption = Annotated[
         "--take-changed-prompts", help="Resume with prompt files that changed since the run began; the run records it."
     ),
 ]
+TakeOverOption = Annotated[
+    bool,
+    typer.Option(
+        "--take-over",
+        help="Take the run from a process that gave no sign for a minute (in an object store: from any other process).",
+    ),
+]
 SkipBadOption = Annotated[
     bool,
     typer.Option("--skip-bad", help="Leave rows out that cannot be used, counted and recorded (prompts.skip_bad)."),

@@ -60,4 +60,6 @@ def started(pid: int) -> str | None:
 def is_of_this_boot(owner: Mapping[str, Any]) -> bool:
     """Whether the process belongs to the kernel that runs here, so that kernel locks tell of it, in any container."""
     here = machine()
-    return here is not None and str(owner.get("machine")).partition("/")[0] == here.partition("/")[0]
+    if here is None:  # no Linux: the host's name has to do
+        return owner.get("machine") is None and owner.get("host") == socket.gethostname()
+    return str(owner.get("machine")).partition("/")[0] == here.partition("/")[0]

@@ -21,6 +21,7 @@ from bcpg_cluster_cli.options import (
     SetOption,
     SkipBadOption,
     TakeChangedOption,
+    TakeOverOption,
     TuningSeedOption,
     with_skip_bad,
 )
@@ -111,6 +112,7 @@ def iterate(
         typer.Option("--track", metavar="tensorboard|trackio|wandb|mlflow", help="Also log there. Repeatable."),
     ] = None,
     take_changed_prompts: TakeChangedOption = False,
+    take_over: TakeOverOption = False,
     skip_bad: SkipBadOption = False,
 ) -> None:
     """Run rounds of the main job. Run the same command again to resume a stopped run."""
@@ -124,7 +126,7 @@ def iterate(
     run_iterate(
         rounds, config, with_skip_bad(set_, skip_bad), run_dir, seed, address,
         track=track or [], as_json=json_, inline=inline,
-        take_changed_prompts=take_changed_prompts,
+        take_changed_prompts=take_changed_prompts, take_over=take_over,
     )  # fmt: skip
 
 
@@ -185,13 +187,15 @@ def stage(
     address: AddressOption = None,
     json_: JsonOption = False,
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process without Ray.")] = False,
+    take_over: TakeOverOption = False,
 ) -> None:
     """Run one stage of a finished or stopped round again."""
     from bcpg_cluster_cli.runs.stage import run_stage
 
     run_stage(
-        name, round_, run_dir, set_ or [], discard_later=discard_later, address=address, inline=inline, as_json=json_
-    )
+        name, round_, run_dir, set_ or [], discard_later=discard_later, address=address, inline=inline, as_json=json_,
+        take_over=take_over,
+    )  # fmt: skip
 
 
 @commands.command()

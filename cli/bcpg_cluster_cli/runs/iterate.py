@@ -35,6 +35,7 @@ def run_iterate(
     as_json: bool,
     inline: bool,
     take_changed_prompts: bool = False,
+    take_over: bool = False,
 ) -> None:
     """Check everything, then start, then run the rounds that are missing."""
     console = Console(stderr=as_json)
@@ -43,7 +44,7 @@ def run_iterate(
     if track:
         config = read_config(source, [*overrides, *track_overrides(track, config)], seed)
     directory = new_run(run_dir, config, None if seed is None else f"{config.name}-seed{seed}")
-    check_run_directory(directory, config)
+    check_run_directory(directory, config, take_over=take_over)
     state = read_manifest(directory)
     reports = state.reports
     if all(round_ in reports for round_ in range(rounds + 1)):
@@ -66,6 +67,7 @@ def run_iterate(
             say=partial(say, console),
             on_lost=end_if_stuck,
             take_changed_prompts=take_changed_prompts,
+            take_over=take_over,
         )
     console.print(f"{time.monotonic() - started:.0f} s in all, engine starts included", highlight=False)
     _finish(result.reports, directory, console, as_json=as_json)

@@ -65,6 +65,7 @@ def run_stage(
     address: str | None,
     inline: bool,
     as_json: bool = False,
+    take_over: bool = False,
 ) -> None:
     """Let go of what the stage made (and, if asked, of what was made from it), then do it again.
 
@@ -89,7 +90,7 @@ def run_stage(
     tables = downstream(measuring if is_measuring else data, outputs[name])
     if not is_measuring:
         tables += ["reference", *(stage.output for stage in measuring)]
-    with open_run(directory, before) as manifest, stop_on_signals(console) as stop_asked:
+    with open_run(directory, before, take_over=take_over) as manifest, stop_on_signals(console) as stop_asked:
         later = later_results(manifest.state, round_, is_measuring=is_measuring)
         made = [stage.name for stage in (*data, *measuring) if stage.output in tables]
         plan = Rerun(round_, made, max(manifest.state.reports, default=round_), is_training=not is_measuring)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -262,6 +263,6 @@ sys.stdin.read()
         with pytest.raises(RunDirectoryError, match=f"is in use by process {other.pid}") as caught:
             Manifest(tmp_path)
         assert "another --run-dir" in caught.value.remedy
-        assert (tmp_path / LOCK).read_text() == str(other.pid)
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == other.pid
         other.kill()
     Manifest(tmp_path).close()  # a dead process holds nothing

@@ -21,6 +21,7 @@ from bcpg_cluster.run.reproduce.contents import compare_runs
 from bcpg_cluster.run.reproduce.rerun import rerun
 from bcpg_cluster.store.manifest import Manifest, read_manifest
 from bcpg_cluster_cli.app import app
+from tests.rewritten import rewrite_manifest
 
 EARLIER = Path(__file__).parents[3] / "data" / "run-by-0ac596b-finished.tar.gz"
 Content = Callable[[], dict[str, Any]]
@@ -112,13 +113,13 @@ def test_a_changed_or_missing_prompt_file_is_in_the_way(run_dir: Path, tmp_path:
 
 
 def test_other_versions_and_machines_are_said_and_do_not_stop_it(run_dir: Path, tmp_path: Path):
-    file = run_dir / "manifest.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    for line in lines:
-        if line["event"] == "made_with":
-            line["made_with"]["versions"]["torch"] = "1.0"
-            line["made_with"]["device"]["num_cpus"] = 999
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    def changed(event: dict[str, Any]) -> dict[str, Any]:
+        if event["event"] == "made_with":
+            event["made_with"]["versions"]["torch"] = "1.0"
+            event["made_with"]["device"]["num_cpus"] = 999
+        return event
+
+    rewrite_manifest(run_dir, changed)
     assert check_run(run_dir).exit_code == 1
     assert item(run_dir, "version of torch").recorded == "1.0"
     said: list[str] = []

@@ -19,6 +19,7 @@ from bcpg_cluster.store.layout import MANIFEST, SEGMENTS
 from bcpg_cluster.store.manifest import Manifest, ManifestState, SnapshotRecord, read_manifest
 from bcpg_cluster.store.path import StoredPath, run_path
 from bcpg_cluster.store.reports import RoundReport, TrainingSummary
+from tests.rewritten import rewrite_manifest
 from tests.told import push_facts
 
 
@@ -198,29 +199,13 @@ def test_a_seal_counts_its_shards_in_old_runs_too(tmp_path: Path, lines: list[by
 
 def test_a_seal_knows_its_shards_by_their_checksums(tmp_path: Path):
     """Even where every line is whole: another receipt stands where the sealed one stood."""
-    content, chain = b"", Chain()
     with Manifest(tmp_path) as manifest:
         manifest.accept(_receipt("weighted", 0))
         manifest.seal(1, "weighted", 1)
-    for line in (tmp_path / MANIFEST).read_bytes().splitlines(keepends=True):
-        event = Chain(chain_of(tmp_path, line)).read(line)
-        event = event | {"checksum": "dd"} if event["event"] == "shard" else event
-        content += chain.signed(event)
-        chain = chain.after(content.splitlines(keepends=True)[-1])
-    (tmp_path / MANIFEST).write_bytes(content)
+    rewrite_manifest(tmp_path, lambda event: event | {"checksum": "dd"} if event["event"] == "shard" else event)
     with pytest.raises(DamagedManifestError, match="is of shards with other checksums") as caught:
         read_manifest(tmp_path)
     assert caught.value.kind == DamageKind.SEAL
-
-
-def chain_of(run_dir: Path, line: bytes) -> int:
-    """Where the chain stood before a line."""
-    chain = Chain()
-    for before in (run_dir / MANIFEST).read_bytes().splitlines(keepends=True):
-        if before == line:
-            return chain.crc
-        chain = chain.after(before)
-    raise AssertionError(line)
 
 
 def test_all_damages_are_listed(tmp_path: Path, lines: list[bytes]):
