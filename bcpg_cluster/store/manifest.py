@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
-from bcpg_cluster.records import Receipt
+from bcpg_cluster.records import Receipt, StepCheckpoint
 from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.journal import journal_lines, journal_place, open_journal
 from bcpg_cluster.store.made_with import MadeWith
@@ -43,6 +43,7 @@ class SnapshotRecord:
 
     Attributes:
         training: what made it; ``None`` where a round taught nothing and the weights before were kept.
+        files: sha256 of its files that are no weights (config, tokenizer), by name; none in runs made before they were noted.
     """
 
     version: int
@@ -50,6 +51,7 @@ class SnapshotRecord:
     digests: dict[str, str]
     seconds: float
     training: TrainingSummary | None = None
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -63,6 +65,7 @@ class ManifestState:
     )  # folded once a round has its report
     sealed: dict[tuple[int, str], SealedTable] = field(default_factory=dict)
     snapshots: dict[int, SnapshotRecord] = field(default_factory=dict)
+    step_checkpoints: dict[int, list[StepCheckpoint]] = field(default_factory=dict)  # of rounds in training, in order
     pushes: dict[int, PushFacts] = field(default_factory=dict)
     reports: dict[int, RoundReport] = field(default_factory=dict)
     retries: list[dict[str, Any]] = field(default_factory=list)
@@ -83,8 +86,16 @@ class ManifestState:
                 self.sealed[table.round, table.table] = table
             case "snapshot":
                 training = TrainingSummary.read(event["metrics"]) if event["metrics"] else None
-                record = SnapshotRecord(event["version"], event["path"], event["digests"], event["seconds"], training)
+                facts = [event[key] for key in ("version", "path", "digests", "seconds")]
+                record = SnapshotRecord(*facts, training, event.get("files", {}))
                 self.snapshots.setdefault(record.version, record)
+                self.step_checkpoints.pop(record.version, None)
+            case "step_checkpoint":
+                checkpoint = StepCheckpoint(event["num_steps"], event["digest"])
+                self._keep_steps(event["round"], checkpoint.num_steps - 1)
+                self.step_checkpoints.setdefault(event["round"], []).append(checkpoint)
+            case "fell_back":
+                self._keep_steps(event["round"], event["num_steps"])
             case "push":
                 facts = {key: value for key, value in event.items() if key not in ("event", "version", "time")}
                 self.pushes[event["version"]] = PushFacts.read(facts)
@@ -119,6 +130,11 @@ class ManifestState:
         accepted[receipt.shard] = replace(receipt, table=sys.intern(receipt.table), metrics=metrics)
         return True
 
+    def _keep_steps(self, round_: int, num_steps: int) -> None:
+        """Forget the step checkpoints of a round that hold more steps."""
+        kept = [found for found in self.step_checkpoints.get(round_, []) if found.num_steps <= num_steps]
+        self.step_checkpoints[round_] = kept
+
     def _fold(self, round_: int) -> None:
         """A round with a report is seldom read again, and its receipts are many."""
         for key, accepted in self.shards.items():
@@ -130,6 +146,8 @@ class ManifestState:
         for accepted in (self.shards, self.sealed):
             for key in [key for key in accepted if key[0] > round_ or (key[0] == round_ and key[1] in tables)]:
                 del accepted[key]  # type: ignore[attr-defined]
+        for begun in [begun for begun in self.step_checkpoints if begun >= min(round_, versions)]:
+            del self.step_checkpoints[begun]
         for by_version in (self.snapshots, self.pushes):
             for version in [version for version in by_version if version >= versions]:
                 del by_version[version]  # type: ignore[attr-defined]
@@ -275,9 +293,18 @@ class Manifest:
 
     def add_snapshot(self, record: SnapshotRecord) -> None:
         """Count a snapshot that lies complete on disk."""
-        facts = {key: getattr(record, key) for key in ("version", "path", "digests", "seconds")}
+        facts = {key: getattr(record, key) for key in ("version", "path", "digests", "seconds", "files")}
         metrics = {} if record.training is None else record.training.plain()
         self._append({"event": "snapshot", **facts, "metrics": metrics})
+
+    def add_step_checkpoint(self, round_: int, checkpoint: StepCheckpoint) -> None:
+        """Count a step checkpoint that lies complete on disk; training resumes from no other."""
+        facts = {"num_steps": checkpoint.num_steps, "digest": checkpoint.digest}
+        self._append({"event": "step_checkpoint", "round": round_, **facts})
+
+    def add_fall_back(self, round_: int, num_steps: int) -> None:
+        """Step checkpoints with more steps count no more: some of their files are damaged or not there."""
+        self._append({"event": "fell_back", "round": round_, "num_steps": num_steps})
 
     def add_push(self, version: int, facts: PushFacts) -> None:
         """Note that all rollout engines answer with ``version``, and how that was proven."""
