@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from bcpg_cluster.cluster.gang import Gang
-from bcpg_cluster.errors import DataError, EngineError
+from bcpg_cluster.errors import DataError, EngineError, MemberLostError
+from bcpg_cluster.records import StepCheckpoint
+from bcpg_cluster.run.recovery.resume_point import choose_resume_point
 from bcpg_cluster.run.serving import Weights
 from bcpg_cluster.stages.push.canaries import Canary, write_canaries
 from bcpg_cluster.stages.train.client import TrainerClient
@@ -75,7 +77,8 @@ def train_round(
 ) -> SnapshotRecord:
     """Train version ``round_`` from the sealed table of its round and count its snapshot.
 
-    A group that is lost is started again and resumes from the last step checkpoint.
+    A group that is lost is started again and resumes from the last step checkpoint that is whole on every rank. One that a try
+    failed on is not used again.
 
     Raises:
         DataError: the rows do not fit the objective.
@@ -92,15 +95,19 @@ def train_round(
         settings=settings,
         checkpoint_dir="",  # every try has one of its own
     )
-    teller = _StepTeller(TrainerClient(gang), round_, observer)
+    teller = _StepTeller(TrainerClient(gang), round_, observer, manifest)
+    given_up: set[StepCheckpoint] = set()
     for attempt in range(1, max_attempts + 1):
         job = replace(job, checkpoint_dir=take_checkpoints(manifest.run_dir, round_))
         try:
-            return _train_once(manifest, gang, job, num_canaries, observer, teller)
+            return _train_once(manifest, gang, job, num_canaries, observer, teller, given_up)
         except EngineError as error:
             gang.kill()
             if attempt == max_attempts:
                 raise
+            # A lost rank says nothing of the checkpoint, unless it is lost every time.
+            if not isinstance(error, MemberLostError) or attempt == max_attempts - 1:
+                given_up |= teller.without_progress()
             manifest.add_retry(f"train round {round_}", str(error))
             observer.hear(Retried(f"train round {round_}", str(error)))
     raise AssertionError("unreachable")
@@ -125,12 +132,26 @@ def take_checkpoints(run_dir: RunPath, round_: int) -> str:
 
 
 class _StepTeller:
-    """Tells the observer of every step once, while the training is running; a group that starts again repeats some."""
+    """Tells the observer of every step once, while the training is running; a group that starts again repeats some. Notes its
+    step checkpoints in the manifest: from then on they count.
+    """
 
-    def __init__(self, trainers: TrainerClient, round_: int, observer: Observer) -> None:
-        self._trainers, self._round, self._observer = trainers, round_, observer
+    def __init__(self, trainers: TrainerClient, round_: int, observer: Observer, manifest: Manifest) -> None:
+        self._trainers, self._round, self._observer, self._manifest = trainers, round_, observer, manifest
         self._num_told = 0
         self._asked: Future[list[StepReport]] | None = None
+        self._newest: Future[StepCheckpoint | None] | None = None
+        self._resumed: StepCheckpoint | None = None
+
+    def begin(self, resume: StepCheckpoint | None) -> None:
+        """A try begins."""
+        self._asked = self._newest = None
+        self._resumed = resume
+
+    def without_progress(self) -> set[StepCheckpoint]:
+        """The checkpoint that the try resumed from, unless it wrote another."""
+        counted = self._manifest.state.step_checkpoints.get(self._round, [])
+        return {self._resumed} if self._resumed is not None and counted[-1:] == [self._resumed] else set()
 
     def look(self) -> None:
         """Tell what rank 0 answered, and ask it again; never waits."""
@@ -138,10 +159,18 @@ class _StepTeller:
             if self._asked is not None and self._asked.exception() is None:  # a rank that is lost shows elsewhere
                 self._tell(self._asked.result())
             self._asked = self._trainers.steps(self._num_told)
+        if self._newest is None or self._newest.done():
+            if self._newest is not None and self._newest.exception() is None:
+                self._note(self._newest.result())
+            self._newest = self._trainers.newest_checkpoint()
+
+    def _note(self, checkpoint: StepCheckpoint | None) -> None:
+        if checkpoint is not None and checkpoint not in self._manifest.state.step_checkpoints.get(self._round, []):
+            self._manifest.add_step_checkpoint(self._round, checkpoint)
 
     def finish(self, reports: Sequence[StepReport]) -> None:
         """Tell the steps that were not told yet."""
-        self._asked = None
+        self._asked = self._newest = None
         self._tell(reports[self._num_told :])
 
     def _tell(self, reports: Sequence[StepReport]) -> None:
@@ -151,7 +180,13 @@ class _StepTeller:
 
 
 def _train_once(
-    manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int, observer: Observer, teller: _StepTeller
+    manifest: Manifest,
+    gang: Gang,
+    job: TrainJob,
+    num_canaries: int,
+    observer: Observer,
+    teller: _StepTeller,
+    given_up: Collection[StepCheckpoint],
 ) -> SnapshotRecord:
     started = time.monotonic()
     trainers = TrainerClient(gang)
@@ -169,6 +204,8 @@ def _train_once(
     observer.hear(StageProgress(job.round, "train", 2, 4))
     sequences = trainers.canary_sequences(num_canaries)
     before = trainers.score(sequences)
+    job = replace(job, resume=choose_resume_point(manifest, trainers, job, given_up, observer))
+    teller.begin(job.resume)
     reports = trainers.train(job, tuple(manifest.state.receipts(job.round, "reference")), meanwhile=teller.look)
     teller.finish(reports)
     trained = time.monotonic()

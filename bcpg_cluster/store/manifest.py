@@ -86,8 +86,8 @@ class ManifestState:
                 self.sealed[table.round, table.table] = table
             case "snapshot":
                 training = TrainingSummary.read(event["metrics"]) if event["metrics"] else None
-                facts = [event[key] for key in ("version", "path", "digests", "seconds")]
-                record = SnapshotRecord(*facts, training, event.get("files", {}))
+                version, path, seconds = event["version"], event["path"], event["seconds"]
+                record = SnapshotRecord(version, path, event["digests"], seconds, training, event.get("files", {}))
                 self.snapshots.setdefault(record.version, record)
                 self.step_checkpoints.pop(record.version, None)
             case "step_checkpoint":

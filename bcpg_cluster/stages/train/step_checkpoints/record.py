@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bcpg_cluster.errors import StoreError
+from bcpg_cluster.errors import EngineError, StoreError
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.file_digests import FileDigest, FileFault, file_faults
 from bcpg_cluster.stages.train.protocol import StepReport
@@ -102,6 +102,20 @@ def read_record(directory: Path, vouched: StepCheckpoint) -> CheckpointRecord:
     }
     reports = tuple(StepReport(**report) for report in content["reports"])
     return CheckpointRecord(content["fingerprint"], reports, files)
+
+
+def open_checkpoint(checkpoint_dir: Path, resume: StepCheckpoint, fingerprint: str) -> CheckpointRecord | None:
+    """The record of a step checkpoint to resume from; ``None`` where it is another training's.
+
+    Raises:
+        EngineError: it was altered since it was checked.
+    """
+    directory = checkpoint_dir / checkpoint_name(resume.num_steps)
+    try:
+        record = read_record(directory, resume)
+    except StoreError as error:
+        raise EngineError(f"{directory / RECORD} {error}") from error
+    return record if record.fingerprint == fingerprint else None
 
 
 def check_step_checkpoint(directory: Path, vouched: StepCheckpoint, rank: int | None = None) -> tuple[FileFault, ...]:

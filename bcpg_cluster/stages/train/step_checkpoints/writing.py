@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, cast
 
 import torch
 
@@ -25,7 +26,7 @@ def save_digested(content: object, path: Path) -> FileDigest:
         )
     try:
         with digested_file(path) as file:
-            torch.save(content, file)
+            torch.save(content, cast(IO[bytes], file))  # it writes and flushes, and does nothing else with it
         return file.digest()
     except OSError as error:
         raise unwritten(path, error) from error

@@ -1,0 +1,1 @@
+"""What a run does about damage that it finds before it starts from something."""
