@@ -12,13 +12,14 @@
     │   ├── SeveralFaultsError  several of them, found by one look
     │   └── MostlyFailedError  most samples of a round could not be verified, or most steps have no verdict
     ├── StoreError             a table or manifest that is not what it says it is
-    │   └── OtherSchemaError   a table that another version of this program wrote
+    │   ├── OtherSchemaError   a table that another version of this program wrote
+    │   └── NotFiniteError     weights with a NaN or an infinity, written so
     ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
     │   ├── MemberLostError    the process behind an engine is gone or does not answer
     │   └── UnreachableError   an object store does not answer, or refuses
     ├── ClusterLostError       the cluster's head is gone; the run can resume on another
     ├── PushError              new weights did not arrive, or are not what was sent
-    ├── TrainingDivergedError  the loss or the gradient is not finite
+    ├── TrainingDivergedError  the loss, the gradient or a weight is not finite
     └── Interrupted            the person asked to stop; the run can resume later
 """
 
@@ -112,6 +113,10 @@ class OtherSchemaError(StoreError):
     """A table of another schema version: written by an older or a newer program."""
 
 
+class NotFiniteError(StoreError):
+    """Weights with a NaN or an infinity, that were written so."""
+
+
 class EngineError(BcpgError):
     """An engine failed; the piece of work may be tried again elsewhere."""
 
@@ -133,7 +138,7 @@ class PushError(BcpgError):
 
 
 class TrainingDivergedError(BcpgError):
-    """The loss or the gradient is not finite."""
+    """The loss, the gradient or a weight is not finite."""
 
 
 class Interrupted(BcpgError):

@@ -15,7 +15,7 @@ from bcpg_cluster.errors import DataError, EngineError, MemberLostError
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.run.recovery.resume_point import choose_resume_point
 from bcpg_cluster.run.serving import Weights
-from bcpg_cluster.stages.push.canaries import Canary, write_canaries
+from bcpg_cluster.stages.push.canaries import CANARIES, Canary, write_canaries
 from bcpg_cluster.stages.train.client import TrainerClient
 from bcpg_cluster.stages.train.objective import Objective
 from bcpg_cluster.stages.train.protocol import StepReport, TrainSettings
@@ -26,7 +26,7 @@ from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import TrainingSummary
 from bcpg_cluster.store.whole_files import make_parents, remove_tree, write_whole
-from bcpg_cluster.watch.observer import Observer, Retried, ShardAccepted, StageProgress, StepTrained
+from bcpg_cluster.watch.observer import Observer, Retried, ShardAccepted, SilentObserver, StageProgress, StepTrained
 
 _WHAT_A_ROW_IS = {
     "all": "a response of a group with right and wrong ones",
@@ -83,9 +83,41 @@ def train_round(
     Raises:
         DataError: the rows do not fit the objective.
         EngineError: the group failed ``max_attempts`` times.
-        TrainingDivergedError: loss or gradient not finite; nothing was written.
+        TrainingDivergedError: a loss, a gradient or a weight is not finite; no snapshot was written.
     """
-    job = TrainJob(
+    job = _job(manifest, round_, start, settings)
+    job, record = _train_with_tries(manifest, gang, job, num_canaries, observer, max_attempts)
+    manifest.add_snapshot(record)
+    if isinstance(manifest.run_dir, Path):
+        remove_tree(manifest.run_dir / checkpoint_path(round_))
+    else:
+        with suppress(EngineError):  # they are but files: whether the group still lives is for the push to see
+            TrainerClient(gang).drop_checkpoints(job)
+    observer.hear(StageProgress(round_, "train", 4, 4))
+    return record
+
+
+def train_again(
+    manifest: Manifest,
+    gang: Gang,
+    *,
+    round_: int,
+    start: Weights,
+    settings: TrainSettings,
+    num_canaries: int,
+    observer: Observer,
+    max_attempts: int = 3,
+) -> SnapshotRecord:
+    """Train a round that was trained before, from the same tables; the snapshot lies beside the one that counts, and counts
+    itself for nothing. Raises like :func:`train_round`.
+    """
+    job = _job(manifest, round_, start, replace(settings, checkpoint_every_steps=0))
+    # Its steps were told when they were first taken.
+    return _train_with_tries(manifest, gang, job, num_canaries, SilentObserver(), max_attempts)[1]
+
+
+def _job(manifest: Manifest, round_: int, start: Weights, settings: TrainSettings) -> TrainJob:
+    return TrainJob(
         run_dir=manifest.run_dir.absolute(),
         round=round_,
         model_path=start.path,
@@ -95,12 +127,19 @@ def train_round(
         settings=settings,
         checkpoint_dir="",  # every try has one of its own
     )
-    teller = _StepTeller(TrainerClient(gang), round_, observer, manifest)
+
+
+def _train_with_tries(
+    manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int, observer: Observer, max_attempts: int
+) -> tuple[TrainJob, SnapshotRecord]:
+    """The snapshot, and the job as it was done."""
+    what = f"train round {job.round}"
+    teller = _StepTeller(TrainerClient(gang), job.round, observer, manifest)
     given_up: set[StepCheckpoint] = set()
     for attempt in range(1, max_attempts + 1):
-        job = replace(job, checkpoint_dir=take_checkpoints(manifest.run_dir, round_))
+        job = replace(job, checkpoint_dir=take_checkpoints(manifest.run_dir, job.round))
         try:
-            return _train_once(manifest, gang, job, num_canaries, observer, teller, given_up)
+            return job, _train_once(manifest, gang, job, num_canaries, observer, teller, given_up)
         except EngineError as error:
             gang.kill()
             if attempt == max_attempts:
@@ -108,8 +147,8 @@ def train_round(
             # A lost rank says nothing of the checkpoint, unless it is lost every time.
             if not isinstance(error, MemberLostError) or attempt == max_attempts - 1:
                 given_up |= teller.without_progress()
-            manifest.add_retry(f"train round {round_}", str(error))
-            observer.hear(Retried(f"train round {round_}", str(error)))
+            manifest.add_retry(what, str(error))
+            observer.hear(Retried(what, str(error)))
     raise AssertionError("unreachable")
 
 
@@ -216,16 +255,17 @@ def _train_once(
     after = trainers.score(sequences)
     path = snapshot_path(job.round, new_attempt())
     absolute = manifest.run_dir.absolute() / path
-    digests = trainers.save_snapshot(absolute, job.round)
+    written = trainers.save_snapshot(absolute, job.round)
     canaries = [
         Canary(prompt, response, tuple(old), tuple(new))
         for (prompt, response), old, new in zip(sequences, before, after, strict=True)
     ]
-    write_canaries(manifest.run_dir / path, canaries)
-    record = SnapshotRecord(
+    of_canaries = write_canaries(manifest.run_dir / path, canaries)
+    return SnapshotRecord(
         version=job.round,
         path=path,
-        digests=digests,
+        digests=written.digests,
+        files={**written.files, CANARIES: of_canaries},
         seconds=time.monotonic() - started,
         training=_summary(
             reports,
@@ -235,14 +275,6 @@ def _train_once(
             snapshot_s=time.monotonic() - trained,
         ),
     )
-    manifest.add_snapshot(record)
-    if isinstance(manifest.run_dir, Path):
-        remove_tree(manifest.run_dir / checkpoint_path(job.round))
-    else:
-        with suppress(EngineError):  # they are but files: whether the group still lives is for the push to see
-            trainers.drop_checkpoints(job)
-    observer.hear(StageProgress(job.round, "train", 4, 4))
-    return record
 
 
 def _summary(reports: Sequence[StepReport], **seconds: float) -> TrainingSummary:

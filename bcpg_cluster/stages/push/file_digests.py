@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
@@ -107,3 +109,25 @@ def _why_not(path: Path, expected: FileDigest) -> str | None:
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     return None if found == expected else "is not what was written (its sha256 differs)"
+
+
+def companion_digests(path: str) -> dict[str, str]:
+    """sha256 of a snapshot's files that are no weights (config, tokenizer, chat template), by name."""
+    folder = Path(path)
+    return {
+        str(file.relative_to(folder)): digest_file(file).sha256
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES)
+    }
+
+
+def companion_faults(path: str, files: Mapping[str, str]) -> tuple[FileFault, ...]:
+    """What is wrong with a snapshot's files that are no weights; files that have no digest are not looked at."""
+    faults = []
+    for name, digest in sorted(files.items()):
+        try:
+            if digest_file(Path(path, name)).sha256 != digest:
+                faults.append(FileFault(name, "is not what was written"))
+        except OSError as error:
+            faults.append(FileFault(name, f"cannot be read: {error.strerror or error}"))
+    return tuple(faults)

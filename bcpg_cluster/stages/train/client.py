@@ -11,7 +11,7 @@ from bcpg_cluster.records import Receipt, StepCheckpoint
 from bcpg_cluster.stages.push.file_digests import FileFault
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.protocol import StepReport
-from bcpg_cluster.stages.train.worker import Sequences, TrainJob
+from bcpg_cluster.stages.train.worker import Sequences, TrainJob, WrittenSnapshot
 from bcpg_cluster.store.path import RunPath
 
 
@@ -55,9 +55,10 @@ class TrainerClient:
         """The newest step checkpoint of :meth:`train`; answered by rank 0 while it works."""
         return self._gang.members[0].call("newest_checkpoint", control=True)
 
-    def save_snapshot(self, path: RunPath, version: int) -> dict[str, str]:
-        """Have the present weights written to ``path`` (absolute); digests by parameter."""
-        return self._gang.call_all("save_snapshot", path, label=f"snapshot v{version}")[0]
+    def save_snapshot(self, path: RunPath, version: int) -> WrittenSnapshot:
+        """Have the present weights written to ``path`` (absolute); rank 0 says what it wrote."""
+        written: WrittenSnapshot = self._gang.call_all("save_snapshot", path, label=f"snapshot v{version}")[0]
+        return written
 
     def drop_checkpoints(self, job: TrainJob) -> None:
         """Have the round's step checkpoints removed."""

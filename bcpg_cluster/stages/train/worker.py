@@ -12,7 +12,7 @@ from bcpg_cluster.cluster.node_address import own_address
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt, StepCheckpoint
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
-from bcpg_cluster.stages.push.file_digests import FileFault
+from bcpg_cluster.stages.push.file_digests import FileFault, companion_digests
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.protocol import (
     ReferenceLogprobs,
@@ -52,6 +52,19 @@ class TrainJob:
     checkpoint_dir: str
     digests: Mapping[str, str] = field(default_factory=dict)
     resume: StepCheckpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenSnapshot:
+    """What rank 0 wrote.
+
+    Attributes:
+        digests: sha256 of every parameter, by name.
+        files: sha256 of the files that are no weights, by name.
+    """
+
+    digests: dict[str, str]
+    files: dict[str, str]
 
 
 class TrainWorker:
@@ -169,15 +182,19 @@ class TrainWorker:
         """The trainer's log-probs of given responses under the present weights."""
         return self._trainer.score_tokens(sequences)
 
-    def save_snapshot(self, path: RunPath) -> dict[str, str] | None:
-        """Write the present weights to the directory ``path`` (absolute); digests by parameter from rank 0."""
+    def save_snapshot(self, path: RunPath) -> WrittenSnapshot | None:
+        """Write the present weights to the directory ``path`` (absolute); what was written, from rank 0."""
         if not isinstance(path, StoredPath):
-            return self._trainer.save_snapshot(str(path))
+            return self._write_snapshot(path)
         with local_staging() as staging:
-            digests = self._trainer.save_snapshot(str(staging / path.name))
-            if digests is not None:  # rank 0
+            written = self._write_snapshot(staging / path.name)
+            if written is not None:
                 put_directory(staging / path.name, path)
-        return digests
+        return written
+
+    def _write_snapshot(self, path: Path) -> WrittenSnapshot | None:
+        digests = self._trainer.save_snapshot(str(path))
+        return None if digests is None else WrittenSnapshot(digests, companion_digests(str(path)))
 
     def push_address(self) -> tuple[str, int]:
         """Where a new push group can meet."""
