@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bcpg_cluster.cluster.gang import Gang
@@ -86,15 +86,18 @@ def train_round(
         TrainingDivergedError: a loss, a gradient or a weight is not finite; no snapshot was written.
     """
     job = _job(manifest, round_, start, settings)
-    job, record = _train_with_tries(manifest, gang, job, num_canaries, observer, max_attempts)
-    manifest.add_snapshot(record)
+    trained = _train_with_tries(manifest, gang, job, num_canaries, observer, max_attempts)
+    steps = manifest.run_dir / steps_path(round_)
+    make_parents(steps)
+    write_whole(steps, "".join(json.dumps(asdict(report)) + "\n" for report in trained.reports).encode())
+    manifest.add_snapshot(trained.record)
     if isinstance(manifest.run_dir, Path):
         remove_tree(manifest.run_dir / checkpoint_path(round_))
     else:
         with suppress(EngineError):  # they are but files: whether the group still lives is for the push to see
-            TrainerClient(gang).drop_checkpoints(job)
+            TrainerClient(gang).drop_checkpoints(trained.job)
     observer.hear(StageProgress(round_, "train", 4, 4))
-    return record
+    return trained.record
 
 
 def train_again(
@@ -113,7 +116,16 @@ def train_again(
     """
     job = _job(manifest, round_, start, replace(settings, checkpoint_every_steps=0))
     # Its steps were told when they were first taken.
-    return _train_with_tries(manifest, gang, job, num_canaries, SilentObserver(), max_attempts)[1]
+    return _train_with_tries(manifest, gang, job, num_canaries, SilentObserver(), max_attempts).record
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """A training that is done, and a snapshot that does not count yet; ``job`` as the last try was told."""
+
+    job: TrainJob
+    reports: Sequence[StepReport]
+    record: SnapshotRecord
 
 
 def _job(manifest: Manifest, round_: int, start: Weights, settings: TrainSettings) -> TrainJob:
@@ -131,15 +143,14 @@ def _job(manifest: Manifest, round_: int, start: Weights, settings: TrainSetting
 
 def _train_with_tries(
     manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int, observer: Observer, max_attempts: int
-) -> tuple[TrainJob, SnapshotRecord]:
-    """The snapshot, and the job as it was done."""
+) -> _Trained:
     what = f"train round {job.round}"
     teller = _StepTeller(TrainerClient(gang), job.round, observer, manifest)
     given_up: set[StepCheckpoint] = set()
     for attempt in range(1, max_attempts + 1):
         job = replace(job, checkpoint_dir=take_checkpoints(manifest.run_dir, job.round))
         try:
-            return job, _train_once(manifest, gang, job, num_canaries, observer, teller, given_up)
+            return _train_once(manifest, gang, job, num_canaries, observer, teller, given_up)
         except EngineError as error:
             gang.kill()
             if attempt == max_attempts:
@@ -226,7 +237,7 @@ def _train_once(
     observer: Observer,
     teller: _StepTeller,
     given_up: Collection[StepCheckpoint],
-) -> SnapshotRecord:
+) -> _Trained:
     started = time.monotonic()
     trainers = TrainerClient(gang)
     observer.hear(StageProgress(job.round, "train", 0, 4))
@@ -248,9 +259,6 @@ def _train_once(
     reports = trainers.train(job, tuple(manifest.state.receipts(job.round, "reference")), meanwhile=teller.look)
     teller.finish(reports)
     trained = time.monotonic()
-    steps = manifest.run_dir / steps_path(job.round)
-    make_parents(steps)
-    write_whole(steps, "".join(json.dumps(asdict(report)) + "\n" for report in reports).encode())
     observer.hear(StageProgress(job.round, "train", 3, 4))
     after = trainers.score(sequences)
     path = snapshot_path(job.round, new_attempt())
@@ -261,7 +269,7 @@ def _train_once(
         for (prompt, response), old, new in zip(sequences, before, after, strict=True)
     ]
     of_canaries = write_canaries(manifest.run_dir / path, canaries)
-    return SnapshotRecord(
+    record = SnapshotRecord(
         version=job.round,
         path=path,
         digests=written.digests,
@@ -275,6 +283,7 @@ def _train_once(
             snapshot_s=time.monotonic() - trained,
         ),
     )
+    return _Trained(job, reports, record)
 
 
 def _summary(reports: Sequence[StepReport], **seconds: float) -> TrainingSummary:
