@@ -14,13 +14,14 @@
     │   └── MostlyFailedError  most samples of a round could not be verified, or most steps have no verdict
     ├── StoreError             a table or manifest that is not what it says it is
     │   ├── OtherSchemaError   a table that another version of this program wrote
+    │   ├── NotFiniteError     weights with a NaN or an infinity, written so
     │   └── DamagedShardError  a shard's file is gone or altered; the run makes it again from what it was made from
     ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
     │   ├── MemberLostError    the process behind an engine is gone or does not answer
     │   └── UnreachableError   an object store does not answer, or refuses
     ├── ClusterLostError       the cluster's head is gone; the run can resume on another
     ├── PushError              new weights did not arrive, or are not what was sent
-    ├── TrainingDivergedError  the loss or the gradient is not finite
+    ├── TrainingDivergedError  the loss, the gradient or a weight is not finite
     └── Interrupted            the person asked to stop; the run can resume later
 """
 
@@ -167,6 +168,10 @@ def _rebuild_damaged_shard_error(
     return DamagedShardError(run_dir, path, table=table, round_=round_, shard=shard, attempt=attempt, what=what)
 
 
+class NotFiniteError(StoreError):
+    """Weights with a NaN or an infinity, that were written so."""
+
+
 class EngineError(BcpgError):
     """An engine failed; the piece of work may be tried again elsewhere."""
 
@@ -188,7 +193,7 @@ class PushError(BcpgError):
 
 
 class TrainingDivergedError(BcpgError):
-    """The loss or the gradient is not finite."""
+    """The loss, the gradient or a weight is not finite."""
 
 
 class Interrupted(BcpgError):

@@ -202,3 +202,16 @@ class Receipt:
     checksum: str
     seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepCheckpoint:
+    """A step checkpoint of a round's training that counts.
+
+    Attributes:
+        num_steps: optimiser steps that were done.
+        digest: sha256 of its record, which has a digest of every file.
+    """
+
+    num_steps: int
+    digest: str

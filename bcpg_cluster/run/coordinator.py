@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool
@@ -25,16 +24,17 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.section import num_ranks
 from bcpg_cluster.errors import DamagedShardError, Interrupted
 from bcpg_cluster.prompts.sets import PromptSets
-from bcpg_cluster.records import Prompt
+from bcpg_cluster.records import Prompt, Receipt
 from bcpg_cluster.run.dataflow import Dataflow
 from bcpg_cluster.run.floors import Floors, empty_round_reason
 from bcpg_cluster.run.push import Pusher, PushSettings
 from bcpg_cluster.run.recovery.lost_shards import LostShards, until_whole
 from bcpg_cluster.run.recovery.prompt_tables import dealt, measured_prompts, write_prompts
+from bcpg_cluster.run.recovery.snapshot_again import SnapshotMender
 from bcpg_cluster.run.serving import Serving, Weights, weights_of
 from bcpg_cluster.run.snapshots import SnapshotCheck, keep_snapshots
 from bcpg_cluster.run.steps import Step, Steps, TrainersFree, Training, alone
-from bcpg_cluster.run.training import check_rows, train_round
+from bcpg_cluster.run.training import check_rows, train_again, train_round
 from bcpg_cluster.stages.generate.counts import RolloutCounts
 from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, data_stages, evaluation_stages, turns
 from bcpg_cluster.stages.push.canaries import read_canaries
@@ -91,6 +91,8 @@ class Coordinator:
         )
         self._lost = LostShards(parts.manifest, self._data_stages(), parts.observer)
         self._trainer_holds: int | None = None  # the version it trained last, in this process and for this run
+        again = partial(self._training, train=train_again)
+        self._snapshots = SnapshotMender(self._manifest, parts.check_snapshot, again, self._pause, self._observer)
         self._pusher = Pusher(
             parts.gang,
             parts.pools["rollout"],
@@ -117,8 +119,8 @@ class Coordinator:
     def steps(self, rounds: int) -> Steps[dict[int, RoundReport]]:
         """As :meth:`run`, with a pause wherever other runs may use the pools, or the trainers."""
         todo = [round_ for round_ in range(rounds + 1) if round_ not in self._manifest.state.reports]
-        if todo:  # members start from the newest
-            self._parts.check_snapshot(max(self._manifest.state.snapshots, default=0))
+        if todo:  # members start from it
+            yield from self._snapshots.have(max(self._manifest.state.snapshots, default=0))
             self._lost.check(todo)
         if any(round_ and round_ not in self._manifest.state.snapshots for round_ in todo):
             self._begin_trainers()
@@ -235,11 +237,18 @@ class Coordinator:
             self._manifest.add_snapshot(kept)
             return kept
         check_rows(weighed, self._config.objective)
-        self._parts.check_snapshot(round_ - 1)
+        yield from self._snapshots.have(round_ - 1)
+        training = self._training(round_, train_round)
+        yield from self._pause(training)
+        self._trainer_holds = training.result().version
+        return training.result()
+
+    def _training(self, round_: int, train: Callable[..., SnapshotRecord]) -> Training:
+        """A round's training, still to be run; the trainers take their turn."""
         self._parts.turns.take(TRAINER)
-        training = Training(
+        return Training(
             partial(
-                train_round,
+                train,
                 self._manifest,
                 self._parts.gang,
                 round_=round_,
@@ -250,10 +259,6 @@ class Coordinator:
                 max_attempts=self._config.pool("trainer").max_attempts,
             )
         )
-        yield from self._pause(training)
-        snapshot = training.result()
-        self._trainer_holds = snapshot.version
-        return snapshot
 
     def _push(self, snapshot: SnapshotRecord) -> PushFacts:
         done = self._manifest.state.pushes.get(snapshot.version)
@@ -339,7 +344,7 @@ class Coordinator:
             lost=self._lost,
         )
 
-    def _receipts(self, round_: int, table: str) -> list[Any]:
+    def _receipts(self, round_: int, table: str) -> list[Receipt]:
         return self._manifest.state.receipts(round_, table)
 
     def _weights(self, version: int) -> Weights:

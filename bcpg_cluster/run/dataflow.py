@@ -184,7 +184,7 @@ class Dataflow:
         answers = [done for pool in used for done in pool.poll(assign=assign)]
         finished = [done for done in answers if done.error is None]
         # What is made again comes first: it decides whether the others read what counts.
-        is_remade = [(done.key[0], *done.key[2:]) in self._manifest.state.lost for done in finished]
+        is_remade = [(done.key[0], *done.key[2:]) in self._manifest.state.losses.waiting for done in finished]
         for of_kind in (True, False):
             self._count([d for d, remade in zip(finished, is_remade, strict=True) if remade is of_kind], assign=assign)
         for error in [done.error for done in answers if done.error is not None]:
@@ -193,9 +193,9 @@ class Dataflow:
 
     def _count(self, finished: Sequence[Done], *, assign: bool) -> None:
         current = [done for done in finished if self._is_current(done)]
-        num_remade = len(self._manifest.state.remade)
+        num_remade = len(self._manifest.state.losses.remade)
         counted = self._manifest.accept_all([done.result for done in current])
-        self._is_stale |= any(not remade.is_same for remade in self._manifest.state.remade[num_remade:])
+        self._is_stale |= any(not remade.is_same for remade in self._manifest.state.losses.remade[num_remade:])
         self._lost.tell_remade()
         by_name = {stage.name: stage for stage in self._stages}
         for done, counts in zip(current, counted, strict=True):

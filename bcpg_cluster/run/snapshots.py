@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from bcpg_cluster.errors import RunDirectoryError, StoreError
+from bcpg_cluster.errors import NotFiniteError, RunDirectoryError, StoreError
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
+from bcpg_cluster.stages.push.file_digests import companion_faults
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.whole_files import remove_tree
+
+_DAMAGED = ".damaged"
 
 
 def keep_snapshots(manifest: Manifest, scores: dict[int, float], keep_last: int) -> list[int]:
@@ -47,14 +50,33 @@ def _kept(state: ManifestState, scores: dict[int, float], keep_last: int) -> set
     return kept | {max(scores, key=lambda version: (scores[version], version))} if scores else kept
 
 
+def put_in_place(run_dir: Path, remade: str, path: str) -> None:
+    """Give a remade snapshot the name of the damaged one, which is there under another until then."""
+    target = run_dir / path
+    damaged = target.with_name(target.name + _DAMAGED)
+    remove_tree(damaged)
+    if target.exists():
+        target.rename(damaged)
+    (run_dir / remade).rename(target)
+    remove_tree(damaged)
+
+
 def drop_torn_snapshots(run_dir: RunPath, manifest: Manifest) -> None:
     """Remove snapshot directories that no record counts: what a killed run left half-written."""
     counted = {record.path for record in manifest.state.snapshots.values()}
     folder = run_dir / "snapshots"
     if folder.is_dir():
+        for path in counted - {""}:
+            damaged = f"{path}{_DAMAGED}"  # killed between the two renames of ``put_in_place``
+            if isinstance(run_dir, Path) and (run_dir / damaged).exists() and not (run_dir / path).exists():
+                (run_dir / damaged).rename(run_dir / path)
         for child in folder.iterdir():
             if f"snapshots/{child.name}" not in counted:
                 remove_tree(child)
+
+
+class SnapshotDamagedError(RunDirectoryError):
+    """A snapshot's files are not what was written."""
 
 
 class SnapshotCheck:
@@ -71,22 +93,39 @@ class SnapshotCheck:
         """Check a version; one without files of its own has nothing to compare.
 
         Raises:
-            RunDirectoryError: a file is not what was written.
+            SnapshotDamagedError: a file is not what was written.
+            RunDirectoryError: the weights are what was written, and not finite.
         """
         record = self._manifest.state.snapshots.get(version)
         run_dir = self._manifest.run_dir
         if record is None or not record.path or record.path in self._passed or not isinstance(run_dir, Path):
             return
+        again = (
+            f"bcpg-cluster stage train --round {self._round_to_repeat(record.path)} --discard-later --run-dir {run_dir}"
+        )
         try:
             self._verify(str(run_dir / record.path), record.digests)
-        except StoreError as error:
-            again = f"bcpg-cluster stage train --round {self._round_to_repeat(record.path)} --discard-later --run-dir {run_dir}"
+            if faults := companion_faults(str(run_dir / record.path), record.files):
+                raise StoreError(f"snapshot {run_dir / record.path}: {faults[0]}")
+        except NotFiniteError as error:
             raise RunDirectoryError(
+                str(error),
+                rule="weights are finite numbers; these were written otherwise, by a version that did not look",
+                remedy=f"{again} --set train.learning_rate=..., with a smaller one",
+            ) from error
+        except StoreError as error:
+            raise SnapshotDamagedError(
                 str(error),
                 rule="weights are used only if their digests are those noted when they were written",
                 remedy=f"put the file back from a copy, or train these weights again: {again}",
             ) from error
         self._passed.add(record.path)
+
+    def trained_in(self, version: int) -> int:
+        """The round that trained a version's weights: one that taught nothing keeps those of an earlier one."""
+        snapshots = self._manifest.state.snapshots
+        path = snapshots[version].path
+        return min(number for number, record in snapshots.items() if record.path == path)
 
     def _round_to_repeat(self, path: str) -> int:
         """The round that trained these weights (one that taught nothing keeps those of an earlier one), or the last before it

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bcpg_cluster.cluster.gang import Gang
-from bcpg_cluster.errors import DataError, EngineError
+from bcpg_cluster.errors import DataError, EngineError, MemberLostError
+from bcpg_cluster.records import StepCheckpoint
+from bcpg_cluster.run.recovery.resume_point import choose_resume_point
 from bcpg_cluster.run.serving import Weights
-from bcpg_cluster.stages.push.canaries import Canary, write_canaries
+from bcpg_cluster.stages.push.canaries import CANARIES, Canary, write_canaries
 from bcpg_cluster.stages.train.client import TrainerClient
 from bcpg_cluster.stages.train.objective import Objective
 from bcpg_cluster.stages.train.protocol import StepReport, TrainSettings
@@ -24,7 +26,7 @@ from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import TrainingSummary
 from bcpg_cluster.store.whole_files import make_parents, remove_tree, write_whole
-from bcpg_cluster.watch.observer import Observer, Retried, ShardAccepted, StageProgress, StepTrained
+from bcpg_cluster.watch.observer import Observer, Retried, ShardAccepted, SilentObserver, StageProgress, StepTrained
 
 _WHAT_A_ROW_IS = {
     "all": "a response of a group with right and wrong ones",
@@ -75,14 +77,59 @@ def train_round(
 ) -> SnapshotRecord:
     """Train version ``round_`` from the sealed table of its round and count its snapshot.
 
-    A group that is lost is started again and resumes from the last step checkpoint.
+    A group that is lost is started again and resumes from the last step checkpoint that is whole on every rank. One that a try
+    failed on is not used again.
 
     Raises:
         DataError: the rows do not fit the objective.
         EngineError: the group failed ``max_attempts`` times.
-        TrainingDivergedError: loss or gradient not finite; nothing was written.
+        TrainingDivergedError: a loss, a gradient or a weight is not finite; no snapshot was written.
     """
-    job = TrainJob(
+    job = _job(manifest, round_, start, settings)
+    trained = _train_with_tries(manifest, gang, job, num_canaries, observer, max_attempts)
+    steps = manifest.run_dir / steps_path(round_)
+    make_parents(steps)
+    write_whole(steps, "".join(json.dumps(asdict(report)) + "\n" for report in trained.reports).encode())
+    manifest.add_snapshot(trained.record)
+    if isinstance(manifest.run_dir, Path):
+        remove_tree(manifest.run_dir / checkpoint_path(round_))
+    else:
+        with suppress(EngineError):  # they are but files: whether the group still lives is for the push to see
+            TrainerClient(gang).drop_checkpoints(trained.job)
+    observer.hear(StageProgress(round_, "train", 4, 4))
+    return trained.record
+
+
+def train_again(
+    manifest: Manifest,
+    gang: Gang,
+    *,
+    round_: int,
+    start: Weights,
+    settings: TrainSettings,
+    num_canaries: int,
+    observer: Observer,
+    max_attempts: int = 3,
+) -> SnapshotRecord:
+    """Train a round that was trained before, from the same tables; the snapshot lies beside the one that counts, and counts
+    itself for nothing. Raises like :func:`train_round`.
+    """
+    job = _job(manifest, round_, start, replace(settings, checkpoint_every_steps=0))
+    # Its steps were told when they were first taken.
+    return _train_with_tries(manifest, gang, job, num_canaries, SilentObserver(), max_attempts).record
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """A training that is done, and a snapshot that does not count yet; ``job`` as the last try was told."""
+
+    job: TrainJob
+    reports: Sequence[StepReport]
+    record: SnapshotRecord
+
+
+def _job(manifest: Manifest, round_: int, start: Weights, settings: TrainSettings) -> TrainJob:
+    return TrainJob(
         run_dir=manifest.run_dir.absolute(),
         round=round_,
         model_path=start.path,
@@ -92,17 +139,27 @@ def train_round(
         settings=settings,
         checkpoint_dir="",  # every try has one of its own
     )
-    teller = _StepTeller(TrainerClient(gang), round_, observer)
+
+
+def _train_with_tries(
+    manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int, observer: Observer, max_attempts: int
+) -> _Trained:
+    what = f"train round {job.round}"
+    teller = _StepTeller(TrainerClient(gang), job.round, observer, manifest)
+    given_up: set[StepCheckpoint] = set()
     for attempt in range(1, max_attempts + 1):
-        job = replace(job, checkpoint_dir=take_checkpoints(manifest.run_dir, round_))
+        job = replace(job, checkpoint_dir=take_checkpoints(manifest.run_dir, job.round))
         try:
-            return _train_once(manifest, gang, job, num_canaries, observer, teller)
+            return _train_once(manifest, gang, job, num_canaries, observer, teller, given_up)
         except EngineError as error:
             gang.kill()
             if attempt == max_attempts:
                 raise
-            manifest.add_retry(f"train round {round_}", str(error))
-            observer.hear(Retried(f"train round {round_}", str(error)))
+            # A lost rank says nothing of the checkpoint, unless it is lost every time.
+            if not isinstance(error, MemberLostError) or attempt == max_attempts - 1:
+                given_up |= teller.without_progress()
+            manifest.add_retry(what, str(error))
+            observer.hear(Retried(what, str(error)))
     raise AssertionError("unreachable")
 
 
@@ -125,12 +182,26 @@ def take_checkpoints(run_dir: RunPath, round_: int) -> str:
 
 
 class _StepTeller:
-    """Tells the observer of every step once, while the training is running; a group that starts again repeats some."""
+    """Tells the observer of every step once, while the training is running; a group that starts again repeats some. Notes its
+    step checkpoints in the manifest: from then on they count.
+    """
 
-    def __init__(self, trainers: TrainerClient, round_: int, observer: Observer) -> None:
-        self._trainers, self._round, self._observer = trainers, round_, observer
+    def __init__(self, trainers: TrainerClient, round_: int, observer: Observer, manifest: Manifest) -> None:
+        self._trainers, self._round, self._observer, self._manifest = trainers, round_, observer, manifest
         self._num_told = 0
         self._asked: Future[list[StepReport]] | None = None
+        self._newest: Future[StepCheckpoint | None] | None = None
+        self._resumed: StepCheckpoint | None = None
+
+    def begin(self, resume: StepCheckpoint | None) -> None:
+        """A try begins."""
+        self._asked = self._newest = None
+        self._resumed = resume
+
+    def without_progress(self) -> set[StepCheckpoint]:
+        """The checkpoint that the try resumed from, unless it wrote another."""
+        counted = self._manifest.state.step_checkpoints.get(self._round, [])
+        return {self._resumed} if self._resumed is not None and counted[-1:] == [self._resumed] else set()
 
     def look(self) -> None:
         """Tell what rank 0 answered, and ask it again; never waits."""
@@ -138,10 +209,18 @@ class _StepTeller:
             if self._asked is not None and self._asked.exception() is None:  # a rank that is lost shows elsewhere
                 self._tell(self._asked.result())
             self._asked = self._trainers.steps(self._num_told)
+        if self._newest is None or self._newest.done():
+            if self._newest is not None and self._newest.exception() is None:
+                self._note(self._newest.result())
+            self._newest = self._trainers.newest_checkpoint()
+
+    def _note(self, checkpoint: StepCheckpoint | None) -> None:
+        if checkpoint is not None and checkpoint not in self._manifest.state.step_checkpoints.get(self._round, []):
+            self._manifest.add_step_checkpoint(self._round, checkpoint)
 
     def finish(self, reports: Sequence[StepReport]) -> None:
         """Tell the steps that were not told yet."""
-        self._asked = None
+        self._asked = self._newest = None
         self._tell(reports[self._num_told :])
 
     def _tell(self, reports: Sequence[StepReport]) -> None:
@@ -151,8 +230,14 @@ class _StepTeller:
 
 
 def _train_once(
-    manifest: Manifest, gang: Gang, job: TrainJob, num_canaries: int, observer: Observer, teller: _StepTeller
-) -> SnapshotRecord:
+    manifest: Manifest,
+    gang: Gang,
+    job: TrainJob,
+    num_canaries: int,
+    observer: Observer,
+    teller: _StepTeller,
+    given_up: Collection[StepCheckpoint],
+) -> _Trained:
     started = time.monotonic()
     trainers = TrainerClient(gang)
     observer.hear(StageProgress(job.round, "train", 0, 4))
@@ -169,26 +254,26 @@ def _train_once(
     observer.hear(StageProgress(job.round, "train", 2, 4))
     sequences = trainers.canary_sequences(num_canaries)
     before = trainers.score(sequences)
+    job = replace(job, resume=choose_resume_point(manifest, trainers, job, given_up, observer))
+    teller.begin(job.resume)
     reports = trainers.train(job, tuple(manifest.state.receipts(job.round, "reference")), meanwhile=teller.look)
     teller.finish(reports)
     trained = time.monotonic()
-    steps = manifest.run_dir / steps_path(job.round)
-    make_parents(steps)
-    write_whole(steps, "".join(json.dumps(asdict(report)) + "\n" for report in reports).encode())
     observer.hear(StageProgress(job.round, "train", 3, 4))
     after = trainers.score(sequences)
     path = snapshot_path(job.round, new_attempt())
     absolute = manifest.run_dir.absolute() / path
-    digests = trainers.save_snapshot(absolute, job.round)
+    written = trainers.save_snapshot(absolute, job.round)
     canaries = [
         Canary(prompt, response, tuple(old), tuple(new))
         for (prompt, response), old, new in zip(sequences, before, after, strict=True)
     ]
-    write_canaries(manifest.run_dir / path, canaries)
+    of_canaries = write_canaries(manifest.run_dir / path, canaries)
     record = SnapshotRecord(
         version=job.round,
         path=path,
-        digests=digests,
+        digests=written.digests,
+        files={**written.files, CANARIES: of_canaries},
         seconds=time.monotonic() - started,
         training=_summary(
             reports,
@@ -198,14 +283,7 @@ def _train_once(
             snapshot_s=time.monotonic() - trained,
         ),
     )
-    manifest.add_snapshot(record)
-    if isinstance(manifest.run_dir, Path):
-        remove_tree(manifest.run_dir / checkpoint_path(job.round))
-    else:
-        with suppress(EngineError):  # they are but files: whether the group still lives is for the push to see
-            trainers.drop_checkpoints(job)
-    observer.hear(StageProgress(job.round, "train", 4, 4))
-    return record
+    return _Trained(job, reports, record)
 
 
 def _summary(reports: Sequence[StepReport], **seconds: float) -> TrainingSummary:

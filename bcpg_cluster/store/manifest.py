@@ -19,14 +19,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bcpg_cluster.errors import DamagedManifestError, RunDirectoryError, StoreError
-from bcpg_cluster.records import Receipt
+from bcpg_cluster.records import Receipt, StepCheckpoint
 from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.journal import journal_lines, journal_place, open_journal
 from bcpg_cluster.store.journals.lines import Damage, DamagedLineError, DamageKind, describe, signed_lines
 from bcpg_cluster.store.journals.replay import Replay, replay
 from bcpg_cluster.store.journals.seals import SealedTable as SealedTable
 from bcpg_cluster.store.journals.seals import receipts_digest
-from bcpg_cluster.store.lost import LostShard, RemadeShard
+from bcpg_cluster.store.lost import Losses, LostShard
 from bcpg_cluster.store.made_with import MadeWith
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import PromptDigest, PushFacts, RoundReport, TrainingSummary
@@ -41,6 +41,7 @@ class SnapshotRecord:
 
     Attributes:
         training: what made it; ``None`` where a round taught nothing and the weights before were kept.
+        files: sha256 of its files that are no weights (config, tokenizer), by name; none in runs made before they were noted.
     """
 
     version: int
@@ -48,6 +49,7 @@ class SnapshotRecord:
     digests: dict[str, str]
     seconds: float
     training: TrainingSummary | None = None
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -61,14 +63,14 @@ class ManifestState:
     )  # folded once a round has its report
     sealed: dict[tuple[int, str], SealedTable] = field(default_factory=dict)
     snapshots: dict[int, SnapshotRecord] = field(default_factory=dict)
+    step_checkpoints: dict[int, list[StepCheckpoint]] = field(default_factory=dict)  # of rounds in training, in order
     pushes: dict[int, PushFacts] = field(default_factory=dict)
     reports: dict[int, RoundReport] = field(default_factory=dict)
     retries: list[dict[str, Any]] = field(default_factory=list)
     imports: list[dict[str, Any]] = field(default_factory=list)  # responses made elsewhere, and by whom
     prompts: dict[str, PromptDigest] | None = None  # by config key; none in runs made before they were noted
     prompt_changes: list[dict[str, Any]] = field(default_factory=list)  # taken because the person allowed it
-    lost: dict[tuple[int, str, int], LostShard] = field(default_factory=dict)  # not made again yet
-    remade: list[RemadeShard] = field(default_factory=list)
+    losses: Losses = field(default_factory=Losses)
     made_with: list[MadeWith] = field(default_factory=list)  # each that differs from the one before; none in old runs
 
     def apply(self, event: dict[str, Any]) -> None:
@@ -83,8 +85,16 @@ class ManifestState:
                 self.sealed[table.round, table.table] = table
             case "snapshot":
                 training = TrainingSummary.read(event["metrics"]) if event["metrics"] else None
-                record = SnapshotRecord(event["version"], event["path"], event["digests"], event["seconds"], training)
+                version, path, seconds = event["version"], event["path"], event["seconds"]
+                record = SnapshotRecord(version, path, event["digests"], seconds, training, event.get("files", {}))
                 self.snapshots.setdefault(record.version, record)
+                self.step_checkpoints.pop(record.version, None)
+            case "step_checkpoint":
+                checkpoint = StepCheckpoint(event["num_steps"], event["digest"])
+                self._keep_steps(event["round"], checkpoint.num_steps - 1)
+                self.step_checkpoints.setdefault(event["round"], []).append(checkpoint)
+            case "fell_back":
+                self._keep_steps(event["round"], event["num_steps"])
             case "push":
                 facts = {key: value for key, value in event.items() if key not in ("event", "version", "time")}
                 self.pushes[event["version"]] = PushFacts.read(facts)
@@ -102,7 +112,7 @@ class ManifestState:
             case "made_with":
                 self.made_with.append(MadeWith.read(event["made_with"]))
             case "lost":
-                self._lose(LostShard.read(event))
+                self.losses.lose(LostShard.read(event), self.shards, self.sealed)
             case "reopened":
                 if event.get("changed"):
                     self.config = event["changed"]["config"]
@@ -119,37 +129,13 @@ class ManifestState:
             return False
         metrics = {sys.intern(name): value for name, value in receipt.metrics.items()}
         accepted[receipt.shard] = replace(receipt, table=sys.intern(receipt.table), metrics=metrics)
-        if lost := self.lost.pop((*key, receipt.shard), None):
-            self._take_remade(lost, receipt)
+        self.losses.take_remade(receipt, self.shards, self.sealed)
         return True
 
-    def _lose(self, lost: LostShard) -> None:
-        accepted = self.shards.get((lost.round, lost.table), {})
-        receipt = accepted.get(lost.shard)
-        if receipt is not None and receipt.attempt == lost.attempt:
-            self._give_up(lost.round, lost.table, [lost.shard])
-            self.lost[lost.key] = lost
-
-    def _take_remade(self, lost: LostShard, receipt: Receipt) -> None:
-        """What was made of other content than this goes, so that it is made again."""
-        is_same = receipt.checksum == lost.checksum
-        given_up = []
-        if not is_same:
-            given_up = [table for table in lost.downstream if self._give_up(lost.round, table, [lost.shard])]
-            given_up += [table for table in lost.whole if self._give_up(lost.round, table)]
-        self.remade.append(
-            RemadeShard(lost.round, lost.table, lost.shard, receipt.path, is_same=is_same, given_up=tuple(given_up))
-        )
-
-    def _give_up(self, round_: int, table: str, shards: Sequence[int] | None = None) -> bool:
-        """Forget shards of a table (all of them by default) and its seal; whether there were any."""
-        accepted = self.shards.get((round_, table), {})
-        kept = {} if shards is None else {n: receipt for n, receipt in accepted.items() if n not in shards}
-        if len(kept) == len(accepted):
-            return False
-        self.shards[round_, table] = kept
-        self.sealed.pop((round_, table), None)
-        return True
+    def _keep_steps(self, round_: int, num_steps: int) -> None:
+        """Forget the step checkpoints of a round that hold more steps."""
+        kept = [found for found in self.step_checkpoints.get(round_, []) if found.num_steps <= num_steps]
+        self.step_checkpoints[round_] = kept
 
     def _fold(self, round_: int) -> None:
         """A round with a report is seldom read again, and its receipts are many."""
@@ -162,8 +148,9 @@ class ManifestState:
         for accepted in (self.shards, self.sealed):
             for key in [key for key in accepted if key[0] > round_ or (key[0] == round_ and key[1] in tables)]:
                 del accepted[key]  # type: ignore[attr-defined]
-        for lost in [lost for lost in self.lost if lost[0] > round_ or (lost[0] == round_ and lost[1] in tables)]:
-            del self.lost[lost]
+        self.losses.forget(round_, tables)
+        for begun in [begun for begun in self.step_checkpoints if begun >= min(round_, versions)]:
+            del self.step_checkpoints[begun]
         for by_version in (self.snapshots, self.pushes):
             for version in [version for version in by_version if version >= versions]:
                 del by_version[version]  # type: ignore[attr-defined]
@@ -346,9 +333,18 @@ class Manifest:
 
     def add_snapshot(self, record: SnapshotRecord) -> None:
         """Count a snapshot that lies complete on disk."""
-        facts = {key: getattr(record, key) for key in ("version", "path", "digests", "seconds")}
+        facts = {key: getattr(record, key) for key in ("version", "path", "digests", "seconds", "files")}
         metrics = {} if record.training is None else record.training.plain()
         self._append({"event": "snapshot", **facts, "metrics": metrics})
+
+    def add_step_checkpoint(self, round_: int, checkpoint: StepCheckpoint) -> None:
+        """Count a step checkpoint that lies complete on disk; training resumes from no other."""
+        facts = {"num_steps": checkpoint.num_steps, "digest": checkpoint.digest}
+        self._append({"event": "step_checkpoint", "round": round_, **facts})
+
+    def add_fall_back(self, round_: int, num_steps: int) -> None:
+        """Step checkpoints with more steps count no more: some of their files are damaged or not there."""
+        self._append({"event": "fell_back", "round": round_, "num_steps": num_steps})
 
     def add_push(self, version: int, facts: PushFacts) -> None:
         """Note that all rollout engines answer with ``version``, and how that was proven."""

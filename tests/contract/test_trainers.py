@@ -7,6 +7,7 @@ weights (whole, sharded, adapters, bfloat16), and an objective for each kind of 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from bcpg_cluster.errors import ConfigError, DataError, PushError, TrainingDivergedError
+from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.digest import tensor_digest
 from bcpg_cluster.stages.push.protocol import TensorSpec
 from bcpg_cluster.stages.push.snapshot import read_parameters, verify_snapshot
@@ -38,6 +40,7 @@ from bcpg_cluster.stages.train.protocol import (
     TrainRow,
     TrainSettings,
 )
+from bcpg_cluster.stages.train.step_checkpoints.record import RECORD, check_step_checkpoint, checkpoint_name
 from bcpg_cluster.stages.train.step_plan import lay_out_training
 from bcpg_cluster.stages.train.torch_trainer import TorchTrainer
 
@@ -230,6 +233,12 @@ def stop_after_checkpoint(trainer: Any) -> None:
     trainer._write_checkpoint = write_and_die
 
 
+def newest_on_disk(checkpoints: Path) -> StepCheckpoint:
+    """What the driver would have noted of the newest step checkpoint."""
+    record = max(checkpoints.glob("step-*")) / RECORD
+    return StepCheckpoint(int(record.parent.name[5:]), hashlib.sha256(record.read_bytes()).hexdigest())
+
+
 class RecordingSender:
     """Stands for the weight sender: notes what it is given, or fails after ``fails_after`` tensors."""
 
@@ -308,14 +317,17 @@ def exercise_failures(
         trainer.train(rows, str(checkpoints))
     except StopAfter:
         seen["kept"] = sorted(path.name for path in checkpoints.iterdir())
+    stopped_at = trainer.newest_checkpoint() or newest_on_disk(checkpoints)
+    rank = getattr(trainer, "_rank", 0)
+    seen["faults"] = check_step_checkpoint(checkpoints / checkpoint_name(stopped_at.num_steps), stopped_at, rank)
     trainer.open(model, settings)
-    seen["resumed"] = trainer.train(rows, str(checkpoints))
+    seen["resumed"] = trainer.train(rows, str(checkpoints), stopped_at)
     seen["kept_at_end"] = sorted(path.name for path in checkpoints.iterdir())
     trainer.save_snapshot(str(directory / f"resumed-{name_of}"))
     # Another training must not pick the checkpoint up.
     other = replace(settings, epochs=1)
     trainer.open(model, other)
-    seen["other"] = trainer.train(rows, str(checkpoints))
+    seen["other"] = trainer.train(rows, str(checkpoints), newest_on_disk(checkpoints))
     return seen
 
 
@@ -333,7 +345,8 @@ def exercise_early_stop(trainer: TrainerRank, model: str, directory: Path, name:
     seen = {}
     for run in ("stopped", "stopped again"):
         trainer.open(model, FALLING)
-        seen[run] = trainer.train(falling_rows(directory), str(directory / name))
+        resume = newest_on_disk(directory / name) if run == "stopped again" else None
+        seen[run] = trainer.train(falling_rows(directory), str(directory / name), resume)
         trainer.save_snapshot(str(directory / f"{name}-snapshot-{run[7:]}"))
     return seen
 
@@ -839,7 +852,8 @@ def test_plain_trainer_diverges_stops_and_resumes_bit_for_bit(models: dict[str, 
     settings = replace(SETTINGS, zero_stage=9)  # only names the directories
     seen = exercise_failures(TorchTrainer("cpu"), models["tied"], settings, directory, is_first=True)
     assert (seen["nan loss"], seen["inf gradient"]) == ("unchanged", "unchanged")
-    assert seen["kept"] == seen["kept_at_end"] == ["step.pt"]
+    assert seen["faults"] == ()
+    assert (seen["kept"], seen["kept_at_end"]) == (["step-000002"], ["step-000002", "step-000006"])
     assert seen["resumed"] == plain["tied"]["reports"]
     assert plain["tied"]["push"] == (plain["tied"]["specs"], plain["tied"]["digests"])
     assert verify_snapshot(str(directory / "resumed-9")) == plain["tied"]["digests"]
@@ -946,8 +960,9 @@ def test_deepspeed_diverges_on_all_ranks_before_the_step(stage: int, groups: Any
 def test_deepspeed_resumes_bit_for_bit(stage: int, groups: Any, root: Path) -> None:
     for seen in groups[2]:
         failures = seen[f"failures-{stage}"]
-        assert [name for name in failures["kept"] if name.startswith("step")] == ["step-000002"]
-        assert [name for name in failures["kept_at_end"] if name.startswith("step")] == ["step-000006"]
+        assert failures["faults"] == ()
+        assert failures["kept"] == ["step-000002"]
+        assert failures["kept_at_end"] == ["step-000002", "step-000006"]
         assert failures["resumed"] == seen[f"tied-{stage}"]["reports"]
         assert [report.step for report in failures["other"]] == [0, 1, 2]
         # No step was taken before: nothing but rounding, which depends on how a batch is laid out.

@@ -1,4 +1,7 @@
-"""A byte of a snapshot flips on disk: no rollout is drawn from it and nothing is trained on it. On fakes, as a user drives it."""
+"""A byte of a snapshot flips on disk: it is made again or refused; no rollout is drawn from it and nothing is trained on it.
+
+On fakes, as a user drives it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from bcpg_cluster.errors import EngineError, RunDirectoryError
 from bcpg_cluster.run.build import assembly
-from bcpg_cluster.stages.fakes.skill import SNAPSHOT_FILE, verify_skill
+from bcpg_cluster.stages.fakes.skill import SNAPSHOT_FILE, skill_digests, verify_skill
+from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
+from bcpg_cluster.stages.push.canaries import CANARIES
 from bcpg_cluster.stages.train.protocol import TrainSettings
 from bcpg_cluster.stages.train.worker import TrainJob, TrainWorker
 from bcpg_cluster.store.fetched import CACHE_VARIABLE, local_copy
@@ -42,19 +47,60 @@ def two_rounds(bcpg: Callable[..., Any], config_file: Path, tmp_path: Path) -> P
     return run_dir
 
 
-def test_the_next_round_is_refused_and_the_remedy_works(
+def test_the_newest_is_trained_again_and_the_run_continues(
+    two_rounds: Path, bcpg: Callable[..., Any], config_file: Path, finished_run: Any
+):
+    flip(newest(two_rounds))
+    record = read_manifest(two_rounds).snapshots[2]
+    ended = bcpg("iterate", "-c", config_file, "--inline", "--run-dir", two_rounds, "--rounds", 3)
+    assert ended.code == 0, ended.err
+    assert "round 2 is trained again to remake it" in ended.out
+    state = read_manifest(two_rounds)
+    (retry,) = state.retries
+    assert retry["what"] == "snapshot v0002"
+    assert f"skill in {SNAPSHOT_FILE} is not what was written; trained again" in retry["why"]
+    assert state.snapshots[2] == record
+    verify_skill(str(two_rounds / record.path), record.digests)
+    assert {path.name for path in (two_rounds / "snapshots").iterdir()} == {
+        Path(state.snapshots[version].path).name for version in (2, 3)
+    }  # nothing is left of the damaged one
+    for round_ in (2, 3):
+        assert state.reports[round_].plain()["accuracy"] == finished_run.reports[round_]["accuracy"]
+        assert state.snapshots[round_].digests == read_manifest(finished_run.directory).snapshots[round_].digests
+
+
+def test_the_canaries_and_the_round_before_are_remade_too(
+    two_rounds: Path, bcpg: Callable[..., Any], config_file: Path, finished_run: Any
+):
+    """v2 lacks its canaries; to make them again, v1 has to be made again first."""
+    snapshots = read_manifest(two_rounds).snapshots
+    (two_rounds / snapshots[2].path / CANARIES).unlink()
+    flip(two_rounds / snapshots[1].path / SNAPSHOT_FILE)
+    ended = bcpg("iterate", "-c", config_file, "--inline", "--run-dir", two_rounds, "--rounds", 3)
+    assert ended.code == 0, ended.err
+    state = read_manifest(two_rounds)
+    assert [retry["what"] for retry in state.retries] == ["snapshot v0001", "snapshot v0002"]
+    assert f"{CANARIES} cannot be read: No such file" in state.retries[1]["why"]
+    assert state.snapshots[3].digests == read_manifest(finished_run.directory).snapshots[3].digests
+
+
+def test_one_that_cannot_be_made_again_here_is_refused_and_the_remedy_works(
     two_rounds: Path,
     bcpg: Callable[..., Any],
     config_file: Path,
     tree_digest: Callable[..., dict[str, str]],
     finished_run: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     flip(newest(two_rounds))
     before = tree_digest(two_rounds, ignore=IGNORED)
     onwards = ("iterate", "-c", config_file, "--inline", "--run-dir", two_rounds, "--rounds", 3)
-    ended = bcpg(*onwards)
+    with monkeypatch.context() as other_machine:
+        other_machine.setattr(FakeTrainerRank, "save_snapshot", save_another)
+        ended = bcpg(*onwards)
     assert ended.code == 2
     assert f"skill in {SNAPSHOT_FILE} is not what was written" in ended.err
+    assert "trained again here, it is another: 1 parameters differ" in ended.err
     assert str(newest(two_rounds).parent) in ended.err
     assert tree_digest(two_rounds, ignore=IGNORED) == before
 
@@ -67,6 +113,15 @@ def test_the_next_round_is_refused_and_the_remedy_works(
     for round_ in (2, 3):
         assert state.reports[round_].plain()["accuracy"] == finished_run.reports[round_]["accuracy"]
         assert state.snapshots[round_].digests == read_manifest(finished_run.directory).snapshots[round_].digests
+
+
+def save_another(trainer: FakeTrainerRank, path: str) -> dict[str, str] | None:
+    """As on a machine that rounds otherwise."""
+    trainer.skill += 1e-9
+    directory = Path(path)
+    directory.mkdir(parents=True)
+    (directory / SNAPSHOT_FILE).write_text(f'{{"skill": {trainer.skill!r}}}')
+    return skill_digests(trainer.skill)
 
 
 def test_the_remedy_where_only_the_newest_is_kept(
@@ -118,7 +173,7 @@ def test_untouched_snapshots_are_read_once_each(
 
 
 def test_altered_between_two_rounds_of_one_process(
-    tmp_path: Path, run_rounds: Callable[..., Any], make_config: Callable[..., Any]
+    tmp_path: Path, run_rounds: Callable[..., Any], make_config: Callable[..., Any], finished_run: Any
 ):
     """The rollout engines got v1 over the wire; its files are only needed again to train from."""
 
@@ -127,9 +182,9 @@ def test_altered_between_two_rounds_of_one_process(
             if type(event).__name__ == "WeightsPushed" and event.version == 1:
                 flip(newest(tmp_path / "run"))
 
-    with pytest.raises(RunDirectoryError, match="skill in"):
-        run_rounds(tmp_path / "run", make_config(), 3, Flips())
-    assert set(read_manifest(tmp_path / "run").snapshots) == {1}
+    found = run_rounds(tmp_path / "run", make_config(), 3, Flips())
+    assert [retry["what"] for retry in read_manifest(tmp_path / "run").retries] == ["snapshot v0001"]
+    assert found.reports[3]["accuracy"] == finished_run.reports[3]["accuracy"]
 
 
 def test_a_fetched_copy_that_was_altered(

@@ -42,7 +42,7 @@ class LostShards:
     def __init__(self, manifest: Manifest, stages: Sequence[StageSpec], observer: Observer) -> None:
         self._manifest, self._stages, self._observer = manifest, tuple(stages), observer
         self._losses: Counter[tuple[int, str, int]] = Counter()
-        self._num_told = len(manifest.state.remade)
+        self._num_told = len(manifest.state.losses.remade)
 
     def check(self, rounds: Iterable[int]) -> None:
         """Read what these rounds have so far and let go of what is damaged, before anything is made from it.
@@ -87,7 +87,7 @@ class LostShards:
 
     def tell_remade(self) -> None:
         """Say how the shards came out that were made again since the last call."""
-        news = self._manifest.state.remade[self._num_told :]
+        news = self._manifest.state.losses.remade[self._num_told :]
         self._num_told += len(news)
         for remade in news:
             name = f"table {remade.table} round {remade.round} shard {remade.shard}"

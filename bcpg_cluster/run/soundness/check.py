@@ -10,7 +10,7 @@ from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.run.soundness.faults import CheckedRun, Subject
 from bcpg_cluster.run.soundness.file_faults import file_faults, manifest_faults, strays
 from bcpg_cluster.run.soundness.shard_faults import accepted, shard_faults
-from bcpg_cluster.run.soundness.snapshot_faults import snapshot_faults
+from bcpg_cluster.run.soundness.snapshot_faults import checkpoint_faults, snapshot_faults
 from bcpg_cluster.store.journal import lock_holder
 from bcpg_cluster.store.journals.mending import read_damaged_manifest
 from bcpg_cluster.store.manifest import ManifestState, damaged_error
@@ -30,7 +30,13 @@ def check_run(run_dir: RunPath) -> CheckedRun:
         holder,
         num_shards=len(accepted(subject)),
         num_snapshots=len({record.path for record in subject.state.snapshots.values() if record.path}),
-        faults=(*manifest_faults(subject), *shard_faults(subject), *snapshot_faults(subject), *file_faults(subject)),
+        faults=(
+            *manifest_faults(subject),
+            *shard_faults(subject),
+            *snapshot_faults(subject),
+            *checkpoint_faults(subject),
+            *file_faults(subject),
+        ),
         strays=tuple(strays(subject)),
         notes=tuple(_notes(subject)),
     )
@@ -66,7 +72,9 @@ def _notes(subject: Subject) -> list[str]:
             "snapshots in an object store are not read here: whoever fetches one compares it with its digests. Strays "
             "are not looked for either"
         )
-    if subject.state.lost:
-        names = [f"{table} round {round_} shard {shard}" for round_, table, shard in sorted(subject.state.lost)]
+    if subject.state.losses.waiting:
+        names = [
+            f"{table} round {round_} shard {shard}" for round_, table, shard in sorted(subject.state.losses.waiting)
+        ]
         notes.append(f"let go of before, and made again by the next `iterate`: {', '.join(names)}")
     return notes

@@ -14,7 +14,7 @@ from bcpg_cluster.run.soundness.check import check_run, read_subject
 from bcpg_cluster.run.soundness.faults import CheckedRun, Fate, Subject
 from bcpg_cluster.run.soundness.restore import restore_shards
 from bcpg_cluster.run.soundness.shard_faults import accepted
-from bcpg_cluster.store.journal import in_use_error, journal_place
+from bcpg_cluster.store.journal import check_free, journal_place
 from bcpg_cluster.store.journals.mending import cut_manifest
 from bcpg_cluster.store.layout import CONFIG, report_path
 from bcpg_cluster.store.manifest import Manifest
@@ -47,12 +47,10 @@ def mend_run(run_dir: RunPath) -> Mended:
         RunDirectoryError: it is no run, was made by a newer version, or another process works on it.
         DamagedManifestError: no line of its manifest is left that says which run it is.
     """
-    before = check_run(run_dir)
-    if before.holder is not None:
-        raise in_use_error(run_dir, before.holder)
+    read_subject(run_dir)  # it is a run of this version
+    check_free(run_dir)
     done = _cut(run_dir)
-    if done:
-        before = check_run(run_dir)
+    before = check_run(run_dir)
     if before.faults:
         with Manifest(run_dir) as manifest:
             done += _let_go(manifest, before)

@@ -1,7 +1,8 @@
-"""Snapshots: whether the weights are those whose digests the manifest has."""
+"""Snapshots and step checkpoints: whether they are what was written, by the digests that the manifest has."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from bcpg_cluster.errors import StoreError
@@ -9,6 +10,9 @@ from bcpg_cluster.run.build.engines import snapshot_verifier
 from bcpg_cluster.run.snapshots import kept_versions
 from bcpg_cluster.run.soundness.faults import Fate, Fault, Subject
 from bcpg_cluster.stages.push.canaries import CANARIES, read_canaries
+from bcpg_cluster.stages.push.file_digests import companion_faults
+from bcpg_cluster.stages.train.step_checkpoints.record import check_step_checkpoint, checkpoint_name
+from bcpg_cluster.store.layout import checkpoint_path
 from bcpg_cluster.store.manifest import SnapshotRecord
 
 
@@ -36,6 +40,8 @@ def _what_is_wrong(run_dir: Path, record: SnapshotRecord, kind: str, *, is_kept:
         snapshot_verifier(kind)(str(folder), record.digests)
     except StoreError as error:
         return record.path, str(error)
+    for fault in companion_faults(str(folder), record.files):
+        return f"{record.path}/{fault.file}", fault.why
     try:
         has_canaries = bool(read_canaries(folder))
     except (ValueError, TypeError, AttributeError) as error:
@@ -52,5 +58,25 @@ def _fate(subject: Subject, version: int) -> tuple[Fate, str]:
     while round_ > 1 and not (subject.run_dir / state.snapshots[round_ - 1].path).is_dir():
         round_ -= 1
     again = f"bcpg-cluster stage train --round {round_} --discard-later --run-dir {subject.run_dir}"
-    needs = "the next round starts from it" if is_newest else "no later round starts from it; `export` and `rerun` may"
-    return Fate.LOST, f"{needs}. Put it back from a copy, or train these weights and all later ones again: `{again}`"
+    needs = (
+        "the next round starts from it: `iterate` trains it again, and takes it if its digests are these"
+        if is_newest
+        else "no later round starts from it; exports may"
+    )
+    return Fate.LOST, f"{needs}. Or put it back from a copy, or train these weights and all later ones anew: `{again}`"
+
+
+def checkpoint_faults(subject: Subject) -> Iterator[Fault]:
+    """One for every file of a step checkpoint that is damaged; only where the run is in a directory."""
+    for round_, checkpoints in sorted(subject.state.step_checkpoints.items()):
+        if not isinstance(subject.run_dir, Path) or round_ in subject.state.snapshots:
+            continue
+        tries = sorted((subject.run_dir / checkpoint_path(round_)).glob("[0-9]*"))
+        for vouched in checkpoints:
+            name = checkpoint_name(vouched.num_steps)
+            folder = (tries[-1] if tries else subject.run_dir / checkpoint_path(round_)) / name
+            for fault in check_step_checkpoint(folder, vouched):
+                path = (folder / fault.file).relative_to(subject.run_dir).as_posix()
+                yield Fault(
+                    path, fault.why, Fate.REMADE, "training resumes from the step checkpoint before, or from step 0"
+                )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bcpg_cluster.errors import EngineError, PushError
+from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.fakes.faults import Faults, _CallCounter
 from bcpg_cluster.stages.fakes.skill import SKILL_SPEC, SNAPSHOT_FILE, fake_logprobs, read_skill, skill_digests
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
@@ -54,7 +55,9 @@ class FakeTrainerRank:
                 if index % self._world_size == self._rank
             }
 
-    def train(self, rows: Sequence[TrainRow], checkpoint_dir: str | None) -> list[StepReport]:
+    def train(
+        self, rows: Sequence[TrainRow], checkpoint_dir: str | None, resume: StepCheckpoint | None = None
+    ) -> list[StepReport]:
         """One report a batch; the skill grows once, if there is a row at all."""
         if self._settings is None:
             raise EngineError("train before open")
@@ -94,6 +97,10 @@ class FakeTrainerRank:
             num_sequences=len(batch) * settings.objective.sequences_per_row,
             num_tokens=tokens["right"] + tokens["wrong"],
         )
+
+    def newest_checkpoint(self) -> StepCheckpoint | None:
+        """None: a training of a fake is over at once."""
+        return None
 
     def save_snapshot(self, path: str) -> dict[str, str] | None:
         """Write the skill as JSON (rank 0)."""

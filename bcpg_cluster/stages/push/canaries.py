@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -24,9 +25,11 @@ class Canary:
     after: tuple[float, ...]
 
 
-def write_canaries(snapshot_dir: RunPath, canaries: Sequence[Canary]) -> None:
-    """Keep the canaries beside the weights they prove."""
-    write_whole(snapshot_dir / CANARIES, json.dumps([asdict(canary) for canary in canaries]).encode())
+def write_canaries(snapshot_dir: RunPath, canaries: Sequence[Canary]) -> str:
+    """Keep the canaries beside the weights they prove; sha256 of the file."""
+    content = json.dumps([asdict(canary) for canary in canaries]).encode()
+    write_whole(snapshot_dir / CANARIES, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_canaries(snapshot_dir: RunPath) -> list[Canary]:

@@ -15,13 +15,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from bcpg_cluster.errors import DataError, StoreError
+from bcpg_cluster.errors import DataError, NotFiniteError, RunDirectoryError, StoreError, TrainingDivergedError
 from bcpg_cluster.stages.push.digest import tensor_digest
+from bcpg_cluster.stages.push.file_digests import WEIGHT_SUFFIXES, FileFault, companion_faults
 from bcpg_cluster.store.whole_files import whole_directory
 
 DIGESTS_FILE = "digests.json"
 _INDEX_FILE = "model.safetensors.index.json"
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 _COPIED_DIRECTORIES = ("additional_chat_templates",)
 
 
@@ -40,6 +40,10 @@ def write_snapshot(
 
     Returns:
         sha256 hex digest of every parameter, by name.
+
+    Raises:
+        TrainingDivergedError: a parameter is not finite.
+        RunDirectoryError: the disk does not take it.
     """
     target = Path(path)
     base = Path(base_dir)
@@ -49,10 +53,17 @@ def write_snapshot(
             rule="a model is a Hugging Face checkpoint directory",
             remedy="give the directory that holds config.json, the tokenizer and the weights",
         )
-    with whole_directory(target) as staging:
-        _copy_companions(base, staging)
-        digests = _write_weights(staging, parameters, max_shard_bytes)
-        _write_json(staging / DIGESTS_FILE, {"format": 1, "parameters": digests})
+    try:
+        with whole_directory(target) as staging:
+            _copy_companions(base, staging)
+            digests = _write_weights(staging, parameters, max_shard_bytes)
+            _write_json(staging / DIGESTS_FILE, {"format": 1, "parameters": digests})
+    except (OSError, SafetensorError) as error:
+        raise RunDirectoryError(
+            f"the snapshot {path} could not be written: {error}",
+            rule="a snapshot appears under its name whole or not at all, and the disk must take it",
+            remedy="make room there, and run the same command again: training resumes from its last step checkpoint",
+        ) from error
     return digests
 
 
@@ -62,7 +73,7 @@ def _copy_companions(base: Path, staging: Path) -> None:
         if entry.is_dir():
             if entry.name in _COPIED_DIRECTORIES:
                 shutil.copytree(entry, staging / entry.name)
-        elif not entry.name.endswith((*_WEIGHT_SUFFIXES, ".index.json")) and entry.name != DIGESTS_FILE:
+        elif not entry.name.endswith((*WEIGHT_SUFFIXES, ".index.json")) and entry.name != DIGESTS_FILE:
             shutil.copyfile(entry, staging / entry.name)
 
 
@@ -86,6 +97,10 @@ def _write_weights(
             raise ValueError(f"parameter {name!r} came twice")
         # A copy: a gathered ZeRO-3 parameter is emptied when the next one is asked for.
         tensor = parameter.detach().to("cpu", copy=True).contiguous()
+        if not _is_finite(tensor):
+            raise TrainingDivergedError(
+                f"{name} is not finite after the last step, though its loss and gradient were: no snapshot was written"
+            )
         num_bytes = tensor.numel() * tensor.element_size()
         if held and held_bytes + num_bytes > max_shard_bytes:
             flush()
@@ -134,6 +149,7 @@ def read_parameters(path: str, digests: Mapping[str, str] | None = None) -> Iter
 
     Raises:
         StoreError: a file is torn, a parameter is altered, missing or not listed.
+        NotFiniteError: a parameter is what was written, and has a NaN or an infinity.
     """
     digests = read_digests(path) if digests is None else digests
     seen: set[str] = set()
@@ -144,6 +160,8 @@ def read_parameters(path: str, digests: Mapping[str, str] | None = None) -> Iter
                     tensor = tensors.get_tensor(name)
                     if digests.get(name) != tensor_digest(tensor):
                         raise StoreError(f"snapshot {path}: {name} in {file.name} is not what was written")
+                    if not _is_finite(tensor):
+                        raise NotFiniteError(f"snapshot {path}: {name} in {file.name} has values that are not finite")
                     seen.add(name)
                     yield name, tensor
         except (SafetensorError, OSError) as error:
@@ -162,3 +180,27 @@ def verify_snapshot(path: str, digests: Mapping[str, str] | None = None) -> dict
     for _ in read_parameters(path, expected):
         pass
     return dict(expected)
+
+
+def snapshot_faults(path: str, digests: Mapping[str, str], files: Mapping[str, str]) -> tuple[FileFault, ...]:
+    """All that is wrong with a snapshot, file by file; nothing when it is what was written.
+
+    Args:
+        digests: of its parameters, and ``files`` of its other files, as the manifest has them.
+    """
+    faults, seen = list(companion_faults(path, files)), set()
+    for file in sorted(Path(path).glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (not a dict: it has no __iter__)
+                    seen.add(name)
+                    if digests.get(name) != tensor_digest(tensors.get_tensor(name)):
+                        faults.append(FileFault(file.name, f"has a {name} that is not what was written"))
+        except (SafetensorError, OSError) as error:
+            faults.append(FileFault(file.name, f"cannot be read: {error}"))
+    missing = sorted(set(digests) - seen)
+    return (*faults, *(FileFault("*.safetensors", f"has no {name}") for name in missing))
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

@@ -7,10 +7,11 @@ from concurrent.futures import Future
 from typing import Any
 
 from bcpg_cluster.cluster.gang import Gang
-from bcpg_cluster.records import Receipt
+from bcpg_cluster.records import Receipt, StepCheckpoint
+from bcpg_cluster.stages.push.file_digests import FileFault
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.protocol import StepReport
-from bcpg_cluster.stages.train.worker import Sequences, TrainJob
+from bcpg_cluster.stages.train.worker import Sequences, TrainJob, WrittenSnapshot
 from bcpg_cluster.store.path import RunPath
 
 
@@ -45,9 +46,19 @@ class TrainerClient:
         """What :meth:`train` has done so far, from step ``since`` on; answered by rank 0 while it works."""
         return self._gang.members[0].call("steps", since, control=True)
 
-    def save_snapshot(self, path: RunPath, version: int) -> dict[str, str]:
-        """Have the present weights written to ``path`` (absolute); digests by parameter."""
-        return self._gang.call_all("save_snapshot", path, label=f"snapshot v{version}")[0]
+    def check_checkpoint(self, job: TrainJob, checkpoint: StepCheckpoint) -> list[tuple[FileFault, ...]]:
+        """Have every rank look at its files of a step checkpoint; what is wrong with them, by rank."""
+        label = f"check step checkpoint {checkpoint.num_steps} of round {job.round}"
+        return self._gang.call_all("check_checkpoint", job, checkpoint, label=label)
+
+    def newest_checkpoint(self) -> Future[StepCheckpoint | None]:
+        """The newest step checkpoint of :meth:`train`; answered by rank 0 while it works."""
+        return self._gang.members[0].call("newest_checkpoint", control=True)
+
+    def save_snapshot(self, path: RunPath, version: int) -> WrittenSnapshot:
+        """Have the present weights written to ``path`` (absolute); rank 0 says what it wrote."""
+        written: WrittenSnapshot = self._gang.call_all("save_snapshot", path, label=f"snapshot v{version}")[0]
+        return written
 
     def drop_checkpoints(self, job: TrainJob) -> None:
         """Have the round's step checkpoints removed."""

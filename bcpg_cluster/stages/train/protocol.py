@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.objective import Objective
 
@@ -163,12 +164,25 @@ class TrainerRank(Protocol):
         """lp_ref of this rank's share of the rows, by row index; shares tile the rows over all ranks."""
         ...
 
-    def train(self, rows: Sequence[TrainRow], checkpoint_dir: str | None) -> list[StepReport]:
-        """Run the step plan over ``rows`` (with ``reference``), resuming from ``checkpoint_dir``. Fewer reports than planned
-        steps mean that the stated early stop ended it.
+    def train(
+        self, rows: Sequence[TrainRow], checkpoint_dir: str | None, resume: StepCheckpoint | None = None
+    ) -> list[StepReport]:
+        """Run the step plan over ``rows`` (with ``reference``). Fewer reports than planned steps mean that the stated early stop
+        ended it.
+
+        Args:
+            checkpoint_dir: where step checkpoints are kept; ``None`` keeps none.
+            resume: the one there to resume from, whose files this rank has checked; ``None`` begins at step 0.
 
         Raises:
-            TrainingDivergedError: loss or gradient not finite; the weights are then not usable.
+            TrainingDivergedError: a loss, a gradient or a weight is not finite; the weights are then not usable.
+            RunDirectoryError: the disk does not take a step checkpoint.
+        """
+        ...
+
+    def newest_checkpoint(self) -> StepCheckpoint | None:
+        """The newest step checkpoint of the present training; called from another thread. It stays on disk until two more were
+        asked for.
         """
         ...
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
-from bcpg_cluster.errors import ConfigError, PushError
+from bcpg_cluster.errors import ConfigError, EngineError, PushError
+from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.push.snapshot import write_snapshot
 from bcpg_cluster.stages.train.batching import split_rows
@@ -33,10 +33,20 @@ from bcpg_cluster.stages.train.forward import (
 )
 from bcpg_cluster.stages.train.lora import merged
 from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, StepReport, TrainRow, TrainSettings
+from bcpg_cluster.stages.train.step_checkpoints.kept import KeptCheckpoints
+from bcpg_cluster.stages.train.step_checkpoints.record import (
+    CheckpointFile,
+    CheckpointRecord,
+    checkpoint_name,
+    keep_only,
+    open_checkpoint,
+    write_record,
+)
+from bcpg_cluster.stages.train.step_checkpoints.writing import save_digested, unwritten
 from bcpg_cluster.stages.train.step_plan import TrainingPlan, lay_out_training, row_size, should_stop
 from bcpg_cluster.stages.train.telemetry import StepSums
 
-_CHECKPOINT = "step.pt"
+_STATE = "state.pt"  # of a step checkpoint
 
 
 class TorchTrainer:
@@ -49,6 +59,7 @@ class TorchTrainer:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._policy: Policy | None = None
         self._sender: Any = None
+        self._kept = KeptCheckpoints()
         self.reports: list[StepReport] = []
 
     def open(self, model_path: str, settings: TrainSettings) -> None:
@@ -60,6 +71,7 @@ class TorchTrainer:
                 remedy="use the deepspeed trainer, or leave train.deepspeed out",
             )
         self._policy = None  # freed before the next one is loaded
+        self._kept = KeptCheckpoints()  # the last round's must not be taken for this one's
         self._autocast = policy_dtype(settings) is torch.bfloat16
         model_path = local_checkpoint(model_path, settings.revision)
         self._policy = load_policy(model_path, settings, torch.float32).to(self._device)
@@ -80,12 +92,14 @@ class TorchTrainer:
         with self._forward_dtype():
             return reference_of_rows(self._opened(), rows, micro_batches, settings, self._device)
 
-    def train(self, rows: Sequence[TrainRow], checkpoint_dir: str | None) -> list[StepReport]:
-        """Run the step plan over ``rows``, resuming from ``checkpoint_dir``; see ``TrainSettings`` for its early stop."""
+    def train(
+        self, rows: Sequence[TrainRow], checkpoint_dir: str | None, resume: StepCheckpoint | None = None
+    ) -> list[StepReport]:
+        """Run the step plan over ``rows``, from ``resume`` on; see ``TrainSettings`` for its early stop."""
         settings = self._settings
         plan = lay_out_training(rows, settings, 1, self._model_path)
         part_names = loss_part_names(settings.objective)
-        self.reports = reports = self._resume(plan, checkpoint_dir)
+        self.reports = reports = self._resume(plan, checkpoint_dir, resume)
         while len(reports) < len(plan.steps) and not should_stop(reports, settings):
             reports.append(self._train_step(len(reports), plan, rows, part_names))
             every = settings.checkpoint_every_steps
@@ -124,6 +138,10 @@ class TorchTrainer:
             grad_norm=grad_norm,
             rate=rate,
         )
+
+    def newest_checkpoint(self) -> StepCheckpoint | None:
+        """The newest step checkpoint, which stays on disk until two more were asked for."""
+        return self._kept.tell()
 
     def save_snapshot(self, path: str) -> dict[str, str] | None:
         """Write a Hugging Face checkpoint directory; returns its digests."""
@@ -191,30 +209,33 @@ class TorchTrainer:
         return float(torch.nn.utils.clip_grad_norm_(self._opened().trained_parameters(), clip))
 
     def _write_checkpoint(self, plan: TrainingPlan, reports: Sequence[StepReport], checkpoint_dir: str) -> None:
-        """Replace the step checkpoint in one rename, so that there always is a complete one."""
-        target = Path(checkpoint_dir, _CHECKPOINT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = target.with_suffix(".tmp")
-        content = {
-            "fingerprint": plan.fingerprint,
-            "reports": [asdict(report) for report in reports],
-            "policy": self._opened().state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-        }
-        with staging.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.rename(target)
+        """The state, then the record of it; an older checkpoint goes when this one is whole."""
+        directory = Path(checkpoint_dir, checkpoint_name(len(reports)))
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            content = {"policy": self._opened().state_dict(), "optimizer": self._optimizer.state_dict()}
+            files = {_STATE: CheckpointFile(save_digested(content, directory / _STATE))}
+            checkpoint = write_record(directory, CheckpointRecord(plan.fingerprint, tuple(reports), files))
+        except OSError as error:
+            raise unwritten(directory, error) from error
+        keep_only(Path(checkpoint_dir), self._kept.add(checkpoint))
 
-    def _resume(self, plan: TrainingPlan, checkpoint_dir: str | None) -> list[StepReport]:
-        """Load the step checkpoint of this very training; the reports of the steps that are done."""
-        source = Path(checkpoint_dir, _CHECKPOINT) if checkpoint_dir else None
-        if source is None or not source.is_file():
+    def _resume(
+        self, plan: TrainingPlan, checkpoint_dir: str | None, resume: StepCheckpoint | None
+    ) -> list[StepReport]:
+        """Load a checked step checkpoint, if it is of this very training; the reports of the steps that are done."""
+        if checkpoint_dir is None:
             return []
-        content = torch.load(source, map_location=self._device, weights_only=True)
-        if content["fingerprint"] != plan.fingerprint:
-            return []  # of another training: worth nothing here, and soon overwritten
-        self._opened().load_state_dict(content["policy"])
-        self._optimizer.load_state_dict(content["optimizer"])
-        return [StepReport(**report) for report in content["reports"]]
+        place = Path(checkpoint_dir)
+        record = open_checkpoint(place, resume, plan.fingerprint) if resume else None
+        self._kept.begin(place, resume if record else None)
+        if record is None or resume is None:
+            return []
+        state = place / checkpoint_name(resume.num_steps) / _STATE
+        try:
+            content = torch.load(state, map_location=self._device, weights_only=True)
+            self._opened().load_state_dict(content["policy"])
+            self._optimizer.load_state_dict(content["optimizer"])
+        except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError) as error:
+            raise EngineError(f"step checkpoint {state} could not be loaded: {error!r}") from error
+        return [*record.reports]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from bcpg_cluster.cluster.node_address import own_address
 from bcpg_cluster.errors import RunDirectoryError, StoreError
-from bcpg_cluster.records import Receipt
+from bcpg_cluster.records import Receipt, StepCheckpoint
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
+from bcpg_cluster.stages.push.file_digests import FileFault, companion_digests
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.protocol import (
     ReferenceLogprobs,
@@ -20,6 +21,7 @@ from bcpg_cluster.stages.train.protocol import (
     TrainRow,
     TrainSettings,
 )
+from bcpg_cluster.stages.train.step_checkpoints.record import check_step_checkpoint, checkpoint_name
 from bcpg_cluster.store.fetched import local_copy, local_staging, put_directory, run_cache, take_newest
 from bcpg_cluster.store.path import RunPath, StoredPath
 from bcpg_cluster.store.rows import ReferenceRow, WeightedRow, reference_from, reference_row, weighted_from
@@ -39,6 +41,7 @@ class TrainJob:
         weighted: the sealed table's shards.
         checkpoint_dir: of the step checkpoints, relative to ``run_dir``; where that is in an object store, to this machine's cache.
         digests: of the start weights, by parameter; none for the base model.
+        resume: the step checkpoint to resume from, which every rank has checked; ``None`` begins at step 0.
     """
 
     run_dir: RunPath
@@ -48,6 +51,20 @@ class TrainJob:
     settings: TrainSettings
     checkpoint_dir: str
     digests: Mapping[str, str] = field(default_factory=dict)
+    resume: StepCheckpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenSnapshot:
+    """What rank 0 wrote.
+
+    Attributes:
+        digests: sha256 of every parameter, by name.
+        files: sha256 of the files that are no weights, by name.
+    """
+
+    digests: dict[str, str]
+    files: dict[str, str]
 
 
 class TrainWorker:
@@ -127,7 +144,7 @@ class TrainWorker:
         )
 
     def train(self, job: TrainJob, reference: Sequence[Receipt]) -> list[StepReport]:
-        """The round's optimiser steps, resuming from the last step checkpoint if there is one.
+        """The round's optimiser steps, from ``job.resume`` on.
 
         Raises:
             StoreError: a training row has no row in the ``reference`` table.
@@ -138,7 +155,15 @@ class TrainWorker:
             raise StoreError(f"{len(missing)} rows have no reference log-probs, e.g. {missing[0]}")
         rows = [_train_row(row, logprobs[row.key]) for row in self._rows]
         checkpoints = str(_checkpoints(job)) if job.settings.checkpoint_every_steps else None
-        return self._trainer.train(rows, checkpoints)
+        return self._trainer.train(rows, checkpoints, job.resume)
+
+    def check_checkpoint(self, job: TrainJob, checkpoint: StepCheckpoint) -> tuple[FileFault, ...]:
+        """What is wrong with a step checkpoint's files that this rank would read; nothing is loaded."""
+        return check_step_checkpoint(_checkpoints(job) / checkpoint_name(checkpoint.num_steps), checkpoint, self._rank)
+
+    def newest_checkpoint(self) -> StepCheckpoint | None:
+        """See :class:`TrainerRank`. A control call: answered while :meth:`train` works."""
+        return None if self._engine is None else self._engine.newest_checkpoint()
 
     def drop_checkpoints(self, job: TrainJob) -> None:
         """The round is trained: its step checkpoints are worth nothing now."""
@@ -157,15 +182,19 @@ class TrainWorker:
         """The trainer's log-probs of given responses under the present weights."""
         return self._trainer.score_tokens(sequences)
 
-    def save_snapshot(self, path: RunPath) -> dict[str, str] | None:
-        """Write the present weights to the directory ``path`` (absolute); digests by parameter from rank 0."""
+    def save_snapshot(self, path: RunPath) -> WrittenSnapshot | None:
+        """Write the present weights to the directory ``path`` (absolute); what was written, from rank 0."""
         if not isinstance(path, StoredPath):
-            return self._trainer.save_snapshot(str(path))
+            return self._write_snapshot(path)
         with local_staging() as staging:
-            digests = self._trainer.save_snapshot(str(staging / path.name))
-            if digests is not None:  # rank 0
+            written = self._write_snapshot(staging / path.name)
+            if written is not None:
                 put_directory(staging / path.name, path)
-        return digests
+        return written
+
+    def _write_snapshot(self, path: Path) -> WrittenSnapshot | None:
+        digests = self._trainer.save_snapshot(str(path))
+        return None if digests is None else WrittenSnapshot(digests, companion_digests(str(path)))
 
     def push_address(self) -> tuple[str, int]:
         """Where a new push group can meet."""

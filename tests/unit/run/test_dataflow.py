@@ -256,7 +256,7 @@ def test_a_damaged_input_is_made_again_and_nothing_else_where_it_comes_out_the_s
     expected = [(stage.name, shard) for stage in STAGES for shard in range(2)] + [("generate", 0)]
     assert sorted(bench.log) == sorted(expected)
     assert {(1, table) for table in TABLES} <= set(bench.manifest.state.sealed)
-    assert [(r.table, r.shard, r.is_same) for r in bench.manifest.state.remade] == [("rollouts", 0, True)]
+    assert [(r.table, r.shard, r.is_same) for r in bench.manifest.state.losses.remade] == [("rollouts", 0, True)]
 
 
 def test_what_was_made_from_other_content_is_made_again(make_bench: Callable[[int], Bench]):
@@ -275,7 +275,7 @@ def test_an_answer_made_from_what_was_given_up_does_not_count(make_bench: Callab
     """A judge works on the old steps when these are found damaged; they come out with other content."""
     bench = make_bench(1)
     find_damage_once(bench, "judge.truth", "steps", comes_out="other")
-    bench.hold["judge.llm", 0] = lambda: bool(bench.manifest.state.lost or bench.manifest.state.remade)
+    bench.hold["judge.llm", 0] = lambda: bool(bench.manifest.state.losses.waiting or bench.manifest.state.losses.remade)
     timer = within(20, bench)
     bench.flow().run()
     timer.cancel()

@@ -133,7 +133,7 @@ class Trainer(FakeTrainerRank):
         Trainer.references += 1
         return super().reference_logprobs(rows)
 
-    def train(self, rows: Any, checkpoint_dir: str | None) -> list[StepReport]:
+    def train(self, rows: Any, checkpoint_dir: str | None, resume: Any = None) -> list[StepReport]:
         for row in rows:
             assert len(row.reference.response) == len(row.token_ids) == len(row.mined)
             assert len(row.reference.rival) == len(row.rival_token_ids)
@@ -142,7 +142,7 @@ class Trainer(FakeTrainerRank):
         error = Trainer.script.pop(0) if Trainer.script else None
         if error is not None:
             raise error
-        return super().train(rows, checkpoint_dir)[: Trainer.stops_after]
+        return super().train(rows, checkpoint_dir, resume)[: Trainer.stops_after]
 
 
 class Bench:
@@ -373,7 +373,7 @@ def test_a_group_that_was_given_up_cannot_reach_the_next_ones_checkpoints(tmp_pa
 def test_steps_are_told_while_the_training_goes_on(make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch):
     was_heard = threading.Event()
 
-    def train(self: Trainer, rows: Any, checkpoint_dir: str | None) -> list[StepReport]:
+    def train(self: Trainer, rows: Any, checkpoint_dir: str | None, resume: Any = None) -> list[StepReport]:
         done = FakeTrainerRank.train(self, rows, checkpoint_dir)
         assert len(done) > 1
         self.reports = done[:1]

@@ -13,6 +13,7 @@ import pytest
 from bcpg_cluster.cluster import lifecycle
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.runtime import MemberSpec
+from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.generate.client import RolloutClient
 from bcpg_cluster.stages.generate.protocol import RolloutEngine
 from bcpg_cluster.stages.job import StageJob, StageWorker, run_job
@@ -41,6 +42,8 @@ TRAINER_CALLS: dict[str, tuple[Any, ...]] = {
     "score": ([((1,), (2,))],),
     "train": (TRAIN_JOB, [], lambda: None),
     "steps": (0,),
+    "check_checkpoint": (TRAIN_JOB, StepCheckpoint(2, "digest")),
+    "newest_checkpoint": (),
     "save_snapshot": (Path("/v1"), 1),
     "drop_checkpoints": (TRAIN_JOB,),
     "push_address": (),
@@ -106,7 +109,7 @@ def test_a_trainer_call_reaches_every_rank(name: str, scripted: Any, calls: list
     del calls[:]
     with suppress(IndexError):  # what rank 0 answered is not looked at here
         getattr(TrainerClient(gang), name)(*TRAINER_CALLS[name])
-    only_rank_0 = name in ("steps", "push_address")
+    only_rank_0 = name in ("steps", "newest_checkpoint", "push_address")
     assert [call.method for call in calls] == [name] * (1 if only_rank_0 else 2)
     for call in calls:
         fits(TrainWorker, call.method, call.args)

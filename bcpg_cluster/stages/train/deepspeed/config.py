@@ -31,6 +31,8 @@ _OWNED = {
                   "set train.learning_rate, train.adam_betas and train.weight_decay"),
     "scheduler": ("the schedule is a pure function of the step",
                   "set train.min_learning_rate and train.warmup_ratio"),
+    "checkpoint.writer": ("step checkpoints are written with a digest of every file", "leave it out"),
+    "datastates_ckpt": ("step checkpoints are written with a digest of every file", "leave it out"),
     "zero_optimization.stage": ("one place for the stage", "set train.zero_stage"),
     **dict.fromkeys(("bf16", "bfloat16", "fp16", "amp", "torch_autocast"),
                     ("one compute dtype for every trainer", "set train.dtype")),

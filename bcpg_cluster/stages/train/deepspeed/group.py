@@ -101,6 +101,12 @@ class TrainerGroup:
         """Wait for all ranks."""
         torch.distributed.barrier()
 
+    def gather(self, content: Any) -> list[Any]:
+        """Every rank's ``content`` on every rank, by rank."""
+        found: list[Any] = [None] * self._world_size
+        torch.distributed.all_gather_object(found, content)
+        return found
+
     def agree(self, content: Any) -> Any:
         """Rank 0's ``content`` on every rank."""
         box = [content]

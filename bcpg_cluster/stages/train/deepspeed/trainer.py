@@ -7,22 +7,21 @@ finishes or fails *after* the others had their part of the collectives, so that 
 from __future__ import annotations
 
 import gc
-import json
-import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
-from bcpg_cluster.errors import EngineError, PushError
+from bcpg_cluster.errors import BcpgError, EngineError, PushError
+from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.push.snapshot import write_snapshot
 from bcpg_cluster.stages.train.batching import split_rows
 from bcpg_cluster.stages.train.checkpoint_source import Float32Weights, local_checkpoint
+from bcpg_cluster.stages.train.deepspeed.checkpoint_files import CheckedFiles
 from bcpg_cluster.stages.train.deepspeed.config import (
     check_deepspeed_config,
     deepspeed_config,
@@ -45,12 +44,18 @@ from bcpg_cluster.stages.train.forward import (
 )
 from bcpg_cluster.stages.train.lora import merged
 from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, StepReport, TrainRow, TrainSettings
+from bcpg_cluster.stages.train.step_checkpoints.kept import KeptCheckpoints
+from bcpg_cluster.stages.train.step_checkpoints.record import (
+    RECORD,
+    CheckpointRecord,
+    checkpoint_name,
+    keep_only,
+    open_checkpoint,
+    write_record,
+)
+from bcpg_cluster.stages.train.step_checkpoints.writing import unwritten
 from bcpg_cluster.stages.train.step_plan import TrainingPlan, lay_out_training, row_size, should_stop
 from bcpg_cluster.stages.train.telemetry import StepSums
-from bcpg_cluster.store.whole_files import write_whole
-
-_PROGRESS = "progress.json"
-_LOGGER = logging.getLogger(__name__)
 
 
 class DeepSpeedRank:
@@ -77,6 +82,7 @@ class DeepSpeedRank:
         self._rank, self._world_size = rank, world_size
         self._engine: Any = None
         self._sender: Any = None
+        self._kept = KeptCheckpoints()
         self.reports: list[StepReport] = []
 
     # --- a round -------------------------------------------------------------------------------------------------
@@ -86,6 +92,7 @@ class DeepSpeedRank:
         check_deepspeed_config(settings.deepspeed, settings.zero_stage, settings.dtype)
         self._group.join()
         self._free()
+        self._kept = KeptCheckpoints()  # the last round's must not be taken for this one's
         import deepspeed
 
         model_path = local_checkpoint(model_path, settings.revision)
@@ -98,6 +105,7 @@ class DeepSpeedRank:
                 dist_init_required=False,
             )
             self._policy, self._settings, self._model_path = policy, settings, model_path
+            self._files = self._engine.checkpoint_engine = CheckedFiles(self._rank, self._engine.checkpoint_engine)
             self._precise = None if policy_dtype(settings) is torch.float32 else Float32Weights(model_path)
             self._set_master_weights()
 
@@ -130,13 +138,15 @@ class DeepSpeedRank:
         with self._group.collective("computing reference log-probs"):
             return reference_of_rows(engine, rows, shares[self._rank], settings, self._group.device)
 
-    def train(self, rows: Sequence[TrainRow], checkpoint_dir: str | None) -> list[StepReport]:
-        """Run the step plan over ``rows``, resuming from ``checkpoint_dir``; see ``TrainSettings`` for its early stop."""
+    def train(
+        self, rows: Sequence[TrainRow], checkpoint_dir: str | None, resume: StepCheckpoint | None = None
+    ) -> list[StepReport]:
+        """Run the step plan over ``rows``, from ``resume`` on; see ``TrainSettings`` for its early stop."""
         settings = self._settings
         plan = lay_out_training(rows, settings, self._world_size, self._model_path)
         part_names = loss_part_names(settings.objective)
         with self._group.collective("training"):
-            self.reports = reports = self._resume(plan, checkpoint_dir)
+            self.reports = reports = self._resume(plan, checkpoint_dir, resume)
             # The reports are the same on all ranks, so all of them stop or none.
             while len(reports) < len(plan.steps) and not should_stop(reports, settings):
                 reports.append(self._train_step(len(reports), plan, rows, part_names))
@@ -198,47 +208,64 @@ class DeepSpeedRank:
 
     # --- step checkpoints ----------------------------------------------------------------------------------------
 
+    def newest_checkpoint(self) -> StepCheckpoint | None:
+        """The newest step checkpoint, which stays on disk until two more were asked for."""
+        return self._kept.tell()
+
     def _write_checkpoint(self, plan: TrainingPlan, reports: Sequence[StepReport], checkpoint_dir: str) -> None:
-        """Every rank writes its shard; the progress record, renamed into place last, makes the checkpoint count."""
-        directory = Path(checkpoint_dir)
-        tag = f"step-{len(reports):06d}"
+        """Every rank writes its shard, then the record of all files is written; older checkpoints go last.
+
+        Where the ranks' machines keep their own checkpoints, each has the record too.
+        """
+        place = Path(checkpoint_dir)
+        directory = place / checkpoint_name(len(reports))
+        self._files.begin()
         # Frozen weights are on disk already, as the start weights.
-        self._opened().save_checkpoint(str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=True)
-        self._group.barrier()  # all shards are written
-        if self._rank == 0:
-            record = {
-                "fingerprint": plan.fingerprint,
-                "tag": tag,
-                "reports": [asdict(report) for report in reports],
-            }
-            write_whole(directory / _PROGRESS, json.dumps(record).encode())
-            for old in directory.glob("step-*"):
-                if old.name != tag:
-                    shutil.rmtree(old, ignore_errors=True)
+        self._opened().save_checkpoint(
+            str(place), tag=directory.name, save_latest=False, exclude_frozen_parameters=True
+        )
+        self._raise_alike(self._files.problem)
+        files = {name: file for of_rank in self._group.gather(self._files.files) for name, file in of_rank.items()}
+        checkpoint, problem = None, None
+        try:
+            if self._rank == 0 or not (directory / RECORD).is_file():
+                checkpoint = write_record(directory, CheckpointRecord(plan.fingerprint, tuple(reports), files))
+        except OSError as error:
+            problem = unwritten(directory, error)
+        self._raise_alike(problem)
+        if self._rank == 0 and checkpoint is not None:
+            keep = self._kept.add(checkpoint)
+        keep_only(place, self._group.agree(keep if self._rank == 0 else None))
         self._group.barrier()  # the record stands before any rank continues
 
-    def _resume(self, plan: TrainingPlan, checkpoint_dir: str | None) -> list[StepReport]:
-        """Load the newest complete checkpoint of this very training; the reports of the steps that are done."""
-        record = None
-        if checkpoint_dir and self._rank == 0:
-            try:
-                record = json.loads(Path(checkpoint_dir, _PROGRESS).read_text())
-            except FileNotFoundError:
-                pass
-            except ValueError:
-                _LOGGER.warning("%s/%s cannot be read; training starts from step 0", checkpoint_dir, _PROGRESS)
-        # One rank reads and all obey: a shared file system may show a new file to some machines later than to others.
-        record = self._group.agree(record)
-        if record is None:
+    def _raise_alike(self, problem: BcpgError | None) -> None:
+        """What one rank could not do is every rank's error."""
+        for found in self._group.gather(problem):
+            if found is not None:
+                raise found
+
+    def _resume(
+        self, plan: TrainingPlan, checkpoint_dir: str | None, resume: StepCheckpoint | None
+    ) -> list[StepReport]:
+        """Load a checked step checkpoint, if it is of this very training; the reports of the steps that are done."""
+        if checkpoint_dir is None:
             return []
-        if record["fingerprint"] != plan.fingerprint:
-            _LOGGER.warning("%s holds another training's checkpoint; starting from step 0", checkpoint_dir)
+        place = Path(checkpoint_dir)
+        # Every rank reads its copy of the same record (its digest says so), so all of them resume or none.
+        record = open_checkpoint(place, resume, plan.fingerprint) if resume else None
+        self._kept.begin(place, resume if record else None)
+        self._group.barrier()  # what was removed is gone before a rank writes
+        if record is None or resume is None:
             return []
+        name = checkpoint_name(resume.num_steps)
         is_whole = not self._policy.adapters
-        loaded, _ = self._opened().load_checkpoint(checkpoint_dir, tag=record["tag"], load_module_strict=is_whole)
+        try:
+            loaded, _ = self._opened().load_checkpoint(checkpoint_dir, tag=name, load_module_strict=is_whole)
+        except (OSError, AssertionError, KeyError, ValueError, UnpicklingError) as error:
+            raise EngineError(f"step checkpoint {place / name} could not be loaded: {error!r}") from error
         if loaded is None:
-            raise EngineError(f"step checkpoint {record['tag']} in {checkpoint_dir} could not be loaded")
-        return [StepReport(**report) for report in record["reports"]]
+            raise EngineError(f"step checkpoint {place / name} could not be loaded")
+        return [*record.reports]
 
     # --- weights out ---------------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ def test_a_shard_damaged_before_it_is_read(
     damager = Damager(tmp_path / "run", stage, table)
     run_rounds(tmp_path / "run", small, 1, damager)
     state = read_manifest(tmp_path / "run")
-    remade = [(shard.table, shard.shard, shard.is_same) for shard in state.remade]
+    remade = [(shard.table, shard.shard, shard.is_same) for shard in state.losses.remade]
     assert remade == [(table, 0, True)]
     assert contents_of(tmp_path / "run") == undisturbed
     assert find_damaged(tmp_path / "run", [r for shards in state.shards.values() for r in shards.values()]) == []
@@ -123,13 +123,13 @@ def test_a_shard_that_comes_out_different_takes_along_what_was_made_from_it(mani
         "weighted": [1], "reference": [],
     }  # fmt: skip
     assert set(manifest.state.sealed) == {(1, "prompts"), (1, "rollouts")}
-    (remade,) = manifest.state.remade
+    (remade,) = manifest.state.losses.remade
     assert (remade.table, remade.is_same, remade.given_up[-1]) == ("outcomes", False, "reference")
     lost.tell_remade()
     assert "other content" in manifest.state.retries[-1]["why"] and "weighted" in manifest.state.retries[-1]["why"]
     again = read_manifest(manifest.run_dir)  # and the journal says the same
-    assert (again.shards, again.sealed, again.lost, again.remade) == (
-        manifest.state.shards, manifest.state.sealed, {}, manifest.state.remade,
+    assert (again.shards, again.sealed, again.losses.waiting, again.losses.remade) == (
+        manifest.state.shards, manifest.state.sealed, {}, manifest.state.losses.remade,
     )  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def test_a_late_word_on_a_shard_that_was_made_again_changes_nothing(manifest: Ma
     manifest.accept(write(manifest, "rollouts"))
     before = manifest.state.receipts(1, "rollouts")
     lost.lose(error)
-    assert manifest.state.receipts(1, "rollouts") == before and not manifest.state.lost
+    assert manifest.state.receipts(1, "rollouts") == before and not manifest.state.losses.waiting
 
 
 def test_what_was_imported_cannot_be_made_again(manifest: Manifest):
@@ -151,7 +151,7 @@ def test_what_was_imported_cannot_be_made_again(manifest: Manifest):
     with pytest.raises(RunDirectoryError, match="made elsewhere") as caught:
         LostShards(manifest, STAGES, Heard()).lose(error)
     assert "import" in caught.value.remedy
-    assert manifest.state.receipts(1, "rollouts") and not manifest.state.lost
+    assert manifest.state.receipts(1, "rollouts") and not manifest.state.losses.waiting
 
 
 def test_what_weights_were_trained_from_stays(small: Config, run_rounds: Callable[..., Any], tmp_path: Path):

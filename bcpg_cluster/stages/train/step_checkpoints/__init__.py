@@ -1,0 +1,1 @@
+"""Step checkpoints: what lies on disk, what is wrong with it, which are kept."""
