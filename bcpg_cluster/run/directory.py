@@ -12,12 +12,11 @@ from bcpg_cluster.config.changes import Change, deciding_changes, tables_reading
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import RunDirectoryError, UserError, page
-from bcpg_cluster.run.recovery.set_aside import set_aside
 from bcpg_cluster.store.journal import check_free, journal_place
 from bcpg_cluster.store.layout import CONFIG, LOCK, MANIFEST, SEGMENTS
 from bcpg_cluster.store.manifest import Manifest, ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath, StoredPath
-from bcpg_cluster.store.whole_files import place_problem, write_whole
+from bcpg_cluster.store.whole_files import place_problem, set_aside, write_whole
 
 # What a run that was killed while it was made may have left:
 _BEFORE_CREATION = {CONFIG, LOCK, MANIFEST, SEGMENTS}

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bcpg_cluster.run.directory import config_problem
-from bcpg_cluster.run.recovery.set_aside import is_set_aside
 from bcpg_cluster.run.soundness.faults import Fate, Fault, Subject
 from bcpg_cluster.run.training import steps_path
 from bcpg_cluster.store.journal import journal_place
 from bcpg_cluster.store.layout import CONFIG, checkpoint_path, report_path
 from bcpg_cluster.store.mark import MARK, is_mark
+from bcpg_cluster.store.whole_files import is_set_aside
 
 
 def manifest_faults(subject: Subject) -> Iterator[Fault]:

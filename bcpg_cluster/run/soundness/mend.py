@@ -9,7 +9,6 @@ from pathlib import Path
 from bcpg_cluster.errors import DamagedShardError
 from bcpg_cluster.run.directory import write_config
 from bcpg_cluster.run.recovery.lost_shards import lost_shard
-from bcpg_cluster.run.recovery.set_aside import set_aside
 from bcpg_cluster.run.soundness.check import check_run, read_subject
 from bcpg_cluster.run.soundness.faults import CheckedRun, Fate, Subject
 from bcpg_cluster.run.soundness.restore import restore_shards
@@ -21,7 +20,7 @@ from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.store.mark import MARK, leave_mark
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.shards import find_damaged
-from bcpg_cluster.store.whole_files import make_parents, write_whole
+from bcpg_cluster.store.whole_files import make_parents, set_aside, write_whole
 
 CUT_OFF = "snapshots-cut-off"
 

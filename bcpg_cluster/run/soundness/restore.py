@@ -13,13 +13,12 @@ from bcpg_cluster.run.build.plugins import with_absolute_plugins
 from bcpg_cluster.run.build.settings import weigh_settings
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.run.recovery.prompt_tables import dealt, measured_prompts, write_prompt_shard
-from bcpg_cluster.run.recovery.set_aside import set_aside
 from bcpg_cluster.run.soundness.faults import Fault, Subject
 from bcpg_cluster.run.soundness.shard_faults import PROMPT_TABLES, accepted, restorable_stage
 from bcpg_cluster.stages.graph import StageSpec
 from bcpg_cluster.stages.job import StageJob, StageWorker
 from bcpg_cluster.store.layout import new_attempt
-from bcpg_cluster.store.whole_files import take_away, write_whole
+from bcpg_cluster.store.whole_files import set_aside, take_away, write_whole
 
 
 def restore_shards(subject: Subject, faults: Sequence[Fault]) -> list[str]:
