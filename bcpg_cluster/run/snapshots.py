@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from bcpg_cluster.errors import NotFiniteError, RunDirectoryError, StoreError
@@ -37,11 +36,11 @@ def keep_snapshots(manifest: Manifest, scores: dict[int, float], keep_last: int)
 
 
 def kept_versions(state: ManifestState, keep_last: int) -> set[int]:
-    """The versions whose files a run has now, if nothing was lost: after each round those that no rule kept were deleted."""
+    """The versions whose files a run has for certain, if nothing was lost. Where the newest has no report yet, the best one is not
+    among them: a run that is killed may have compared it with one whose report it did not write.
+    """
     scores = {round_: of.accuracy for round_, of in state.reports.items() if round_ and of.accuracy is not None}
-    later = {version for version in state.snapshots if version not in state.reports}
-    reported = replace(state, snapshots={v: record for v, record in state.snapshots.items() if v in state.reports})
-    return _kept(reported, scores, keep_last) | later
+    return _kept(state, scores if max(state.snapshots, default=0) in state.reports else {}, keep_last)
 
 
 def _kept(state: ManifestState, scores: dict[int, float], keep_last: int) -> set[int]:

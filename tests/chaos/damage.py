@@ -52,7 +52,7 @@ class Outcome:
         steps: what was done until it ended: ``iterate``, ``mend``, in order, with what each said if it refused.
         is_equal: whether tables, snapshots and reports are those of the undisturbed run.
         damaged: files of accepted shards that are damaged at the end.
-        named_after: the files that ``verify`` names at the end.
+        named_after: the files that ``verify`` names at the end, but those that nothing needs.
     """
 
     file: str
@@ -144,7 +144,7 @@ def damage_and_resume(
     damage(scratch / file, kind)
     is_named = any(file == path or file.startswith(f"{path}/") for path in _named(scratch))
     steps = [_iterate(config, rounds, scratch)]
-    if steps[-1] != "iterate" or _named(scratch):
+    if steps[-1] != "iterate" or _needed(scratch):
         steps += [_mend(scratch), _iterate(config, rounds, scratch)]
     if steps[-1] != "iterate":  # the last remedy of all: another directory
         scratch.rename(scratch.with_name(f"{scratch.name}.refused"))
@@ -155,7 +155,16 @@ def damage_and_resume(
     state = read_manifest(scratch)
     receipts = [receipt for accepted in state.shards.values() for receipt in accepted.values()]
     damaged = tuple(error.path for error in find_damaged(scratch, receipts))
-    return Outcome(file, kind, is_named, tuple(steps), _contents(state) == undisturbed, damaged, tuple(_named(scratch)))
+    return Outcome(
+        file, kind, is_named, tuple(steps), _contents(state) == undisturbed, damaged, tuple(_needed(scratch))
+    )
+
+
+def _needed(run_dir: Path) -> list[str]:
+    try:
+        return [fault.path for fault in check_run(run_dir).faults if fault.fate is not Fate.UNUSED]
+    except RunDirectoryError:
+        return [MANIFEST]
 
 
 def _named(run_dir: Path) -> list[str]:
