@@ -44,14 +44,17 @@ def _fate(subject: Subject, error: DamagedShardError) -> tuple[Fate, str]:
             Fate.REMADE,
             "the next `iterate` makes it again, and what was made from it too if it comes out different",
         )
-    if restorable_stage(subject, table) is not None or table in PROMPT_TABLES:
-        return Fate.RESTORED, "nothing to do reads it; --mend makes it again if it comes out the same, byte for byte"
-    again = f"`bcpg-cluster stage {_stage_of(subject, table)} --round {error.round} --discard-later"
-    return (
-        Fate.LOST,
-        "what was made from it is whole, and nothing to do reads it. `view` and exports cannot show these rows. A copy of the file "
-        f"brings them back; {again} --run-dir {subject.run_dir}` makes this round and all after it anew",
+    again = f"bcpg-cluster stage {_stage_of(subject, table)} --round {error.round} --discard-later"
+    otherwise = (
+        f"A copy of the file brings it back; `{again} --run-dir {subject.run_dir}` makes this and all later rounds anew"
     )
+    if restorable_stage(subject, table) is not None or table in PROMPT_TABLES:
+        return (
+            Fate.RESTORED,
+            f"nothing to do reads it. --mend puts it back if it comes out the same byte for byte. {otherwise}",
+        )
+    needs = "what was made from it is whole, and nothing to do reads it; `view` and exports cannot show its rows"
+    return Fate.LOST, f"{needs}. {otherwise}"
 
 
 def restorable_stage(subject: Subject, table: str) -> StageSpec | None:
