@@ -9,7 +9,7 @@ import time
 
 import typer
 
-from bcpg_cluster.errors import BcpgError, ClusterLostError, EngineError, Interrupted, PushError, UserError
+from bcpg_cluster.errors import BcpgError, ClusterLostError, DamagedShardError, EngineError, Interrupted, PushError, UserError
 
 _PLACES = {
     errno.ENOSPC: "the disk is full",
@@ -46,8 +46,10 @@ def say_and_code(error: BcpgError | OSError) -> int:
     if isinstance(error, UserError):
         typer.secho(f"error: {error}", fg="red", err=True)
         return 2
-    again = "; run the same command again to resume" if isinstance(error, _PASSING) else ""
-    typer.secho(f"error: {type(error).__name__}: {error}\nWhat was finished is kept{again}.", fg="red", err=True)
+    kept = "" if isinstance(error, DamagedShardError) else "\nWhat was finished is kept."
+    if isinstance(error, _PASSING):
+        kept = "\nWhat was finished is kept; run the same command again to resume."
+    typer.secho(f"error: {type(error).__name__}: {error}{kept}", fg="red", err=True)
     return 1
 
 
