@@ -35,6 +35,8 @@ from bcpg_cluster.new_config.schema import config_schema
 from bcpg_cluster.stages.train import objective
 from bcpg_cluster.stages.train import protocol as train_protocol
 from bcpg_cluster.store import layout, schema
+from bcpg_cluster.store.journals import lines as manifest_lines
+from bcpg_cluster.store.journals import lock as run_lock
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.shards import read_table
 from bcpg_cluster.watch.prometheus import catalog, grafana
@@ -335,6 +337,7 @@ def records_page() -> str:
     }
     lines += [f"| `{name}` | {cell(about[name])} |" for name in records.Receipt.__dataclass_fields__]
     parts += ["## `Receipt`", prose(records.Receipt.__doc__), "\n".join(lines)]
+    parts += ["## `manifest.jsonl`", prose(manifest_lines.__doc__), "## `run.lock`", prose(run_lock.__doc__)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -105,10 +105,10 @@ class JudgeConfig(Section):
     """``openai``, and needed there: the endpoint to ask."""
     threshold: Annotated[float, FirstReadBy("weigh")] = Field(0.5, ge=0, le=1)
     """Lambda of Eq. 4, for judges that score; applied when weights are made, never when judging."""
-    convention: Literal["auto", "qwen", "math_shepherd", "rlhflow", "skywork"] = "auto"
+    convention: Literal["auto", "qwen", "math_shepherd", "rlhflow", "skywork", "trl"] = "auto"
     """``prm``: how steps are shown to the model; ``auto`` goes by its architecture or name."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """``prm``: what runs the model; ``auto`` is transformers for skywork, else vLLM."""
+    """``prm``: what runs the model; ``auto`` is transformers for skywork and trl, else vLLM."""
     context_tokens: int = Field(512, ge=0)
     """``prm``: least number of earlier tokens that a later window over a long response shows, at most half the model's
     context."""

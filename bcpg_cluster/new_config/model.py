@@ -46,7 +46,8 @@ def read_model(key: str, model: str) -> ModelFacts:
 def is_prm(config: dict[str, Any] | None, model: str) -> bool:
     """Whether a model scores steps, by its architecture or its name."""
     architectures = (config or {}).get("architectures") or ()
-    return any(kind in _PRM_ARCHITECTURES for kind in architectures) or "prm" in Path(model).name.lower()
+    is_scorer = any(kind in _PRM_ARCHITECTURES or kind.endswith("ForTokenClassification") for kind in architectures)
+    return is_scorer or "prm" in Path(model).name.lower()
 
 
 def prompt_lengths(model: str, questions: Sequence[str]) -> tuple[list[int], bool]:

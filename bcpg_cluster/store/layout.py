@@ -6,7 +6,8 @@
       config.yaml            the configuration as resolved when the run was made
       manifest.jsonl         the truth: which shards, snapshots and pushes count
       manifest/              the same in an object store, in segments (``store.journal``)
-      run.lock               held by the process that works on the run
+      manifest.jsonl.damaged-1  one that was cut back, as it was
+      run.lock               held by the process that works on the run: who it is, and when it was last heard of
       mark.txt               by which members on other machines see that they have the same directory
       live.json              what that process does now, and when it was last heard of
       control/               requests to it (`bcpg-cluster scale`) and its answers

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,10 @@ import yaml
 from bcpg_cluster.cluster.on_ray.connection import check_address
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.store.manifest import read_manifest
+from tests.ray_head import BIN, Head, start_head, stop_head
 
 pytestmark = pytest.mark.engine
 
-BIN = Path(sys.executable).parent
 JOIN = """
 import sys, ray
 {patch}
@@ -38,63 +36,10 @@ runtime.shutdown()
 """
 
 
-@dataclass
-class Head:
-    """A head of the test's own: its port, and what a process that may join it has in its environment."""
-
-    process: subprocess.Popen[bytes]
-    address: str
-    environment: Mapping[str, str]
-
-    def join(self, patch: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        """A driver that joins it; ``patch`` is run first, and variables of ``environment`` replace the right ones."""
-        command = [sys.executable, "-c", JOIN.format(patch=patch), self.address]
-        return subprocess.run(command, env={**self.environment, **environment}, capture_output=True, text=True)
-
-    def pid_of_gcs(self) -> int:
-        """The head's own GCS process (the machine may hold others)."""
-        listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-        (found,) = [
-            line for line in listed.splitlines() if "/gcs_server " in line and self.environment["RAY_TMPDIR"] in line
-        ]
-        return int(found.split()[0])
-
-
-def start_head(folder: Path) -> Head:
-    """`ray start --head` with a folder, port and token of its own."""
-    with socket.create_server(("", 0)) as probe:
-        port = probe.getsockname()[1]
-    folder.mkdir()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {
-        "RAY_TMPDIR": str(folder),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_worker_niceness": "0",
-        "HOME": str(folder),
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-    }
-    command = [BIN / "ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=2", '--resources={"slot": 2}']
-    log = (folder / "log.txt").open("wb")
-    with log:
-        process = subprocess.Popen(
-            [*command, "--include-dashboard=false"], env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    deadline = time.monotonic() + 120
-    while "Ray runtime started" not in (folder / "log.txt").read_text():
-        assert process.poll() is None and time.monotonic() < deadline, (folder / "log.txt").read_text()
-        time.sleep(0.2)
-    return Head(process, f"127.0.0.1:{port}", environment)
-
-
-def stop_head(head: Head) -> None:
-    """End it with all its processes; those of others stay."""
-    head.process.terminate()
-    try:
-        head.process.wait(60)
-    except subprocess.TimeoutExpired:
-        os.killpg(head.process.pid, signal.SIGKILL)
-        head.process.wait()
+def join(head: Head, patch: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """A driver that joins it; ``patch`` is run first, and variables of ``environment`` replace the right ones."""
+    command = [sys.executable, "-c", JOIN.format(patch=patch), head.address]
+    return subprocess.run(command, env={**head.environment, **environment}, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +59,7 @@ def head(short_tmp: Path) -> Iterator[Head]:
 
 
 def test_the_right_token_joins(head: Head):
-    joined = head.join()
+    joined = join(head)
     assert joined.returncode == 0, joined.stderr
     assert "slots 2.0" in joined.stdout
 
@@ -128,7 +73,7 @@ def test_the_right_token_joins(head: Head):
     ],
 )
 def test_a_wrong_token_is_refused_with_the_remedy(head: Head, environment: dict[str, str], words: str):
-    joined = head.join(**environment)
+    joined = join(head, **environment)
     assert joined.returncode == 1
     assert "UserError: the Ray cluster at 127.0.0.1" in joined.stderr and words in joined.stderr
     assert "copy the head's ~/.ray/auth_token" in joined.stderr
@@ -136,7 +81,7 @@ def test_a_wrong_token_is_refused_with_the_remedy(head: Head, environment: dict[
 
 
 def test_a_driver_of_another_version_is_refused_with_the_remedy(head: Head):
-    joined = head.join('ray.__version__ = "2.59.0"')
+    joined = join(head, 'ray.__version__ = "2.59.0"')
     assert joined.returncode == 1
     assert "runs another version" in joined.stderr and "Ray: 2.59.0" in joined.stderr
     assert "run the command with the cluster's own environment" in joined.stderr

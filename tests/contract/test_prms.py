@@ -257,6 +257,29 @@ def qwen_reference(path: str, problem: str, steps: Sequence[str]) -> float:
     return float((tensors["score.2.weight"] @ inner + tensors["score.2.bias"]).softmax(-1)[1])
 
 
+@functools.cache
+def load_classifier(path: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path), AutoModelForTokenClassification.from_pretrained(path).eval()
+
+
+def trl_reference(path: str, problem: str, steps: Sequence[str]) -> float:
+    """By the whole classifier, as transformers has it."""
+    import torch
+
+    tokenizer, model = load_classifier(path)
+    pieces = [[tokenizer.bos_token_id], tokenizer.encode(problem, add_special_tokens=False)]
+    for step in steps:
+        pieces += [
+            tokenizer.encode(step.strip("\n"), add_special_tokens=False),
+            tokenizer.encode("\n", add_special_tokens=False),
+        ]
+    with torch.no_grad():
+        logits = model(torch.tensor([[token for piece in pieces for token in piece]])).logits[0, -1]
+    return float(logits.softmax(-1)[model.config.label2id["LABEL_1"]])
+
+
 Reference = Callable[[str, str, Sequence[str]], float]
 
 
@@ -319,6 +342,30 @@ def test_skywork_in_windows_and_its_limits(tmp_path: Path) -> None:
     scorer.close()
     with pytest.raises(EngineError, match="closed"):
         scorer.judge(CASES)
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "Llama"])
+def test_trl_token_classification(tmp_path: Path, kind: str) -> None:
+    import transformers
+
+    tokenizer = byte_level_tokenizer(["<|endoftext|>"], bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+    config = small_config(getattr(transformers, f"{kind}Config"), tokenizer)
+    path = save_causal(tmp_path / "mine", getattr(transformers, f"{kind}ForTokenClassification"), config, tokenizer, 8)
+    scorer = make_step_scorer(path, "prm", engine_args={"dtype": "float32", "max_num_batched_tokens": 600})
+    assert isinstance(scorer, TransformersStepScorer)
+    holds_the_contract(scorer, path, trl_reference)
+    scorer.close()
+    windows = TransformersStepScorer(path, "prm", engine_args={"max_model_len": 180}, context_tokens=40)
+    windows_hold(windows, path, trl_reference)
+    with pytest.raises(ConfigError, match=r"token classifiers .trl. are served by transformers"):
+        VllmStepScorer(path, "prm", engine_args={})
+    config_file = tmp_path / "mine" / "config.json"
+    content = json.loads(config_file.read_text())
+    config_file.write_text(
+        json.dumps(content | {"id2label": {"0": "PERSON", "1": "PLACE"}, "label2id": {"PERSON": 0, "PLACE": 1}})
+    )
+    with pytest.raises(ConfigError, match=r"labels of .* are PERSON, PLACE"):
+        make_step_scorer(path, "prm", engine_args={})
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ still its own, and stops when it is not; so it also notices when somebody remove
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -42,6 +43,7 @@ from bcpg_cluster.store.whole_files import sync_directory
 
 Clock = Callable[[], float]
 _CLAIM = f".{LOCK}.claim"
+_USED_UP = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _PATIENCE_S = 2.0  # someone may look at the lock at this moment, or have it and not have written its name yet
 
 
@@ -92,8 +94,10 @@ def check_free(run_dir: Path, now: float, *, take_over: bool) -> None:
     _refuse(run_dir, find_holder(run_dir, now), take_over=take_over)
 
 
-def unfit_error(path: Path, error: OSError) -> RunDirectoryError:
-    """The error for a file of the journal that is none, or that this user may not read or write."""
+def unfit_error(path: Path, error: OSError) -> RunDirectoryError | OSError:
+    """The error for a file of the journal that is none, or that this user may not read or write; a full disk stays what it is."""
+    if error.errno in _USED_UP:
+        return OSError(error.errno, error.strerror, str(path))
     return RunDirectoryError(
         f"{path} cannot be used: {error.strerror}",
         rule=f"a run's {LOCK} and {MANIFEST} are files that this user may read and write",
@@ -120,8 +124,12 @@ class RunLock:
             self._file, self.is_taken_over = _take(run_dir, clock, take_over=take_over)
         except OSError as error:
             raise unfit_error(self._path, error) from None
-        self._stop = threading.Event()
-        self._write(is_released=False)
+        try:
+            self._write(is_released=False)
+        except OSError as error:
+            self._file.close()
+            raise unfit_error(self._path, error) from None
+        self._stop, self._guard = threading.Event(), threading.Lock()
         if beat:
             threading.Thread(
                 target=_keep_renewing, args=(weakref.ref(self), self._stop), name="run lock", daemon=True
@@ -143,9 +151,10 @@ class RunLock:
         )
 
     def renew(self) -> None:
-        """Say that this process still works on the run, unless it has lost it."""
-        if is_at(self._file, self._path):
-            self._write(is_released=False)
+        """Say that this process still works on the run, unless it has lost it or given it back."""
+        with self._guard:
+            if not self._stop.is_set() and is_at(self._file, self._path):
+                self._write(is_released=False)
 
     def _write(self, *, is_released: bool) -> None:
         content = _sign(self._owner, self._clock(), is_released=is_released)
@@ -155,10 +164,13 @@ class RunLock:
 
     def release(self) -> None:
         """Give the run back."""
-        self._stop.set()
-        with suppress(OSError):  # a sign that runs out by itself
-            self._write(is_released=True)
-        self._file.close()
+        with self._guard:
+            if self._stop.is_set():
+                return
+            self._stop.set()
+            with suppress(OSError):  # a sign that runs out by itself
+                self._write(is_released=True)
+            self._file.close()
 
 
 def _keep_renewing(lock: weakref.ref[RunLock], stop: threading.Event) -> None:
@@ -166,7 +178,7 @@ def _keep_renewing(lock: weakref.ref[RunLock], stop: threading.Event) -> None:
         held = lock()
         if held is None:
             return
-        with suppress(OSError, ValueError):  # seen by the next line; or closed at this moment
+        with suppress(OSError):  # seen by the next line
             held.renew()
         del held
 
@@ -231,7 +243,7 @@ def _replace(run_dir: Path, stale: bytes, clock: Clock) -> IO[bytes]:
     """Put a lock of this process in the place of a silent one's; of several that try, one process does."""
     path, claim = run_dir / LOCK, run_dir / _CLAIM
     own = _sign(this_process(), clock(), is_released=False)
-    _claim(run_dir, claim, own, clock())
+    _claim(run_dir, claim, own)
     try:
         if path.read_bytes() != stale:
             raise in_use_error(run_dir, find_holder(run_dir, clock()).name or "unknown")
@@ -247,17 +259,26 @@ def _replace(run_dir: Path, stale: bytes, clock: Clock) -> IO[bytes]:
         claim.unlink(missing_ok=True)
 
 
-def _claim(run_dir: Path, claim: Path, own: bytes, now: float) -> None:
+def _claim(run_dir: Path, claim: Path, own: bytes) -> None:
+    """Make the claim, which one process alone can, on NFS too."""
     for is_last in (False, True):
         try:
-            with claim.open("xb") as file:  # one process alone can, on NFS too
+            with claim.open("xb") as file:
                 file.write(own)
             return
         except FileExistsError:
-            holder = _holder(claim.read_bytes() if claim.exists() else b"", False, now)
-            if is_last or holder.standing is Standing.HELD:
-                raise in_use_error(run_dir, holder.name or "unknown") from None
-            claim.unlink(missing_ok=True)  # of a process that ended in the midst of this
+            if is_last or not _is_left_over(claim):
+                raise in_use_error(run_dir, "unknown (it takes the run over at this moment)") from None
+            claim.unlink(missing_ok=True)
+
+
+def _is_left_over(claim: Path) -> bool:
+    """Whether its process ended in the midst of taking over, which takes an instant."""
+    try:
+        sign = _read_sign(claim.read_bytes())
+        return (sign is not None and is_gone(sign)) or time.time() - claim.stat().st_mtime > LEASE_S
+    except FileNotFoundError:
+        return True
 
 
 # --- what the lock says --------------------------------------------------------------------------------------------

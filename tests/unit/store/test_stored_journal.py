@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
-from bcpg_cluster.store.journal import journal_lines, lock_holder
+from bcpg_cluster.store.journal import check_free, journal_lines, lock_holder
 from bcpg_cluster.store.journals import in_store, owner
 from bcpg_cluster.store.journals.in_store import StoredJournal, lease_holder
 from bcpg_cluster.store.journals.owner import BEAT_S, LEASE_S
@@ -74,6 +74,9 @@ def test_a_manifest_is_the_same_there(run_dir: StoredPath):
         assert lock_holder(run_dir) is not None
         with pytest.raises(RunDirectoryError, match=r"is in use by process \d+ on .+ \(its last sign came"):
             Manifest(run_dir)
+        with pytest.raises(RunDirectoryError, match="is in use"):
+            check_free(run_dir)
+        check_free(run_dir, take_over=True)
     assert lock_holder(run_dir) is None
     assert read_manifest(run_dir) == manifest.state
     with Manifest(run_dir) as again:
@@ -241,3 +244,48 @@ def test_lines_of_a_writer_that_ends_while_another_looks_all_count(
     taken.begin(sum(map(len, taken.lines())))
     taken.append(line(2))
     assert events(run_dir) == [0, 1, 2]
+
+
+def test_a_run_is_taken_from_a_working_process_where_a_person_says_so(run_dir: StoredPath, clock: Any):
+    late = opened(run_dir, clock)
+    late.append(line(0))
+    with pytest.raises(RunDirectoryError, match="is in use by process") as caught:
+        StoredJournal(run_dir, clock=clock, beat=False)
+    assert "--take-over" in caught.value.remedy
+    taken = StoredJournal(run_dir, take_over=True, clock=clock, beat=False)
+    taken.begin(sum(map(len, taken.lines())))
+    taken.append(line(1))
+    with pytest.raises(StoreError, match="was taken over by process"):
+        late.check_held()
+    tail = run_dir / SEGMENTS / "000001-000000.jsonl"
+    tail.write(tail.read_bytes() + line(2))  # was on its way
+    assert events(run_dir) == [0, 1]
+
+
+def test_of_many_that_take_a_run_over_one_gets_it(run_dir: StoredPath, clock: Any):
+    opened(run_dir, clock)
+    got: list[StoredJournal] = []
+    refused: list[RunDirectoryError] = []
+    barrier = threading.Barrier(8)
+
+    def take() -> None:
+        barrier.wait()
+        try:
+            got.append(StoredJournal(run_dir, take_over=True, clock=clock, beat=False))
+        except RunDirectoryError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) + len(refused) == 8
+    held = []
+    for journal in got:  # whoever came a moment later took it from the one before
+        try:
+            journal.check_held()
+        except StoreError:
+            continue
+        held.append(journal)
+    assert len(held) == 1

@@ -10,10 +10,11 @@ qwen           chat; the assistant's turn is ``step<extra_0>step<extra_0>...``  
 math_shepherd  ``question step ки\nstep ки``                                        next-token ``+`` or ``-`` at ``ки``
 rlhflow        chat; a user turn a step (the first with the problem), answered "+"  next-token before each ``+``
 skywork        beginning of text, ``problem\n``, then every step and a ``\n``       value head at the ``\n``
+trl            beginning of text, ``problem``, then every step and a separator      two labels at the separator's end
 ============== ==================================================================== =================================
 
 Sources: the model cards Qwen/Qwen2.5-Math-PRM-7B and peiyi9979/math-shepherd-mistral-7b-prm; RLHFlow/RLHF-Reward-Modeling
-(math-rm); SkyworkAI/skywork-o1-prm-inference.
+(math-rm); SkyworkAI/skywork-o1-prm-inference; TRL's PRM trainer (https://huggingface.co/docs/trl/prm_trainer).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from bcpg_cluster.errors import ConfigError
 QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 _MARKER = "\ue000"  # of Unicode's private use area: stands where a "+" goes while a chat is laid out
 
-Head = Literal["two_way", "token_pair", "value"]
+Head = Literal["two_way", "token_pair", "value", "labels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ class Convention(Protocol):
     Attributes:
         name: as in the table above.
         head: ``two_way`` is softmax over two logits, the second one good; ``token_pair`` is softmax over the next-token
-            logits of :attr:`pair`, the first one good; ``value`` is the sigmoid of one number.
+            logits of :attr:`pair`, the first one good; ``value`` is the sigmoid of one number; ``labels`` is softmax over a
+            token classifier's two labels, the second one good.
         pair: token ids of good and bad; ``None`` without ``token_pair``.
         separator_id: the token that stands at the positions and nowhere else; ``None`` where there is no such token.
         version: names all that decides the input.
@@ -251,8 +253,55 @@ class Skywork:
         return Rendered(tuple(token_ids), tuple(positions))
 
 
+class TrlTokenClassification:
+    """What TRL's PRM trainer makes of any causal model: a token classifier, read at the last token of a step's separator.
+
+    Problem, steps and separator are encoded by themselves and put together, as in training: pieces never merge over a border.
+
+    Raises:
+        ConfigError: the separator is empty, or holds an unknown token.
+    """
+
+    name: str = "trl"
+    head: Head = "labels"
+    pair: tuple[int, int] | None = None
+    separator_id: int | None = None  # it may be in the problem and inside a step too
+
+    def __init__(self, tokenizer: Any, model: str, separator: str | None = None, system: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._separator = "\n" if separator is None else separator
+        self._system = system or ""
+        self._special = _special_tokens(tokenizer)
+        self._separator_ids = (
+            list(tokenizer.encode(self._separator, add_special_tokens=False)) if self._separator else []
+        )
+        if not self._separator_ids or tokenizer.unk_token_id in self._separator_ids:
+            raise ConfigError(
+                f"the separator {self._separator!r} has {len(self._separator_ids)} tokens in {model}, unknown ones counted",
+                rule="every step ends with a separator that the token classifier was trained with",
+                remedy="set the separator that was PRMConfig.step_separator in training",
+            )
+        other = f"/system:{_digest(self._system)}" if self._system else ""
+        self.version = f"trl-prm/{self._separator!r}{other}"
+
+    def render(self, problem: str, steps: Sequence[str]) -> Rendered | None:
+        """See :class:`Convention`."""
+        if _holds_any((problem, *steps), self._special):
+            return None
+        bos = self._tokenizer.bos_token_id
+        head = (self._system + "\n" if self._system else "") + problem
+        token_ids = ([] if bos is None else [int(bos)]) + list(self._tokenizer.encode(head, add_special_tokens=False))
+        positions = []
+        for step in steps:
+            text = step.strip("\n")
+            token_ids += list(self._tokenizer.encode(text, add_special_tokens=False)) if text else []
+            token_ids += self._separator_ids
+            positions.append(len(token_ids) - 1)
+        return Rendered(tuple(token_ids), tuple(positions))
+
+
 CONVENTIONS: Final[Mapping[str, Callable[[Any, str, str | None, str | None], Convention]]] = {
-    kind.name: kind for kind in (QwenPrm, MathShepherd, RlhFlow, Skywork)
+    kind.name: kind for kind in (QwenPrm, MathShepherd, RlhFlow, Skywork, TrlTokenClassification)
 }
 
 

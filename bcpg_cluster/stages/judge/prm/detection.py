@@ -9,6 +9,8 @@ from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.stages.judge.prm.conventions import CONVENTIONS, Convention
 
 _ARCHITECTURES: Final[Mapping[str, str]] = {"Qwen2ForProcessRewardModel": "qwen", "Qwen2ForPrmModel": "skywork"}
+_CLASSIFIER: Final = "ForTokenClassification"  # of any family: TRL's
+_TRL_LABELS: Final = {"0": "LABEL_0", "1": "LABEL_1"}
 # Causal models of these families look like any other one from their files alone: only a name tells.
 _NAMES: Final[Mapping[str, str]] = {"shepherd": "math_shepherd", "rlhflow": "rlhflow", "llama3.1-8b-prm": "rlhflow"}
 
@@ -20,8 +22,8 @@ def detect_convention(model: str, config: Mapping[str, Any]) -> str:
         ConfigError: neither tells.
     """
     for architecture in config.get("architectures") or ():
-        if architecture in _ARCHITECTURES:
-            return _ARCHITECTURES[architecture]
+        if (family := _family(architecture)) != "causal":
+            return family
     names = (model, str(config.get("_name_or_path") or ""))
     found = {convention for part, convention in _NAMES.items() if any(part in name.lower() for name in names)}
     if len(found) == 1:
@@ -29,7 +31,7 @@ def detect_convention(model: str, config: Mapping[str, Any]) -> str:
     raise ConfigError(
         f"{model} ({', '.join(config.get('architectures') or ['no architecture stated'])}) does not say which kind of "
         "process reward model it is",
-        rule=f"the architecture ({', '.join(_ARCHITECTURES)}) or the model's name determines the convention",
+        rule=f"the architecture ({', '.join(_ARCHITECTURES)}, ...{_CLASSIFIER}) or the model's name determines the convention",
         remedy=f"set the judge's convention: {', '.join(CONVENTIONS)}; a language model is a judge of kind: llm",
     )
 
@@ -40,20 +42,38 @@ def choose_convention(name: str, model: str, config: Mapping[str, Any]) -> str:
     Raises:
         ConfigError: an unknown name, one that is not the model's, or nothing tells.
     """
-    detected = {_ARCHITECTURES.get(kind, "causal") for kind in config.get("architectures") or ()}
+    detected = {_family(kind) for kind in config.get("architectures") or ()}
     name = detect_convention(model, config) if name == "auto" else name
     if name not in CONVENTIONS:
         raise ConfigError(
             f"unknown convention {name!r}", rule=f"auto, {', '.join(CONVENTIONS)}", remedy="correct the name"
         )
-    wanted = name if name in _ARCHITECTURES.values() else "causal"
+    wanted = name if name in (*_ARCHITECTURES.values(), "trl") else "causal"
     if detected and wanted not in detected:
         raise ConfigError(
             f"{model} is a {', '.join(config['architectures'])}, which is not scored by the convention {name!r}",
-            rule="qwen and skywork read a head of their own, math_shepherd and rlhflow the output of a causal language model",
+            rule="qwen and skywork read a head of their own, trl a token classifier's, math_shepherd and rlhflow the output of a "
+            "causal language model",
             remedy="set the model's own convention, or leave it to be detected",
         )
+    if name == "trl":
+        _check_labels(model, config)
     return name
+
+
+def _family(architecture: str) -> str:
+    return "trl" if architecture.endswith(_CLASSIFIER) else _ARCHITECTURES.get(architecture, "causal")
+
+
+def _check_labels(model: str, config: Mapping[str, Any]) -> None:
+    """Labels of other names belong to another task, or mean something else by their order."""
+    labels = {str(number): str(name) for number, name in (config.get("id2label") or _TRL_LABELS).items()}
+    if labels != _TRL_LABELS:
+        raise ConfigError(
+            f"the labels of {model} are {', '.join(labels.values())}",
+            rule="TRL's PRM trainer leaves a token classifier's two labels LABEL_0 (wrong) and LABEL_1 (right)",
+            remedy="use a classifier of steps; if this is one, name its labels so in its config.json, wrong before right",
+        )
 
 
 def make_convention(

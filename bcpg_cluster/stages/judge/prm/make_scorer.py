@@ -18,7 +18,7 @@ def make_step_scorer(
     """The scorer for a model: on vLLM, or on transformers where vLLM does not know the architecture.
 
     Args:
-        engine: ``vllm``, ``transformers``, or ``auto``: transformers for the convention ``skywork`` alone.
+        engine: ``vllm``, ``transformers``, or ``auto``: transformers for the conventions ``skywork`` and ``trl``.
         defaults: of ``engine_args``, as vLLM takes them; transformers gets those that it knows.
         options: as :class:`VllmStepScorer` takes them.
 
@@ -37,7 +37,7 @@ def make_step_scorer(
         convention = options.get("convention", "auto")
         if convention == "auto":
             convention = detect_convention(model, model_config_of(model, options.get("engine_args", {})))
-        engine = "transformers" if convention == "skywork" else "vllm"
+        engine = "transformers" if convention in ("skywork", "trl") else "vllm"
     known = {name: value for name, value in (defaults or {}).items() if engine == "vllm" or name in OPTIONS}
     options["engine_args"] = {**known, **options.get("engine_args", {})}
     with refusing_starts(model):

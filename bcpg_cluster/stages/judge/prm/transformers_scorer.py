@@ -1,4 +1,4 @@
-"""Process reward models by a plain transformers forward: for heads vLLM does not know (Skywork), or where it is not there.
+"""Process reward models by a plain transformers forward: for heads vLLM does not know (Skywork, TRL's), or where it is not there.
 
 Slower than vLLM on GPUs (no continuous batching), with the same conventions, windows and statuses. The model's own
 code is never run: the backbone is a transformers class, and the head's tensors are read from the checkpoint.
@@ -21,7 +21,7 @@ from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged
 
 # vLLM's names, so that one configuration serves either engine.
 OPTIONS = ("dtype", "max_model_len", "max_num_batched_tokens", "revision", "tokenizer", "trust_remote_code")
-_HEAD_PREFIXES = {"two_way": "score.", "value": "v_head.summary.", "token_pair": "lm_head."}
+_HEAD_PREFIXES = {"two_way": "score.", "value": "v_head.summary.", "token_pair": "lm_head.", "labels": "score."}
 
 
 class TransformersStepScorer:
@@ -128,6 +128,8 @@ def _apply_head(convention: Convention, head: Mapping[str, Any], hidden: Any) ->
         return (inner @ head["2.weight"].T + head["2.bias"]).softmax(-1)[:, 1]
     if convention.head == "value":
         return (hidden @ head["weight"].T + head["bias"]).sigmoid()[:, 0]
+    if convention.head == "labels":
+        return (hidden @ head["weight"].T + head["bias"]).softmax(-1)[:, 1]
     return (hidden @ head["weight"].T).softmax(-1)[:, 0]
 
 
@@ -161,7 +163,11 @@ def _load(model: str, engine_args: Mapping[str, Any], convention: Convention) ->
         # Tied models have no lm_head in their files: the embedding is it.
         rows = head["weight"] if "weight" in head else backbone.get_input_embeddings().weight.detach()
         head = {"weight": rows[list(convention.pair)]}
-    needed = {"two_way": {"0.weight", "0.bias", "2.weight", "2.bias"}, "value": {"weight", "bias"}}
+    needed = {
+        "two_way": {"0.weight", "0.bias", "2.weight", "2.bias"},
+        "value": {"weight", "bias"},
+        "labels": {"weight", "bias"},
+    }
     missing = sorted(prefix + name for name in needed.get(convention.head, set()) - head.keys())
     if missing:
         raise ConfigError(

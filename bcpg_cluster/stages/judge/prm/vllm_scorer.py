@@ -8,7 +8,8 @@ context are shown in windows (``stages.judge.prm.windows``). vLLM's pooling runn
   softmax over the logits of "+" and "-", all steps in one pass. (Next-token log-probs by ``logprob_token_ids`` would need
   a request a step, and change what other requests of the batch get.)
 
-``skywork`` models are unknown to vLLM: :class:`~bcpg_cluster.stages.judge.prm.transformers_scorer.TransformersStepScorer`.
+``skywork`` and ``trl`` models are served by transformers:
+:class:`~bcpg_cluster.stages.judge.prm.transformers_scorer.TransformersStepScorer`.
 """
 
 from __future__ import annotations
@@ -63,10 +64,10 @@ class VllmStepScorer:
         self._context_tokens = context_tokens
         self._tokenizer_lock = threading.Lock()
         self._convention, tokenizer, _ = load_convention(model, engine_args, convention, separator, system)
-        if self._convention.head == "value":
+        if self._convention.head in ("value", "labels"):
             raise ConfigError(
                 f"vLLM does not know the architecture of {model}",
-                rule="models with a value head (skywork) are served by transformers",
+                rule="models with a value head (skywork) and token classifiers (trl) are served by transformers",
                 remedy="set the judge's engine to transformers, or leave it to be chosen",
             )
         options = _engine_options(self._convention, tokenizer, engine_args)

@@ -60,6 +60,15 @@ def test_a_line_that_does_not_fit_leaves_the_journal_as_it_was(
         assert [event["what"] for event in manifest.state.retries] == [*map(str, range(20)), "again"]
 
 
+def test_a_disk_that_is_full_before_the_run_starts_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with files_up_to(10), pytest.raises(OSError, match=LOCK) as caught:
+        Manifest(tmp_path)
+    assert say_and_code(caught.value) == 1
+    assert "run.lock cannot be written" in capsys.readouterr().err
+    with Manifest(tmp_path) as manifest:
+        manifest.create(identity="i", name="n", program_version="0")
+
+
 def test_a_line_that_may_not_be_on_disk_is_not_relied_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with Manifest(tmp_path) as manifest:
         manifest.create(identity="i", name="n", program_version="0")

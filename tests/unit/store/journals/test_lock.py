@@ -105,20 +105,21 @@ def leave_lock(run_dir: Path, silent_s: float, **changes: Any) -> bytes:
     return content
 
 
-def test_of_many_processes_that_start_at_once_one_gets_the_run(tmp_path: Path, worker: Callable[..., Worker]):
-    several = [worker(f"w{number}") for number in range(8)]
-    for attempt in range(2):
-        for one in several:
-            one.say()
-        said = [one.heard() for one in several]
-        winners = [one for one, text in zip(several, said, strict=True) if text == "open"]
-        assert len(winners) == 1, said
-        assert all(f"is in use by process {winners[0].process.pid} on " in text for text in said if text != "open"), (
-            said
-        )
-        assert len(added(tmp_path)) == attempt + 1
-        winners[0].end()  # SIGKILL: it holds nothing any more
-        several = [worker(f"w{number}") for number in range(8)]
+@pytest.mark.parametrize("kind", ["new", "killed", "silent", "removed"])
+def test_of_many_processes_that_start_at_once_one_gets_the_run(tmp_path: Path, kind: str):
+    """With a lock that was removed under one that works, none of them."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("race.py")), str(tmp_path / "run"), "12", kind],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    for number, of_attempt in enumerate(told):
+        if kind == "removed":
+            assert of_attempt == ["in use"] * 8 + ["0 lines"]
+        else:
+            lines = number + 1 if kind == "killed" else 1
+            assert of_attempt == ["in use"] * 7 + ["mine", f"{lines} lines"]
+    assert len(told) == 12
 
 
 def test_a_killed_process_of_this_machine_holds_nothing(tmp_path: Path, worker: Callable[..., Worker]):
@@ -239,18 +240,6 @@ def test_a_stopped_process_is_taken_over_and_changes_nothing_more(
     assert "was taken over by process" in first.add("late")
     assert third.add("more") == "added"
     assert added(tmp_path) == ["first", "third", "more"]
-
-
-def test_of_many_that_take_over_one_gets_the_run(tmp_path: Path, worker: Callable[..., Worker]):
-    leave_lock(tmp_path, LEASE_S + 60)
-    several = [worker(f"w{number}", "--take-over") for number in range(8)]
-    for one in several:
-        one.say()
-    said = [one.heard() for one in several]
-    assert sum(text == "open" for text in said) == 1, said
-    winner = several[said.index("open")]
-    assert winner.add("more") == "added"
-    assert len(added(tmp_path)) == 2
 
 
 def test_a_line_on_its_way_when_the_run_is_taken_over_lands_in_no_journal(tmp_path: Path, clock: Any):

@@ -31,7 +31,7 @@ REFUSED = Judgement(VerdictStatus.REFUSED)
 class CharTokenizer:
     """A token a character, and a token for each special string; chats are ``[role]content<end>``."""
 
-    is_fast, chat_template, bos_token, unk_token_id = True, "yes", "<s>", 0
+    is_fast, chat_template, bos_token, unk_token_id, bos_token_id = True, "yes", "<s>", 0, 0x110000
     special = ("<s>", "<end>", "<extra_0>", " ки")
 
     def __init__(self, special: Sequence[str] = special, template: str = "[{role}]{content}<end>") -> None:
@@ -87,6 +87,7 @@ def convention(name: str, tokenizer: Any = None, **options: Any) -> Any:
             ["[assistant", "[assistant"],
         ),
         ("skywork", "<s>1+1+1?\n1+1=2\n2+1=3\n", ["1+1=2", "2+1=3"]),
+        ("trl", "<s>1+1+1?1+1=2\n2+1=3\n", ["1+1=2", "2+1=3"]),
     ],
 )
 def test_layout_and_positions(name: str, shown: str, before_score: list[str]) -> None:
@@ -113,6 +114,15 @@ def test_skywork_puts_a_step_on_one_line_and_leaves_the_problem_alone() -> None:
     assert rendered.positions == (8, 9, 11)
 
 
+def test_trl_reads_the_end_of_a_separator_and_leaves_line_breaks_inside_a_step() -> None:
+    tokenizer = CharTokenizer()
+    rendered = convention("trl", tokenizer, separator="\n\n").render("a\n\nb", ("c\nd\n", "", "e"))
+    assert tokenizer.show(rendered.token_ids) == "<s>a\n\nbc\nd\n\n\n\ne\n\n"
+    assert rendered.positions == (9, 11, 14)
+    tokenizer.bos_token_id = None  # type: ignore[assignment]  # Qwen's
+    assert tokenizer.show(convention("trl", tokenizer).render("a", ("b",)).token_ids) == "ab\n"
+
+
 def test_system_and_separator_are_in_the_version() -> None:
     tokenizer = CharTokenizer(("<s>", "<end>", "<extra_0>", "<extra_1>", " ки"))
     made = [
@@ -120,8 +130,8 @@ def test_system_and_separator_are_in_the_version() -> None:
         convention("qwen", tokenizer, separator="<extra_1>"),
         convention("qwen", tokenizer, system="Be strict."),
         convention("qwen", tokenizer, system=""),
-        *(convention(name, tokenizer) for name in ("math_shepherd", "rlhflow", "skywork")),
-        *(convention(name, tokenizer, system="Be strict.") for name in ("math_shepherd", "rlhflow", "skywork")),
+        *(convention(name, tokenizer) for name in ("math_shepherd", "rlhflow", "skywork", "trl")),
+        *(convention(name, tokenizer, system="Be strict.") for name in ("math_shepherd", "rlhflow", "skywork", "trl")),
     ]
     assert len({one.version for one in made}) == len(made)
     assert made[0].version == "qwen-prm/<extra_0>"
@@ -139,6 +149,7 @@ def test_system_and_separator_are_in_the_version() -> None:
         ("rlhflow", "a", ("b<end>[assistant]+",)),
         ("rlhflow", "a", ("\ue000",)),
         ("skywork", "a<s>", ("b",)),
+        ("trl", "a", ("b<end>",)),
     ],
 )
 def test_text_that_would_shift_scores_is_refused(name: str, problem: str, steps: tuple[str, ...]) -> None:
@@ -162,6 +173,7 @@ def test_text_that_would_shift_scores_is_refused(name: str, problem: str, steps:
         ("math_shepherd", CharTokenizer(("<s>", "<end>")), {}, "3 and '[+] -' into 2 tokens"),
         ("math_shepherd", CharTokenizer(), {"separator": "no"}, "'no' into 2"),
         ("skywork", CharTokenizer(), {"separator": "ab"}, "'ab' is 2 tokens"),
+        ("trl", CharTokenizer(), {"separator": ""}, "separator '' has 0 tokens"),
         ("rlhflow", CharTokenizer(), {"separator": "<extra_0>"}, "separator '<extra_0>' was given"),
         # The template's header runs into the answer: no token of its own is scored.
         (
@@ -193,6 +205,7 @@ def test_chats_need_a_template() -> None:
     [
         ("/models/mine", {"architectures": ["Qwen2ForProcessRewardModel"]}, "qwen"),
         ("/models/mine", {"architectures": ["Qwen2ForPrmModel"]}, "skywork"),
+        ("/models/mine", {"architectures": ["LlamaForTokenClassification"]}, "trl"),
         ("peiyi9979/math-shepherd-mistral-7b-prm", {"architectures": ["MistralForCausalLM"]}, "math_shepherd"),
         ("RLHFlow/Llama3.1-8B-PRM-Deepseek-Data", CAUSAL, "rlhflow"),
         ("/models/mine", CAUSAL | {"_name_or_path": "RLHFlow/Llama3.1-8B-PRM-Mistral-Data"}, "rlhflow"),

@@ -1,0 +1,58 @@
+"""Blows at the files of a run at rest: every file of a finished and of an interrupted one, flipped, cut off, deleted."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from bcpg_cluster.config.load import load_config
+from bcpg_cluster.run.entry import run_rounds
+from bcpg_cluster.store.layout import MANIFEST
+from tests.chaos.damage import KINDS, Contents, contents_of, damage_and_resume, files_of, interrupt
+from tests.chaos.damage import Outcome as Ending
+from tests.drills.compare_runs import compare_runs
+from tests.drills.records import Blow, Difference, Drill, Outcome, Result
+from tests.drills.small_run import ROUNDS, SmallRun
+
+_BLOWS: dict[str, Blow] = {"flipped": "flipped byte", "truncated": "cut file", "deleted": "lost file"}
+_INTERRUPTED_AT = (0.3, 0.7)  # shares of the manifest's lines
+
+
+def file_drills(run: SmallRun, folder: Path, every: int = 1) -> Iterator[Result]:
+    """Every ``every``-th of them, in order."""
+    config = load_config(run.config)
+    calm = folder / "calm"
+    run_rounds(config, ROUNDS, calm, inline=True)
+    undisturbed = contents_of(calm)
+    number = 0
+    for name, source in _sources(calm, folder).items():
+        for file in files_of(source):
+            for kind in KINDS:
+                number += 1
+                if number % every == 0:
+                    scratch = folder / "scratch"
+                    ending = damage_and_resume(source, scratch, file, kind, config, ROUNDS, undisturbed)
+                    yield _result(f"{file} ({name})", _BLOWS[kind], ending, scratch, calm, undisturbed)
+
+
+def _sources(calm: Path, folder: Path) -> dict[str, Path]:
+    found = {"finished": calm}
+    lines = (calm / MANIFEST).read_bytes().count(b"\n")
+    for share in _INTERRUPTED_AT:
+        copy = folder / f"interrupted{share}"
+        shutil.copytree(calm, copy)
+        interrupt(copy, int(lines * share))
+        found[f"interrupted at {share:.0%}"] = copy
+    return found
+
+
+def _result(target: str, blow: Blow, ending: Ending, scratch: Path, calm: Path, undisturbed: Contents) -> Result:
+    drill = Drill("file", target, blow)
+    if not ending.is_good:
+        return Result(drill, Outcome.BROKEN, Difference(), words="; ".join(ending.steps))
+    if ending.steps != ("iterate",):
+        outcome = Outcome.REFUSED
+    else:
+        outcome = Outcome.REPAIRED if ending.is_named else Outcome.UNHURT
+    return Result(drill, outcome, compare_runs(scratch, calm))

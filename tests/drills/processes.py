@@ -1,0 +1,182 @@
+"""Blows at processes of a run on a real Ray: its members, its driver, and Ray's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from bcpg_cluster.stages.graph import data_stages, evaluation_stages
+from bcpg_cluster.store.layout import MANIFEST
+from bcpg_cluster.store.manifest import ManifestState, read_manifest
+from tests.drills.compare_runs import compare_runs
+from tests.drills.records import Difference, Drill, Moment, Outcome, Result
+from tests.drills.small_run import SmallRun, last_words
+
+STOPPED_S = 12.0  # longer than the deadlines of the small run's members
+_LIMIT_S = 240.0
+_TABLES = {
+    stage.name: stage.output
+    for stage in (*data_stages(dict.fromkeys(("llm", "second", "prm", "truth"), "")), *evaluation_stages())
+}
+_WITHOUT_SHARDS_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where runs are drilled: a Ray that they share (its drivers' option), and an undisturbed run to compare with."""
+
+    run: SmallRun
+    where: tuple[str, ...]
+    calm: Path
+
+
+def strike(drill: Drill, place: Place, folder: Path) -> Result:
+    """Start a run, hit it, and see how it ends; then run it again if it ended with an error."""
+    assert drill.moment is not None
+    run_dir, printed = folder / "run", folder / "printed.txt"
+    where = ("--address", "local") if drill.target in ("raylet", "gcs") else place.where
+    with printed.open("w") as file, _started(place.run.command(run_dir, *where), place, file) as process:
+        is_hit, silence_s = False, None
+        if _await(drill.moment, run_dir, process):
+            pid = _find(drill.target, process)
+            if pid is not None:
+                is_hit = True
+                silence_s = _hit(drill, pid, run_dir, process)
+        code = _end(process)
+    if not is_hit:
+        difference = compare_runs(run_dir, place.calm) if code == 0 else Difference()
+        return Result(drill, Outcome.UNHURT, difference, words="" if code == 0 else printed.read_text()[-1500:])
+    said = [printed.read_text()]
+    if code == 0:
+        return _judged(drill, Outcome.REPAIRED, run_dir, place, silence_s, said)
+    done = place.run.run(run_dir, *place.where)
+    said.append(done.stdout + done.stderr)
+    outcome = Outcome.RESUMED if done.returncode == 0 else Outcome.BROKEN
+    return _judged(drill, outcome, run_dir, place, silence_s, said)
+
+
+def _judged(
+    drill: Drill, outcome: Outcome, run_dir: Path, place: Place, silence_s: float | None, said: list[str]
+) -> Result:
+    difference = Difference() if outcome is Outcome.BROKEN else compare_runs(run_dir, place.calm)
+    is_bad = outcome is Outcome.BROKEN or not difference.is_none or any("Traceback" in text for text in said)
+    words = last_words(said) if is_bad else ""
+    return Result(drill, Outcome.BROKEN if is_bad else outcome, difference, silence_s, words)
+
+
+@contextmanager
+def _started(command: list[str], place: Place, printed: IO[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command, env=dict(place.run.environment), stdout=printed, stderr=printed, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGCONT)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _await(moment: Moment, run_dir: Path, process: subprocess.Popen[str]) -> bool:
+    """Wait for the moment. False: the run ended before."""
+    has_come = _condition(moment)
+    deadline = time.monotonic() + _LIMIT_S
+    while process.poll() is None and time.monotonic() < deadline:
+        if (run_dir / MANIFEST).exists() and has_come(read_manifest(run_dir)):
+            if moment.stage in ("train", "push"):
+                time.sleep(moment.part * _WITHOUT_SHARDS_S)
+            return process.poll() is None
+        time.sleep(0.02)
+    return False
+
+
+def _condition(moment: Moment) -> Callable[[ManifestState], bool]:
+    if moment.stage == "train":
+        return lambda state: (moment.round, "weighted") in state.sealed
+    if moment.stage == "push":
+        return lambda state: moment.round in state.snapshots
+    table = _TABLES[moment.stage]
+    of = 12 // 2
+    return lambda state: len(state.receipts(moment.round, table)) >= moment.part * of and state.created is not None
+
+
+def _find(target: str, process: subprocess.Popen[str]) -> int | None:
+    """The process to hit; ``None`` when there is none (a pool whose members are not started yet, or gone already)."""
+    if target == "driver":
+        return process.pid
+    if target in ("raylet", "gcs"):
+        return _descendant(process.pid, {"raylet": "/raylet/raylet", "gcs": "/gcs_server"}[target])
+    deadline = time.monotonic() + 2.0
+    while time.monotonic() < deadline:
+        if found := _members(process.pid, target):
+            return found[0]
+        time.sleep(0.1)
+    return None
+
+
+def _members(driver: int, pool: str) -> list[int]:
+    from ray._private import state  # the public listing needs Ray's dashboard
+
+    jobs = {job["JobID"] for job in state.jobs() if job["DriverPid"] == driver}
+    return [
+        actor["Pid"]
+        for actor in state.actors().values()
+        if actor["JobID"] in jobs
+        and actor["Name"].rpartition("/")[0] == pool
+        and actor["State"] == "ALIVE"
+        and actor["Pid"]
+    ]
+
+
+def _descendant(pid: int, words: str) -> int | None:
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if words in (process / "cmdline").read_bytes().decode(errors="replace") and _descends(
+                int(process.name), pid
+            ):
+                return int(process.name)
+    return None
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return False
+
+
+def _hit(drill: Drill, pid: int, run_dir: Path, process: subprocess.Popen[str]) -> float:
+    """Hit it, and wait for the end of the command; the longest time without a new line in the manifest."""
+    os.kill(pid, signal.SIGKILL if drill.blow == "kill" else signal.SIGSTOP)
+    path = run_dir / MANIFEST
+    start = since = time.monotonic()
+    size, longest, is_stopped = path.stat().st_size, 0.0, drill.blow == "stop and continue"
+    while process.poll() is None and time.monotonic() - start < _LIMIT_S:
+        if is_stopped and time.monotonic() - start > STOPPED_S:
+            is_stopped = False
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        if (now := path.stat().st_size) != size:
+            size, since = now, time.monotonic()
+        longest = max(longest, time.monotonic() - since)
+        time.sleep(0.05)
+    return longest
+
+
+def _end(process: subprocess.Popen[str]) -> int:
+    try:
+        return process.wait(5.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return -signal.SIGKILL

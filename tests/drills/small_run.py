@@ -1,0 +1,88 @@
+"""The small run on fakes that drills hit: two rounds, every kind of pool, slow enough to be hit in the middle."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bcpg_cluster.assets.chain.task import draw_chain
+from tests.ray_head import BIN
+
+ROUNDS = 2
+_POOLS = {"rollout": 2, "cpu": 2, "judge.llm": 2, "judge.second": 2, "prm": 2, "trainer": 1}
+_LATENCY_S = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class SmallRun:
+    """The command that drives it."""
+
+    config: Path
+    environment: Mapping[str, str]
+
+    def command(self, run_dir: Path, *where: str) -> list[str]:
+        """Two rounds, on ``where`` (``--inline``, or ``--address`` and one)."""
+        words = [BIN / "bcpg-cluster", "iterate", "-c", self.config, "--run-dir", run_dir, "--rounds", ROUNDS, *where]
+        return [str(word) for word in words]
+
+    def run(self, run_dir: Path, *where: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end."""
+        return subprocess.run(
+            self.command(run_dir, *where), env=dict(self.environment), capture_output=True, text=True, timeout=600
+        )
+
+
+def write_small_run(
+    folder: Path, environment: Mapping[str, str], *, latency_s: float = _LATENCY_S, **pool: Any
+) -> SmallRun:
+    """Write its config and prompts; every call takes ``latency_s``, ``pool`` are settings of all pools (deadlines, say)."""
+    rng, taken = random.Random(5), set[str]()
+    prompts = {
+        "train": _write_prompts(folder / "train.jsonl", 32, "a", rng, taken),
+        "test": _write_prompts(folder / "test.jsonl", 12, "t", rng, taken),
+    }
+    env = {"BCPG_FAKE_LATENCY_S": str(latency_s)}
+    content = {
+        "name": "drill",
+        "policy": {"kind": "fake", "model": "fake"},
+        "prompts": {**prompts, "per_round": 12},
+        "generate": {"group_size": 8, "max_tokens": 200, "prompts_per_shard": 2},
+        "judges": {
+            "llm": {"kind": "fake", "precision": 0.9, "recall": 0.8, "pool": "judge.llm"},
+            "second": {"kind": "fake", "precision": 0.85, "recall": 0.75, "pool": "judge.second"},
+            "prm": {"kind": "fake", "precision": 0.85, "recall": 0.7, "pool": "prm"},
+            "truth": {"kind": "chain_truth", "role": "measure"},
+        },
+        "objective": {"tau": 0.1},
+        "train": {"kind": "fake", "learning_rate": 1.0e-4, "min_learning_rate": 1.0e-5, "checkpoint_every_steps": 2},
+        "push": {"num_canaries": 4, "deadline_s": 20.0},
+        "evaluate": {"num_samples": 4, "prompts_per_shard": 2},
+        "pools": {name: {"members": members, "num_cpus": 0.01, "env": env, **pool} for name, members in _POOLS.items()},
+    }
+    config = folder / "drill.yaml"
+    config.write_text(yaml.safe_dump(content))
+    return SmallRun(config, environment)
+
+
+def _write_prompts(path: Path, number: int, prefix: str, rng: random.Random, taken: set[str]) -> str:
+    lines: list[str] = []
+    while len(lines) < number:
+        chain = draw_chain(rng, 3, 5)
+        if chain.question not in taken:
+            taken.add(chain.question)
+            prompt = {"prompt_id": f"{prefix}{len(lines)}", "question": chain.question, "answer": chain.answer}
+            lines.append(json.dumps(prompt))
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def last_words(texts: Sequence[str]) -> str:
+    """The end of what was printed, for a result."""
+    return "\n---\n".join(text[-1500:] for text in texts)
