@@ -324,6 +324,17 @@ def exercise_failures(
     seen["resumed"] = trainer.train(rows, str(checkpoints), stopped_at)
     seen["kept_at_end"] = sorted(path.name for path in checkpoints.iterdir())
     trainer.save_snapshot(str(directory / f"resumed-{name_of}"))
+    # Every rank's own file of the newest is cut: all of them fall back to the one before.
+    damaged = checkpoints / checkpoint_name(newest_on_disk(checkpoints).num_steps)
+    vouched = newest_on_disk(checkpoints)
+    own = max(damaged.glob(f"*zero_pp_rank_{rank}_*optim_states.pt"), default=min(damaged.glob("*.pt")))
+    if own.exists() and (f"rank_{rank}_" in own.name or is_first):
+        os.truncate(own, own.stat().st_size - 1)
+    seen["cut"] = [(fault.file == own.name, fault.why) for fault in check_step_checkpoint(damaged, vouched, rank)]
+    trainer.open(model, settings)
+    seen["fell back"] = trainer.train(rows, str(checkpoints), stopped_at)
+    digests = trainer.save_snapshot(str(directory / f"fell-back-{name_of}"))
+    seen["fell back digests"] = digests
     # Another training must not pick the checkpoint up.
     other = replace(settings, epochs=1)
     trainer.open(model, other)
@@ -961,13 +972,17 @@ def test_deepspeed_resumes_bit_for_bit(stage: int, groups: Any, root: Path) -> N
     for seen in groups[2]:
         failures = seen[f"failures-{stage}"]
         assert failures["faults"] == ()
+        assert [is_own for is_own, _ in failures["cut"]] == [True]
+        assert failures["fell back"] == failures["resumed"]
         assert failures["kept"] == ["step-000002"]
         assert failures["kept_at_end"] == ["step-000002", "step-000006"]
         assert failures["resumed"] == seen[f"tied-{stage}"]["reports"]
         assert [report.step for report in failures["other"]] == [0, 1, 2]
         # No step was taken before: nothing but rounding, which depends on how a batch is laid out.
         assert abs(failures["other"][0].delta_per_token_right) < 1e-6
-    assert verify_snapshot(str(root / "tied" / f"resumed-{stage}")) == groups[2][0][f"tied-{stage}"]["digests"]
+    wanted = groups[2][0][f"tied-{stage}"]["digests"]
+    assert verify_snapshot(str(root / "tied" / f"resumed-{stage}")) == wanted
+    assert groups[2][0][f"failures-{stage}"]["fell back digests"] == wanted
 
 
 @pytest.mark.parametrize("name", cases(*((name,) for name in OPTIONS), names=on_two_ranks))
