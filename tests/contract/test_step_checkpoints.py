@@ -266,51 +266,44 @@ class FullDisk:
 WRITE = DigestedFile.write
 
 
-def second_checkpoint_on(disk: FullDisk, trainer: Any, patch: pytest.MonkeyPatch) -> list[StepCheckpoint]:
-    """Have the trainer write its second checkpoint on such a disk, and stop if it succeeds; its first one."""
-    write, first = trainer._write_checkpoint, []
-
-    def write_until_it_fails(*args: Any) -> None:
-        if not first:
-            write(*args)
-            first.append(trainer.newest_checkpoint())
-            return
-        with disk.stands_in(patch):
-            write(*args)
-        raise Cut
-
-    patch.setattr(trainer, "_write_checkpoint", write_until_it_fails)
-    return first
-
-
 def test_the_checkpoint_before_survives_a_disk_that_fails_anywhere(
     tmp_path: Path, opened: Any, model: str, monkeypatch: pytest.MonkeyPatch
 ):
     """Every operation of the second checkpoint's writing fails once; then the training resumes from the first."""
     trainer, rows = opened
     wanted = trainer.train(rows, None)
-    place, number, is_whole = tmp_path / "steps", 0, False
-    while not is_whole:
+    trainer.open(model, STEPWISE)
+    write, writes = trainer._write_checkpoint, []
+
+    def write_once(*args: Any) -> None:
+        writes.append(args)
+        if len(writes) == 2:
+            raise Cut
+        write(*args)
+
+    monkeypatch.setattr(trainer, "_write_checkpoint", write_once)
+    place, number = tmp_path / "steps", 0
+    with pytest.raises(Cut):
+        trainer.train(rows, str(place))
+    first = trainer.newest_checkpoint()
+    while True:
         number += 1
-        shutil.rmtree(place, ignore_errors=True)
-        trainer.open(model, STEPWISE)
+        shutil.rmtree(place / checkpoint_name(2), ignore_errors=True)
         disk = FullDisk(number)
-        with monkeypatch.context() as patch:
-            first = second_checkpoint_on(disk, trainer, patch)
-            try:
-                trainer.train(rows, str(place))
-            except RunDirectoryError as error:
-                assert "No space left on device" in error.problem and error.remedy
-                assert trainer.newest_checkpoint() == first[0]
-            except Cut:
-                is_whole = True
-        assert check_step_checkpoint(place / checkpoint_name(1), first[0]) == ()
+        try:
+            with disk.stands_in(monkeypatch):
+                write(*writes[1])
+            break
+        except RunDirectoryError as error:
+            assert "No space left on device" in error.problem and error.remedy
+        assert trainer.newest_checkpoint() == first
+        assert check_step_checkpoint(place / checkpoint_name(1), first) == ()
     assert {"mkdir", "open", "write", "fsync", "rename"} <= set(disk.done)
     assert number == len(disk.done) + 1
-    # The next start: what was not finished is gone, and the result is what it would have been.
+    # The next start: what does not count is gone, and the result is what it would have been.
     trainer.open(model, STEPWISE)
-    (place / checkpoint_name(3)).mkdir()
-    assert trainer.train(rows, str(place), first[0]) == wanted
+    monkeypatch.undo()
+    assert trainer.train(rows, str(place), first) == wanted
 
 
 @pytest.mark.parametrize("number", [1, 2])
