@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.inline_runtime import InlineRuntime
 from bcpg_cluster.cluster.runtime import MemberSpec
-from bcpg_cluster.errors import EngineError, RunDirectoryError, TrainingDivergedError
+from bcpg_cluster.errors import DataError, EngineError, RunDirectoryError, TrainingDivergedError
 from bcpg_cluster.records import SampleId, StepCheckpoint
+from bcpg_cluster.run.preflight.model_files import check_model_files
 from bcpg_cluster.run.serving import Weights
 from bcpg_cluster.run.training import train_round
 from bcpg_cluster.stages.push.file_digests import DigestedFile
@@ -304,6 +306,27 @@ def test_the_checkpoint_before_survives_a_disk_that_fails_anywhere(
     trainer.open(model, STEPWISE)
     monkeypatch.undo()
     assert trainer.train(rows, str(place), first) == wanted
+
+
+def test_a_model_that_is_not_finite_is_refused_before_it_is_trained(tmp_path: Path, model: str):
+    """`validate` looks at the beginning of every tensor, the trainers at all values."""
+    path = Path(shutil.copytree(model, tmp_path / "model"))
+    check_model_files("policy.model", path, "causal", needs_weights=True)
+    tensors = load_file(path / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name][-1, -1] = float("inf")
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match=f"policy.model: .* has values that are not finite in {name}"):
+        check_model_files("policy.model", path, "causal", needs_weights=True)
+    with pytest.raises(DataError, match=f"has values that are not finite in {name}"):
+        TorchTrainer("cpu").open(str(path), SETTINGS)
+    bits = {name: value.to(torch.bfloat16) for name, value in load_file(Path(model, "model.safetensors")).items()}
+    save_file(bits, path / "model.safetensors", {"format": "pt"})
+    check_model_files("policy.model", path, "causal", needs_weights=True)
+    bits[name][0, 0] = float("nan")
+    save_file(bits, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match="not finite"):
+        check_model_files("policy.model", path, "causal", needs_weights=True)
 
 
 @pytest.mark.parametrize("number", [1, 2])

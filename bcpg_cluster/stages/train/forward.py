@@ -136,6 +136,13 @@ def load_policy(model_path: str, settings: TrainSettings, dtype: torch.dtype) ->
         attn_implementation=attention,
         trust_remote_code=settings.trust_remote_code,
     )
+    for name, parameter in causal_lm.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise DataError(
+                f"{model_path} has values that are not finite in {name}",
+                rule="weights are finite numbers",
+                remedy="give a checkpoint from before its training diverged, or copy it again",
+            )
     adapters = add_adapters(causal_lm, settings.lora, settings.seed) if settings.lora else {}
     causal_lm.train()  # gradient checkpointing acts in training mode only
     if settings.gradient_checkpointing:
