@@ -108,7 +108,7 @@ def _check_safetensors(key: str, file: Path) -> None:
 
 
 def _check_finite(key: str, file: Path, header: dict[str, Any], start: int) -> None:
-    """Raises :class:`DataError` for a tensor whose beginning has a NaN or an infinity. (A training that diverged leaves nothing else.)"""
+    """Raises :class:`DataError` for a tensor whose beginning has a NaN or an infinity: a diverged training leaves them all over."""
     import numpy as np
 
     with file.open("rb") as opened:

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from bcpg_cluster.errors import ConfigError, DataError, TrainingDivergedError
+from bcpg_cluster.stages.push.digest import is_finite
 from bcpg_cluster.stages.push.protocol import TensorSpec
 from bcpg_cluster.stages.train.logprobs import token_logprobs
 from bcpg_cluster.stages.train.lora import Adapter, add_adapters, plain_name
@@ -137,7 +138,7 @@ def load_policy(model_path: str, settings: TrainSettings, dtype: torch.dtype) ->
         trust_remote_code=settings.trust_remote_code,
     )
     for name, parameter in causal_lm.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        if not is_finite(parameter):
             raise DataError(
                 f"{model_path} has values that are not finite in {name}",
                 rule="weights are finite numbers",
