@@ -12,7 +12,8 @@
       live.json              what that process does now, and when it was last heard of
       control/               requests to it (`bcpg-cluster scale`) and its answers
       rounds/0001/<table>/00003-<attempt>.parquet
-      rounds/0001/checkpoint/0001/<step checkpoints of the trainer's try, gone when the round is trained>
+      rounds/0001/checkpoint/0001/step-000020/  a step checkpoint of the trainers' first try, gone when the round is trained;
+                             checkpoint.json in it, written last, has a sha256 of every file, and the manifest has its own
       rounds/0001/report.json
       snapshots/v0001-<attempt>/
 """

@@ -144,8 +144,14 @@ def _replace(staging: Path, target: Path) -> None:
     """Put ``staging`` under ``target``'s name; a directory cannot be renamed over a full one, so that steps aside."""
     if target.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-        target.rename(old / "replaced")
-        staging.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            target.rename(old / "replaced")
+            try:
+                staging.rename(target)
+            except OSError:
+                (old / "replaced").rename(target)
+                raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
     else:
         staging.rename(target)

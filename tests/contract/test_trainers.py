@@ -324,10 +324,21 @@ def exercise_failures(
     seen["resumed"] = trainer.train(rows, str(checkpoints), stopped_at)
     seen["kept_at_end"] = sorted(path.name for path in checkpoints.iterdir())
     trainer.save_snapshot(str(directory / f"resumed-{name_of}"))
+    # Every rank's own file of the newest is cut: all of them fall back to the one before.
+    newest = newest_on_disk(checkpoints)
+    damaged = checkpoints / checkpoint_name(newest.num_steps)
+    own = next(iter(damaged.glob(f"*zero_pp_rank_{rank}_*optim_states.pt")), min(damaged.glob("*.pt")))
+    if is_first or f"rank_{rank}_" in own.name:
+        os.truncate(own, own.stat().st_size - 1)
+    trainer.open(model, settings)  # where the ranks meet
+    seen["cut"] = [fault.file == own.name for fault in check_step_checkpoint(damaged, newest, rank)]
+    seen["fell back"] = trainer.train(rows, str(checkpoints), stopped_at)
+    digests = trainer.save_snapshot(str(directory / f"fell-back-{name_of}"))
+    seen["fell back digests"] = digests
     # Another training must not pick the checkpoint up.
-    other = replace(settings, epochs=1)
+    other, newest = replace(settings, epochs=1), newest_on_disk(checkpoints)
     trainer.open(model, other)
-    seen["other"] = trainer.train(rows, str(checkpoints), newest_on_disk(checkpoints))
+    seen["other"] = trainer.train(rows, str(checkpoints), newest)
     return seen
 
 
@@ -344,8 +355,8 @@ def exercise_early_stop(trainer: TrainerRank, model: str, directory: Path, name:
     """Reports of a training that stops, and of the same training resumed from its last checkpoint."""
     seen = {}
     for run in ("stopped", "stopped again"):
-        trainer.open(model, FALLING)
         resume = newest_on_disk(directory / name) if run == "stopped again" else None
+        trainer.open(model, FALLING)
         seen[run] = trainer.train(falling_rows(directory), str(directory / name), resume)
         trainer.save_snapshot(str(directory / f"{name}-snapshot-{run[7:]}"))
     return seen
@@ -961,13 +972,17 @@ def test_deepspeed_resumes_bit_for_bit(stage: int, groups: Any, root: Path) -> N
     for seen in groups[2]:
         failures = seen[f"failures-{stage}"]
         assert failures["faults"] == ()
+        assert failures["cut"] == [True]
+        assert failures["fell back"] == failures["resumed"]
         assert failures["kept"] == ["step-000002"]
         assert failures["kept_at_end"] == ["step-000002", "step-000006"]
         assert failures["resumed"] == seen[f"tied-{stage}"]["reports"]
         assert [report.step for report in failures["other"]] == [0, 1, 2]
         # No step was taken before: nothing but rounding, which depends on how a batch is laid out.
         assert abs(failures["other"][0].delta_per_token_right) < 1e-6
-    assert verify_snapshot(str(root / "tied" / f"resumed-{stage}")) == groups[2][0][f"tied-{stage}"]["digests"]
+    wanted = groups[2][0][f"tied-{stage}"]["digests"]
+    assert verify_snapshot(str(root / "tied" / f"resumed-{stage}")) == wanted
+    assert groups[2][0][f"failures-{stage}"]["fell back digests"] == wanted
 
 
 @pytest.mark.parametrize("name", cases(*((name,) for name in OPTIONS), names=on_two_ranks))

@@ -17,6 +17,13 @@ _NOT_CAUSAL = (
 )  # fmt: skip
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 _GGUF = "*.gguf"
+_BYTES_LOOKED_AT = 256 * 1024  # of a tensor
+_FLOATS = {  # integers of their width, and the exponent that only NaN and infinities have
+    "BF16": ("uint16", 0x7F80),
+    "F16": ("uint16", 0x7C00),
+    "F32": ("uint32", 0x7F800000),
+    "F64": ("uint64", 0x7FF0000000000000),
+}
 _MAX_HEADER_BYTES = 100 * 2**20  # of the safetensors format
 
 Purpose = Literal["causal", "prm"]
@@ -97,6 +104,27 @@ def _check_safetensors(key: str, file: Path) -> None:
     wanted = 8 + header_bytes + max(ends, default=0)
     if size != wanted:
         raise _damaged(key, file, f"has {size:,} bytes, and its header says {wanted:,}")
+    _check_finite(key, file, content, 8 + header_bytes)
+
+
+def _check_finite(key: str, file: Path, header: dict[str, Any], start: int) -> None:
+    """Raises :class:`DataError` for a tensor whose beginning has a NaN or an infinity: a diverged training leaves them all over."""
+    import numpy as np
+
+    with file.open("rb") as opened:
+        for name, entry in header.items():
+            if entry.get("dtype") not in _FLOATS:
+                continue
+            kind, exponent = _FLOATS[entry["dtype"]]
+            begin, end = entry["data_offsets"]
+            opened.seek(start + begin)
+            bits = np.frombuffer(opened.read(min(end - begin, _BYTES_LOOKED_AT)), kind)
+            if bool((bits & np.array(exponent, kind) == exponent).any()):
+                raise DataError(
+                    f"{key}: {file} has values that are not finite in {name}",
+                    rule=f"weights are finite numbers (the first {_BYTES_LOOKED_AT // 1024} KiB of every tensor are read here)",
+                    remedy="give a checkpoint from before its training diverged, or copy it again",
+                )
 
 
 def _check_index(key: str, model: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from bcpg_cluster.errors import DataError, NotFiniteError, RunDirectoryError, StoreError, TrainingDivergedError
-from bcpg_cluster.stages.push.digest import tensor_digest
+from bcpg_cluster.stages.push.digest import is_finite, tensor_digest
 from bcpg_cluster.stages.push.file_digests import WEIGHT_SUFFIXES, FileFault, companion_faults
 from bcpg_cluster.store.whole_files import whole_directory
 
@@ -97,7 +97,7 @@ def _write_weights(
             raise ValueError(f"parameter {name!r} came twice")
         # A copy: a gathered ZeRO-3 parameter is emptied when the next one is asked for.
         tensor = parameter.detach().to("cpu", copy=True).contiguous()
-        if not _is_finite(tensor):
+        if not is_finite(tensor):
             raise TrainingDivergedError(
                 f"{name} is not finite after the last step, though its loss and gradient were: no snapshot was written"
             )
@@ -160,7 +160,7 @@ def read_parameters(path: str, digests: Mapping[str, str] | None = None) -> Iter
                     tensor = tensors.get_tensor(name)
                     if digests.get(name) != tensor_digest(tensor):
                         raise StoreError(f"snapshot {path}: {name} in {file.name} is not what was written")
-                    if not _is_finite(tensor):
+                    if not is_finite(tensor):
                         raise NotFiniteError(f"snapshot {path}: {name} in {file.name} has values that are not finite")
                     seen.add(name)
                     yield name, tensor
@@ -200,7 +200,3 @@ def snapshot_faults(path: str, digests: Mapping[str, str], files: Mapping[str, s
             faults.append(FileFault(file.name, f"cannot be read: {error}"))
     missing = sorted(set(digests) - seen)
     return (*faults, *(FileFault("*.safetensors", f"has no {name}") for name in missing))
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

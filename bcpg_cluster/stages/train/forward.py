@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from bcpg_cluster.errors import ConfigError, DataError, TrainingDivergedError
+from bcpg_cluster.stages.push.digest import is_finite
 from bcpg_cluster.stages.push.protocol import TensorSpec
 from bcpg_cluster.stages.train.logprobs import token_logprobs
 from bcpg_cluster.stages.train.lora import Adapter, add_adapters, plain_name
@@ -136,6 +137,13 @@ def load_policy(model_path: str, settings: TrainSettings, dtype: torch.dtype) ->
         attn_implementation=attention,
         trust_remote_code=settings.trust_remote_code,
     )
+    for name, parameter in causal_lm.named_parameters():
+        if not is_finite(parameter):
+            raise DataError(
+                f"{model_path} has values that are not finite in {name}",
+                rule="weights are finite numbers",
+                remedy="give a checkpoint from before its training diverged, or copy it again",
+            )
     adapters = add_adapters(causal_lm, settings.lora, settings.seed) if settings.lora else {}
     causal_lm.train()  # gradient checkpointing acts in training mode only
     if settings.gradient_checkpointing:

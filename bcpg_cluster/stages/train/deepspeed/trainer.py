@@ -253,6 +253,7 @@ class DeepSpeedRank:
         place = Path(checkpoint_dir)
         # Every rank reads its copy of the same record (its digest says so), so all of them resume or none.
         record = open_checkpoint(place, resume, plan.fingerprint) if resume else None
+        self._group.barrier()  # all have read theirs before any of it is removed
         self._kept.begin(place, resume if record else None)
         self._group.barrier()  # what was removed is gone before a rank writes
         if record is None or resume is None:

@@ -72,7 +72,7 @@ def write_record(directory: Path, record: CheckpointRecord) -> StepCheckpoint:
     files = {name: {**asdict(file.digest), "rank": file.rank} for name, file in record.files.items()}
     reports = [asdict(report) for report in record.reports]
     content = {"format": _FORMAT, "fingerprint": record.fingerprint, "files": files, "reports": reports}
-    text = json.dumps(content, sort_keys=True).encode()
+    text = json.dumps(content).encode()
     write_whole(directory / RECORD, text)
     for folder in (directory, directory.parent):
         _sync(folder)

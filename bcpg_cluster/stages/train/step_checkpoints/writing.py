@@ -9,6 +9,7 @@ from typing import IO, cast
 import torch
 
 from bcpg_cluster.errors import BcpgError, RunDirectoryError, TrainingDivergedError
+from bcpg_cluster.stages.push.digest import is_finite
 from bcpg_cluster.stages.push.file_digests import FileDigest, digested_file
 
 
@@ -44,7 +45,7 @@ def unwritten(path: Path, error: OSError) -> BcpgError:
 def not_finite(content: object) -> str | None:
     """The name of the first tensor in nested dictionaries and lists that has a NaN or an infinity; ``None`` without one."""
     for name, tensor in _tensors("", content):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not is_finite(tensor):
             return name
     return None
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bcpg_cluster.errors import DataError, StoreError
+from bcpg_cluster.errors import DataError, NotFiniteError, RunDirectoryError, StoreError, TrainingDivergedError
+from bcpg_cluster.stages.push import snapshot as snapshot_module
 from bcpg_cluster.stages.push.digest import tensor_digest
-from bcpg_cluster.stages.push.snapshot import read_digests, read_parameters, verify_snapshot, write_snapshot
+from bcpg_cluster.stages.push.file_digests import companion_digests
+from bcpg_cluster.stages.push.snapshot import (
+    read_digests,
+    read_parameters,
+    snapshot_faults,
+    verify_snapshot,
+    write_snapshot,
+)
 
 PARAMETERS = {
     "embed": torch.arange(12.0).reshape(3, 4),
@@ -83,6 +95,77 @@ def test_a_failed_write_leaves_what_was_there(base: Path, tmp_path: Path) -> Non
         write_snapshot(str(path), str(base), breaks())
     assert verify_snapshot(str(path)) == before
     assert [entry.name for entry in path.parent.iterdir()] == ["3"]
+
+
+def test_a_disk_that_fails_anywhere_leaves_what_was_there(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, number = tmp_path / "snapshots" / "3", 0
+    before = write(base, path)
+    while True:
+        number += 1
+        done: list[str] = []
+
+        def counted(place: object, name: str, number: int, done: list[str]) -> None:
+            real = getattr(place, name)
+
+            def call(*args: Any, **options: Any) -> Any:
+                done.append(name)
+                if len(done) == number:
+                    raise OSError(28, "No space left on device")
+                return real(*args, **options)
+
+            disk.setattr(place, name, call)
+
+        try:
+            with monkeypatch.context() as disk:
+                counted(os, "fsync", number, done)
+                counted(shutil, "copyfile", number, done)
+                counted(tempfile, "mkdtemp", number, done)
+                counted(snapshot_module, "save_file", number, done)
+                for name in ("rename", "mkdir", "write_text", "chmod"):
+                    counted(Path, name, number, done)
+                write_snapshot(str(path), str(base), [("other", torch.ones(2))])
+            break
+        except RunDirectoryError as error:
+            assert "No space left on device" in error.problem
+            assert verify_snapshot(str(path)) == before
+        assert [entry.name for entry in path.parent.iterdir()] == ["3"]
+    assert {"fsync", "copyfile", "mkdtemp", "save_file", "rename", "write_text"} <= set(done)
+    assert set(verify_snapshot(str(path))) == {"other"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_neither_written_nor_read(base: Path, tmp_path: Path, value: float) -> None:
+    path = tmp_path / "snapshots" / "3"
+    weight = torch.tensor([1.0, value])
+    with pytest.raises(TrainingDivergedError, match="layer is not finite after the last step"):
+        write_snapshot(str(path), str(base), [("embed", torch.ones(2)), ("layer", weight)])
+    assert list(path.parent.iterdir()) == []
+    write_snapshot(str(path), str(base), [("layer", torch.ones(2))])
+    save_file({"layer": weight}, path / "model.safetensors")  # as a version before this one wrote it
+    digests = {"layer": tensor_digest(weight)}
+    with pytest.raises(NotFiniteError, match=r"layer in model\.safetensors has values that are not finite"):
+        verify_snapshot(str(path), digests)
+
+
+def test_all_faults_of_a_snapshot_are_named(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "3"
+    digests = write(base, path, max_shard_bytes=50)
+    files = companion_digests(str(path))
+    assert "additional_chat_templates/tool.jinja" in files
+    assert not any(name.endswith(".safetensors") for name in files)
+    assert snapshot_faults(str(path), digests, files) == ()
+    assert snapshot_faults(str(path), digests, {}) == ()  # a run made before they were noted
+    (path / "tokenizer.json").write_text("another")
+    (path / "generation_config.json").unlink()
+    save_file({"layer.bias": torch.ones(2)}, path / "model-00002-of-00002.safetensors")
+    assert [str(fault) for fault in snapshot_faults(str(path), digests, files)] == [
+        "generation_config.json cannot be read: No such file or directory",
+        "tokenizer.json is not what was written",
+        "model-00002-of-00002.safetensors has a layer.bias that is not what was written",
+        "*.safetensors has no scale",
+    ]
 
 
 def test_replaces_an_older_one(base: Path, tmp_path: Path) -> None:
