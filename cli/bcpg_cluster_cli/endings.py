@@ -9,7 +9,15 @@ import time
 
 import typer
 
-from bcpg_cluster.errors import BcpgError, ClusterLostError, DamagedShardError, EngineError, Interrupted, PushError, UserError
+from bcpg_cluster.errors import (
+    BcpgError,
+    ClusterLostError,
+    DamagedShardError,
+    EngineError,
+    Interrupted,
+    PushError,
+    UserError,
+)
 
 _PLACES = {
     errno.ENOSPC: "the disk is full",
