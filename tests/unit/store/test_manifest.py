@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
-from bcpg_cluster.records import Receipt
+from bcpg_cluster.records import Receipt, StepCheckpoint
 from bcpg_cluster.store.folded import FoldedReceipts
 from bcpg_cluster.store.journals.lines import Chain
 from bcpg_cluster.store.layout import LOCK, MANIFEST
@@ -266,3 +266,49 @@ sys.stdin.read()
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == other.pid
         other.kill()
     Manifest(tmp_path).close()  # a dead process holds nothing
+
+
+# --- step checkpoints
+
+
+def test_step_checkpoints_count_until_their_round_has_its_snapshot(tmp_path: Path):
+    old, new, again = StepCheckpoint(20, "a"), StepCheckpoint(40, "b"), StepCheckpoint(20, "c")
+    with Manifest(tmp_path) as manifest:
+        seen = []
+        for note in (
+            lambda: manifest.add_step_checkpoint(2, old),
+            lambda: manifest.add_step_checkpoint(2, new),
+            lambda: manifest.add_fall_back(2, 20),
+            lambda: manifest.add_step_checkpoint(2, new),
+            lambda: manifest.add_step_checkpoint(
+                2, again
+            ),  # of a training that began at step 0: what was further is another's
+            lambda: manifest.add_fall_back(2, 0),
+            lambda: manifest.add_step_checkpoint(2, new),
+            lambda: manifest.add_snapshot(_snapshot(2)),
+        ):
+            note()
+            seen.append(manifest.state.step_checkpoints.get(2))
+            assert read_manifest(tmp_path) == manifest.state
+        assert seen == [[old], [old, new], [old], [old, new], [again], [], [new], None]
+
+
+def test_a_stage_that_is_done_again_forgets_step_checkpoints(tmp_path: Path):
+    with Manifest(tmp_path) as manifest:
+        _fill(manifest)
+        manifest.add_step_checkpoint(3, StepCheckpoint(20, "a"))
+        manifest.reopen(3, ["reference"], 3)
+        assert manifest.state.step_checkpoints == {} == read_manifest(tmp_path).step_checkpoints
+
+
+def test_a_snapshots_files_are_noted_and_old_lines_have_none(tmp_path: Path):
+    with Manifest(tmp_path) as manifest:
+        record = replace(_snapshot(1), files={"config.json": "d"})
+        manifest.add_snapshot(record)
+        assert read_manifest(tmp_path).snapshots[1] == record
+    (line,) = (tmp_path / MANIFEST).read_text().splitlines()
+    event = json.loads(line)
+    del event["files"]
+    state = ManifestState()
+    state.apply(event)
+    assert state.snapshots[1] == replace(record, files={})
