@@ -77,6 +77,28 @@ def test_a_shard_damaged_before_it_is_read(
     assert [retry["what"] for retry in state.retries] == [e.what for e in damager.heard if isinstance(e, Retried)]
 
 
+@pytest.mark.parametrize("table", ["rollouts", "steps"])
+def test_pools_that_take_turns(
+    table: str,
+    make_config: Callable[..., Config],
+    run_rounds: Callable[..., Any],
+    undisturbed: Contents,
+    tmp_path: Path,
+):
+    """The judge's turn, the second, reads what the first made: the round begins again, and does only what is missing."""
+    judge = {"kind": "fake", "precision": 0.9, "recall": 0.8, "pool": "judge.llm"}
+    config = make_config(
+        placement="colocated",
+        judges={"llm": judge},
+        prompts={"per_round": 8},
+        evaluate={"num_prompts": 8, "prompts_per_shard": 4},
+    )
+    run_rounds(tmp_path / "run", config, 1, Damager(tmp_path / "run", "segment", table))
+    remade = read_manifest(tmp_path / "run").losses.remade
+    assert [(shard.table, shard.shard, shard.is_same) for shard in remade] == [(table, 0, True)]
+    assert contents_of(tmp_path / "run").shards == undisturbed.shards
+
+
 def test_a_disk_that_damages_the_same_shard_again_and_again_ends_the_run(
     small: Config, run_rounds: Callable[..., Any], undisturbed: Contents, tmp_path: Path
 ):
