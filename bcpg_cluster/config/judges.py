@@ -27,8 +27,13 @@ class EndpointConfig(Section):
     """How the answer's JSON schema is sent (``strict`` for OpenAI)."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request, sent untouched."""
+    send_seed: Annotated[bool, Decides.WHEN_SET] = False
+    """Send a ``seed`` made from the request's content and the run's seed where answers are sampled (``temperature`` above 0), so
+    that a second try draws the same; for endpoints that know the field."""
     timeout_s: Annotated[float, Decides.NEVER] = Field(120.0, gt=0)
-    """Seconds to wait for one try."""
+    """Seconds for one try, from its start to the last byte of the answer."""
+    call_timeout_s: Annotated[float | None, Decides.NEVER] = Field(None, gt=0)
+    """Seconds for one call with all its tries and waits; ``null`` is ``(max_retries + 1) * (timeout_s + 60)``."""
     max_retries: Annotated[int, Decides.NEVER] = Field(5, ge=0)
     """Tries after the first, each after a longer wait."""
     give_up_after: Annotated[int, Decides.NEVER] = Field(20, ge=1)
@@ -53,6 +58,12 @@ class EndpointConfig(Section):
     def _prices_go_together(self) -> EndpointConfig:
         if (self.price_prompt is None) != (self.price_answer is None):
             raise ValueError("price_prompt and price_answer are given together or not at all")
+        return self
+
+    @model_validator(mode="after")
+    def _one_seed(self) -> EndpointConfig:
+        if self.send_seed and "seed" in self.extra_body:
+            raise ValueError("send_seed makes a seed for each request, so extra_body has no seed of its own")
         return self
 
 

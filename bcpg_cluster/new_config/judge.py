@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from concurrent.futures import Future
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -13,10 +16,12 @@ from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.new_config.facts import JudgeFacts, ModelFacts
 from bcpg_cluster.new_config.model import is_prm, read_model
 from bcpg_cluster.run.build.model_files import config_json
+from bcpg_cluster.stages.judge.endpoint.key_mask import KeyMask
 
 _ANSWER_TOKENS, _STEPS = 1000, 8
 _TOKENS_PER_STEP = 90  # about what JSON with reasons takes; ``validate`` reckons with the same
 _WITHIN_S = 5.0
+_MOST_BYTES = 2**22
 _KEYS = {"api.openai.com": "OPENAI_API_KEY"}
 
 
@@ -60,15 +65,16 @@ def _endpoint(address: str, model: str | None, key_env: str | None) -> tuple[Jud
 
 def _models_of(base: str, key_env: str | None) -> list[str]:
     key = os.environ.get(key_env or "", "")
+    mask = KeyMask(key or None)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        with urlopen(Request(f"{base}/models", headers=headers), timeout=_WITHIN_S) as reply:
-            names = [str(entry["id"]) for entry in json.loads(reply.read())["data"]]
+        body = mask.body(_read_within(_WITHIN_S, Request(f"{base}/models", headers=headers)))
+        names = [str(entry["id"]) for entry in json.loads(body)["data"]]
         problem = "it serves none"
     except HTTPError as error:
         names, problem = [], f"it answers {error.code}"
-    except (URLError, OSError, ValueError, KeyError, TypeError) as error:
-        names, problem = [], f"{getattr(error, 'reason', None) or error}"
+    except (URLError, HTTPException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        names, problem = [], mask.message(f"{getattr(error, 'reason', None) or error}")
     if not names:
         raise ConfigError(
             f"{base} does not say which models it serves: {problem}",
@@ -76,3 +82,25 @@ def _models_of(base: str, key_env: str | None) -> list[str]:
             remedy="give --judge-model NAME (and --judge-key-env VARIABLE where it wants a key), or correct the address",
         )
     return names
+
+
+def _read_within(seconds: float, request: Request) -> bytes:
+    """The body of an answer, cut at :data:`_MOST_BYTES`.
+
+    ``urlopen`` limits each wait for bytes, and a server may send them one by one: so a thread asks, which is left behind when the
+    whole takes too long.
+    """
+    answer: Future[bytes] = Future()
+
+    def ask() -> None:
+        try:
+            with urlopen(request, timeout=seconds) as reply:
+                answer.set_result(reply.read(_MOST_BYTES))
+        except Exception as error:  # the caller's to sort
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="models of an endpoint", daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError:
+        raise TimeoutError(f"no whole answer within {seconds:g} s") from None

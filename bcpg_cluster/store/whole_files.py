@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bcpg_cluster.store.path import RunPath, StoredPath
@@ -25,14 +25,27 @@ def write_whole(path: RunPath, content: bytes) -> None:
         path.write(content)
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with naming(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(path)
+        except BaseException:
+            with suppress(OSError):  # what failed may fail again, and is what there is to tell
+                partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the disk names ``path``, which people know: writes and fsync name no file, renames one of a passing name."""
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
 def place_problem(path: Path) -> str | None:

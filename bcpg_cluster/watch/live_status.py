@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from bcpg_cluster.cluster.state import PoolState
 from bcpg_cluster.errors import Interrupted, UnreachableError
@@ -38,6 +39,7 @@ from bcpg_cluster.watch.observer import (
 _EVERY_S = 1.0
 HEARTBEAT_S = 2.0  # the file is never older while the process lives
 _NUM_EVENTS = 50
+_ABSURD = 1e15  # beyond any count, and any time in seconds that a calendar has
 
 
 @dataclass
@@ -232,11 +234,21 @@ def _is_due(content: Live, written: Live) -> bool:
 
 
 def read_live(run_dir: RunPath) -> Live | None:
-    """The live status; ``None`` when there is none (the run was never started by a command that keeps one)."""
+    """The live status; ``None`` when there is none (the run was never started by a command that keeps one), or what lies there
+    is not one: another version's, altered, or no file.
+    """
     try:
-        return Live.model_validate_json((run_dir / LIVE).read_bytes())
-    except (FileNotFoundError, ValueError):
+        live = Live.model_validate_json((run_dir / LIVE).read_bytes())
+    except (OSError, ValueError):
         return None
+    return live if _is_plausible(live.plain()) else None
+
+
+def _is_plausible(value: Any) -> bool:
+    """Whether all numbers are ones that a run can have."""
+    if isinstance(value, dict | list | tuple):
+        return all(map(_is_plausible, value.values() if isinstance(value, dict) else value))
+    return not (isinstance(value, int | float) and abs(value) >= _ABSURD)
 
 
 def is_alive(

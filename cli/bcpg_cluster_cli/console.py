@@ -254,6 +254,8 @@ def account_text(account: dict[str, float]) -> str:
         parts.append(f"asked again {account['repair']:,.0f}, which helped {account['repaired']:,.0f}")
     if account["retries"]:
         parts.append(f"retries {account['retries']:,.0f}")
+    if account.get("unkept"):
+        parts.append(f"{account['unkept']:,.0f} answers that the cache's disk did not take")
     if "cost" in account:
         parts.append(f"cost {account['cost']:,.4f}")
     return ", ".join(parts)

@@ -27,7 +27,7 @@ VENDORS = {
         "exchange/import_rollouts.py",
         "judging/segment_text.py",
     ),
-    "openai": ("stages/judge/endpoint/openai_transport.py",),
+    "openai": ("stages/judge/endpoint/openai_transport.py", "stages/judge/endpoint/http_client.py"),
     "peft": ("stages/train/lora.py",),
     "wtpsplit": ("stages/segment/sat.py",),
     "wtpsplit_lite": ("stages/segment/sat.py",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -112,7 +113,7 @@ def _make_llm_judge(config: Config, name: str, generators: dict[str, TextGenerat
     from bcpg_cluster.stages.judge.cache import VerdictCache
 
     section = config.judges[name]
-    options = judge_options(section)
+    options = replace(judge_options(section), run_seed=config.seed)
     cache = VerdictCache(Path(section.cache).expanduser()) if section.cache else None
     transport = _to_endpoint(section) if section.kind == "openai" else _to_generator(config, name, generators)
     return LlmJudge(name, transport, options, cache)
@@ -185,7 +186,9 @@ def judge_endpoint(section: JudgeConfig) -> Endpoint:
         token_limit_field=config.token_limit_field,
         structured=config.structured,
         extra_body=config.extra_body,
+        send_seed=config.send_seed,
         timeout_s=config.timeout_s,
+        call_timeout_s=config.call_timeout_s,
         max_retries=config.max_retries,
         give_up_after=config.give_up_after,
         prices=prices,

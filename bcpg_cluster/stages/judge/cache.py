@@ -49,6 +49,13 @@ def request_key(
     return hashlib.sha256(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def content_seed(run_seed: int, key: str) -> int:
+    """The seed of a sampled answer (31 bits), by nothing but the request's :func:`request_key` and the run: whichever member
+    answers, at whichever try, draws the same.
+    """
+    return int.from_bytes(hashlib.sha256(f"{run_seed}/{key}".encode()).digest()[:4]) >> 1
+
+
 class VerdictCache:
     """A directory of answers by key. Thread-safe: it holds no state.
 
@@ -80,8 +87,8 @@ class VerdictCache:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):  # no file; torn; JSON of another shape
             return None
 
-    def put(self, key: str, answer: CachedAnswer) -> None:
-        """Store an answer; a failing disk costs the entry, not the answer."""
+    def put(self, key: str, answer: CachedAnswer) -> bool:
+        """Store an answer; false where the disk failed, which costs the entry, not the answer."""
         body = asdict(answer)
         entry = json.dumps({"key": key, "checksum": _checksum(key, body), "answer": body}).encode()
         path = self._path(key)
@@ -94,6 +101,8 @@ class VerdictCache:
         except OSError:
             with suppress(OSError):  # it may be what failed
                 temporary.unlink(missing_ok=True)
+            return False
+        return True
 
     def _path(self, key: str) -> Path:
         return self._root / key[:2] / f"{key}.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Literal
 
@@ -13,7 +13,7 @@ from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import VerdictStatus
 from bcpg_cluster.stages.job import Sleeper
 from bcpg_cluster.stages.judge.answer_schema import parse_answer, verdict_schema
-from bcpg_cluster.stages.judge.cache import VerdictCache
+from bcpg_cluster.stages.judge.cache import VerdictCache, content_seed, request_key
 from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt, render_judge_messages, render_repair
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 from bcpg_cluster.stages.judge.transport import Ask, Reply, Transport, cached_answers
@@ -37,6 +37,7 @@ class JudgeOptions:
         sample: which of several draws of the same request this judge is (a vote of one model with itself).
         max_unanswered: largest share of the steps of one :meth:`LlmJudge.judge` that may stay without an answer; above it the
             whole call is an error, to be tried again. ``None`` records whatever came.
+        run_seed: seeds sampled answers, with the content of the request; ``None`` leaves them to chance.
     """
 
     prompt: JudgePrompt
@@ -45,6 +46,7 @@ class JudgeOptions:
     answer_after: str | None = None
     sample: int = 0
     max_unanswered: float | None = None
+    run_seed: int | None = None
 
 
 def most_calls(options: JudgeOptions, num_steps: int) -> int:
@@ -72,11 +74,11 @@ class LlmJudge:
     """A :class:`~bcpg_cluster.stages.judge.protocol.Judge` that asks a language model over a
     :class:`~bcpg_cluster.stages.judge.transport.Transport`.
 
-    Its counts are ``calls``, ``calls.stored`` (answered by the cache), ``calls.repair`` (second tries of an unreadable
-    answer), ``calls.repaired`` (those that helped), ``retries``, ``prompt_tokens``, ``prompt_tokens.cached``,
-    ``answer_tokens`` and ``cost`` of what was not stored, and ``calls.uncounted``, whose tokens were not counted. Calls of work
-    that failed as a whole are in the counts of the next that does not, by the same object; if its process ends before,
-    they are lost (the counts are a lower bound, then).
+    Its counts are ``calls``, ``calls.stored`` (answered by the cache), ``calls.unkept`` (which the cache could not take),
+    ``calls.repair`` (second tries of an unreadable answer), ``calls.repaired`` (those that helped), ``retries``,
+    ``prompt_tokens``, ``prompt_tokens.cached``, ``answer_tokens`` and ``cost`` of what was not stored, and ``calls.uncounted``,
+    whose tokens were not counted. Calls of work that failed as a whole are in the counts of the next that does not, by the same
+    object; if its process ends before, they are lost (the counts are a lower bound, then).
 
     Args:
         transport: owned from here on: closing the judge closes it.
@@ -180,7 +182,14 @@ class LlmJudge:
         )
         num_steps = question.last - question.first + 1
         schema = verdict_schema(num_steps, rule=self._prompt.rule) if self._is_bound else None
-        return Ask(tuple(messages), schema)
+        return self._seeded(Ask(tuple(messages), schema))
+
+    def _seeded(self, ask: Ask) -> Ask:
+        options, transport = self._options, self._transport
+        if options.run_seed is None:
+            return ask
+        key = request_key(transport.model, ask.messages, ask.schema, transport.decoding, options.sample)
+        return replace(ask, seed=content_seed(options.run_seed, key))
 
     def _judged(
         self,
@@ -208,7 +217,7 @@ class LlmJudge:
 
     def _repair(self, ask: Ask, text: str, question: _Question) -> Ask:
         messages = render_repair(self._prompt, ask.messages, self._tail(text) or "", question.first, question.last)
-        return Ask(tuple(messages), ask.schema)
+        return self._seeded(Ask(tuple(messages), ask.schema))
 
     def _answers(self, asks: Sequence[Ask], account: dict[str, float]) -> list[Reply]:
         replies: dict[int, Reply] = {}
@@ -264,6 +273,8 @@ def _count(reply: Reply, account: dict[str, float]) -> None:
         account["calls.stored"] += 1
         return
     account["retries"] += reply.num_retries
+    if reply.is_unkept:
+        account["calls.unkept"] += 1
     if reply.prompt_tokens is None or reply.answer_tokens is None:
         account["calls.uncounted"] += 1
         return

@@ -17,10 +17,13 @@ from bcpg_cluster.stages.judge.cache import CachedAnswer, VerdictCache, request_
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request: chat messages, and the JSON schema (text) its answer is bound to, or ``None``."""
+    """One request: chat messages, the JSON schema (text) its answer is bound to, or ``None``, and the seed of a transport that
+    samples (``None``: whatever comes).
+    """
 
     messages: tuple[dict[str, str], ...]
     schema: str | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Reply:
         cost: in the currency of the prices given; ``None`` without prices or counts.
         num_retries: tries before this one.
         is_stored: an answer of earlier, which cost nothing now.
+        is_unkept: an answer that the cache could not take.
     """
 
     text: str = ""
@@ -45,6 +49,7 @@ class Reply:
     cost: float | None = None
     num_retries: int = 0
     is_stored: bool = False
+    is_unkept: bool = False
 
 
 class Transport(Protocol):
@@ -157,7 +162,8 @@ class GeneratorTransport:
                 yield index, Reply(failure=VerdictStatus.REFUSED)
                 continue
             sent.append(index)
-            requests.append(GenerateRequest(token_ids, replace(self._sampling, json_schema=ask.schema)))
+            seed = ask.seed if self._sampling.temperature > 0.0 else None
+            requests.append(GenerateRequest(token_ids, replace(self._sampling, json_schema=ask.schema), seed))
         for index, request, drawn in zip(sent, requests, self._generator.generate(requests), strict=True):
             yield (
                 index,
@@ -205,8 +211,8 @@ def cached_answers(
     keys = list(waiting)
     for place, reply in transport.answers([asks[waiting[key][0]] for key in keys]):
         answer = CachedAnswer(reply.text, reply.prompt_tokens, reply.answer_tokens)
-        if reply.failure is None:
-            cache.put(keys[place], answer)
+        if reply.failure is None and not cache.put(keys[place], answer):
+            reply = replace(reply, is_unkept=True)
         first, *others = waiting[keys[place]]
         yield first, reply
         for index in others:

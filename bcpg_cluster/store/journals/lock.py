@@ -4,7 +4,7 @@ Among processes of one kernel a kernel lock decides (``flock``), which is free t
 Other machines may not see that lock (NFS often keeps it local), so the file also carries host, process, boot and the time of a
 heartbeat every ``BEAT_S`` seconds. A process of another machine counts as working until it gave no sign for ``LEASE_S`` seconds;
 then a person may take the run over (``--take-over``), which nothing does by itself: only a person can know that it is gone. A
-machine of the same name that was started anew since needs nobody's word.
+machine of the same name that was started anew since needs no such word.
 
 Taking over puts another file under the lock's name. Whoever held the lock compares before each line whether the file there is
 still its own, and stops when it is not; so it also notices when somebody removes ``run.lock`` while it works.
@@ -184,18 +184,38 @@ def _keep_renewing(lock: weakref.ref[RunLock], stop: threading.Event) -> None:
 
 
 def is_at(file: IO[bytes], path: Path) -> bool:
-    """Whether an open file still has the name. Opens it anew, since NFS answers anything else from memory."""
+    """Whether an open file still has the name.
+
+    Raises:
+        OSError: nothing can be told of the file there.
+    """
     own = os.fstat(file.fileno())
     try:
-        with path.open("rb", buffering=0) as there:
-            found = os.fstat(there.fileno())
-    except OSError:
-        return False
+        found = _stat_anew(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+            return False
+        raise
     return (own.st_dev, own.st_ino) == (found.st_dev, found.st_ino)
 
 
+def _stat_anew(path: Path) -> os.stat_result:
+    """Of the file that has the name now. It is opened for that: anything else NFS answers from memory for a while."""
+    try:
+        with path.open("rb", buffering=0) as there:
+            return os.fstat(there.fileno())
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # no file may be opened, which says nothing of this one
+            return path.stat()
+        raise
+
+
 def lock_file(file: IO[bytes], run_dir: Path) -> None:
-    """Take the kernel's lock of the manifest itself, which nobody removes. Raises :class:`RunDirectoryError` when it is taken."""
+    """Take the kernel's lock of the manifest itself, in case ``run.lock`` was removed.
+
+    Raises:
+        RunDirectoryError: another process has it.
+    """
     patience = time.monotonic() + _PATIENCE_S
     while not _try_lock(file, fcntl.LOCK_EX):
         if time.monotonic() > patience:

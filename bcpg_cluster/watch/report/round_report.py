@@ -209,7 +209,8 @@ def judge_account(verdicts: Mapping[str, float]) -> dict[str, float] | None:
     Returns:
         ``calls``, of them ``stored`` (answered by the cache) and ``uncounted`` (their tokens are unknown); ``repair`` and
         ``repaired`` (second tries of unreadable answers, and those that helped), ``retries``, ``prompt_tokens``, of them
-        ``cached_tokens``, ``answer_tokens``, and, where prices were given, ``cost``.
+        ``cached_tokens``, ``answer_tokens``; where prices were given, ``cost``, and where the cache could not take answers,
+        ``unkept``.
     """
     if "judge.calls" not in verdicts:
         return None
@@ -219,7 +220,8 @@ def judge_account(verdicts: Mapping[str, float]) -> dict[str, float] | None:
         "cached_tokens": "prompt_tokens.cached", "answer_tokens": "answer_tokens",
     }  # fmt: skip
     account = {ours: verdicts.get(f"judge.{key}", 0.0) for ours, key in names.items()}
-    return account | ({"cost": verdicts["judge.cost"]} if "judge.cost" in verdicts else {})
+    where_any = {"cost": "judge.cost", "unkept": "judge.calls.unkept"}
+    return account | {ours: verdicts[key] for ours, key in where_any.items() if key in verdicts}
 
 
 def _quality(weighed: WeighCounts, judge: str, measure: str, unit: Unit) -> UnitQuality:

@@ -112,12 +112,11 @@ def tracking(
     config: Config, run_dir: RunPath, state: ManifestState, note: Callable[[str], None]
 ) -> Iterator[TrackingObserver | None]:
     """The observer for a run, its trackers started; ``None`` when the configuration chooses none."""
-    kinds = config.tracking.chosen
-    if not kinds:
+    if not config.tracking.chosen:
         yield None
         return
     observer = TrackingObserver(
-        [Feed(kind, tracked_run(config, kind, run_dir)) for kind in kinds],
+        list(_started(config, run_dir, note)),
         {
             version: int(record.training.steps)
             for version, record in state.snapshots.items()
@@ -129,6 +128,16 @@ def tracking(
         yield observer
     finally:
         observer.close()
+
+
+def _started(config: Config, run_dir: RunPath, note: Callable[[str], None]) -> Iterator[Feed]:
+    """A feed for each tracker; what the machine does not let start (a full disk, no files left) is said, and left out."""
+    for kind in config.tracking.chosen:
+        run = tracked_run(config, kind, run_dir)
+        try:
+            yield Feed(kind, run)
+        except OSError as error:
+            note(f"{kind} did not start, the run continues without it: {error}")
 
 
 def tracked_run(config: Config, kind: str, run_dir: RunPath) -> TrackedRun:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import UserError
@@ -26,6 +25,7 @@ from bcpg_cluster.stages.train.objective import Dpo
 from bcpg_cluster.stages.weigh.consensus import consensus
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster_cli.session import find_run
+from bcpg_cluster_cli.terminal import Terminal
 
 WHATS = ("policy", "steps", "weights", "preferences", "verl")
 PAIR_STYLES = ("conversational", "standard")
@@ -75,7 +75,7 @@ def run_export(
         )
     directory = find_run(run_dir)
     config = load_run_config(directory)
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     if what == "policy":
         facts = _policy(directory, out, config, rounds, licence, hub)
     elif what == "steps":

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.run import Config
@@ -25,6 +24,7 @@ from bcpg_cluster.run.preflight.prompts import check_answers
 from bcpg_cluster.store.layout import CONFIG
 from bcpg_cluster.store.path import RunPath, local_only
 from bcpg_cluster_cli.session import new_run
+from bcpg_cluster_cli.terminal import Terminal
 
 
 def run_import(
@@ -73,7 +73,7 @@ def run_import(
         problems=sets.train,
         skip_bad=skip_bad,
     )
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     console.print(
         f"{directory}: {done.num_samples} responses to {done.num_prompts} prompts, {done.num_tokens} tokens, as round 1 "
         f"({done.policy})",

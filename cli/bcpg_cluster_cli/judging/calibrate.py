@@ -32,6 +32,7 @@ from bcpg_cluster.watch.report.calibration import (
 from bcpg_cluster_cli.console import percent
 from bcpg_cluster_cli.judging.hand_labels import read_hand_labels
 from bcpg_cluster_cli.session import find_run
+from bcpg_cluster_cli.terminal import Terminal
 
 
 @dataclass
@@ -139,7 +140,7 @@ def print_choice(
         said = {"judge": judge, "source": source, "rule": rule, "steps": found.counts(), **(facts or {})}
         print(json.dumps(said | {"chosen": asdict(chosen), "curve": [asdict(point) for point in shown]}))
         return
-    _print(Console(), judge, source, found, shown, chosen, precision)
+    _print(Terminal(), judge, source, found, shown, chosen, precision)
 
 
 def gives_labels(judge: str) -> ConfigError:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, UserError
 from bcpg_cluster.prompts.labelled_steps import read_subsets
@@ -18,6 +16,7 @@ from bcpg_cluster_cli.judging.labelled_files import (
     default_folder,
     say_left_out,
 )
+from bcpg_cluster_cli.terminal import Terminal
 
 
 def check_one_source(sources: Mapping[str, object], only_with_data: Mapping[str, object]) -> None:
@@ -62,9 +61,9 @@ def run_calibrate_on_files(
     """
     _check_scores(config, judge)
     asked = LabelledData(read_subsets(data, limit), output or default_folder(config), batch)
-    say_left_out(asked, Console(stderr=choice.as_json))
+    say_left_out(asked, Terminal(stderr=choice.as_json))
     asked.folder.mkdir(parents=True, exist_ok=True)
-    said = ask_about_files(config, judge, asked, make_judge, Console(stderr=choice.as_json))
+    said = ask_about_files(config, judge, asked, make_judge, Terminal(stderr=choice.as_json))
     found = FoundSteps()
     for name, file in asked.files.items():
         for solution, steps in zip(file.solutions, said.by_file[name], strict=True):

@@ -29,6 +29,7 @@ from bcpg_cluster.watch.report.disagreement import (
 from bcpg_cluster.watch.report.disagreement_page import disagreement_page
 from bcpg_cluster_cli.console import percent
 from bcpg_cluster_cli.session import find_run
+from bcpg_cluster_cli.terminal import Terminal, shown
 
 _STYLES = {1: "green", 0: "red", None: "dim"}
 
@@ -86,7 +87,7 @@ def run_disagreements(
         rows = [{**asdict(sample), "dispute": sample.dispute} for sample in disputed]
         typer.echo(json.dumps({**summary(samples), "samples": rows}, indent=2))
     else:
-        _show(Console(), samples, disputed, page)
+        _show(Terminal(), samples, disputed, page)
     return samples
 
 
@@ -139,7 +140,7 @@ def _steps_table(sample: JudgedSample) -> Table:
         table.add_row(
             str(step.index),
             f"{step.dispute:.2f}" if step.dispute else "",
-            Text(step.text.rstrip("\n"), style="bold" if step.dispute else "dim"),
+            Text(shown(step.text.rstrip("\n")), style="bold" if step.dispute else "dim"),
             *map(_words, _all(step)),
         )
     return table
@@ -150,4 +151,4 @@ def _all(step: JudgedStep) -> list[Opinion]:
 
 
 def _words(opinion: Opinion) -> Text:
-    return Text(opinion.words.replace("_", " "), style=_STYLES[opinion.label])
+    return Text(shown(opinion.words.replace("_", " ")), style=_STYLES[opinion.label])

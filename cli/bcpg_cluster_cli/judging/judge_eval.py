@@ -26,6 +26,7 @@ from bcpg_cluster_cli.judging.labelled_files import (
     default_folder,
     say_left_out,
 )
+from bcpg_cluster_cli.terminal import Terminal
 
 REPORT = "judge-eval.json"
 _Number = TypeVar("_Number", int, float)
@@ -79,7 +80,7 @@ def run_judge_eval(
     if combined:
         _check_same_rule(config, names)
     asked = LabelledData(read_subsets(data, limit), output or default_folder(config), batch)
-    say_left_out(asked, console := Console(stderr=as_json))
+    say_left_out(asked, console := Terminal(stderr=as_json))
     asked.folder.mkdir(parents=True, exist_ok=True)
     labels: dict[str, dict[str, Sequence[Labels]]] = {subset: {} for subset in asked.files}
     facts: dict[str, Any] = {}

@@ -20,6 +20,7 @@ from bcpg_cluster.run.build.workforce import member_environment
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judgement
 from bcpg_cluster_cli.judging.engine_log import engine_log
 from bcpg_cluster_cli.judging.judge_answers import ask_judge
+from bcpg_cluster_cli.terminal import Terminal
 
 LOG = "engines.log"
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
@@ -145,4 +146,4 @@ def _engine_console(config: Config, name: str, folder: Path, console: Console) -
     )
     environment = member_environment(config, config.judge_pool(name))
     with engine_log(log, environment, stderr=console.stderr) as stream:
-        yield Console(file=stream)
+        yield Terminal(file=stream)

@@ -20,6 +20,7 @@ from bcpg_cluster.records import Step
 from bcpg_cluster.stages.segment.cues import REFLECTION_CUES, STEP_CUES
 from bcpg_cluster.stages.segment.merge import cue_at
 from bcpg_cluster.stages.segment.segmenters import Segmenter
+from bcpg_cluster_cli.terminal import Terminal, shown
 
 CUES = tuple(dict.fromkeys((*STEP_CUES, *REFLECTION_CUES)))
 STYLES = ("cyan", "yellow")
@@ -50,9 +51,9 @@ def run_segment_text(
     steps = segmenter(pieces)
     lines = describe(steps, text, tuple(cues))
     if as_json:
-        print(json.dumps({"tokenizer": tokenizer, "num_tokens": len(pieces), "steps": lines}, ensure_ascii=False))
+        print(json.dumps({"tokenizer": tokenizer, "num_tokens": len(pieces), "steps": lines}))
     else:
-        show(Console(), lines, len(pieces), "tokens" if tokenizer else "words")
+        show(Terminal(), lines, len(pieces), "tokens" if tokenizer else "words")
 
 
 def read_text(source: str) -> str:
@@ -125,8 +126,8 @@ def show(console: Console, lines: Sequence[dict[str, Any]], num_tokens: int, uni
         heading = f"── step {line['step']}   {unit} {line['start']}-{line['end'] - 1} ({line['num_tokens']})"
         heading += f"   cue: {line['cue']}" if line["cue"] else ""
         heading += "   shares its last token with the next step" if line["shares_last_token"] else ""
-        console.print(Text(heading, style=f"bold {style}"))
-        console.print(Text(_visible(line["text"].rstrip()), style=style))
+        console.print(Text(shown(heading), style=f"bold {style}"))
+        console.print(Text(shown(line["text"].rstrip()), style=style))
     sizes = [line["num_tokens"] for line in lines]
     spread = (
         f": {min(sizes)} / {statistics.median(sizes):g} / {max(sizes)} a step (least / median / most)" if sizes else ""
@@ -139,8 +140,3 @@ def show(console: Console, lines: Sequence[dict[str, Any]], num_tokens: int, uni
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _visible(text: str) -> str:
-    """Control characters as their pictures, so that a text cannot steer the terminal."""
-    return text.translate({code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421})

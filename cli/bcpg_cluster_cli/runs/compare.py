@@ -34,6 +34,7 @@ from bcpg_cluster.watch.report.comparison_report import (
 from bcpg_cluster_cli.console import ConsoleObserver
 from bcpg_cluster_cli.session import new_run, start_runtime
 from bcpg_cluster_cli.signals import stop_on_signals
+from bcpg_cluster_cli.terminal import Terminal
 
 REFERENCE = "bcpg_nsa"
 
@@ -56,7 +57,7 @@ def run_compare(
     inline: bool,
 ) -> None:
     """Check everything, then tune, train and measure every method on every seed, and write what came of it."""
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     chosen = parse_methods(methods)
     named = choose_config(source, address, partial(console.print, highlight=False), inline=inline)
     setup = make_setup(named, overrides, learning_rates, epochs, validation_prompts, num_seeds, tuning_seed)

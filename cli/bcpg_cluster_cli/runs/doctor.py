@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -20,6 +19,7 @@ from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.build.footprint import free_memory_gib, local_gpus
 from bcpg_cluster.stages.verify.code.sandbox import Sandbox
 from bcpg_cluster_cli.runs.python_rule import refusal_here
+from bcpg_cluster_cli.terminal import Terminal
 
 _SET_UP = "pip install 'bcpg-cluster[cpu]' or 'bcpg-cluster[gpu]' (in a checkout: `make setup`)"
 
@@ -61,7 +61,7 @@ def run_doctor(*, as_json: bool) -> None:
                 escape(finding.found),
                 escape(finding.remedy),
             )
-        Console().print(table)
+        Terminal().print(table)
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
 

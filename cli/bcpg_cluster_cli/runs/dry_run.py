@@ -18,6 +18,7 @@ from bcpg_cluster_cli.console import ConsoleObserver
 from bcpg_cluster_cli.endings import end_if_stuck
 from bcpg_cluster_cli.session import new_run, say
 from bcpg_cluster_cli.signals import stop_on_signals
+from bcpg_cluster_cli.terminal import Terminal
 
 
 def run_dry(
@@ -31,7 +32,7 @@ def run_dry(
     inline: bool,
 ) -> None:
     """Do the small round and print what each part took."""
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     source = choose_config(source, address, partial(console.print, highlight=False), inline=inline)
     config = read_config(source, overrides, seed)
     with stop_on_signals(console) as stop_asked, DryObserver(console) as display:

@@ -22,6 +22,7 @@ from bcpg_cluster.stages.verify.samples import (
     read_samples,
 )
 from bcpg_cluster_cli.exchange.import_rollouts import read_columns
+from bcpg_cluster_cli.terminal import say
 
 _MAX_SHOWN = 60  # characters of an answer in a line
 
@@ -69,8 +70,8 @@ def _show_samples(graded: Sequence[Graded], kind: str, *, as_json: bool) -> None
         typer.echo(json.dumps({"kind": kind, "samples": [_facts(one) for one in graded], "differing_lines": wrong}))
     else:
         for one in graded:
-            typer.echo(_line(one))
-        typer.echo(_summary(graded, wrong))
+            say(_line(one))
+        say(_summary(graded, wrong))
     if wrong:
         raise typer.Exit(1)
 
@@ -81,8 +82,8 @@ def _show_golds(bad: Sequence[BadGold], num_golds: int, *, as_json: bool) -> Non
         typer.echo(json.dumps({"num_golds": num_golds, "bad": facts}))
     else:
         for one in bad:
-            typer.echo(f"line {one.gold.line}: {_visible(one.problem, 300)}")
-        typer.echo(f"{num_golds - len(bad)} of {num_golds} gold answers are right as their own answer")
+            say(f"line {one.gold.line}: {_on_a_line(one.problem, 300)}")
+        say(f"{num_golds - len(bad)} of {num_golds} gold answers are right as their own answer")
     if bad:
         raise typer.Exit(1)
 
@@ -102,11 +103,11 @@ def _facts(one: Graded) -> dict[str, Any]:
 def _line(one: Graded) -> str:
     found = one.verification
     reward = "none" if found.reward is None else f"{found.reward:g}"
-    said = "nothing" if found.extracted is None else _visible(found.extracted)
+    said = "nothing" if found.extracted is None else _on_a_line(found.extracted)
     why = f"; {found.why}" if found.why else ""
     expected = "none" if one.sample.expected is None else f"{one.sample.expected:g}"
     differs = f"   EXPECTED {expected}" if one.differs else ""
-    gold = _visible(found.extracted_gold or one.sample.gold)
+    gold = _on_a_line(found.extracted_gold or one.sample.gold)
     return f"line {one.sample.line}: reward {reward} ({found.status}): read {said}, gold {gold}{why}{differs}"
 
 
@@ -122,7 +123,7 @@ def _summary(graded: Sequence[Graded], wrong: Sequence[int]) -> str:
     return f"{text}\n{len(wrong)} of {num_expected} expected rewards differ{lines}"
 
 
-def _visible(text: str, most: int = _MAX_SHOWN) -> str:
-    """An answer on one line, with nothing in it that could steer the terminal."""
-    line = "".join(character if character.isprintable() else " " for character in " ".join(text.split()))
+def _on_a_line(text: str, most: int = _MAX_SHOWN) -> str:
+    """An answer on one line, cut."""
+    line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"

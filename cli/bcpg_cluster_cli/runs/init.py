@@ -6,10 +6,10 @@ import sys
 from dataclasses import replace
 
 import typer
-from rich.console import Console
 
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.new_config.write import Wanted, write_first_config
+from bcpg_cluster_cli.terminal import Terminal
 
 
 def run_init(wanted: Wanted) -> None:
@@ -20,7 +20,7 @@ def run_init(wanted: Wanted) -> None:
     """
     if not wanted.model or not wanted.train:
         wanted = _ask(wanted)
-    console = Console()
+    console = Terminal()
     console.print("reading model, problems and machine ...", style="dim")
     written = write_first_config(wanted)
     for line in written.guesses:

@@ -21,6 +21,7 @@ from bcpg_cluster_cli.console import ConsoleObserver, closing_lines, print_repor
 from bcpg_cluster_cli.endings import end_if_stuck
 from bcpg_cluster_cli.session import new_run, say
 from bcpg_cluster_cli.signals import stop_on_signals
+from bcpg_cluster_cli.terminal import Terminal
 
 
 def run_iterate(
@@ -38,7 +39,7 @@ def run_iterate(
     take_over: bool = False,
 ) -> None:
     """Check everything, then start, then run the rounds that are missing."""
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     source = choose_config(source, address, partial(console.print, highlight=False), inline=inline)
     config = read_config(source, overrides, seed)
     if track:

@@ -19,13 +19,14 @@ from bcpg_cluster.errors import HubError
 from bcpg_cluster.run.build.costs import GpuMemory, PlanFacts, judge_calls, plan_facts
 from bcpg_cluster.run.build.default_config import choose_config, place, read_config
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster_cli.terminal import Terminal
 
 
 def run_plan(rounds: int, source: str | None, overrides: Sequence[str], address: str | None, *, as_json: bool) -> None:
     """Print upper bounds: every response as long as ``max_tokens``, every group kept, all its responses wrong but one; what
     every GPU holds; and, with an address, whether that cluster has room for it.
     """
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     config = read_config(
         choose_config(source, address, partial(console.print, highlight=False)) if address else source, overrides, None
     )

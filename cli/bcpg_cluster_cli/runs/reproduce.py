@@ -19,6 +19,7 @@ from bcpg_cluster_cli.console import ConsoleObserver
 from bcpg_cluster_cli.endings import end_if_stuck
 from bcpg_cluster_cli.session import find_run, say
 from bcpg_cluster_cli.signals import stop_on_signals
+from bcpg_cluster_cli.terminal import Terminal
 
 _COLOURS = {"same": "green", "differs": "red", "missing": "red", "not recorded": "yellow"}
 
@@ -31,7 +32,7 @@ def run_check(run: str, *, as_json: bool) -> None:
         items = [asdict(item) for item in checked.items]
         typer.echo(json.dumps({"run": str(directory), "exit_code": checked.exit_code, "items": items}, indent=2))
     else:
-        console = Console()
+        console = Terminal()
         console.print(_items_table(checked))
         console.print(_verdict(checked), style="bold", highlight=False, soft_wrap=True)
     raise typer.Exit(checked.exit_code)
@@ -60,7 +61,7 @@ def run_rerun(
     run: str, out: str | None, rounds: int | None, address: str | None, *, inline: bool, as_json: bool
 ) -> None:
     """Make a run again and compare; the exit code says what came out."""
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     with stop_on_signals(console) as stop_asked, ConsoleObserver(console) as display:
         done = rerun(
             find_run(run),

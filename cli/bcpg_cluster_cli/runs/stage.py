@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import typer
-from rich.console import Console
 
 from bcpg_cluster.config.changes import check_rerun_changes
 from bcpg_cluster.config.load import change_config
@@ -26,6 +25,7 @@ from bcpg_cluster.store.path import RunPath
 from bcpg_cluster_cli.console import ConsoleObserver
 from bcpg_cluster_cli.session import find_run, start_runtime
 from bcpg_cluster_cli.signals import stop_on_signals
+from bcpg_cluster_cli.terminal import Terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def run_stage(
         UserError: no such stage, the round is not that far, a changed key is read before the stage, or later results depend on
             it and may not be discarded.
     """
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     directory = find_run(run_dir).absolute()
     before = load_run_config(directory)
     config = change_config(before.model_dump(mode="json"), overrides, str(directory))

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from bcpg_cluster.config.invalid.keys import InvalidConfigError
 from bcpg_cluster.config.run import Config
@@ -31,6 +30,7 @@ from bcpg_cluster.run.preflight.trials import probe_endpoints, try_reward
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster_cli.session import new_run
+from bcpg_cluster_cli.terminal import Terminal
 
 
 @dataclass
@@ -74,7 +74,7 @@ def run_validate(
     if as_json:
         typer.echo(json.dumps({"good": True, "config": source or DEFAULT_CONFIG, **asdict(found)}))
         return
-    console = Console()
+    console = Terminal()
     for line in found.notes:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     dropped = sum(len(of_set.too_long) for of_set in found.lengths)

@@ -23,6 +23,7 @@ from bcpg_cluster.watch.examples.step_strip import state_words, step_strip
 from bcpg_cluster.watch.examples.truth_words import truth_lines
 from bcpg_cluster_cli.console import import_text
 from bcpg_cluster_cli.session import find_run
+from bcpg_cluster_cli.terminal import Terminal, shown
 from bcpg_cluster_cli.watching.inspect_json import sample_facts
 
 _STYLES = {"m": "green", "d": "yellow", "x": "red", "?": "magenta", "e": "dim", ".": "dim"}
@@ -58,7 +59,7 @@ def run_inspect(
     if as_json:
         typer.echo(json.dumps([_facts(row, samples) for row in chosen], indent=2))
         return
-    console = Console()
+    console = Terminal()
     _say_imports(console, state, samples, chosen)
     for row in chosen:
         _show(console, row, samples, config)
@@ -89,7 +90,7 @@ def _show(console: Console, row: WeightedRow, samples: RoundSamples, config: Con
     if is_pair:
         _show_response(console, row.rival.id, None, samples, config)
     else:
-        console.print(Text(samples.rollouts[row.rival.id].text, style="dim"))
+        console.print(Text(shown(samples.rollouts[row.rival.id].text), style="dim"))
 
 
 def _head(row: WeightedRow, samples: RoundSamples) -> str:
@@ -110,7 +111,7 @@ def _show_response(
 ) -> None:
     """The steps as a table and, below it, where the truth disagrees; a right response has no steps, so its text."""
     if id_ not in samples.steps:
-        console.print(Text(samples.rollouts[id_].text, style="green"))
+        console.print(Text(shown(samples.rollouts[id_].text), style="green"))
         console.print("right response: no steps, every token weight is 1", style="dim")
         return
     steps, said = samples.steps[id_], samples.said_of(id_)
@@ -139,7 +140,7 @@ def steps_table(
         table.add_row(
             str(index),
             f"{step.start}-{step.end - 1}",
-            Text(step.text.rstrip("\n"), style=_STYLES[letter]),
+            Text(shown(step.text.rstrip("\n")), style=_STYLES[letter]),
             *(_verdict_text(of_judge[index], config.judges[name].threshold) for name, of_judge in verdicts.items()),
             *of_row,
         )

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bcpg_cluster.watch.live import Live, PoolNow
+from bcpg_cluster_cli.terminal import shown
 
 _NUM_EVENTS = 8
 WIDE = 110
@@ -31,14 +32,14 @@ class LiveView:
             yield Text("running (no live status: `compare` keeps none)" if self.is_running else "not running")
             return
         is_wide = options.max_width >= WIDE
-        yield Text(state_line(live, self.is_running, time.time()))
+        yield Text(shown(state_line(live, self.is_running, time.time())))
         if live.stages and self.is_running:
             yield _stages(live)
         if live.pools and self.is_running:
             yield _pools(live, is_wide=is_wide)
             yield _members(live)
         for line in _lines(live):
-            yield Text(line)
+            yield Text(shown(line))
 
 
 def live_view(live: Live | None, is_running: bool) -> RenderableType:

@@ -8,8 +8,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from bcpg_cluster.cluster.on_ray.metrics import provision_dashboard
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.watch.prometheus.grafana import UID, shipped_dashboard
@@ -21,6 +19,7 @@ from bcpg_cluster.watch.prometheus.servers import (
     prometheus_server,
     scrape_targets,
 )
+from bcpg_cluster_cli.terminal import Terminal
 
 
 def run_monitor(
@@ -31,7 +30,7 @@ def run_monitor(
     Raises:
         UserError: no Ray runs here, a program is not installed, a port is taken, or a program ended by itself.
     """
-    console = Console()
+    console = Terminal()
     session = find_session(ray_folder or Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray")
     targets = scrape_targets(session)
     check_answers(targets)

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import typer
-from rich.console import Console
 
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.watch.control import Answer, Control, ScaleRequest, check_sizes
 from bcpg_cluster.watch.live_status import is_alive, read_live
 from bcpg_cluster_cli.session import find_run
+from bcpg_cluster_cli.terminal import Terminal
 from bcpg_cluster_cli.watching.live_view import state_line
 
 _LOOK_S = 0.2
@@ -46,7 +46,7 @@ def run_scale(asked: Sequence[str], run_dir: str | RunPath | None, wait_s: float
     if as_json:
         typer.echo(json.dumps({name: {"before": a, "after": b} for name, (a, b) in answer.changes.items()}))
         return
-    console = Console()
+    console = Terminal()
     for name, (before, after) in answer.changes.items():
         how = "by its own rule" if sizes[name] is None else "until it is scaled again or the run ends"
         console.print(f"{name}: {before} -> {after} members ({how})", highlight=False)

@@ -22,6 +22,7 @@ from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.watch.live_status import is_alive, read_live
 from bcpg_cluster_cli.console import import_text, percent, points
 from bcpg_cluster_cli.session import find_run
+from bcpg_cluster_cli.terminal import Terminal
 from bcpg_cluster_cli.watching.live_view import WIDE, live_view
 
 
@@ -34,7 +35,7 @@ def run_status(run_dir: str | RunPath | None, *, watch: bool, as_json: bool) -> 
     if as_json:
         typer.echo(json.dumps(run_facts(directory, read_manifest(directory)), indent=2))
         return
-    _print(Console(), directory)
+    _print(Terminal(), directory)
 
 
 def _print(console: Console, directory: RunPath) -> None:
@@ -107,7 +108,7 @@ def _narrow_rounds(reports: Sequence[RoundReport]) -> Table:
 
 def _watch(directory: RunPath, *, as_json: bool) -> None:
     """Until the run ends, its process is gone, or Ctrl-C; then the whole state. As JSON: a line a second."""
-    console = Console()
+    console = Terminal()
     with suppress(KeyboardInterrupt):
         _follow(console, directory, as_json=as_json)
     if not as_json:

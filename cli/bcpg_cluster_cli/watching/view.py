@@ -22,6 +22,7 @@ from bcpg_cluster.watch.view.render import page_parts, server_page
 from bcpg_cluster.watch.view.server import Doorkeeper, is_loopback, listen, serve_until_signal, view_app
 from bcpg_cluster.watch.view.source import RunSource, Score
 from bcpg_cluster_cli.session import find_run, say
+from bcpg_cluster_cli.terminal import Terminal
 
 
 def run_view(
@@ -47,7 +48,7 @@ def run_view(
     Raises:
         UserError: no such run, nothing sampled yet, or a place that cannot be written to.
     """
-    directory, console = find_run(run_dir), Console()
+    directory, console = find_run(run_dir), Terminal()
     load_config = partial(load_run_config, directory)
     if bundle_to is not None:
         source = RunSource(directory, load_config, is_alone=True)

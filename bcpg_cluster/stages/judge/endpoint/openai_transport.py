@@ -1,7 +1,8 @@
 """To an LLM judge behind an OpenAI-compatible endpoint: a vendor's, a vLLM server's, Ray Serve's.
 
 By the official ``openai`` client (https://github.com/openai/openai-python), with its retries off: limits, waiting and
-accounts are kept here. The key is read from the environment, stays in the client, and is cut out of every message.
+accounts are kept here. The key is read from the environment, stays in the client, and is cut out of every reply. A try has a
+deadline from its first to its last byte, and so has a call with all its tries and waits.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from urllib.parse import urlsplit
 
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.records import VerdictStatus
+from bcpg_cluster.stages.judge.endpoint.event_loop import EventLoopThread
+from bcpg_cluster.stages.judge.endpoint.http_client import UnreadableReplyError, make_http_client
+from bcpg_cluster.stages.judge.endpoint.key_mask import KeyMask
 from bcpg_cluster.stages.judge.endpoint.rate_limit import Backoff, RateLimiter, RateLimits, retry_after_s
 from bcpg_cluster.stages.judge.endpoint.settings import Endpoint
 from bcpg_cluster.stages.judge.transport import Ask, Reply
@@ -65,14 +69,16 @@ class OpenAiTransport:
         sleep: Callable[[float], object] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._key = endpoint.read_key()
+        key = endpoint.read_key()
+        self._mask = KeyMask(key if endpoint.api_key_env else None)
         self._endpoint, self._backoff = endpoint, backoff
-        self._wall_clock, self._jitter = wall_clock, jitter
+        self._clock, self._wall_clock, self._jitter = clock, wall_clock, jitter
         self._closed = threading.Event()
         self._sleep = self._wait if sleep is None else sleep
         self._limiter = RateLimiter(limits, clock=clock, sleep=self._sleep)
         self._threads = ThreadPoolExecutor(limits.concurrency, thread_name_prefix="judge-endpoint")
-        self._client = _client(endpoint, self._key)
+        self._client = _client(endpoint, key, self._mask)
+        self._loop = EventLoopThread("judge-endpoint-io")
         self._lock = threading.Lock()
         self._num_unanswered = 0
         self._was_accepted = False
@@ -132,7 +138,7 @@ class OpenAiTransport:
         """Drop what is under way. Safe to call twice."""
         self._closed.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
+        self._loop.close(self._client.close())
 
     def _wait(self, seconds: float) -> None:
         """Sleep; closing ends it, and with it the call that waits (it would find its time not come, and wait again)."""
@@ -154,12 +160,14 @@ class OpenAiTransport:
     # --- one call ----------------------------------------------------------------------------------------------------
 
     def _until_answered(self, ask: Ask) -> Reply:
+        """One call: tries until one is answered, the last is used up, or the call's time is over."""
         expected = sum(self.count_tokens(message["content"]) for message in ask.messages) + self._endpoint.max_tokens
+        self._limiter.acquire(expected)  # waiting for a first turn is no part of the call's time
+        ends_at = self._clock() + self._endpoint.call_within_s
         for num_failed in range(1, self._endpoint.max_retries + 2):
             if self._closed.is_set():
                 raise EngineError("the judge's endpoint is closed")
-            self._limiter.acquire(expected)
-            outcome = self._try(ask, num_failed - 1)
+            outcome = self._try(ask, num_failed - 1, min(self._endpoint.timeout_s, ends_at - self._clock()))
             if isinstance(outcome, Reply):
                 self._was_accepted = True
                 if outcome.prompt_tokens is not None and outcome.answer_tokens is not None:
@@ -168,13 +176,20 @@ class OpenAiTransport:
             self._limiter.settle(expected, 0)
             self._check_configured(outcome)
             wait = self._backoff.delay(num_failed, outcome.told_s, self._jitter())
-            if outcome.is_final or wait is None or num_failed > self._endpoint.max_retries:
+            is_last = outcome.is_final or num_failed > self._endpoint.max_retries
+            if is_last or wait is None or not self._has_waited(wait, outcome, expected, ends_at):
                 return Reply(outcome.message, outcome.status, num_retries=num_failed - 1)
-            if outcome.http_status == 429 or outcome.told_s is not None:
-                self._limiter.pause(wait)  # it means all callers
-            else:
-                self._sleep(wait)
         raise AssertionError("the last try returns")
+
+    def _has_waited(self, wait: float, failure: _Failure, expected: float, ends_at: float) -> bool:
+        """Wait until the next try may start; false, at once, where that is after the end of the call's time."""
+        if failure.http_status == 429 or failure.told_s is not None:
+            self._limiter.pause(wait)  # it means all callers
+        elif self._clock() + wait >= ends_at:
+            return False
+        else:
+            self._sleep(wait)
+        return self._limiter.acquire(expected, before=ends_at)
 
     def _check_configured(self, failure: _Failure) -> None:
         """Stop the run where every call would be refused. Once a call was accepted, a refusal is about that request."""
@@ -193,19 +208,24 @@ class OpenAiTransport:
             remedy="set a valid key where the judge's pool runs",
         )
 
-    def _try(self, ask: Ask, num_retries: int) -> Reply | _Failure:
+    def _try(self, ask: Ask, num_retries: int, within_s: float) -> Reply | _Failure:
         """One try. Errors become values here: an exception of the client holds the request, and that the key."""
         import openai
 
+        call = self._client.chat.completions.create(**self._endpoint.request(ask.messages, ask.schema, ask.seed))
         try:
-            completion = self._client.chat.completions.create(**self._endpoint.request(ask.messages, ask.schema))
-        except openai.APITimeoutError:
-            return _Failure(VerdictStatus.TIMEOUT, f"no answer within {self._endpoint.timeout_s:g} s")
+            completion = self._loop.run(call, within_s)
+        except (openai.APITimeoutError, TimeoutError):
+            return _Failure(VerdictStatus.TIMEOUT, f"no whole answer within {within_s:.3g} s")
         except openai.APIStatusError as error:
-            return self._status_failure(error.status_code, error.response.headers, self._redacted(str(error)))
+            return self._status_failure(error.status_code, error.response.headers, self._shown(str(error)))
+        except UnreadableReplyError as error:
+            return _Failure(VerdictStatus.ENGINE_LOST, self._shown(str(error)))
         except (openai.OpenAIError, ValueError) as error:  # no connection; a body that is not JSON is a ValueError
             cause = f": {error.__cause__}" if error.__cause__ else ""
-            return _Failure(VerdictStatus.ENGINE_LOST, self._redacted(f"{type(error).__name__}: {error}{cause}"))
+            return _Failure(VerdictStatus.ENGINE_LOST, self._shown(f"{type(error).__name__}: {error}{cause}"))
+        except RecursionError:
+            return _Failure(VerdictStatus.ENGINE_LOST, "the endpoint answers with JSON that is nested too deeply")
         return self._read(completion, num_retries)
 
     def _status_failure(self, http_status: int, headers: Mapping[str, str], message: str) -> _Failure:
@@ -223,7 +243,7 @@ class OpenAiTransport:
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = getattr(choice, "message", None)
         if message is None:
-            shown = self._redacted(str(completion))
+            shown = self._shown(str(completion))
             return _Failure(VerdictStatus.ENGINE_LOST, f"the endpoint answers, but not with a completion: {shown}")
         usage = getattr(completion, "usage", None)
         prompt_tokens, answer_tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
@@ -235,7 +255,9 @@ class OpenAiTransport:
         is_refused = bool(refusal) or getattr(choice, "finish_reason", None) == "content_filter"
         content = getattr(message, "content", None)
         return Reply(
-            self._redacted(str(refusal or content)) if is_refused else content if isinstance(content, str) else "",
+            self._shown(str(refusal or content))
+            if is_refused
+            else self._mask.text(content if isinstance(content, str) else ""),
             VerdictStatus.REFUSED if is_refused else None,
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
@@ -244,19 +266,24 @@ class OpenAiTransport:
             num_retries=num_retries,
         )
 
-    def _redacted(self, message: str) -> str:
-        """Some endpoints repeat the key in what they answer."""
-        hidden = message.replace(self._key, "***") if self._endpoint.api_key_env else message
-        return hidden[:MAX_MESSAGE_CHARS]
+    def _shown(self, message: str) -> str:
+        """As it may be recorded: without the key, and cut."""
+        return self._mask.message(message)[:MAX_MESSAGE_CHARS]
 
 
-def _client(endpoint: Endpoint, key: str) -> Any:
+def _client(endpoint: Endpoint, key: str, mask: KeyMask) -> Any:
     """The official client. It reads more of its environment than it is given here: an organisation, a project, an admin key
     and whole headers. They were set for OpenAI, so no other host gets them.
     """
     import openai
 
-    client = openai.OpenAI(api_key=key, base_url=endpoint.base_url, timeout=endpoint.timeout_s, max_retries=0)
+    client = openai.AsyncOpenAI(
+        api_key=key,
+        base_url=endpoint.base_url,
+        timeout=endpoint.timeout_s,
+        max_retries=0,
+        http_client=make_http_client(mask),
+    )
     if urlsplit(endpoint.base_url).hostname != OPENAI_HOST:
         client.organization = client.project = client.admin_api_key = client.webhook_secret = None
         client._custom_headers = {}  # from OPENAI_CUSTOM_HEADERS; the client has no public way to be without

@@ -71,14 +71,18 @@ class RateLimiter:
         self._tokens = _Pace(limits.tokens_per_minute)
         self._closed_until = 0.0
 
-    def acquire(self, tokens: float) -> None:
-        """Wait until a call of about ``tokens`` tokens may start."""
+    def acquire(self, tokens: float, *, before: float = math.inf) -> bool:
+        """Wait until a call of about ``tokens`` tokens may start; false where that is not before a time of ``clock``."""
         with self._lock:
             start = max(self._clock(), self._requests.free_at, self._tokens.free_at)
             self._requests.book(start, 1.0)
             self._tokens.book(start, tokens)
         while (wait := max(start, self._closed_until) - self._clock()) > 0:  # a pause may come while we wait
+            if self._clock() + wait >= before:
+                self.settle(tokens, 0)
+                return False
             self._sleep(wait)
+        return self._clock() < before
 
     def settle(self, expected: float, used: float) -> None:
         """Correct the account of a call that was expected to use other tokens than it did."""

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from bcpg_cluster.errors import ConfigError
 
+_LONGEST_OWN_WAIT_S = 60.0
 _CAPITALS = re.compile(r"[A-Z_][A-Z0-9_]*")
 Structured = Literal["json_schema", "strict", "json_object", "none"]
 
@@ -45,7 +46,11 @@ class Endpoint:
             JSON; ``none`` leaves it to the prompt. Answers are checked alike in all four.
         extra_body: further fields of the request, passed through untouched (``seed``, ``reasoning_effort``,
             ``chat_template_kwargs``).
-        timeout_s: of one try; past it the try failed.
+        send_seed: send :attr:`~bcpg_cluster.stages.judge.transport.Ask.seed` as ``seed`` where answers are sampled; not every
+            endpoint knows it, and some refuse what they do not know.
+        timeout_s: of one try, from its start to the last byte of the answer; past it the try failed.
+        call_timeout_s: of one call with all its tries and waits, from its first try; ``None`` is what they take at most without
+            ``Retry-After``: a ``timeout_s`` and a minute for each.
         max_retries: tries after the first.
         give_up_after: calls in a row without an answer, each after all its tries, after which the endpoint counts as gone.
     """
@@ -59,7 +64,9 @@ class Endpoint:
     token_limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     structured: Structured = "json_schema"
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    send_seed: bool = False
     timeout_s: float = 120.0
+    call_timeout_s: float | None = None
     max_retries: int = 5
     give_up_after: int = 20
     prices: Prices | None = None
@@ -98,12 +105,22 @@ class Endpoint:
             )
         return key
 
+    @property
+    def call_within_s(self) -> float:
+        """``call_timeout_s``, or what stands for it."""
+        if self.call_timeout_s is not None:
+            return self.call_timeout_s
+        return (self.max_retries + 1) * (self.timeout_s + _LONGEST_OWN_WAIT_S)
+
     def decoding(self) -> dict[str, Any]:
         """What decides an answer besides model and messages, as JSON values."""
         names = ("max_tokens", "temperature", "top_p", "structured")
-        return {name: getattr(self, name) for name in names} | {"extra_body": dict(self.extra_body)}
+        added_later = {"send_seed": True} if self.send_seed else {}
+        return {name: getattr(self, name) for name in names} | {"extra_body": dict(self.extra_body)} | added_later
 
-    def request(self, messages: Sequence[Mapping[str, str]], schema: str | None) -> dict[str, Any]:
+    def request(
+        self, messages: Sequence[Mapping[str, str]], schema: str | None, seed: int | None = None
+    ) -> dict[str, Any]:
         """The arguments of the client's ``chat.completions.create``; ``schema`` as JSON text."""
         request: dict[str, Any] = {
             "model": self.model,
@@ -111,6 +128,8 @@ class Endpoint:
             self.token_limit_field: self.max_tokens,
         }
         request |= {k: v for k, v in (("temperature", self.temperature), ("top_p", self.top_p)) if v is not None}
+        if self.send_seed and seed is not None and self.temperature != 0.0:
+            request["seed"] = seed
         if schema is not None and self.structured != "none":
             request["response_format"] = _response_format(schema, self.structured)
         return request | ({"extra_body": dict(self.extra_body)} if self.extra_body else {})

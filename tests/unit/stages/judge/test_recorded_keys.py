@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bcpg_cluster.stages.fakes.disk_faults import DiskFault, WatchedDisk
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.generate.protocol import Sampling
 from bcpg_cluster.stages.judge.cache import CachedAnswer, VerdictCache
@@ -18,6 +19,8 @@ from bcpg_cluster.stages.judge.llm_judge import JudgeOptions, LlmJudge
 from bcpg_cluster.stages.judge.protocol import JudgeCase
 from bcpg_cluster.stages.judge.transport import Ask, GeneratorTransport, Reply, Transport
 from bcpg_cluster.stages.judge.windows import WindowLimits
+from bcpg_cluster.watch.report.round_report import judge_account
+from bcpg_cluster_cli.console import account_text
 
 PROMPT = JudgePrompt(
     "test", "be strict", "$problem|$steps|$first $last|$gold", "$index $text;", gold="gold $answer", answer="json"
@@ -82,3 +85,19 @@ def test_earlier_answers_are_found(
     judged = judge.judge([CASE])
     assert [said.label for said in judged.judgements[0]] == [1, 1]
     assert judged.counts == {"calls": 1, "calls.stored": 1}
+
+
+def test_a_full_disk_costs_entries_and_not_answers(tmp_path: Path) -> None:
+    cache = VerdictCache(tmp_path)
+    transport = GeneratorTransport(FakeGenerator(answer=lambda _: ANSWER), "m1", Sampling(200, 0.0), 300)
+    judge = LlmJudge("j", transport, JudgeOptions(PROMPT), cache)
+    with WatchedDisk(tmp_path, DiskFault(1, is_lasting=True)):
+        judged = judge.judge([CASE])
+    assert [said.label for said in judged.judgements[0]] == [1, 1]
+    assert (judged.counts["calls"], judged.counts["calls.unkept"]) == (1, 1)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    account = judge_account({f"judge.{name}": value for name, value in judged.counts.items()})
+    assert account is not None and "1 answers that the cache's disk did not take" in account_text(account)
+    again = judge.judge([CASE])
+    assert "calls.unkept" not in again.counts and "calls.stored" not in again.counts
+    assert judge.judge([CASE]).counts == {"calls": 1, "calls.stored": 1}

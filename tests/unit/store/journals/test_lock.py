@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -138,7 +139,7 @@ def test_a_killed_process_of_this_machine_holds_nothing(tmp_path: Path, worker: 
     assert added(tmp_path) == ["first", "second"]
 
 
-def test_removing_the_lock_of_a_working_process_lets_nobody_in_and_stops_it(
+def test_removing_the_lock_of_a_working_process_lets_no_other_in_and_stops_it(
     tmp_path: Path, worker: Callable[..., Worker]
 ):
     first, second = worker("first"), worker("second")
@@ -261,6 +262,22 @@ def test_a_line_on_its_way_when_the_run_is_taken_over_lands_in_no_journal(tmp_pa
     late.close()  # neither does it take the run back, nor does it give away what is not its own
     with pytest.raises(RunDirectoryError, match="is in use"):
         FileJournal(tmp_path, clock=clock, beat=False)
+
+
+def test_a_process_that_may_open_no_more_files_still_has_its_lock(tmp_path: Path):
+    with Manifest(tmp_path) as manifest:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        last = os.dup(0)
+        os.close(last)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last, before[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                (tmp_path / LOCK).open()
+            manifest.add_retry("x", "y")
+            manifest.check_held()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert read_manifest(tmp_path) == manifest.state
 
 
 def test_signs_keep_the_run(tmp_path: Path, clock: Any, monkeypatch: pytest.MonkeyPatch):

@@ -226,7 +226,7 @@ def test_too_slow(server: Server, judge_of: Callable[..., LlmJudge]) -> None:
     rows = judge_of(timeout_s=0.1, max_retries=1).judge(CASES[:1]).judgements
     done.set()
     assert [said.status for said in rows[0]] == [VerdictStatus.TIMEOUT] * 3
-    assert rows[0][0].raw == "no answer within 0.1 s"
+    assert rows[0][0].raw == "no whole answer within 0.1 s"
     assert len(server.requests) == 2
 
 
