@@ -13,6 +13,7 @@ from bcpg_cluster.run.soundness.check import check_run
 from bcpg_cluster.run.soundness.faults import CheckedRun, Fate, Fault
 from bcpg_cluster.run.soundness.mend import mend_run
 from bcpg_cluster_cli.session import find_run, say
+from bcpg_cluster_cli.terminal import Terminal
 
 _MOST_STRAYS = 10  # named; the others are counted
 _HEADINGS = {
@@ -39,7 +40,7 @@ def run_verify(run_dir: str | None, *, mend: bool, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(_plain(checked, done), indent=2))
     else:
-        _print(Console(), checked, done)
+        _print(Terminal(), checked, done)
     raise typer.Exit(checked.exit_code)
 
 
