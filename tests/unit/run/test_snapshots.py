@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from bcpg_cluster.errors import RunDirectoryError
-from bcpg_cluster.run.snapshots import SnapshotCheck
+from bcpg_cluster.run.snapshots import SnapshotCheck, SnapshotDamagedError, drop_torn_snapshots, put_in_place
+from bcpg_cluster.stages.push.digest import tensor_digest
+from bcpg_cluster.stages.push.file_digests import companion_digests
 from bcpg_cluster.stages.push.snapshot import verify_snapshot, write_snapshot
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 
@@ -94,3 +99,53 @@ def test_the_manifests_digests_count_and_not_those_beside_the_weights(manifest: 
         SnapshotCheck(manifest, verify_snapshot)(1)
     with pytest.raises(RunDirectoryError, match=r"lacks model\.embed"):
         SnapshotCheck(manifest, verify_snapshot)(3)
+
+
+def test_config_and_tokenizer_are_compared_where_they_have_digests(manifest: Manifest):
+    record = manifest.state.snapshots[3]
+    folder = manifest.run_dir / record.path
+    manifest.state.snapshots[3] = replace(record, files=companion_digests(str(folder)))
+    SnapshotCheck(manifest, verify_snapshot)(3)
+    (folder / "config.json").write_text("{ }")
+    with pytest.raises(SnapshotDamagedError, match=r"v3: config\.json is not what was written"):
+        SnapshotCheck(manifest, verify_snapshot)(3)
+    manifest.state.snapshots[3] = record  # of a run made before they were noted
+    SnapshotCheck(manifest, verify_snapshot)(3)
+
+
+def test_old_weights_that_are_not_finite_are_refused_and_not_made_again(manifest: Manifest):
+    record = manifest.state.snapshots[3]
+    file = manifest.run_dir / record.path / "model-00001-of-00002.safetensors"
+    weights = torch.full((3, 4), float("nan"))
+    save_file({"model.embed": weights}, file)
+    manifest.state.snapshots[3] = replace(record, digests={**record.digests, "model.embed": tensor_digest(weights)})
+    with pytest.raises(RunDirectoryError, match=r"model\.embed in .* not finite") as refused:
+        SnapshotCheck(manifest, verify_snapshot)(3)
+    assert not isinstance(refused.value, SnapshotDamagedError)
+    assert "--set train.learning_rate" in refused.value.remedy
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 2])
+def test_a_kill_while_a_remade_snapshot_takes_its_place(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch, killed_after: int
+):
+    """Of its two renames none, one or both are done; the next start finds one of the two under the name."""
+    folder = manifest.run_dir / "snapshots"
+    (folder / "v3-new").mkdir()
+    (folder / "v3-new" / "which").write_text("remade")
+    (folder / "v3" / "which").write_text("damaged")
+    rename, done = Path.rename, []
+
+    def rename_until(source: Path, target: Path) -> Path:
+        if len(done) == killed_after:
+            raise KeyboardInterrupt
+        done.append(source)
+        return rename(source, target)
+
+    with monkeypatch.context() as kill:
+        kill.setattr(Path, "rename", rename_until)
+        with suppress(KeyboardInterrupt):
+            put_in_place(manifest.run_dir, "snapshots/v3-new", "snapshots/v3")
+    drop_torn_snapshots(manifest.run_dir, manifest)
+    assert sorted(path.name for path in folder.iterdir()) == ["v1", "v3"]
+    assert (folder / "v3" / "which").read_text() == ("remade" if killed_after == 2 else "damaged")
