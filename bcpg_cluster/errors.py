@@ -14,7 +14,8 @@
     │   └── MostlyFailedError  most samples of a round could not be verified, or most steps have no verdict
     ├── StoreError             a table or manifest that is not what it says it is
     │   ├── OtherSchemaError   a table that another version of this program wrote
-    │   └── NotFiniteError     weights with a NaN or an infinity, written so
+    │   ├── NotFiniteError     weights with a NaN or an infinity, written so
+    │   └── DamagedShardError  a shard's file is gone or altered; the run makes it again from what it was made from
     ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
     │   ├── MemberLostError    the process behind an engine is gone or does not answer
     │   └── UnreachableError   an object store does not answer, or refuses
@@ -132,6 +133,39 @@ class StoreError(BcpgError):
 
 class OtherSchemaError(StoreError):
     """A table of another schema version: written by an older or a newer program."""
+
+
+class DamagedShardError(StoreError):
+    """A shard's file is not the one that was accepted. A run that needs it makes it again from what it was made from.
+
+    Attributes:
+        run_dir: as messages show it.
+        path: the file, relative to ``run_dir``.
+        attempt: the one that wrote it.
+        what: what is wrong with it.
+    """
+
+    def __init__(
+        self, run_dir: str, path: str, *, table: str, round_: int, shard: int, attempt: str, what: str
+    ) -> None:
+        super().__init__(
+            f"{run_dir}/{path} (table {table!r}, round {round_}, shard {shard}) {what}\n"
+            "  rule:   a shard is read only if its checksum is the one noted when it was accepted\n"
+            f"  remedy: `bcpg-cluster verify --run-dir {run_dir}` says what depends on it and how it comes back"
+        )
+        self.run_dir, self.path, self.table, self.round = run_dir, path, table, round_
+        self.shard, self.attempt, self.what = shard, attempt, what
+
+    def __reduce__(self) -> tuple[object, ...]:
+        parts = (self.run_dir, self.path, self.table, self.round, self.shard, self.attempt, self.what)
+        return (_rebuild_damaged_shard_error, parts)
+
+
+def _rebuild_damaged_shard_error(
+    run_dir: str, path: str, table: str, round_: int, shard: int, attempt: str, what: str
+) -> DamagedShardError:
+    """Unpickle one: its parts are keyword-only."""
+    return DamagedShardError(run_dir, path, table=table, round_=round_, shard=shard, attempt=attempt, what=what)
 
 
 class NotFiniteError(StoreError):

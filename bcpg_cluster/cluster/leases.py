@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bcpg_cluster.cluster.runtime import Member, MemberSpec
+from bcpg_cluster.errors import DamagedShardError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,16 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A finished piece of work."""
+    """A finished piece of work.
+
+    Attributes:
+        error: what it was asked to read is damaged: no member can do it, and no try is counted. There is no result then.
+    """
 
     key: tuple[Any, ...]
     result: Any
     member: str
+    error: DamagedShardError | None = None
 
 
 @dataclass(slots=True)

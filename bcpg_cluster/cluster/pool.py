@@ -19,7 +19,7 @@ from bcpg_cluster.cluster.lifecycle import ping
 from bcpg_cluster.cluster.runtime import Located, Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.cluster.state import MemberState
 from bcpg_cluster.cluster.work_queue import WorkQueue
-from bcpg_cluster.errors import EngineError, MemberLostError, StartRefusedError
+from bcpg_cluster.errors import DamagedShardError, EngineError, MemberLostError, StartRefusedError
 from bcpg_cluster.store.faults import FaultEvent, FaultKind
 
 _NODE_PATIENCE_S = 30.0  # a node with room takes a while to start a process: not yet worth a word
@@ -304,6 +304,9 @@ class Pool:
                 elif isinstance(error, EngineError):
                     self._release(slot, lease)
                     self._requeue(slot, lease, str(error))
+                elif isinstance(error, DamagedShardError):
+                    self._release(slot, lease)
+                    yield Done(lease.work.key, None, slot.member.name, error)
                 else:
                     raise error
             elif now > lease.deadline:

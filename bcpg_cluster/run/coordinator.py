@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,12 +22,14 @@ from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.turns import TRAINER, Turns
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.config.section import num_ranks
-from bcpg_cluster.errors import Interrupted
-from bcpg_cluster.prompts.sets import PromptSets, round_prompts, split_shards
+from bcpg_cluster.errors import DamagedShardError, Interrupted
+from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt, Receipt
 from bcpg_cluster.run.dataflow import Dataflow
 from bcpg_cluster.run.floors import Floors, empty_round_reason
 from bcpg_cluster.run.push import Pusher, PushSettings
+from bcpg_cluster.run.recovery.lost_shards import LostShards, until_whole
+from bcpg_cluster.run.recovery.prompt_tables import dealt, measured_prompts, write_prompts
 from bcpg_cluster.run.recovery.snapshot_again import SnapshotMender
 from bcpg_cluster.run.serving import Serving, Weights, weights_of
 from bcpg_cluster.run.snapshots import SnapshotCheck, keep_snapshots
@@ -39,18 +41,15 @@ from bcpg_cluster.stages.push.canaries import read_canaries
 from bcpg_cluster.stages.train.protocol import TrainSettings
 from bcpg_cluster.stages.weigh.counts import WeighCounts
 from bcpg_cluster.stages.weigh.stage import WeighSettings
-from bcpg_cluster.store.layout import new_attempt, report_path
+from bcpg_cluster.store.layout import report_path
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.reports import PushFacts, RoundReport, TrainingSummary
-from bcpg_cluster.store.rows import outcomes_from, prompt_row
-from bcpg_cluster.store.shards import read_table, write_shard
+from bcpg_cluster.store.rows import outcomes_from
+from bcpg_cluster.store.shards import read_table
 from bcpg_cluster.store.whole_files import make_parents, write_whole
 from bcpg_cluster.watch.observer import Noted, Observer, RoundFinished, StageProgress, WeightsPushed
 from bcpg_cluster.watch.report import round_report
 from bcpg_cluster.watch.report.round_report import Evaluated, Learned
-
-_PROMPT_WRITERS = 16  # files on their way to the disk at once
-_PROMPTS_AT_ONCE = 512  # shards a write to the manifest counts
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,7 @@ class Coordinator:
             thresholds=parts.weigh_settings.thresholds,
             say=lambda text: parts.observer.hear(Noted(text)),
         )
+        self._lost = LostShards(parts.manifest, self._data_stages(), parts.observer)
         self._trainer_holds: int | None = None  # the version it trained last, in this process and for this run
         again = partial(self._training, train=train_again)
         self._snapshots = SnapshotMender(self._manifest, parts.check_snapshot, again, self._pause, self._observer)
@@ -123,21 +123,23 @@ class Coordinator:
         todo = [round_ for round_ in range(rounds + 1) if round_ not in self._manifest.state.reports]
         if todo:  # members start from it
             yield from self._snapshots.have(max(self._manifest.state.snapshots, default=0))
+            self._lost.check(todo)
         if any(round_ and round_ not in self._manifest.state.snapshots for round_ in todo):
             self._begin_trainers()
         for round_ in todo:
             soon = [near for near in (round_, round_ + 1) if near in todo]
             self._parts.turns.need({stage.pool for near in soon for stage in self._unsealed(near)})
-            yield from self._round(round_)
+            yield from self._whole_round(round_)
             self._parts.gang.raise_if_failed()
         return {round_: self._manifest.state.reports[round_] for round_ in range(rounds + 1)}
 
     def collect(self) -> None:
         """Only what every method shares: the base policy's evaluation, and the first round's data up to the verdicts."""
+        self._lost.check((0, 1))
         if 0 not in self._manifest.state.reports:
-            alone(self._round(0))
-        stages = self._data_stages()
-        self._collect(1, tuple(stage for stage in stages if stage.name != "weigh"))
+            alone(self._whole_round(0))
+        stages = tuple(stage for stage in self._data_stages() if stage.name != "weigh")
+        until_whole(lambda: self._collect(1, stages), self._lost)
 
     def _begin_trainers(self) -> None:
         """Start the trainer group early, so that options it cannot use are known before any data is made."""
@@ -150,6 +152,16 @@ class Coordinator:
         """The map stages of a round that still have something to do."""
         stages = evaluation_stages() if round_ == 0 else (*self._data_stages(), *evaluation_stages())
         return [stage for stage in stages if (round_, stage.output) not in self._manifest.state.sealed]
+
+    def _whole_round(self, round_: int) -> Steps[None]:
+        """Complete a round, however often damaged shards have to be made again for it."""
+        while True:
+            try:
+                yield from self._round(round_)
+            except DamagedShardError as error:
+                self._lost.lose(error)
+            else:
+                return
 
     def _round(self, round_: int) -> Steps[None]:
         """Complete a round; round 0 only measures the base policy."""
@@ -207,9 +219,7 @@ class Coordinator:
 
     def _collect(self, round_: int, stages: tuple[StageSpec, ...]) -> dict[str, float]:
         """Have data stages of a round done; wall seconds by stage."""
-        section = self._config.prompts
-        chosen = round_prompts(self._parts.prompts.train, round_, section.per_round, section.order, self._config.seed)
-        return self._map(round_, stages, "prompts", chosen, self._config.generate.prompts_per_shard, round_ - 1)
+        return self._map(round_, stages, "prompts", dealt(self._config, self._parts.prompts, round_), round_ - 1)
 
     def _pause(self, step: Step) -> Steps[None]:
         yield step
@@ -276,9 +286,8 @@ class Coordinator:
 
     def _evaluate(self, version: int) -> Evaluated:
         sets = self._parts.prompts.measured(self._config.evaluate.num_prompts)
-        prompts = [prompt for of_set in sets.values() for prompt in of_set]
-        stages = evaluation_stages()
-        seconds = self._map(version, stages, "eval_prompts", prompts, self._config.evaluate.prompts_per_shard, version)
+        shards = measured_prompts(self._config, self._parts.prompts)
+        seconds = self._map(version, evaluation_stages(), "eval_prompts", shards, version)
         receipts = self._receipts(version, "eval_outcomes")
         outcomes = outcomes_from(read_table(self._manifest.run_dir, receipts))
         reports = {
@@ -301,64 +310,42 @@ class Coordinator:
         round_: int,
         stages: tuple[StageSpec, ...],
         prompts_table: str,
-        prompts: list[Prompt],
-        per_shard: int,
+        shards: list[list[Prompt]],
         policy_version: int,
     ) -> dict[str, float]:
         """Have the map stages of a round done; wall seconds by stage."""
-        shards = split_shards(prompts, per_shard)
         given = self._manifest.state.sealed.get((round_, prompts_table))  # imported or adopted prompts are sealed
         num_shards = len(shards) if given is None else given.num_shards
         if given is None:
-            self._write_prompts(round_, prompts_table, shards)
-        unsealed = [stage for stage in stages if (round_, stage.output) not in self._manifest.state.sealed]
-        if not unsealed:
-            return {}
-        self._parts.turns.need({stage.pool for stage in unsealed})
+            write_prompts(self._manifest, round_, prompts_table, shards)
+            self._lost.tell_remade()
         seconds: dict[str, float] = {}
-        for pool, of_turn in turns(unsealed) if self._parts.turns.is_colocated else [(None, stages)]:
-            if any(stage.pool == ROLLOUT_POOL for stage in of_turn if stage in unsealed):
-                self._have_served(policy_version)
-            self._parts.turns.take(pool)
-            seconds |= Dataflow(
-                self._manifest,
-                self._parts.pools,
-                of_turn,
-                round_,
-                num_shards,
-                {
-                    "policy_version": policy_version,
-                    "run_seed": self._config.seed,
-                    "weigh": self._parts.weigh_settings,
-                },
-                observer=self._observer,
-                stop_asked=self._parts.stop_asked,
-                tend=self._parts.tend,
-                max_quarantined_share=self._config.max_quarantined_share,
-                check_whole=lambda stage: self._floors.check(round_, stage, stages),
-            ).run()
+        while unsealed := [stage for stage in stages if (round_, stage.output) not in self._manifest.state.sealed]:
+            self._parts.turns.need({stage.pool for stage in unsealed})
+            for pool, of_turn in turns(unsealed) if self._parts.turns.is_colocated else [(None, stages)]:
+                if any(stage.pool == ROLLOUT_POOL for stage in of_turn if stage in unsealed):
+                    self._have_served(policy_version)
+                self._parts.turns.take(pool)
+                seconds |= self._flow(round_, of_turn, stages, num_shards, policy_version).run()
         return seconds
 
-    def _write_prompts(self, round_: int, table: str, shards: list[list[Prompt]]) -> None:
-        """The shards of a prompt table that are not there yet; several at a time, since each waits for the disk."""
-
-        def write(shard: int) -> Receipt:
-            return write_shard(
-                self._manifest.run_dir,
-                table=table,
-                round_=round_,
-                shard=shard,
-                attempt=new_attempt(),
-                rows=[prompt_row(prompt) for prompt in shards[shard]],
-                seconds=0.0,
-                metrics={},
-            )
-
-        missing = self._manifest.state.missing(round_, table, len(shards))
-        with ThreadPoolExecutor(_PROMPT_WRITERS) as writers:
-            for start in range(0, len(missing), _PROMPTS_AT_ONCE):
-                receipts = list(writers.map(write, missing[start : start + _PROMPTS_AT_ONCE]))
-                self._manifest.accept_all(receipts)
+    def _flow(
+        self, round_: int, of_turn: tuple[StageSpec, ...], stages: tuple[StageSpec, ...], num_shards: int, version: int
+    ) -> Dataflow:
+        return Dataflow(
+            self._manifest,
+            self._parts.pools,
+            of_turn,
+            round_,
+            num_shards,
+            {"policy_version": version, "run_seed": self._config.seed, "weigh": self._parts.weigh_settings},
+            observer=self._observer,
+            stop_asked=self._parts.stop_asked,
+            tend=self._parts.tend,
+            max_quarantined_share=self._config.max_quarantined_share,
+            check_whole=lambda stage: self._floors.check(round_, stage, stages),
+            lost=self._lost,
+        )
 
     def _receipts(self, round_: int, table: str) -> list[Receipt]:
         return self._manifest.state.receipts(round_, table)

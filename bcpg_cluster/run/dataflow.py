@@ -13,11 +13,12 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
 
-from bcpg_cluster.cluster.leases import Work
+from bcpg_cluster.cluster.leases import Done, Work
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import Member
-from bcpg_cluster.errors import Interrupted
+from bcpg_cluster.errors import DamagedShardError, Interrupted
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.run.recovery.lost_shards import LostShards
 from bcpg_cluster.stages.frontier import Frontier
 from bcpg_cluster.stages.graph import StageSpec
 from bcpg_cluster.stages.job import StageJob, run_job
@@ -55,6 +56,7 @@ class Dataflow:
         check_whole: called with a stage when all shards of its table are accepted, and again before the table is sealed; what it
             raises ends the run.
         max_quarantined_share: of a stage's units, that may be left out since they end their workers (``stages.quarantine``).
+        lost: told of damaged shards, which are then made again.
         poll_s: the longest time between two checks of ``stop_asked`` and of leases that may be overdue.
         clock, bell: how time passes; a simulation brings its own.
     """
@@ -73,6 +75,7 @@ class Dataflow:
         tend: Callable[[], None] = lambda: None,
         check_whole: Callable[[StageSpec], None] = lambda stage: None,
         max_quarantined_share: float = 0.0,
+        lost: LostShards | None = None,
         grace_s: float = 30.0,
         poll_s: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
@@ -84,9 +87,8 @@ class Dataflow:
         self._check_whole = check_whole
         self._grace_s, self._poll_s = grace_s, poll_s
         self._clock, self._bell = clock, bell or threading.Event()
-        tables = {*(stage.output for stage in stages), *(table for stage in stages for table in stage.inputs)}
-        accepted = {table: dict(self._accepted(table)) for table in tables}
-        self._frontier = Frontier(self._stages, num_shards, accepted)
+        self._lost = lost or LostShards(manifest, stages, observer)
+        self._frontier = self._new_frontier()
         self._quarantine = Quarantine(
             round_,
             max_share=max_quarantined_share,
@@ -96,6 +98,10 @@ class Dataflow:
             submit=self._submit_task,
             tell=lambda fault: observer.hear(Faulted(fault)),
         )
+        self._is_stale = False  # shards were given up: the frontier knows them as accepted
+        self._damage: DamagedShardError | None = None  # the last that was found
+        # By attempt: the tables it was given, and their checksums.
+        self._read: dict[str, tuple[tuple[str, str], ...]] = {}
         self._first: dict[str, float] = {}
         self._last: dict[str, float] = {}
 
@@ -104,6 +110,7 @@ class Dataflow:
 
         Raises:
             Interrupted: stop was asked for; what was delivered is in the manifest.
+            DamagedShardError: of a table that these stages only read; they have no work under way then.
         """
         used = [self._pools[name] for name in dict.fromkeys(stage.pool for stage in self._stages)]
         for pool in used:
@@ -112,18 +119,63 @@ class Dataflow:
             for stage in self._stages:  # what a resumed run has already is not part of its pace
                 self._tell_progress(stage.name, stage.output)
         self._submit(self._frontier.ready())
-        while not self._frontier.is_complete:
+        while not self._is_sealed():
             self._bell.clear()  # before the polls: what they miss rings again
             if self._stop_asked():
                 self._wind_down(used)
             self._tend()
-            if not self._absorb(used):
+            if not self._absorb(used) and not self._is_stale:
                 self._bell.wait(self._poll_s)
+            if self._is_stale:
+                self._start_over(used)
+        return {name: self._last[name] - self._first[name] for name in self._last}
+
+    def _is_sealed(self) -> bool:
+        """Whether all is done; seals the tables once all their shards are accepted and hold what they should."""
+        if not self._frontier.is_complete:
+            return False
         for stage in self._stages:
             if (self._round, stage.output) not in self._manifest.state.sealed:
-                self._check_whole(stage)
+                self._check(stage)
+                if self._is_stale:
+                    return False
                 self._manifest.seal(self._round, stage.output, self._num_shards)
-        return {name: self._last[name] - self._first[name] for name in self._last}
+        return True
+
+    def _check(self, stage: StageSpec) -> None:
+        try:
+            self._check_whole(stage)
+        except DamagedShardError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: DamagedShardError) -> None:
+        self._lost.lose(error)
+        self._is_stale, self._damage = True, error
+
+    def _new_frontier(self) -> Frontier:
+        tables = {table for stage in self._stages for table in (stage.output, *stage.inputs)}
+        return Frontier(self._stages, self._num_shards, {table: dict(self._accepted(table)) for table in tables})
+
+    def _start_over(self, used: Sequence[Pool]) -> None:
+        """Shards were given up. Finish the leases under way, then work on what is missing now."""
+        for pool in used:
+            pool.drop_queue()
+        while any(pool.num_leased for pool in used):
+            self._bell.clear()
+            if self._stop_asked():
+                self._wind_down(used)
+            self._tend()
+            if not self._absorb(used, assign=False):
+                self._bell.wait(self._poll_s)
+        for pool in used:  # parts that were finished meanwhile may have asked for more
+            pool.drop_queue()
+        self._quarantine.forget_searches()
+        given = {table for stage in self._stages for table in stage.inputs} - {stage.output for stage in self._stages}
+        if self._damage and any(self._manifest.state.missing(self._round, t, self._num_shards) for t in given):
+            raise self._damage
+        self._is_stale = False
+        self._frontier = self._new_frontier()
+        self._submit(self._frontier.ready())
 
     def _accepted(self, table: str) -> Mapping[int, Receipt]:
         return self._manifest.state.shards.get((self._round, table), {})
@@ -142,6 +194,7 @@ class Dataflow:
         """One try at a shard, under an attempt id of its own. A stage's time begins with its first: a member is ready."""
         stage, shard = task.stage, task.shard
         self._first.setdefault(stage.name, self._clock())
+        inputs = {table: self._accepted(table)[shard] for table in stage.inputs}
         job = StageJob(
             self._manifest.run_dir.absolute(),
             stage.name,
@@ -149,13 +202,14 @@ class Dataflow:
             self._round,
             shard,
             new_attempt(),
-            {table: self._accepted(table)[shard] for table in stage.inputs},
+            inputs,
             self._parameters,
             units=stage.units,
             part=task.part,
             given_up=task.given_up,
             parts=task.parts,
         )
+        self._read[job.attempt] = tuple((table, receipt.checksum) for table, receipt in inputs.items())
         return run_job(member, job, label)
 
     def _unit_name(self, task: Task) -> str:
@@ -167,10 +221,27 @@ class Dataflow:
         return f"prompt {prompt}" if sample is None else f"sample {sample} of prompt {prompt}"
 
     def _absorb(self, used: Sequence[Pool], *, assign: bool = True) -> int:
-        """Take in what all pools have finished, with one write to the manifest; how many pieces that were."""
-        finished = [done for pool in used for done in pool.poll(assign=assign)]
-        whole = [done for done in finished if self._quarantine.done(done.key[0], done.result)]
+        """Take in what all pools have finished, all receipts in one write to the manifest; how many answers that were."""
+        answers = [done for pool in used for done in pool.poll(assign=assign)]
+        finished = [done for done in answers if done.error is None]
+        # What is made again comes first: it decides whether the others read what counts.
+        is_remade = [
+            (self._round, done.key[0].stage.output, done.key[0].shard) in self._manifest.state.losses.waiting
+            for done in finished
+        ]
+        for of_kind in (True, False):
+            self._count([d for d, remade in zip(finished, is_remade, strict=True) if remade is of_kind], assign=assign)
+        for error in [done.error for done in answers if done.error is not None]:
+            self._give_up(error)
+        return len(answers)
+
+    def _count(self, finished: Sequence[Done], *, assign: bool) -> None:
+        current = [done for done in finished if self._is_current(done)]
+        whole = [done for done in current if self._quarantine.done(done.key[0], done.result)]
+        num_remade = len(self._manifest.state.losses.remade)
         counted = self._manifest.accept_all([done.result for done in whole])
+        self._is_stale |= any(not remade.is_same for remade in self._manifest.state.losses.remade[num_remade:])
+        self._lost.tell_remade()
         for done, counts in zip(whole, counted, strict=True):
             task: Task = done.key[0]
             name, output = task.stage.name, task.stage.output
@@ -178,10 +249,17 @@ class Dataflow:
             self._observer.hear(ShardAccepted(self._round, name, done.result))
             self._tell_progress(name, output)
             if len(self._accepted(output)) == self._num_shards:
-                self._check_whole(task.stage)
-            if counts and assign:
+                self._check(task.stage)
+            if counts and assign and not self._is_stale:
                 self._submit(self._frontier.accept(output, task.shard))
-        return len(finished)
+
+    def _is_current(self, done: Done) -> bool:
+        """Whether what a lease read is what counts: an input may have been made again since, with other content."""
+        given = self._read.pop(done.result.attempt, ())
+        return all(
+            (receipt := self._accepted(table).get(done.key[0].shard)) is not None and receipt.checksum == checksum
+            for table, checksum in given
+        )
 
     def _tell_progress(self, name: str, output: str) -> None:
         self._observer.hear(StageProgress(self._round, name, len(self._accepted(output)), self._num_shards))

@@ -11,12 +11,12 @@ from bcpg_cluster import __version__
 from bcpg_cluster.config.changes import Change, deciding_changes, tables_reading
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import RunDirectoryError, page
+from bcpg_cluster.errors import RunDirectoryError, UserError, page
 from bcpg_cluster.store.journal import check_free, journal_place
 from bcpg_cluster.store.layout import CONFIG, LOCK, MANIFEST, SEGMENTS
 from bcpg_cluster.store.manifest import Manifest, ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath, StoredPath
-from bcpg_cluster.store.whole_files import place_problem, write_whole
+from bcpg_cluster.store.whole_files import place_problem, set_aside, write_whole
 
 # What a run that was killed while it was made may have left:
 _BEFORE_CREATION = {CONFIG, LOCK, MANIFEST, SEGMENTS}
@@ -89,7 +89,30 @@ def open_run(run_dir: RunPath, config: Config, *, take_over: bool = False) -> Ma
         manifest.create(identity=config.identity, name=config.name, program_version=__version__)
     elif manifest.state.created["identity"] != config.identity:
         _change_config(manifest, config)
+    else:
+        keep_config(run_dir, manifest.state, config)
     return manifest
+
+
+def config_problem(run_dir: RunPath, state: ManifestState) -> str | None:
+    """Why ``config.yaml`` is not the run's configuration; ``None`` where it is, as far as the keys go that decide results."""
+    path = run_dir / CONFIG
+    try:
+        content = yaml.safe_load(path.read_bytes())
+        identity = parse_config(content, str(path)).identity
+    except FileNotFoundError:
+        return "is not there"
+    except (yaml.YAMLError, UserError):
+        return "is not a configuration"
+    wanted = (state.created or {}).get("identity")
+    return None if identity == wanted else "is not the configuration that the manifest names"
+
+
+def keep_config(run_dir: RunPath, state: ManifestState, config: Config) -> None:
+    """Write ``config.yaml`` again where it was damaged; the damaged one is kept under another name. ``config``: the run's."""
+    if state.created is not None and state.created["identity"] == config.identity and config_problem(run_dir, state):
+        set_aside(run_dir, CONFIG)
+        write_config(run_dir, config)
 
 
 def _change_config(manifest: Manifest, config: Config) -> None:
@@ -106,14 +129,17 @@ def write_config(run_dir: RunPath, config: Config) -> None:
     write_whole(run_dir / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
 
 
-def load_run_config(run_dir: RunPath) -> Config:
+def load_run_config(run_dir: RunPath, state: ManifestState | None = None) -> Config:
     """The configuration a run was made with, or was changed to by ``bcpg-cluster stage --set``.
+
+    Args:
+        state: what its manifest says, where that was read already.
 
     Raises:
         RunDirectoryError: there is none, or it cannot be read.
     """
     path = run_dir / CONFIG
-    changed = read_manifest(run_dir).config
+    changed = (state or read_manifest(run_dir)).config
     if changed is not None:
         return parse_config(changed, str(journal_place(run_dir)))
     if not path.is_file():
@@ -128,6 +154,7 @@ def load_run_config(run_dir: RunPath) -> Config:
         raise RunDirectoryError(
             f"{path} is not YAML: {error}",
             rule=f"only bcpg-cluster writes a run's {CONFIG}",
-            remedy=f"put back a copy of {CONFIG}, or give another --run-dir",
+            remedy=f"put back a copy of {CONFIG}, or run `bcpg-cluster iterate` with the config that made the run, which writes it "
+            "again",
         ) from None
     return parse_config(content, str(path))

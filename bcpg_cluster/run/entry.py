@@ -17,7 +17,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ClusterLostError, Interrupted
 from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.build.default_config import config_from, read_config
-from bcpg_cluster.run.directory import check_run_directory, mended_keys, open_run
+from bcpg_cluster.run.directory import check_run_directory, keep_config, mended_keys, open_run
 from bcpg_cluster.run.launch import check_inline, launch
 from bcpg_cluster.run.listeners import listeners
 from bcpg_cluster.run.preflight.made_with import hold_made_with
@@ -109,6 +109,7 @@ def run_rounds(
         changes = ", ".join(map(str, mended_keys(directory, state, config)))
         say(f"changed, since no result depends on it yet: {changes}")
     if all(round_ in state.reports for round_ in range(rounds + 1)):
+        keep_config(directory, state, config)
         return RunResult(directory, {round_: state.reports[round_] for round_ in range(rounds + 1)})
     with no_main_to_import():
         prompts = preflight(config)

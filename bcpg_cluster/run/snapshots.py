@@ -7,7 +7,7 @@ from pathlib import Path
 from bcpg_cluster.errors import NotFiniteError, RunDirectoryError, StoreError
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
 from bcpg_cluster.stages.push.file_digests import companion_faults
-from bcpg_cluster.store.manifest import Manifest
+from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.whole_files import remove_tree
 
@@ -24,19 +24,29 @@ def keep_snapshots(manifest: Manifest, scores: dict[int, float], keep_last: int)
         The versions whose files were deleted. Their records stay in the manifest.
     """
     manifest.check_held()
-    versions = sorted(v for v, record in manifest.state.snapshots.items() if record.path)  # the base has no files here
-    kept = set(versions[-keep_last:])
-    if scores:
-        kept.add(max(scores, key=lambda version: (scores[version], version)))
+    kept = _kept(manifest.state, scores, keep_last)
     kept_paths = {record.path for version, record in manifest.state.snapshots.items() if version in kept}
     deleted = []
-    for version in versions:
-        record = manifest.state.snapshots[version]
+    for version, record in sorted(manifest.state.snapshots.items()):
         folder = manifest.run_dir / record.path
-        if version not in kept and record.path not in kept_paths and folder.exists():
+        if record.path and record.path not in kept_paths and folder.exists():
             remove_tree(folder)
             deleted.append(version)
     return deleted
+
+
+def kept_versions(state: ManifestState, keep_last: int) -> set[int]:
+    """The versions whose files a run has for certain, if nothing was lost. Where the newest has no report yet, the best one is not
+    among them: a run that is killed may have compared it with one whose report it did not write.
+    """
+    scores = {round_: of.accuracy for round_, of in state.reports.items() if round_ and of.accuracy is not None}
+    return _kept(state, scores if max(state.snapshots, default=0) in state.reports else {}, keep_last)
+
+
+def _kept(state: ManifestState, scores: dict[int, float], keep_last: int) -> set[int]:
+    versions = sorted(v for v, record in state.snapshots.items() if record.path)  # the base has no files here
+    kept = set(versions[-keep_last:])
+    return kept | {max(scores, key=lambda version: (scores[version], version))} if scores else kept
 
 
 def put_in_place(run_dir: Path, remade: str, path: str) -> None:

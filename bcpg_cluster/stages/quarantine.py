@@ -132,6 +132,12 @@ class Quarantine:
             self._submit(replace(whole, parts=there))
         return False
 
+    def forget_searches(self) -> None:
+        """Begin anew: inputs were made again, and no task is under way. What was left out stays counted."""
+        self._losses.clear()
+        self._found.clear()
+        self._lost_in_a_row.clear()
+
     def _can_split(self, task: Task, patience: int) -> bool:
         is_asked = self._max_share > 0 and patience > 0 and not task.given_up and not task.parts
         return is_asked and task.stage.units is not None and self._num_units(task) > 0

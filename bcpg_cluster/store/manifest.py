@@ -28,6 +28,7 @@ from bcpg_cluster.store.journals.lines import Damage, DamagedLineError, DamageKi
 from bcpg_cluster.store.journals.replay import Replay, replay
 from bcpg_cluster.store.journals.seals import SealedTable as SealedTable
 from bcpg_cluster.store.journals.seals import receipts_digest
+from bcpg_cluster.store.lost import Losses, LostShard
 from bcpg_cluster.store.made_with import MadeWith
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import PromptDigest, PushFacts, RoundReport, TrainingSummary
@@ -71,6 +72,7 @@ class ManifestState:
     imports: list[dict[str, Any]] = field(default_factory=list)  # responses made elsewhere, and by whom
     prompts: dict[str, PromptDigest] | None = None  # by config key; none in runs made before they were noted
     prompt_changes: list[dict[str, Any]] = field(default_factory=list)  # taken because the person allowed it
+    losses: Losses = field(default_factory=Losses)
     made_with: list[MadeWith] = field(default_factory=list)  # each that differs from the one before; none in old runs
 
     def apply(self, event: dict[str, Any]) -> None:
@@ -113,6 +115,8 @@ class ManifestState:
                     self.prompt_changes.append(event)
             case "made_with":
                 self.made_with.append(MadeWith.read(event["made_with"]))
+            case "lost":
+                self.losses.lose(LostShard.read(event), self.shards, self.sealed)
             case "reopened":
                 if event.get("changed"):
                     self.config = event["changed"]["config"]
@@ -129,6 +133,7 @@ class ManifestState:
             return False
         metrics = {sys.intern(name): value for name, value in receipt.metrics.items()}
         accepted[receipt.shard] = replace(receipt, table=sys.intern(receipt.table), metrics=metrics)
+        self.losses.take_remade(receipt, self.shards, self.sealed)
         return True
 
     def _keep_steps(self, round_: int, num_steps: int) -> None:
@@ -147,6 +152,7 @@ class ManifestState:
         for accepted in (self.shards, self.sealed):
             for key in [key for key in accepted if key[0] > round_ or (key[0] == round_ and key[1] in tables)]:
                 del accepted[key]  # type: ignore[attr-defined]
+        self.losses.forget(round_, tables)
         for begun in [begun for begun in self.step_checkpoints if begun >= min(round_, versions)]:
             del self.step_checkpoints[begun]
         for by_version in (self.snapshots, self.pushes):
@@ -157,11 +163,6 @@ class ManifestState:
         for key, receipts in self.shards.items():
             if key[0] == round_:
                 self.shards[key] = dict(receipts)
-
-    @property
-    def retries(self) -> list[dict[str, str]]:
-        """The faults as ``what`` and ``why``."""
-        return [{"what": fault.what, "why": fault.cause} for fault in self.faults]
 
     def receipts(self, round_: int, table: str) -> list[Receipt]:
         """The accepted shards of a table, in shard order."""
@@ -375,9 +376,11 @@ class Manifest:
         for fault in self._fault_lines.rest():
             self._append({"event": "fault", **fault.plain()})
 
-    def add_retry(self, what: str, why: str) -> None:
-        """Note a piece of work that was done again."""
-        self.add_fault(FaultEvent(FaultKind.RETRY, what, why))
+    def lose(self, lost: LostShard) -> None:
+        """Let go of a damaged shard and of its table's seal. The next attempt that is accepted takes its place; where that has
+        other content, what was made from the old one goes with it. The file stays on disk.
+        """
+        self._append({"event": "lost", **lost.plain()})
 
     def add_import(self, facts: dict[str, Any]) -> None:
         """Note that round 1's responses were made elsewhere, and by whom."""

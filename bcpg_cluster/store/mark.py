@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import socket
 import time
@@ -27,9 +28,14 @@ class RunMark:
 def leave_mark(run_dir: RunPath) -> RunMark:
     """The run's mark; made by the first process that works on the run, and the same for all later ones."""
     path = run_dir.absolute() / MARK
-    if not path.exists():
+    if not path.exists() or not is_mark(path.read_bytes()):
         write_whole(path, f"{secrets.token_hex(16)}\n".encode())
     return RunMark(path, path.read_text())
+
+
+def is_mark(content: bytes) -> bool:
+    """Whether this is what :func:`leave_mark` writes."""
+    return re.fullmatch(rb"[0-9a-f]{32}\n", content) is not None
 
 
 def check_mark(mark: RunMark, *, patience_s: float = _PATIENCE_S, sleep: Callable[[float], None] = time.sleep) -> None:

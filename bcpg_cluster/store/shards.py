@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bcpg_cluster.errors import OtherSchemaError, StoreError
+from bcpg_cluster.errors import DamagedShardError, OtherSchemaError
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.layout import shard_path
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.rows import Row
 from bcpg_cluster.store.schema import SCHEMA_VERSION, schema_of
 from bcpg_cluster.store.whole_files import make_parents, write_whole
+
+_READERS = 8  # files at once, each wholly in memory
 
 
 def write_shard(
@@ -65,20 +68,60 @@ def read_columns(run_dir: RunPath, receipt: Receipt, columns: Sequence[str] | No
     """An accepted shard as an Arrow table: those ``columns`` of it, or all.
 
     Raises:
-        StoreError: the file is gone or altered since it was accepted; :class:`OtherSchemaError`: it is of another schema version.
+        DamagedShardError: the file is gone or altered since it was accepted.
+        OtherSchemaError: it is of another schema version.
     """
-    path = run_dir / receipt.path
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise StoreError(f"{path} is in the manifest but not there") from None
-    if hashlib.sha256(data).hexdigest() != receipt.checksum:
-        raise StoreError(f"{path} is not the file that was accepted (checksum differs)")
+    data = read_accepted(run_dir, receipt)
     table = pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
     version = int((table.schema.metadata or {}).get(b"bcpg_schema_version", b"0"))
     if version != SCHEMA_VERSION:
+        path = run_dir / receipt.path
         raise OtherSchemaError(f"{path} has schema version {version}; this program reads version {SCHEMA_VERSION}")
     return table
+
+
+def read_accepted(run_dir: RunPath, receipt: Receipt) -> bytes:
+    """The content of an accepted shard's file. Raises :class:`DamagedShardError`: it is gone or altered since."""
+    try:
+        data = (run_dir / receipt.path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise _damage(run_dir, receipt, "is in the manifest but not there") from None
+    except IsADirectoryError:
+        raise _damage(run_dir, receipt, "is a directory") from None
+    if len(data) != receipt.num_bytes:
+        raise _damage(run_dir, receipt, f"has {len(data)} bytes of {receipt.num_bytes} (checksum differs)")
+    if hashlib.sha256(data).hexdigest() != receipt.checksum:
+        raise _damage(run_dir, receipt, "is not the file that was accepted (checksum differs)")
+    return data
+
+
+def find_damaged(run_dir: RunPath, receipts: Sequence[Receipt]) -> list[DamagedShardError]:
+    """Those of the shards whose files are gone or altered; every file is read, several at a time."""
+
+    def damage(receipt: Receipt) -> DamagedShardError | None:
+        try:
+            data = read_accepted(run_dir, receipt)
+        except DamagedShardError as error:
+            return error
+        num_rows = pq.read_metadata(pa.BufferReader(data)).num_rows
+        if num_rows != receipt.num_rows:
+            return _damage(run_dir, receipt, f"has {num_rows} rows, the manifest says {receipt.num_rows}")
+        return None
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        return [found for found in readers.map(damage, receipts) if found is not None]
+
+
+def _damage(run_dir: RunPath, receipt: Receipt, what: str) -> DamagedShardError:
+    return DamagedShardError(
+        str(run_dir),
+        receipt.path,
+        table=receipt.table,
+        round_=receipt.round,
+        shard=receipt.shard,
+        attempt=receipt.attempt,
+        what=what,
+    )
 
 
 def read_table(run_dir: RunPath, receipts: Sequence[Receipt]) -> list[Row]:

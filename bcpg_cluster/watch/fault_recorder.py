@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.manifest import Manifest
-from bcpg_cluster.watch.observer import Event, Faulted, Observer, Retried, StageProgress
+from bcpg_cluster.watch.observer import Event, Faulted, Observer, StageProgress
 
 
 class FaultRecorder:
@@ -24,6 +23,4 @@ class FaultRecorder:
             case Faulted(fault=fault):
                 event = Faulted(fault if fault.round is not None else replace(fault, round=self._round))
                 self._manifest.add_fault(event.fault)
-            case Retried(what=what, why=why):
-                event = Faulted(FaultEvent(FaultKind.RETRY, what, why, round=self._round))
         self._observer.hear(event)

@@ -71,23 +71,13 @@ class Faulted:
 
 
 @dataclass(frozen=True, slots=True)
-class Retried:
-    """As :class:`Faulted`, of a kind ``retry`` that the speaker has noted in the manifest itself."""
-
-    what: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class RoundFinished:
     """A round is complete."""
 
     report: RoundReport
 
 
-Event = (
-    StageProgress | ShardAccepted | PoolsSeen | StepTrained | WeightsPushed | Noted | Faulted | Retried | RoundFinished
-)
+Event = StageProgress | ShardAccepted | PoolsSeen | StepTrained | WeightsPushed | Noted | Faulted | RoundFinished
 
 
 class Observer(Protocol):

@@ -8,7 +8,15 @@ import re
 import sys
 import time
 
-from bcpg_cluster.errors import BcpgError, Interrupted, UserError
+from bcpg_cluster.errors import (
+    BcpgError,
+    ClusterLostError,
+    DamagedShardError,
+    EngineError,
+    Interrupted,
+    PushError,
+    UserError,
+)
 from bcpg_cluster_cli.terminal import say
 
 _PLACES = {
@@ -32,6 +40,8 @@ _PLACES = {
     errno.ENFILE: "this machine has as many files open as it can",
 }
 """What a place on a disk can be unfit for. Any other error of the system is this program's own, and shows its traceback."""
+_PASSING = (EngineError, ClusterLostError, PushError)
+"""What may not happen again. Damage and diverging losses do: their messages say what helps."""
 _MAKE_ROOM = "make room, and run the same command again: what was finished is kept"
 _RAISE_LIMIT = "raise the limit (`ulimit -n`), and run the same command again: what was finished is kept"
 _USED_UP = {
@@ -70,11 +80,10 @@ def say_and_code(error: BcpgError | OSError) -> int:
     if isinstance(error, UserError):
         say(f"error: {error}", color="red", is_error=True)
         return 2
-    say(
-        f"error: {type(error).__name__}: {error}\nWhat was finished is kept; run the same command again to resume.",
-        color="red",
-        is_error=True,
-    )
+    kept = "" if isinstance(error, DamagedShardError) else "\nWhat was finished is kept."
+    if isinstance(error, _PASSING):
+        kept = "\nWhat was finished is kept; run the same command again to resume."
+    say(f"error: {type(error).__name__}: {error}{kept}", color="red", is_error=True)
     return 1
 
 

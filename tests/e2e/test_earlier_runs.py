@@ -16,6 +16,7 @@ import pytest
 
 from bcpg_cluster.run.directory import check_run_directory, load_run_config
 from bcpg_cluster.store.manifest import read_manifest
+from tests.chaos.damage import KINDS, damage
 
 DATA = Path(__file__).parents[1] / "data"
 BY_THE_CLOCK = {"seconds", "tokens_per_s", "evaluation_tokens_per_s"}
@@ -81,3 +82,22 @@ def test_an_interrupted_run_resumes_to_the_same_end(tmp_path: Path, bcpg: Callab
     assert without_times(facts["rounds"]) == without_times(said["resumed"]["rounds"])
     assert facts["rounds"][2].keys() >= ADDED_SINCE
     assert not any(report.keys() & ADDED_SINCE for report in facts["rounds"][:2])
+
+
+def test_an_interrupted_run_with_damaged_shards_resumes_to_the_same_end(
+    tmp_path: Path, bcpg: Callable[..., Any], said: dict[str, Any]
+):
+    """Its manifest has no checksums and seals that only count; the shards' own checksums are enough."""
+    run_dir = unpack("interrupted", tmp_path)
+    assert bcpg("verify", "--run-dir", run_dir).code == 0
+    state = read_manifest(run_dir)
+    damaged = [state.receipts(2, table)[0] for table in ("prompts", "rollouts", "steps")]
+    for receipt, kind in zip(damaged, KINDS, strict=True):
+        damage(run_dir / receipt.path, kind)
+    found = json.loads(bcpg("verify", "--run-dir", run_dir, "--json").out)
+    assert {fault["path"] for fault in found["faults"]} == {receipt.path for receipt in damaged}
+    ended = bcpg("iterate", "--config", run_dir / "config.yaml", "--run-dir", run_dir, "--rounds", 2, "--inline")
+    assert ended.code == 0, ended.err
+    facts = json.loads(bcpg("status", "--run-dir", run_dir, "--json").out)
+    assert without_times(facts["rounds"]) == without_times(said["resumed"]["rounds"])
+    assert bcpg("verify", "--run-dir", run_dir).code == 0

@@ -264,6 +264,26 @@ def config_schema_() -> None:
     typer.echo(config_schema(), nl=False)
 
 
+@commands.command()
+def verify(
+    run_dir: RunDirOption = None,
+    mend: Annotated[
+        bool,
+        typer.Option(
+            "--mend", help="Restore what can be restored without an engine; have `iterate` make the rest again."
+        ),
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Check every file of a run against what was written. (Answers are checked by the stage `verify`, and by `grade`.)
+
+    Exit code 0: all is what was written, 1: something is damaged, 2: it is not a run.
+    """
+    from bcpg_cluster_cli.runs.verify import run_verify
+
+    run_verify(run_dir, mend=mend, as_json=json_)
+
+
 @reproduce.command(name="check")
 def reproduce_check(run: RunArgument, json_: JsonOption = False) -> None:
     """What a run was made with, beside what is here. Exit code 0: the same, 1: it may come out different, 2: it cannot be made."""

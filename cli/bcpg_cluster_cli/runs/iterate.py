@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from bcpg_cluster.run.build.default_config import choose_config, read_config
-from bcpg_cluster.run.directory import check_run_directory
+from bcpg_cluster.run.directory import check_run_directory, keep_config
 from bcpg_cluster.run.entry import run_rounds
 from bcpg_cluster.run.listeners import track_overrides
 from bcpg_cluster.store.manifest import read_manifest
@@ -46,8 +46,10 @@ def run_iterate(
         config = read_config(source, [*overrides, *track_overrides(track, config)], seed)
     directory = new_run(run_dir, config, None if seed is None else f"{config.name}-seed{seed}")
     check_run_directory(directory, config, take_over=take_over)
-    reports = read_manifest(directory).reports
+    state = read_manifest(directory)
+    reports = state.reports
     if all(round_ in reports for round_ in range(rounds + 1)):
+        keep_config(directory, state, config)
         say(console, f"{directory}: all {rounds} rounds are done already")
         _finish({round_: reports[round_] for round_ in range(rounds + 1)}, directory, console, as_json=as_json)
         return

@@ -16,7 +16,7 @@ from rich.console import Console
 from bcpg_cluster import __version__
 from bcpg_cluster.cluster.on_ray import runtime as ray_runtime
 from bcpg_cluster.cluster.on_ray.runtime import choose_cluster
-from bcpg_cluster.errors import RunDirectoryError, StoreError
+from bcpg_cluster.errors import RunDirectoryError
 from bcpg_cluster.run.build import default_config
 from bcpg_cluster.run.build.default_config import choose_config
 from bcpg_cluster.run.directory import load_run_config
@@ -610,7 +610,7 @@ def test_doctor(bcpg: Bcpg):
 # --- how errors and choices are shown
 
 
-def test_an_error_of_the_run_itself_has_code_1(bcpg: Bcpg, config_file: Path, run_dir: Path):
+def test_an_altered_shard_of_a_round_under_way_is_made_again(bcpg: Bcpg, config_file: Path, run_dir: Path):
     state = read_manifest(run_dir)
     receipt = state.receipts(3, "weighted")[0]
     (run_dir / receipt.path).write_bytes(b"altered")
@@ -618,10 +618,11 @@ def test_an_error_of_the_run_itself_has_code_1(bcpg: Bcpg, config_file: Path, ru
     cut = next(n for n, line in enumerate(lines) if b'"event": "shard", "table": "reference", "round": 3' in line)
     (run_dir / "manifest.jsonl").write_bytes(b"".join(lines[:cut]))
     ended = bcpg("iterate", "-c", config_file, "--inline", "--run-dir", run_dir)
-    assert ended.code == 1
-    assert StoreError.__name__ in ended.err
-    assert "is not the file that was accepted" in ended.err
-    assert "run the same command again to resume" in ended.err
+    assert ended.code == 0, ended.err
+    assert "table weighted round 3 shard 0" in ended.out and "made again" in ended.out
+    remade = read_manifest(run_dir).receipts(3, "weighted")[0]
+    assert (remade.attempt != receipt.attempt, remade.checksum) == (True, receipt.checksum)
+    assert "table weighted round 3 shard 0" in bcpg("status", "--run-dir", run_dir, "--json").out
 
 
 def test_errors_with_brackets_do_not_break_the_display():

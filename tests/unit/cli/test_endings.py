@@ -9,6 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from bcpg_cluster.errors import (
+    BcpgError,
+    ClusterLostError,
+    DamagedShardError,
+    EngineError,
+    StoreError,
+    TrainingDivergedError,
+)
 from bcpg_cluster_cli.endings import disk_error_in, say_and_code
 
 
@@ -34,6 +42,25 @@ def test_what_is_wrong_with_a_place(capsys: pytest.CaptureFixture[str], number: 
     said = capsys.readouterr().err
     assert f"/some/where cannot be written or read: {words}" in said
     assert "rule:" in said and ("run the same command again: what was finished" in said) is (code == 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_kept", "again"),
+    [
+        (EngineError("x"), True, True),
+        (ClusterLostError("x"), True, True),
+        (TrainingDivergedError("x"), True, False),  # it would diverge again
+        (StoreError("x"), True, False),
+        (DamagedShardError("r", "p", table="t", round_=1, shard=2, attempt="a", what="is gone"), False, False),
+    ],
+)
+def test_the_same_command_is_the_remedy_only_where_it_helps(
+    capsys: pytest.CaptureFixture[str], error: BcpgError, is_kept: bool, again: bool
+):
+    assert say_and_code(error) == 1
+    said = capsys.readouterr().err
+    assert type(error).__name__ in said
+    assert ("What was finished is kept" in said, "run the same command again" in said) == (is_kept, again)
 
 
 def test_other_errors_of_the_system_stay_what_they_are():

@@ -12,7 +12,7 @@ import pytest
 from bcpg_cluster.cluster.leases import PoolLimits
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import MemberSpec
-from bcpg_cluster.errors import EngineError, Interrupted
+from bcpg_cluster.errors import DamagedShardError, EngineError, Interrupted
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.run.dataflow import Dataflow
 from bcpg_cluster.stages.graph import data_stages
@@ -26,9 +26,9 @@ STAGES = data_stages({"llm": "judge.llm", "truth": "cpu"})
 TABLES = ("rollouts", "outcomes", "steps", "verdicts.llm", "verdicts.truth", "weighted")
 
 
-def receipt_of(job: StageJob) -> Receipt:
+def receipt_of(job: StageJob, checksum: str = "c") -> Receipt:
     path = shard_path(job.round, job.output, job.shard, job.attempt)
-    return Receipt(job.output, job.round, job.shard, job.attempt, path, 3, 10, "c", 0.0, {"samples": 3.0})
+    return Receipt(job.output, job.round, job.shard, job.attempt, path, 3, 10, checksum, 0.0, {"samples": 3.0})
 
 
 class Bench:
@@ -215,3 +215,79 @@ def test_attempt_ids_differ(make_bench: Callable[[int], Bench]):
     bench.flow().run()
     attempts = [job.attempt for job in bench.jobs]
     assert len(set(attempts)) == len(attempts)
+
+
+def damage_of(receipt: Receipt) -> DamagedShardError:
+    return DamagedShardError(
+        "run",
+        receipt.path,
+        table=receipt.table,
+        round_=receipt.round,
+        shard=receipt.shard,
+        attempt=receipt.attempt,
+        what="is gone",
+    )
+
+
+def find_damage_once(bench: Bench, reader: str, table: str, *, comes_out: str = "c") -> list[StageJob]:
+    """Have the first job of ``reader`` on shard 0 find its shard of ``table`` damaged; ``comes_out`` is its next checksum."""
+    found: list[StageJob] = []
+    settle = bench.scripted.on_call
+
+    def on_call(call: Any) -> None:
+        job = call.args[0] if call.method == "run" else None
+        if job is not None and (job.stage, job.shard) == (reader, 0) and not found:
+            found.append(job)
+            call.answer.set_exception(damage_of(job.inputs[table]))
+        elif job is not None and found and (job.output, job.shard) == (table, 0):
+            bench.log.append((job.stage, job.shard))
+            call.answer.set_result(receipt_of(job, comes_out))
+        else:
+            settle(call)
+
+    bench.scripted.on_call = on_call
+    return found
+
+
+def test_a_damaged_input_is_made_again_and_nothing_else_where_it_comes_out_the_same(make_bench: Callable[[int], Bench]):
+    bench = make_bench(2)
+    find_damage_once(bench, "weigh", "rollouts")
+    bench.flow().run()
+    expected = [(stage.name, shard) for stage in STAGES for shard in range(2)] + [("generate", 0)]
+    assert sorted(bench.log) == sorted(expected)
+    assert {(1, table) for table in TABLES} <= set(bench.manifest.state.sealed)
+    assert [(r.table, r.shard, r.is_same) for r in bench.manifest.state.losses.remade] == [("rollouts", 0, True)]
+
+
+def test_what_was_made_from_other_content_is_made_again(make_bench: Callable[[int], Bench]):
+    bench = make_bench(2)
+    find_damage_once(bench, "weigh", "rollouts", comes_out="other")
+    bench.flow().run()
+    again = ["generate", "verify", "segment", "judge.llm", "judge.truth"]
+    expected = [(stage.name, shard) for stage in STAGES for shard in range(2)] + [(name, 0) for name in again]
+    assert sorted(bench.log) == sorted(expected)
+    assert {(1, table) for table in TABLES} <= set(bench.manifest.state.sealed)
+    weigh = [job for job in bench.jobs if (job.stage, job.shard) == ("weigh", 0)]
+    assert [dict(job.inputs)["rollouts"].checksum for job in weigh] == ["other"]
+
+
+def test_an_answer_made_from_what_was_given_up_does_not_count(make_bench: Callable[[int], Bench]):
+    """A judge works on the old steps when these are found damaged; they come out with other content."""
+    bench = make_bench(1)
+    find_damage_once(bench, "judge.truth", "steps", comes_out="other")
+    bench.hold["judge.llm", 0] = lambda: bool(bench.manifest.state.losses.waiting or bench.manifest.state.losses.remade)
+    timer = within(20, bench)
+    bench.flow().run()
+    timer.cancel()
+    old, new = (job for job in bench.jobs if job.stage == "judge.llm")
+    assert (old.inputs["steps"].checksum, new.inputs["steps"].checksum) == ("c", "other")
+    assert bench.manifest.state.receipts(1, "verdicts.llm")[0].attempt == new.attempt
+
+
+def test_damage_in_what_these_stages_only_read_is_for_the_coordinator(make_bench: Callable[[int], Bench]):
+    bench = make_bench(2)
+    find_damage_once(bench, "verify", "prompts")
+    with pytest.raises(DamagedShardError, match="table 'prompts', round 1, shard 0"):
+        bench.flow().run()
+    assert bench.manifest.state.missing(1, "prompts", 2) == [0]
+    assert all(not pool.num_leased and not pool.num_queued for pool in bench.pools.values())

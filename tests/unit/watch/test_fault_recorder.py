@@ -7,7 +7,7 @@ from pathlib import Path
 from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.watch.fault_recorder import FaultRecorder
-from bcpg_cluster.watch.observer import Faulted, Noted, Retried, StageProgress
+from bcpg_cluster.watch.observer import Faulted, Noted, StageProgress
 from tests.told import Heard
 
 
@@ -20,12 +20,10 @@ def test_a_fault_gets_the_round_under_way_unless_it_has_one(tmp_path: Path):
         recorder.hear(Noted("nothing"))
         recorder.hear(Faulted(FaultEvent(FaultKind.REPLACEMENT, "b", "gone")))
         recorder.hear(Faulted(FaultEvent(FaultKind.FALLBACK, "push v1", "wire", round=1)))
-        recorder.hear(Retried("snapshot v0002", "digest"))  # its speaker has written it
         assert [(fault.what, fault.round) for fault in manifest.state.faults] == [("a", None), ("b", 2), ("push v1", 1)]
         passed_on = [event.fault for event in heard.of(Faulted)]
         assert [(fault.kind, fault.what, fault.round) for fault in passed_on[1:]] == [
             (FaultKind.REPLACEMENT, "b", 2),
             (FaultKind.FALLBACK, "push v1", 1),
-            (FaultKind.RETRY, "snapshot v0002", 2),
         ]
         assert [type(event) for event in heard.events[1:3]] == [StageProgress, Noted]

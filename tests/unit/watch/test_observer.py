@@ -18,7 +18,6 @@ from bcpg_cluster.watch.observer import (
     Noted,
     Observers,
     PoolsSeen,
-    Retried,
     RoundFinished,
     ShardAccepted,
     SilentObserver,
@@ -36,7 +35,6 @@ EVENTS: list[Event] = [
     WeightsPushed(1, push_facts()),
     Noted("text"),
     Faulted(FaultEvent(FaultKind.RETRY, "what", "why")),
-    Retried("what", "why"),
     RoundFinished(RoundReport(round=0)),
 ]
 

@@ -17,6 +17,7 @@ from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
 from bcpg_cluster.errors import RunDirectoryError
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.journal import check_free
 from bcpg_cluster.store.journals.owner import this_process
 from bcpg_cluster.store.layout import LOCK
@@ -31,7 +32,7 @@ def want(run_dir: Path, start: Barrier, said: Queue[str], end: Event, *, take_ov
     try:
         check_free(run_dir, take_over=take_over)
         manifest = Manifest(run_dir, take_over=take_over)
-        manifest.add_retry("mine", "")
+        manifest.add_fault(FaultEvent(FaultKind.RETRY, "mine", ""))
     except RunDirectoryError as error:
         said.put("in use" if "is in use by process" in str(error) else str(error))
     except Exception as error:
@@ -63,7 +64,7 @@ def attempt(run_dir: Path, kind: str) -> list[str]:
     for one in several:
         one.start()
     told = sorted(said.get(timeout=60) for _ in several)
-    lines = [event["what"] for event in read_manifest(run_dir).retries]
+    lines = [fault.what for fault in read_manifest(run_dir).faults]
     end.set()
     for one in several:
         one.join()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bcpg_cluster.errors import RunDirectoryError
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.journal import check_free, journal_lines, lock_holder
 from bcpg_cluster.store.journals.mending import read_damaged_manifest
 from bcpg_cluster.store.layout import LOCK, MANIFEST
@@ -37,17 +38,17 @@ def test_a_line_that_does_not_fit_leaves_the_journal_as_it_was(
     with Manifest(tmp_path) as manifest:
         manifest.create(identity="i", name="n", program_version="0")
         for number in range(20):  # longer than the lock's own file, which the limit is for too
-            manifest.add_retry(f"{number}", "y" * 100)
+            manifest.add_fault(FaultEvent(FaultKind.RETRY, f"{number}", "y" * 100))
         before = (tmp_path / MANIFEST).read_bytes()
         state = read_manifest(tmp_path)
         with files_up_to(len(before) + room), pytest.raises(OSError, match=MANIFEST) as caught:
-            manifest.add_retry("long", "y" * 1000)
+            manifest.add_fault(FaultEvent(FaultKind.RETRY, "long", "y" * 1000))
         assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / MANIFEST))
         assert (tmp_path / MANIFEST).read_bytes() == before
         assert manifest.state == state
         # nothing is added behind it, even where there is room again: what came between was not done
         with pytest.raises(OSError, match=MANIFEST):
-            manifest.add_retry("short", "")
+            manifest.add_fault(FaultEvent(FaultKind.RETRY, "short", ""))
         assert (tmp_path / MANIFEST).read_bytes() == before
     assert say_and_code(caught.value) == 1
     said = capsys.readouterr().err
@@ -55,9 +56,9 @@ def test_a_line_that_does_not_fit_leaves_the_journal_as_it_was(
     assert "rule:" in said
     assert "remedy: make room" in said
     with Manifest(tmp_path) as manifest:
-        manifest.add_retry("again", "")
+        manifest.add_fault(FaultEvent(FaultKind.RETRY, "again", ""))
         assert read_manifest(tmp_path) == manifest.state
-        assert [event["what"] for event in manifest.state.retries] == [*map(str, range(20)), "again"]
+        assert [fault.what for fault in manifest.state.faults] == [*map(str, range(20)), "again"]
 
 
 def test_a_disk_that_is_full_before_the_run_starts_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -80,9 +81,9 @@ def test_a_line_that_may_not_be_on_disk_is_not_relied_on(tmp_path: Path, monkeyp
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", failing)
             with pytest.raises(OSError, match=MANIFEST):
-                manifest.add_retry("x", "y")
+                manifest.add_fault(FaultEvent(FaultKind.RETRY, "x", "y"))
         with pytest.raises(OSError, match=MANIFEST):  # a later fsync that succeeds proves nothing of the one before
-            manifest.add_retry("x", "y")
+            manifest.add_fault(FaultEvent(FaultKind.RETRY, "x", "y"))
     assert (tmp_path / MANIFEST).read_bytes() == before
 
 
@@ -97,9 +98,9 @@ def test_an_interrupt_in_the_midst_of_a_line_leaves_none(tmp_path: Path, monkeyp
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                manifest.add_retry("x", "y")
+                manifest.add_fault(FaultEvent(FaultKind.RETRY, "x", "y"))
         assert (tmp_path / MANIFEST).read_bytes() == before
-        manifest.add_retry("stopped", "")
+        manifest.add_fault(FaultEvent(FaultKind.RETRY, "stopped", ""))
         assert read_manifest(tmp_path) == manifest.state
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.journal import check_free, lock_holder
 from bcpg_cluster.store.journals import owner
 from bcpg_cluster.store.journals.in_directory import FileJournal
@@ -28,6 +29,7 @@ from bcpg_cluster.store.manifest import Manifest, read_manifest
 _WORKER = """
 import pathlib, sys
 from bcpg_cluster.errors import RunDirectoryError
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.manifest import Manifest
 sys.stdin.readline()
 try:
@@ -35,11 +37,11 @@ try:
 except RunDirectoryError as error:
     print("refused", error.problem, flush=True)
 else:
-    manifest.add_retry(sys.argv[2], "")
+    manifest.add_fault(FaultEvent(FaultKind.RETRY, sys.argv[2], ""))
     print("open", flush=True)
     for line in sys.stdin:
         try:
-            manifest.add_retry(line.strip(), "")
+            manifest.add_fault(FaultEvent(FaultKind.RETRY, line.strip(), ""))
         except Exception as error:
             print(type(error).__name__, error, flush=True)
         else:
@@ -94,7 +96,7 @@ def worker(tmp_path: Path):
 
 
 def added(run_dir: Path) -> list[str]:
-    return [event["what"] for event in read_manifest(run_dir).retries]
+    return [fault.what for fault in read_manifest(run_dir).faults]
 
 
 def leave_lock(run_dir: Path, silent_s: float, **changes: Any) -> bytes:
@@ -273,7 +275,7 @@ def test_a_process_that_may_open_no_more_files_still_has_its_lock(tmp_path: Path
         try:
             with pytest.raises(OSError, match="Too many open files"):
                 (tmp_path / LOCK).open()
-            manifest.add_retry("x", "y")
+            manifest.add_fault(FaultEvent(FaultKind.RETRY, "x", "y"))
             manifest.check_held()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -13,6 +13,7 @@ import pytest
 
 from bcpg_cluster.errors import DamagedManifestError, RunDirectoryError
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.journals.lines import Chain, DamageKind
 from bcpg_cluster.store.journals.mending import cut_manifest, read_damaged_manifest
 from bcpg_cluster.store.layout import MANIFEST, SEGMENTS
@@ -36,7 +37,7 @@ def _fill(manifest: Manifest) -> None:
     manifest.seal(1, "weighted", 3)
     manifest.add_snapshot(SnapshotRecord(1, "snapshots/v1", {"w": "d1"}, 1.0, TrainingSummary(steps=2.0)))
     manifest.add_push(1, push_facts())
-    manifest.add_retry("generate", "lost\nline two ½")
+    manifest.add_fault(FaultEvent(FaultKind.RETRY, "generate", "lost\nline two ½"))
     manifest.add_report(RoundReport.read({"round": 1, "accuracy": 0.625}))
 
 
@@ -162,11 +163,11 @@ def test_old_lines_are_read_as_ever_and_vouched_for_from_then_on(tmp_path: Path,
     assert read_manifest(tmp_path).reports == states(lines)[-1].reports
     with Manifest(tmp_path) as manifest:
         assert (tmp_path / MANIFEST).read_bytes() == b"".join(old)
-        manifest.add_retry("x", "y")
-        manifest.add_retry("z", "y")
+        manifest.add_fault(FaultEvent(FaultKind.RETRY, "x", "y"))
+        manifest.add_fault(FaultEvent(FaultKind.RETRY, "z", "y"))
     after = (tmp_path / MANIFEST).read_bytes().splitlines(keepends=True)
     assert after[:-2] == old
-    assert [event["what"] for event in read_manifest(tmp_path).retries] == ["generate", "x", "z"]
+    assert [fault.what for fault in read_manifest(tmp_path).faults] == ["generate", "x", "z"]
     changed = old[0].replace(b'"identity": "i"', b'"identity": "j"')
     assert is_caught(tmp_path, [changed, *after[1:]])
     for place in range(len(old)):
@@ -262,7 +263,7 @@ def test_a_journal_in_a_store_is_cut_by_the_next_epoch(stored: StoredPath):
     with Manifest(stored) as manifest:
         _fill(manifest)
     with Manifest(stored) as manifest:
-        manifest.add_retry("x", "y")
+        manifest.add_fault(FaultEvent(FaultKind.RETRY, "x", "y"))
     first, second = sorted((stored / SEGMENTS).iterdir(), key=str)
     damaged = first.read_bytes().replace(b'"num_rows": 32', b'"num_rows": 31', 1)
     first.write(damaged)
