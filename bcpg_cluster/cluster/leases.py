@@ -7,27 +7,35 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from bcpg_cluster.cluster.liveness.heartbeats import Pulse
 from bcpg_cluster.cluster.runtime import Member, MemberSpec
 
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """How a pool behaves; see ``config.pools.PoolConfig``."""
+    """How a pool behaves; see ``config.pools.PoolConfig``. ``lease_timeout_s`` is the ceiling of a lease's deadline."""
 
     leases_per_member: int = 2
     lease_timeout_s: float = 3600.0
     start_timeout_s: float = 600.0
     max_attempts: int = 3
     placement_timeout_s: float = 1800.0
+    silence_timeout_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A piece of work: ``start`` begins it on a member, anew for every attempt."""
+    """A piece of work: ``start`` begins it on a member, anew for every attempt.
+
+    Attributes:
+        label: unique among the pieces under way, and the label of the call that ``start`` makes: heartbeats name it.
+        kind: pieces of one kind take alike long; what they took decides how long the next may take.
+    """
 
     key: tuple[Any, ...]
     start: Callable[[Member], Future[Any]]
     label: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +48,24 @@ class Done:
 
 
 @dataclass(slots=True)
-class _Lease:
+class Lease:
+    """One try of a piece of work on one member.
+
+    Attributes:
+        spared_until: it was overdue and not given up; 0 when it never was.
+    """
+
     work: Work
     attempt: int
     answer: Future[Any]
-    deadline: float
+    began: float
+    spared_until: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
-class _Slot:
+class Slot:
+    """A member as its pool keeps it."""
+
     member: Member
     spec: MemberSpec
     ready: Future[Any]
@@ -58,7 +75,13 @@ class _Slot:
     is_ready: bool = False
     is_draining: bool = False
     is_dismissed: bool = False
-    leases: list[_Lease] = field(default_factory=list)
+    leases: list[Lease] = field(default_factory=list)
     busy_s: float = 0.0
     busy_since: float | None = None
     ready_since: float | None = None
+    pulse: Pulse = field(default_factory=Pulse)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether it has leases."""
+        return bool(self.leases)

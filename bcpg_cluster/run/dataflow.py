@@ -118,7 +118,9 @@ class Dataflow:
         for stage, shard in ready:
             label = f"{stage.name} round {self._round} shard {shard}"
             start = partial(self._start, stage, shard, label)
-            self._pools[stage.pool].submit(Work((self._round, stage.name, stage.output, shard), start, label))
+            self._pools[stage.pool].submit(
+                Work((self._round, stage.name, stage.output, shard), start, label, stage.name)
+            )
 
     def _start(self, stage: StageSpec, shard: int, label: str, member: Member) -> Future[Receipt]:
         """One try at a shard, under an attempt id of its own. A stage's time begins with its first: a member is ready."""
