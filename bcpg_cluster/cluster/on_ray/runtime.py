@@ -15,8 +15,8 @@ from typing import Any
 from bcpg_cluster.cluster.liveness.progress import CallsUnderWay
 from bcpg_cluster.cluster.node_address import announce
 from bcpg_cluster.cluster.on_ray.connection import check_address, check_token, joining
-from bcpg_cluster.cluster.on_ray.groups import Groups, has_process, look_at_nodes
-from bcpg_cluster.cluster.on_ray.link import Link, answers
+from bcpg_cluster.cluster.on_ray.groups import Groups, has_process, look_at_nodes, own_raylet
+from bcpg_cluster.cluster.on_ray.link import Link, answers, head, own_node
 from bcpg_cluster.cluster.placement import ClusterNodes
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import BcpgError, ClusterLostError, EngineError, MemberLostError
@@ -173,7 +173,7 @@ class RayRuntime:
     Args:
         local_resources: custom resources a local cluster is started with.
         namespace: where ``status`` and ``scale`` find the run's actors.
-        on_lost: called once, in a thread, when the cluster's head is given up: Ray may hold the main thread then.
+        on_lost: called once, in a thread, when the cluster is given up: Ray may hold the main thread then.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class RayRuntime:
             with joining(choice.address, choice.reason):
                 ray.init(address=choice.address, **common)
         self._ray = ray
-        self._link = Link(ray.get_runtime_context().gcs_address, on_lost=on_lost)
+        self._link = Link(head(ray.get_runtime_context().gcs_address), own_node(own_raylet()), on_lost=on_lost)
         self._link.start()
         self._mark: RunMark | None = None
         self._groups = Groups(namespace)

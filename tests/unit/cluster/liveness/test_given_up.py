@@ -47,8 +47,8 @@ class Bench:
 
     def submit(self, *keys: int, kind: str = "judge.llm") -> None:
         for key in keys:
-            label = f"piece {key}"
-            self.pool.submit(Work((key,), lambda m, key=key: m.call("run", key, label=label), label, kind))
+            start = lambda member, key=key: member.call("run", key, label=f"piece {key}")  # noqa: E731
+            self.pool.submit(Work((key,), start, f"piece {key}", kind))
 
     def pass_time(self, seconds: float, step: float = 1.0) -> list[Any]:
         done = []
