@@ -33,7 +33,7 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 
 
 
 def replies(address: str, timeout_s: float = 2.0) -> bool:
-    """Whether a server of gRPC at ``host:port`` greets back. For one whose process is stopped the kernel still takes connections."""
+    """Whether a server of gRPC at ``host:port`` greets back. The kernel takes connections for a stopped one too."""
     try:
         with socket.create_connection(parse_host_port(address), timeout=timeout_s) as connection:
             connection.sendall(_PREFACE)
