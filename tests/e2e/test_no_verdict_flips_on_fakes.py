@@ -32,13 +32,15 @@ from bcpg_cluster.watch.control import Control
 from bcpg_cluster.watch.observer import Event, Retried, ShardAccepted
 from tests.told import Heard
 
+pytestmark = pytest.mark.slow
+
 JUDGES = ("llm", "far", "prm")
 BY_QUEUE, *BY_HAND = POOLS = ("judge.llm", "judge.far", "prm")
 SIZES = (4, 2, 1)
 
 
-@pytest.fixture(params=[8, pytest.param(50, marks=pytest.mark.slow)])
-def config(request: pytest.FixtureRequest, make_config: Callable[..., Config]) -> Config:
+@pytest.fixture
+def config(make_config: Callable[..., Config]) -> Config:
     """Two LLM pools and a PRM's over three rounds of 40 prompts; a lease is one prompt's wrong responses."""
     by_queue = {"target_queue_per_actor": 3, "scale_down_after_s": 0.5}
     common = {"min": 1, "max": 4, "leases_per_member": 2, "max_attempts": 50, "silence_timeout_s": 6, "num_cpus": 0.01}
@@ -50,7 +52,7 @@ def config(request: pytest.FixtureRequest, make_config: Callable[..., Config]) -
             "prm": {"kind": "fake", "pool": "prm", "precision": 0.85, "recall": 0.7},
         },
         prompts={"per_round": 40},
-        generate={"group_size": request.param, "prompts_per_shard": 1},
+        generate={"group_size": 50, "prompts_per_shard": 1},
         pools={
             BY_QUEUE: {**common, **by_queue, **slow},
             **{name: {**common, **slow} for name in BY_HAND},
@@ -125,7 +127,7 @@ def test_members_killed_pools_resized_and_drivers_gone_change_no_verdict(
         runtime.shutdown()
     found = verdicts(run_dir, 3)
     assert found == verdicts(run_rounds(tmp_path / "calm", config, 3).directory, 3)
-    assert num_requests(found) >= 100 * config.generate.group_size
+    assert num_requests(found) >= 5000
     num_kills = sum(trouble.num_kills for trouble in troubles)
     num_retries = sum(len(trouble.heard.of(Retried)) for trouble in troubles)
     assert num_kills >= 50 and num_retries >= num_kills
@@ -197,9 +199,7 @@ def drivers(config: Config, tmp_path: Path) -> Iterator[Drivers]:
     made.end()
 
 
-@pytest.mark.slow
 @pytest.mark.engine
-@pytest.mark.parametrize("config", [50], indirect=True)
 def test_processes_killed_and_stopped_change_no_verdict(
     drivers: Drivers, config: Config, run_rounds: Callable[..., Any], tmp_path: Path, capsys: Any
 ):
