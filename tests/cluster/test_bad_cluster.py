@@ -168,7 +168,7 @@ def test_a_lost_head_ends_the_command_and_the_run_goes_on_elsewhere(
 
 
 @pytest.mark.slow  # the command has 30 s of patience with a silent node
-@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSTOP], ids=lambda sent: sent.name)
 def test_a_lost_raylet_of_a_local_ray_ends_the_command_and_the_run_resumes(
     signal_: signal.Signals,
     make_config: Callable[..., Config],
