@@ -19,7 +19,7 @@
     ├── EngineError            an engine failed; the piece of work may be tried again elsewhere
     │   ├── MemberLostError    the process behind an engine is gone or does not answer
     │   └── UnreachableError   an object store does not answer, or refuses
-    ├── ClusterLostError       the cluster's head is gone; the run can resume on another
+    ├── ClusterLostError       the cluster's head, or the driver's own node, is gone; the run can resume on another
     ├── PushError              new weights did not arrive, or are not what was sent
     ├── TrainingDivergedError  the loss, the gradient or a weight is not finite
     └── Interrupted            the person asked to stop; the run can resume later
@@ -181,7 +181,7 @@ class MemberLostError(EngineError):
 
 
 class ClusterLostError(BcpgError):
-    """The cluster's head is gone, and with it all members; the run can resume on another cluster."""
+    """The cluster's head or the driver's own node is gone, and with it all members; the run can resume on another cluster."""
 
 
 class UnreachableError(EngineError):

@@ -7,19 +7,21 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from bcpg_cluster.cluster.liveness.heartbeats import Pulse
 from bcpg_cluster.cluster.runtime import Member, MemberSpec
 from bcpg_cluster.errors import DamagedShardError
 
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """How a pool behaves; see ``config.pools.PoolConfig``."""
+    """How a pool behaves; see ``config.pools.PoolConfig``. ``lease_timeout_s`` is the ceiling of a lease's deadline."""
 
     leases_per_member: int = 2
     lease_timeout_s: float = 3600.0
     start_timeout_s: float = 600.0
     max_attempts: int = 3
     placement_timeout_s: float = 1800.0
+    silence_timeout_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Work:
     """A piece of work: ``start`` begins it on a member, anew for every attempt.
 
     Attributes:
+        label: unique among the pieces under way, and the label of the call that ``start`` makes: heartbeats name it.
+        kind: pieces of one kind take alike long; what they took decides how long the next may take.
         is_alone: it is the only lease of its member, so that the loss of the member can be laid at its door.
         take_back: asked when a member was lost under it (why): true when the asker deals with it and it is not tried again
             as it is; ``None`` tries it again until the pool's ``max_attempts``.
@@ -35,6 +39,7 @@ class Work:
     key: tuple[Any, ...]
     start: Callable[[Member], Future[Any]]
     label: str = ""
+    kind: str = ""
     is_alone: bool = False
     take_back: Callable[[str], bool] | None = None
 
@@ -54,15 +59,24 @@ class Done:
 
 
 @dataclass(slots=True)
-class _Lease:
+class Lease:
+    """One try of a piece of work on one member.
+
+    Attributes:
+        spared_until: it was overdue and not given up; 0 when it never was.
+    """
+
     work: Work
     attempt: int
     answer: Future[Any]
-    deadline: float
+    began: float
+    spared_until: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
-class _Slot:
+class Slot:
+    """A member as its pool keeps it."""
+
     member: Member
     spec: MemberSpec
     ready: Future[Any]
@@ -73,12 +87,18 @@ class _Slot:
     is_ready: bool = False
     is_draining: bool = False
     is_dismissed: bool = False
-    leases: list[_Lease] = field(default_factory=list)
+    leases: list[Lease] = field(default_factory=list)
     busy_s: float = 0.0
     busy_since: float | None = None
     ready_since: float | None = None
+    pulse: Pulse = field(default_factory=Pulse)
 
     @property
     def is_taken(self) -> bool:
         """Whether it has a lease that is to be its only one."""
         return any(lease.work.is_alone for lease in self.leases)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether it has leases."""
+        return bool(self.leases)

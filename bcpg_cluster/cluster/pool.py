@@ -1,21 +1,24 @@
 """A pool of equal members that work through leases.
 
 One thread drives a pool by calling :meth:`Pool.poll`; nothing here knows Ray or clocks of its own. A lease is one try of one
-piece of work on one member. A member that dies or overruns its lease is replaced, and its leases go back to the front of the
-queue; a piece of work that keeps failing stops the run. Members are numbered upwards and a name is never used twice.
+piece of work on one member. A member that dies, falls silent or overruns its lease (``cluster/liveness``) is replaced, and its
+leases go back to the front of the queue; a piece of work that keeps failing stops the run. Members are numbered upwards and a
+name is never used twice.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from bcpg_cluster.cluster.leases import Done, PoolLimits, Work, _Lease, _Slot
+from bcpg_cluster.cluster.leases import Done, Lease, PoolLimits, Slot, Work
 from bcpg_cluster.cluster.lifecycle import ping
+from bcpg_cluster.cluster.liveness.deadline import DeadlineRule
+from bcpg_cluster.cluster.liveness.heartbeats import Heartbeats
+from bcpg_cluster.cluster.liveness.overdue import LeaseDeadlines
 from bcpg_cluster.cluster.runtime import Located, Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.cluster.state import MemberState
 from bcpg_cluster.cluster.work_queue import WorkQueue
@@ -55,7 +58,7 @@ class Pool:
         self.name = name
         self._runtime, self._spec, self._limits = runtime, spec, limits
         self._on_fault, self._welcome, self._clock = on_fault, welcome, clock
-        self._slots: list[_Slot] = []
+        self._slots: list[Slot] = []
         self._queue = WorkQueue()
         self._size = 0
         self._started = 0
@@ -66,8 +69,9 @@ class Pool:
         self._is_parked = False
         self.on_news: Callable[[], object] = lambda: None
         # A poll checks the members of which a call has ended, and not all of them: there may be a thousand.
-        self._news: deque[_Slot] = deque()
-        self._next_deadline = math.inf  # no lease ends before
+        self._news: deque[Slot] = deque()
+        self._deadlines = LeaseDeadlines(DeadlineRule(limits.lease_timeout_s, limits.max_attempts), clock)
+        self._heartbeats = Heartbeats(limits.silence_timeout_s, clock)
 
     # --- size
 
@@ -100,7 +104,7 @@ class Pool:
         spec = self._spec(self._started)
         member = self._runtime.start(spec)
         self._started += 1
-        slot = _Slot(member, spec, ping(member), self._clock())
+        slot = Slot(member, spec, ping(member), self._clock())
         slot.ready.add_done_callback(lambda _: self.on_news())
         if not isinstance(member, Placed):
             slot.start_deadline = slot.asked + self._limits.start_timeout_s
@@ -153,12 +157,12 @@ class Pool:
             for slot in self._slots
         ]
 
-    def _state(self, slot: _Slot) -> str:
+    def _state(self, slot: Slot) -> str:
         if slot.is_draining:
             return "draining"
         return "ready" if slot.is_ready else "placing" if self._is_placing(slot) else "starting"
 
-    def _is_placing(self, slot: _Slot) -> bool:
+    def _is_placing(self, slot: Slot) -> bool:
         return slot.start_deadline is None and self._clock() - slot.asked > _NODE_PATIENCE_S
 
     def times(self) -> tuple[float, float]:
@@ -166,10 +170,10 @@ class Pool:
         busy_s = self._gone_busy_s + sum(self._busy_s(slot) for slot in self._slots)
         return busy_s, self._gone_ready_s + sum(self._ready_s(slot) for slot in self._slots)
 
-    def _busy_s(self, slot: _Slot) -> float:
+    def _busy_s(self, slot: Slot) -> float:
         return slot.busy_s + (self._clock() - slot.busy_since if slot.busy_since is not None else 0.0)
 
-    def _ready_s(self, slot: _Slot) -> float:
+    def _ready_s(self, slot: Slot) -> float:
         return self._clock() - slot.ready_since if slot.ready_since is not None else 0.0
 
     # --- work
@@ -199,6 +203,7 @@ class Pool:
         """
         self._absorb_starts()
         done = [finished for slot in self._slots_to_look_at() for finished in self._absorb_leases(slot)]
+        self._replace_silent()
         self._end_drained()
         if assign:
             self._queue.hand_out(self._slots, self._limits.leases_per_member, self._lease)
@@ -207,7 +212,12 @@ class Pool:
     def settle(self) -> None:
         """Take in starts and ends of members, but no work: for times in which no stage polls the pool. Raises like :meth:`poll`."""
         self._absorb_starts()
+        self._replace_silent()
         self._end_drained()
+
+    def _replace_silent(self) -> None:
+        for slot in self._heartbeats.look(self._slots):
+            self._replace(slot, f"did not answer a heartbeat within {self._limits.silence_timeout_s:.0f} s")
 
     def _end_drained(self) -> None:
         for slot in [slot for slot in self._slots if slot.is_draining and not slot.leases]:
@@ -239,7 +249,7 @@ class Pool:
             elif self._clock() > slot.start_deadline:
                 self._retry_start(slot, f"did not start within {self._limits.start_timeout_s:.0f} s")
 
-    def _admit(self, slot: _Slot) -> None:
+    def _admit(self, slot: Slot) -> None:
         first = None if self._welcome is None else self._welcome(slot.member, slot.spec)
         if first is None:
             slot.is_ready, slot.ready_since, self._failed_starts, self._was_ready = True, self._clock(), 0, True
@@ -248,7 +258,7 @@ class Pool:
             slot.ready, slot.start_deadline = first, self._clock() + self._limits.start_timeout_s
             slot.ready.add_done_callback(lambda _: self.on_news())
 
-    def _look_for_node(self, slot: _Slot) -> None:
+    def _look_for_node(self, slot: Slot) -> None:
         """The start's time limit runs from when the member has a node; waiting for one has a limit of its own."""
         now = self._clock()
         if now < slot.next_look:
@@ -266,37 +276,35 @@ class Pool:
             self._tell_fault(FaultKind.SHRUNK, slot, slot.member.name, why, f"the pool continues with {self._size}")
             self._remove(slot)
 
-    def _retry_start(self, slot: _Slot, why: str) -> None:
+    def _retry_start(self, slot: Slot, why: str) -> None:
         self._failed_starts += 1
         if self._failed_starts >= self._limits.max_attempts:
             self._broken = EngineError(f"{slot.member.name} {why} (the last of {self._failed_starts} tries)")
             raise self._broken
         self._replace(slot, why)
 
-    def _slots_to_look_at(self) -> list[_Slot]:
+    def _slots_to_look_at(self) -> list[Slot]:
         """Those of which a call has ended; all of them when a lease may be overdue."""
-        if self._clock() > self._next_deadline:
+        if self._deadlines.is_any_due():
             self._news.clear()
-            deadlines = [lease.deadline for slot in self._slots for lease in slot.leases]
-            self._next_deadline = min((d for d in deadlines if d >= self._clock()), default=math.inf)
             return list(self._slots)
-        told: dict[int, _Slot] = {}
+        told: dict[int, Slot] = {}
         while self._news:
             slot = self._news.popleft()
             told[id(slot)] = slot
         return list(told.values())
 
-    def _tell(self, slot: _Slot) -> None:
+    def _tell(self, slot: Slot) -> None:
         self._news.append(slot)
         self.on_news()
 
-    def _absorb_leases(self, slot: _Slot) -> Iterator[Done]:
-        now = self._clock()
+    def _absorb_leases(self, slot: Slot) -> Iterator[Done]:
         for lease in list(slot.leases):
             if lease.answer.done():
                 error = lease.answer.exception()
                 if error is None:
                     self._release(slot, lease)
+                    self._deadlines.end(lease)
                     yield Done(lease.work.key, lease.answer.result(), slot.member.name)
                 elif isinstance(error, MemberLostError):
                     self._replace(slot, str(error))
@@ -309,17 +317,17 @@ class Pool:
                     yield Done(lease.work.key, None, slot.member.name, error)
                 else:
                     raise error
-            elif now > lease.deadline:
-                self._replace(slot, f"{lease.work.label} took longer than {self._limits.lease_timeout_s:.0f} s")
+            elif (why := self._deadlines.why_overdue(lease, slot.pulse.idle_for(lease.work.label))) is not None:
+                self._replace(slot, why)
                 return
 
-    def _release(self, slot: _Slot, lease: _Lease) -> None:
+    def _release(self, slot: Slot, lease: Lease) -> None:
         slot.leases.remove(lease)
         if not slot.leases and slot.busy_since is not None:
             slot.busy_s += self._clock() - slot.busy_since
             slot.busy_since = None
 
-    def _requeue(self, slot: _Slot, lease: _Lease, why: str) -> None:
+    def _requeue(self, slot: Slot, lease: Lease, why: str) -> None:
         is_last, most = lease.attempt >= self._limits.max_attempts, self._limits.max_attempts
         then = f"failed {lease.attempt} of {most} times" + ("" if is_last else ", back to the front of the queue")
         self._tell_fault(FaultKind.REQUEUE, slot, lease.work.label or str(lease.work.key), why, then)
@@ -329,7 +337,7 @@ class Pool:
             )
         self._queue.put_back(lease.work, lease.attempt + 1)
 
-    def _replace(self, slot: _Slot, why: str) -> None:
+    def _replace(self, slot: Slot, why: str) -> None:
         self._remove(slot)
         self._tell_fault(FaultKind.REPLACEMENT, slot, slot.member.name, why, "ended; another takes its place")
         for lease in slot.leases:
@@ -339,21 +347,21 @@ class Pool:
         if not self._is_parked and sum(not s.is_draining for s in self._slots) < self._size:
             self._start_one()
 
-    def _tell_fault(self, kind: FaultKind, slot: _Slot, what: str, why: str, then: str) -> None:
+    def _tell_fault(self, kind: FaultKind, slot: Slot, what: str, why: str, then: str) -> None:
         self._on_fault(FaultEvent(kind, what, why, then, pool=self.name, member=slot.member.name, host=slot.host))
 
-    def _remove(self, slot: _Slot) -> None:
+    def _remove(self, slot: Slot) -> None:
         self._gone_busy_s += self._busy_s(slot)
         self._gone_ready_s += self._ready_s(slot)
         slot.member.kill()
         self._slots.remove(slot)
 
-    def _lease(self, slot: _Slot, work: Work, attempt: int) -> None:
+    def _lease(self, slot: Slot, work: Work, attempt: int) -> None:
         answer = work.start(slot.member)
         now = self._clock()
-        lease = _Lease(work, attempt, answer, now + self._limits.lease_timeout_s)
+        lease = Lease(work, attempt, answer, now)
         slot.leases.append(lease)
-        self._next_deadline = min(self._next_deadline, lease.deadline)
+        self._deadlines.begin(lease)
         if slot.busy_since is None:
             slot.busy_since = now
         answer.add_done_callback(lambda _: self._tell(slot))

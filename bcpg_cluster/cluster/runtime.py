@@ -85,6 +85,15 @@ class Located(Protocol):
         ...
 
 
+@runtime_checkable
+class Beating(Protocol):
+    """What a member has, beside :class:`Member`, where its process can stop answering while others go on."""
+
+    def beat(self) -> Future[Mapping[str, float]]:
+        """Answered by a thread that has nothing else to do: by label, for how many seconds each call under way has not got on."""
+        ...
+
+
 class Runtime(Protocol):
     """Starts members."""
 

@@ -6,7 +6,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from bcpg_cluster.cluster.leases import Work, _Slot
+from bcpg_cluster.cluster.leases import Slot, Work
 
 
 class WorkQueue:
@@ -37,7 +37,7 @@ class WorkQueue:
     def _of(self, work: Work) -> deque[tuple[Work, int]]:
         return self._alone if work.is_alone else self._ordinary
 
-    def hand_out(self, slots: Sequence[_Slot], most: int, lease: Callable[[_Slot, Work, int], None]) -> None:
+    def hand_out(self, slots: Sequence[Slot], most: int, lease: Callable[[Slot, Work, int], None]) -> None:
         """Give work to members that are free for it, always to one with the fewest leases.
 
         Args:

@@ -45,7 +45,11 @@ class PoolConfig(Section):
     env: dict[str, str] = Field(default_factory=dict)
     """Environment variables of the member's process."""
     lease_timeout_s: float = Field(3600.0, gt=0)
-    """Seconds for one lease; after that another member gets it and this one is replaced."""
+    """Seconds for one lease at most; after that another member gets it and this one is replaced. A lease that stands still is
+    given up sooner: see "Deadlines" in docs/operate.md."""
+    silence_timeout_s: float = Field(60.0, gt=0)
+    """Seconds that a member with work may leave heartbeats unanswered (its process is stopped, its node frozen); after that it is
+    replaced. Longer than any single call of a C library that holds Python's interpreter lock."""
     start_timeout_s: float = Field(600.0, gt=0)
     """Seconds for a member to get ready; one that is not ready by then is replaced."""
     placement_timeout_s: float = Field(1800.0, gt=0)

@@ -187,7 +187,8 @@ class Dataflow:
     def _submit_task(self, task: Task) -> None:
         label = task.label(self._round)
         start, take_back = partial(self._start, task, label), partial(self._quarantine.lost, task)
-        work = Work((task,), start, label, is_alone=task.is_suspect, take_back=take_back)
+        kind = task.stage.name
+        work = Work((task,), start, label, kind=kind, is_alone=task.is_suspect, take_back=take_back)
         self._pools[task.stage.pool].submit(work)
 
     def _start(self, task: Task, label: str, member: Member) -> Future[Receipt]:

@@ -65,10 +65,21 @@ def seconds_left(done: int, total: int, first: int, passed_s: float) -> float | 
 
 
 class LiveStatus:
-    """An observer that keeps ``live.json``. A context manager: at its end the file says how the run ended."""
+    """An observer that keeps ``live.json``. A context manager: at its end the file says how the run ended.
 
-    def __init__(self, run_dir: RunPath, *, clock: Callable[[], float] = time.time) -> None:
-        self._path, self._clock = run_dir / LIVE, clock
+    Args:
+        clock: seconds since 1970; people may set it back or forth.
+        steady: seconds that pass, for paces.
+    """
+
+    def __init__(
+        self,
+        run_dir: RunPath,
+        *,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path, self._clock, self._steady = run_dir / LIVE, clock, steady
         self._guard = threading.Lock()
         self._over = threading.Event()
         self._started = clock()
@@ -126,7 +137,7 @@ class LiveStatus:
 
     def _stage(self, heard: StageProgress) -> None:
         """A stage's count; a new round takes the place of the one before."""
-        now = self._clock()
+        now = self._steady()
         with self._guard:
             self._round = heard.round
             for key in [key for key in self._stages if key[0] != heard.round]:
@@ -227,7 +238,7 @@ class LiveStatus:
 def _is_due(content: Live, written: Live) -> bool:
     """Whether there is news, or the heartbeat has to move."""
     is_same = content.model_copy(update={"heartbeat": written.heartbeat}) == written
-    return not is_same or content.heartbeat - written.heartbeat >= HEARTBEAT_S - _EVERY_S
+    return not is_same or abs(content.heartbeat - written.heartbeat) >= HEARTBEAT_S - _EVERY_S
 
 
 # --- reading it ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 import yaml
 
 from bcpg_cluster.cluster.on_ray.connection import check_address
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import UserError
+from bcpg_cluster.stages.fakes.faults import LATENCY
 from bcpg_cluster.store.manifest import read_manifest
 from tests.ray_head import BIN, Head, start_head, stop_head
 
@@ -162,3 +165,62 @@ def test_a_lost_head_ends_the_command_and_the_run_goes_on_elsewhere(
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     state = read_manifest(run_dir)
     assert set(state.reports) == set(range(kept + 2))
+
+
+@pytest.mark.slow  # the command has 30 s of patience with a silent node
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSTOP], ids=lambda sent: sent.name)
+def test_a_lost_raylet_of_a_local_ray_ends_the_command_and_the_run_resumes(
+    signal_: signal.Signals,
+    make_config: Callable[..., Config],
+    run_rounds: Callable[..., Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    pools = {"num_cpus": 0.01, "env": {LATENCY: "0.2"}}
+    config = make_config(pools=dict.fromkeys(("rollout", "cpu", "trainer"), pools))
+    config_file, run_dir, log = tmp_path / "fakes.yaml", tmp_path / "run", tmp_path / "log.txt"
+    config_file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [BIN / "bcpg-cluster", "iterate", "--config", config_file, "--run-dir", run_dir, "--address", "local"]
+    with log.open("wb") as file:
+        process = subprocess.Popen([*command, "--rounds", "1000"], stdout=file, stderr=file)
+    raylet = None
+    try:
+        deadline = time.monotonic() + 240
+        while 1 not in read_manifest(run_dir).reports:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.1)
+        raylet = raylet_of(process.pid)
+        os.kill(raylet, signal_)
+        struck = time.monotonic()
+        code = process.wait(150)
+        seconds = time.monotonic() - struck
+    finally:
+        process.kill()
+        if raylet is not None:
+            with suppress(ProcessLookupError):
+                os.kill(raylet, signal.SIGKILL)
+    words = " ".join(log.read_text().split())
+    assert code == 1, words[-3000:]
+    assert seconds < (45 if signal_ is signal.SIGKILL else 60)
+    assert "ClusterLostError: the Ray cluster is lost: the raylet of this command's own node at" in words, words[-3000:]
+    assert "run the same command again to resume" in words
+    assert "Traceback" not in words and "Fatal" not in words
+    rounds = max(read_manifest(run_dir).reports) + 1
+    done = subprocess.run([*command, "--rounds", str(rounds)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    alone = run_rounds(tmp_path / "alone", config, rounds)
+    reports = read_manifest(run_dir).reports
+    assert set(reports) == set(alone.reports)
+    for round_, report in alone.reports.items():
+        for key in ("accuracy", "accuracy_greedy", "samples", "mined_share", "per_problem", "judges"):
+            assert reports[round_].plain().get(key) == report.get(key)
+    with capsys.disabled():
+        print(f"\n  {signal_.name} of the raylet: the error after {seconds:.1f} s", end="")
+
+
+def raylet_of(driver: int) -> int:
+    """The raylet that a driver started for a local Ray."""
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    (found,) = [pid for pid, parent, words in rows if int(parent) == driver and "/raylet/raylet " in words]
+    return int(found)

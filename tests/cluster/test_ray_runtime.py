@@ -17,7 +17,7 @@ from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.leases import PoolLimits, Work
 from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
 from bcpg_cluster.cluster.pool import Pool
-from bcpg_cluster.cluster.runtime import Member, MemberSpec
+from bcpg_cluster.cluster.runtime import Beating, Member, MemberSpec
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, EngineError, MemberLostError, PushError
 from bcpg_cluster.run.build.assembly import build_coordinator
@@ -75,11 +75,36 @@ class Hosted:
         time.sleep(patience_s)
         return number * number
 
+    def hold_interpreter(self, seconds: int) -> int:
+        import ctypes
+
+        return ctypes.PyDLL(None).sleep(seconds)  # PyDLL keeps the interpreter's lock: no other thread runs meanwhile
+
     def rendezvous(self) -> tuple[str, int]:
         return "127.0.0.1", 1
 
     def meet(self, host: str, port: int) -> None:
         pass
+
+
+class Marking(Hosted):
+    num_begun = 0
+
+    def is_on(self) -> bool:
+        return self.num_begun == 2
+
+    def hang(self) -> str:
+        self.num_begun += 1
+        return self.wait()
+
+    def get_on(self) -> str:
+        from bcpg_cluster.cluster.liveness.progress import present_work
+
+        self.num_begun += 1
+        while not self.is_open:
+            present_work().mark()
+            time.sleep(0.05)
+        return "waited"
 
 
 def broken(kind: str) -> Any:
@@ -178,6 +203,75 @@ def test_a_pool_replaces_a_killed_process_and_loses_no_work(runtime: RayRuntime)
     assert victim.name in retries
     assert "pool/2" in {status.name for status in pool.status()}
     pool.close()
+
+
+@pytest.mark.slow  # heartbeats are five seconds apart
+@pytest.mark.parametrize("is_continued", [False, True])
+def test_a_stopped_process_is_replaced_and_ends(runtime: RayRuntime, is_continued: bool):
+    """SIGSTOP: its calls would never end. Continued after it was given up, its late results change nothing."""
+    retries: list[tuple[str, str]] = []
+    name = f"stop{is_continued:d}"
+    pool = Pool(
+        name, runtime, lambda n: spec(f"{name}/{n}", work_threads=2),
+        PoolLimits(leases_per_member=2, silence_timeout_s=6.0),
+        on_fault=lambda fault: retries.append((fault.what, fault.cause)),
+    )  # fmt: skip
+    pool.resize(2)
+    turn_until(lambda: len(pool.members()) == 2, pool.poll, pool.status)
+    for number in range(12):
+        label = f"square {number}"
+        pool.submit(Work((number,), lambda m, n=number, s=label: m.call("square", n, 0.5, label=s), label))
+    pool.poll()
+    victim = pool.members()[0]
+    pid = victim.call("facts", control=True).result(60)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    done: dict[int, int] = {}
+
+    def turn() -> None:
+        for finished in pool.poll():
+            assert finished.key[0] not in done
+            done[finished.key[0]] = finished.result
+        if is_continued and retries and Path(f"/proc/{pid}").exists():
+            os.kill(pid, signal.SIGCONT)
+
+    turn_until(lambda: len(done) == 12, turn, lambda: (done, pool.status(), retries))
+    assert done == {number: number * number for number in range(12)}
+    assert (victim.name, "did not answer a heartbeat within 6 s") in retries
+    assert len(retries) == 3  # the member and its two leases
+    turn_until(lambda: not Path(f"/proc/{pid}").exists(), turn, lambda: f"{pid} is still there")
+    pool.close()
+
+
+@pytest.mark.slow
+def test_a_call_that_holds_the_interpreter_is_no_silence(runtime: RayRuntime):
+    retries: list[tuple[str, str]] = []
+    pool = Pool(
+        "held", runtime, lambda n: spec(f"held/{n}"), PoolLimits(leases_per_member=1, silence_timeout_s=20.0),
+        on_fault=lambda fault: retries.append((fault.what, fault.cause)),
+    )  # fmt: skip
+    pool.resize(1)
+    for number in range(2):
+        pool.submit(Work((number,), lambda member: member.call("hold_interpreter", 12), f"held {number}"))
+    done: list[Any] = []
+    turn_until(lambda: len(done) == 2, lambda: done.extend(pool.poll()), pool.status)
+    assert retries == []
+    pool.close()
+
+
+@pytest.mark.slow
+def test_work_that_gets_on_is_told_from_work_that_hangs(runtime: RayRuntime):
+    """Both calls answer heartbeats; one marks its progress, the other does not."""
+    member = runtime.start(spec("marks/0", factory=Marking, work_threads=2))
+    calls = [member.call(method, label=method) for method in ("hang", "get_on")]
+    assert isinstance(member, Beating)
+    turn_until(lambda: member.call("is_on", control=True).result(60), lambda: None, lambda: "not begun")
+    time.sleep(2)
+    idle_s = member.beat().result(60)
+    assert idle_s["get_on"] < 1 < idle_s["hang"]
+    member.call("open", control=True).result(60)
+    assert [call.result(60) for call in calls] == ["waited", "waited"]
+    assert member.beat().result(60) == {}
+    member.kill()
 
 
 def turn_until(is_so: Callable[[], bool], turn: Callable[[], object], what: Callable[[], object]) -> None:

@@ -27,6 +27,15 @@ def look_at_nodes() -> ClusterNodes:
     )
 
 
+def own_raylet() -> str:
+    """``host:port`` of Ray's process on this process's node."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    node = next(node for node in ray.nodes() if node["NodeID"] == own)
+    return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+
+
 def has_process(actor: Any) -> bool:
     """Whether an actor was placed. Ray calls it pending until its constructor has returned, and names a node while it still
     waits for room there; so what tells is whether it has a process.

@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bcpg_cluster.cluster.liveness.progress import CallsUnderWay
 from bcpg_cluster.cluster.node_address import announce
 from bcpg_cluster.cluster.on_ray.connection import check_address, check_token, joining
-from bcpg_cluster.cluster.on_ray.groups import Groups, address_of, has_process, look_at_nodes
-from bcpg_cluster.cluster.on_ray.link import Link, answers
+from bcpg_cluster.cluster.on_ray.groups import Groups, address_of, has_process, look_at_nodes, own_raylet
+from bcpg_cluster.cluster.on_ray.link import Link, answers, head, own_node
 from bcpg_cluster.cluster.placement import ClusterNodes
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import BcpgError, ClusterLostError, EngineError, MemberLostError
@@ -56,9 +57,10 @@ def look_at(choice: ClusterChoice) -> ClusterNodes:
 
 
 class _Host:
-    """The actor: it holds one object and passes calls on. Work and control calls have threads of their own."""
+    """The actor: it holds one object and passes calls on. Work, control calls and heartbeats have threads of their own."""
 
     def __init__(self, factory: Any, arguments: dict[str, Any], mark: RunMark | None = None) -> None:
+        self._under_way = CallsUnderWay()
         self._hosted: Any = None
         self._failure: BcpgError | None = None
         try:
@@ -71,15 +73,19 @@ class _Host:
         except Exception as error:
             self._failure = EngineError(f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}")
 
-    def work(self, method: str, args: tuple[Any, ...]) -> Any:
+    def work(self, method: str, args: tuple[Any, ...], label: str) -> Any:
+        if self._failure is not None:
+            raise self._failure
+        with self._under_way.doing(label):
+            return getattr(self._hosted, method)(*args)
+
+    def control(self, method: str, args: tuple[Any, ...], label: str) -> Any:
         if self._failure is not None:
             raise self._failure
         return getattr(self._hosted, method)(*args)
 
-    def control(self, method: str, args: tuple[Any, ...]) -> Any:
-        if self._failure is not None:
-            raise self._failure
-        return getattr(self._hosted, method)(*args)
+    def beat(self) -> Mapping[str, float]:
+        return self._under_way.idle_s()
 
 
 def _announce_node() -> None:
@@ -99,13 +105,21 @@ class RayMember:
 
     def call(self, method: str, /, *args: Any, control: bool = False, label: str = "") -> Future[Any]:
         """See :class:`bcpg_cluster.cluster.runtime.Member`."""
-        kind = self._actor.control if control else self._actor.work
+        kind, name = self._actor.control if control else self._actor.work, label or method
+        return self._settled(lambda: kind.options(name=name).remote(method, args, name))
+
+    def beat(self) -> Future[Mapping[str, float]]:
+        """See :class:`bcpg_cluster.cluster.runtime.Beating`."""
+        return self._settled(lambda: self._actor.beat.options(name="heartbeat").remote())
+
+    def _settled(self, ask: Callable[[], Any]) -> Future[Any]:
+        """The end of a call that ``ask`` makes, in our errors."""
         answer: Future[Any] = Future()
         self._link.watch_over(answer)
         if self._link.is_lost:
             return answer
         try:
-            reference = kind.options(name=label or method).remote(method, args)
+            reference = ask()
         except Exception as error:  # Ray raises its own kinds for an actor known to be dead
             answer.set_exception(MemberLostError(f"{self.name}: {error}"))
             return answer
@@ -163,7 +177,7 @@ class RayRuntime:
     Args:
         local_resources: custom resources a local cluster is started with.
         namespace: where ``status`` and ``scale`` find the run's actors.
-        on_lost: called once, in a thread, when the cluster's head is given up: Ray may hold the main thread then.
+        on_lost: called once, in a thread, when the cluster is given up: Ray may hold the main thread then.
     """
 
     def __init__(
@@ -196,7 +210,7 @@ class RayRuntime:
             with joining(choice.address, choice.reason):
                 ray.init(address=choice.address, **common)
         self._ray = ray
-        self._link = Link(ray.get_runtime_context().gcs_address, on_lost=on_lost)
+        self._link = Link(head(ray.get_runtime_context().gcs_address), own_node(own_raylet()), on_lost=on_lost)
         self._link.start()
         self._mark: RunMark | None = None
         self._groups = Groups(namespace)
@@ -223,7 +237,9 @@ class RayRuntime:
         host = type(spec.name.partition("/")[0].replace(".", "_"), (_Host,), {})
         host.work = ray.method(concurrency_group="work")(_copy(_Host.work))  # type: ignore[attr-defined]
         host.control = ray.method(concurrency_group="control")(_copy(_Host.control))  # type: ignore[attr-defined]
-        actor_class = ray.remote(concurrency_groups={"work": spec.work_threads, "control": _CONTROL_THREADS})(host)
+        host.beat = ray.method(concurrency_group="beat")(_copy(_Host.beat))  # type: ignore[attr-defined]
+        threads = {"work": spec.work_threads, "control": _CONTROL_THREADS, "beat": 1}
+        actor_class = ray.remote(concurrency_groups=threads)(host)
         actor = actor_class.options(
             name=spec.name,
             namespace=self.namespace,

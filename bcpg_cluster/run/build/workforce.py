@@ -176,6 +176,7 @@ def _limits(config: Config, pool: str) -> PoolLimits:
         settings.start_timeout_s,
         settings.max_attempts,
         settings.placement_timeout_s,
+        settings.silence_timeout_s,
     )
 
 

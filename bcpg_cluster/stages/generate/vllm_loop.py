@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from bcpg_cluster.cluster.liveness.progress import Progress, present_work
 from bcpg_cluster.errors import EngineError
 
 T = TypeVar("T")
@@ -28,12 +29,13 @@ LoopRequest = tuple[Sequence[int], Any]
 
 @dataclass(slots=True)
 class _Call:
-    """One caller's requests and what came back so far."""
+    """One caller's requests and what came back so far. Every step of the engine is progress for all that wait."""
 
     requests: Sequence[LoopRequest]
     outputs: list[Any]
     num_waiting: int
     done: Future[list[Any]]
+    work: Progress
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class EngineLoop:
         # Owned by the loop's thread; others only read lengths.
         self._backlog: deque[tuple[_Call, int]] = deque()
         self._owners: dict[str, tuple[_Call, int]] = {}
+        self._open: list[_Call] = []
         self._num_admitted = 0
         self._max_running = 1
         started: Future[None] = Future()
@@ -81,7 +84,7 @@ class EngineLoop:
         """
         if not requests:
             return []
-        call = _Call(requests, [None] * len(requests), len(requests), Future())
+        call = _Call(requests, [None] * len(requests), len(requests), Future(), present_work())
         self._put(call)
         return call.done.result()
 
@@ -167,6 +170,7 @@ class EngineLoop:
             if item is None:
                 return True
             if isinstance(item, _Call):
+                self._open.append(item)
                 self._backlog.extend((item, index) for index in range(len(item.requests)))
                 continue
             try:
@@ -201,6 +205,9 @@ class EngineLoop:
         call.done.set_exception(refusal)
 
     def _absorb(self, outputs: Sequence[Any]) -> None:
+        self._open = [call for call in self._open if not call.done.done()]
+        for call in self._open:
+            call.work.mark()
         for output in outputs:
             if not output.finished or output.request_id not in self._owners:
                 continue

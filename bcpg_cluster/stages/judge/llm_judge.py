@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Literal
 
+from bcpg_cluster.cluster.liveness.progress import present_work
 from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import VerdictStatus
 from bcpg_cluster.stages.job import Sleeper
@@ -227,6 +228,7 @@ class LlmJudge:
             else cached_answers(self._transport, self._cache, asks, sample=self._options.sample)
         )
         for index, reply in answered:
+            present_work().mark()
             replies[index] = reply
             _count(reply, account)
         return [replies[index] for index in range(len(asks))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bcpg_cluster.cluster.liveness.progress import present_work
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.stages.segment.segmenters import Segmenter
 from bcpg_cluster.stages.weigh.groups import shard_groups
@@ -18,6 +19,7 @@ def segment(tables: Tables, job: StageJob, *, cut: Segmenter, min_verified_share
         for rollout, member in zip(group, result.members, strict=True):
             if member.drop_reason is None and outcomes[rollout.id].reward == 0.0:
                 rows += step_rows(rollout.id, cut(rollout.token_texts))
+                present_work().mark()
                 samples += 1
                 tokens += len(rollout.token_ids)
     return StageResult(rows, {"samples": samples, "steps": len(rows), "tokens": tokens})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+from bcpg_cluster.cluster.liveness.progress import present_work
 from bcpg_cluster.records import Outcome, OutcomeStatus, Rollout, StopReason
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
@@ -38,7 +39,10 @@ def verify(
         return verifier.verify(rollout.text, prompt.answer, rollout.stop_reason)
 
     with ThreadPoolExecutor(num_threads) as threads:
-        found = list(threads.map(check, rollouts))
+        found = []
+        for verified in threads.map(check, rollouts):
+            present_work().mark()
+            found.append(verified)
     for rollout, checked in zip(rollouts, found, strict=True):
         unparsed += checked.is_unparsed
         why = checked.why[-_MAX_WHY:] if checked.reward is None else ""  # of those with a reward, `grade` says it

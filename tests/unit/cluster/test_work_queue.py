@@ -5,14 +5,14 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
-from bcpg_cluster.cluster.leases import Work, _Lease, _Slot
+from bcpg_cluster.cluster.leases import Work, Lease, Slot
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.cluster.work_queue import WorkQueue
 
 
-def slots_of(number: int) -> list[_Slot]:
+def slots_of(number: int) -> list[Slot]:
     made = [
-        _Slot(member=name, spec=MemberSpec(name, dict, {}), ready=Future(), asked=0.0) for name in "abcdef"[:number]
+        Slot(member=name, spec=MemberSpec(name, dict, {}), ready=Future(), asked=0.0) for name in "abcdef"[:number]
     ]  # type: ignore[arg-type]
     for slot in made:
         slot.is_ready = True
@@ -34,7 +34,7 @@ class Bench:
         return list(self.given)
 
     def _lease(self, slot: Any, work: Work, attempt: int) -> None:
-        slot.leases.append(_Lease(work, attempt, Future(), 0.0))
+        slot.leases.append(Lease(work, attempt, Future(), 0.0))
         self.given.append((slot.member, work.label))
 
 

@@ -40,7 +40,7 @@ def test_time_left_counts_only_what_was_done_here(done: int, total: int, first: 
 
 
 def test_what_is_heard_is_in_the_file(tmp_path: Path, clock: Any):
-    with LiveStatus(tmp_path, clock=clock) as live:
+    with LiveStatus(tmp_path, clock=clock, steady=clock) as live:
         live.hear(StageProgress(1, "generate", 2, 10))
         clock.now += 6
         live.hear(StageProgress(1, "generate", 5, 10))
@@ -174,7 +174,7 @@ def shown(live: Live | None, is_running: bool) -> str:
 
 
 def test_the_view_shows_pools_members_progress_and_push(tmp_path: Path, clock: Callable[[], float]):
-    live = LiveStatus(tmp_path, clock=clock)
+    live = LiveStatus(tmp_path, clock=clock, steady=clock)
     live.hear(StageProgress(2, "judge.llm", 3, 8))
     live.hear(PoolsSeen([pool(busy_s=2.0, ready_s=4.0)]))
     live.hear(StepTrained(2, step_report(step=4, num_steps=9, loss=0.25)))
@@ -193,7 +193,7 @@ def test_the_view_fits_80_columns(tmp_path: Path, clock: Any):
     """No word is cut: a cell that were would end in an ellipsis."""
     from rich.console import Console
 
-    live = LiveStatus(tmp_path, clock=clock)
+    live = LiveStatus(tmp_path, clock=clock, steady=clock)
     live.hear(StageProgress(2, "judge.process_reward", 3, 8))
     ready = (
         MemberState("judge.process_reward/0", "ready", 1, 1.0),
@@ -216,7 +216,7 @@ def test_the_view_fits_80_columns(tmp_path: Path, clock: Any):
 
 
 def test_the_view_says_when_a_run_is_gone_or_over(tmp_path: Path, clock: Any):
-    live = LiveStatus(tmp_path, clock=clock)
+    live = LiveStatus(tmp_path, clock=clock, steady=clock)
     content = live.content()
     assert "was last heard of 40 s ago" in state_line(content, False, clock.now + 40)
     ended = Ending(how="failed", why="EngineError: no memory", time=clock.now)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bcpg_cluster.cluster.liveness.progress import present_work
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.stages.judge.prm.conventions import Convention
 from bcpg_cluster.stages.judge.prm.detection import CONTEXT_TOKENS, load_convention
@@ -118,6 +119,7 @@ class TransformersStepScorer:
                 for row, index in enumerate(batch):
                     places = torch.tensor(inputs[index][1], device=device)
                     scores[index] = _apply_head(self._convention, self._head, hidden[row, places].float()).tolist()
+            present_work().mark()
         return scores
 
 
