@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from bcpg_cluster.cluster.progress.report import ProgressReporter
 from bcpg_cluster.errors import ConfigError, PushError
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.push.snapshot import write_snapshot
@@ -50,6 +51,7 @@ class TorchTrainer:
         self._policy: Policy | None = None
         self._sender: Any = None
         self.reports: list[StepReport] = []
+        self.progress = ProgressReporter()
 
     def open(self, model_path: str, settings: TrainSettings) -> None:
         """Load the round's start weights and make a fresh optimiser."""
@@ -78,7 +80,8 @@ class TorchTrainer:
         sizes = [row_size(row) for row in rows]
         (micro_batches,) = split_rows(sizes, range(len(rows)), settings.micro_batch_tokens, 1, settings.packing)
         with self._forward_dtype():
-            return reference_of_rows(self._opened(), rows, micro_batches, settings, self._device)
+            pieces = self.progress.each("reference micro-batch", micro_batches)
+            return reference_of_rows(self._opened(), rows, pieces, settings, self._device)
 
     def train(self, rows: Sequence[TrainRow], checkpoint_dir: str | None) -> list[StepReport]:
         """Run the step plan over ``rows``, resuming from ``checkpoint_dir``; see ``TrainSettings`` for its early stop."""
@@ -99,18 +102,21 @@ class TorchTrainer:
         policy, settings = self._opened(), self._settings
         step_plan, rate = plan.steps[step], plan.rates[step]
         (micro_batches,) = step_plan.ranks
+        which = f"step {step + 1} of {len(plan.steps)}"
         sums = StepSums(part_names, self._device)
         self._optimizer.zero_grad(set_to_none=True)
         with self._forward_dtype():
             drift = 0.0
             if needs_drift(settings.objective):
-                drift = mean_drift(drift_sums(policy, rows, micro_batches, settings, self._device))
+                pieces = self.progress.each("drift micro-batch", micro_batches, f" in {which}")
+                drift = mean_drift(drift_sums(policy, rows, pieces, settings, self._device))
         with policy.dropout(dropout_seed(settings, step, rank=0)):
-            for micro_batch in micro_batches:
+            for micro_batch in self.progress.each("micro-batch", micro_batches, f" in {which}"):
                 with self._forward_dtype():
                     chosen = [rows[row] for row in micro_batch]
                     loss = micro_batch_loss(policy, chosen, settings, sums, self._device, drift)
                 (loss / step_plan.divisor).backward()  # type: ignore[no-untyped-call]
+        self.progress.begin("optimiser step", which, is_even=True)
         grad_norm = self._clip_gradients()
         check_finite(step, sums.loss, grad_norm)
         for group in self._optimizer.param_groups:
@@ -179,6 +185,7 @@ class TorchTrainer:
         """All weights as they leave the trainer, adapters merged in."""
         adapters = self._opened().adapters
         for name, parameter in self._opened().checkpoint_parameters():
+            self.progress.begin("parameter", name)
             adapter = adapters.get(name)
             if adapter is None:
                 yield name, parameter.data
@@ -192,6 +199,7 @@ class TorchTrainer:
 
     def _write_checkpoint(self, plan: TrainingPlan, reports: Sequence[StepReport], checkpoint_dir: str) -> None:
         """Replace the step checkpoint in one rename, so that there always is a complete one."""
+        self.progress.begin("step checkpoint", f"after step {len(reports)}", is_even=True)
         target = Path(checkpoint_dir, _CHECKPOINT)
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = target.with_suffix(".tmp")
@@ -212,6 +220,7 @@ class TorchTrainer:
         source = Path(checkpoint_dir, _CHECKPOINT) if checkpoint_dir else None
         if source is None or not source.is_file():
             return []
+        self.progress.begin("loading a step checkpoint")
         content = torch.load(source, map_location=self._device, weights_only=True)
         if content["fingerprint"] != plan.fingerprint:
             return []  # of another training: worth nothing here, and soon overwritten
