@@ -140,7 +140,8 @@ class ProgressWatch:
     def _words(self, name: str) -> str:
         seen = self._seen[name]
         place = f" ({seen.said.host}, pid {seen.said.pid})" if seen.said else ""
-        where = f", at {seen.said.where}" if seen.said else ""
         silent_s = self._silent_s(seen)
+        at = "at " if seen.said and seen.said.doing else ""
+        where = f", {'last heard ' if silent_s else ''}{at}{seen.said.where}" if seen.said else ""
         silence = f", and has not answered for {silent_s:.0f} s" if silent_s else ""
         return f"{name}{place} made no progress for {self._now - seen.moved_at:.0f} s{where}{silence}"

@@ -102,16 +102,16 @@ class TorchTrainer:
         policy, settings = self._opened(), self._settings
         step_plan, rate = plan.steps[step], plan.rates[step]
         (micro_batches,) = step_plan.ranks
-        which = f"step {step + 1} of {len(plan.steps)}"
+        which = f"{step + 1} of {len(plan.steps)}"
         sums = StepSums(part_names, self._device)
         self._optimizer.zero_grad(set_to_none=True)
         with self._forward_dtype():
             drift = 0.0
             if needs_drift(settings.objective):
-                pieces = self.progress.each("drift micro-batch", micro_batches, f" in {which}")
+                pieces = self.progress.each("drift micro-batch", micro_batches, f" in step {which}")
                 drift = mean_drift(drift_sums(policy, rows, pieces, settings, self._device))
         with policy.dropout(dropout_seed(settings, step, rank=0)):
-            for micro_batch in self.progress.each("micro-batch", micro_batches, f" in {which}"):
+            for micro_batch in self.progress.each("micro-batch", micro_batches, f" in step {which}"):
                 with self._forward_dtype():
                     chosen = [rows[row] for row in micro_batch]
                     loss = micro_batch_loss(policy, chosen, settings, sums, self._device, drift)

@@ -157,11 +157,11 @@ class DeepSpeedRank:
         engine, settings = self._opened(), self._settings
         step_plan, rate = plan.steps[step], plan.rates[step]
         micro_batches = step_plan.ranks[self._rank]
-        which = f"step {step + 1} of {len(plan.steps)}"
+        which = f"{step + 1} of {len(plan.steps)}"
         sums = StepSums(part_names, self._group.device)
         drift = self._step_drift(rows, micro_batches, which)
         with self._policy.dropout(dropout_seed(settings, step, self._rank)):
-            for number, micro_batch in enumerate(self.progress.each("micro-batch", micro_batches, f" in {which}")):
+            for number, micro_batch in enumerate(self.progress.each("micro-batch", micro_batches, f" in step {which}")):
                 # Before the forward: ZeRO's hooks read it during the backward.
                 engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
                 chosen = [rows[row] for row in micro_batch]
@@ -195,7 +195,7 @@ class DeepSpeedRank:
         """Mean Delta of the step's mismatched responses over all ranks; 0 where the objective has no use for it."""
         if not needs_drift(self._settings.objective):
             return 0.0
-        pieces = self.progress.each("drift micro-batch", micro_batches, f" in {which}")
+        pieces = self.progress.each("drift micro-batch", micro_batches, f" in step {which}")
         sums = drift_sums(self._opened(), rows, pieces, self._settings, self._group.device)
         torch.distributed.all_reduce(sums)
         return mean_drift(sums)
