@@ -108,8 +108,8 @@ class Gang:
         if self._has_met:
             return
         self._await_nodes()
-        host, port = self._collect([rendezvous(self._members[0])], self._start_timeout_s)[0]
-        self._collect([meet(member, host, port) for member in self._members], self._start_timeout_s)
+        host, port = self._watched([rendezvous(self._members[0])], self._start_timeout_s)[0]
+        self._watched([meet(member, host, port) for member in self._members], self._start_timeout_s)
         self._has_met = True
 
     def _await_nodes(self) -> None:
@@ -161,22 +161,32 @@ class Gang:
         Raises:
             MemberLostError: a rank was lost, got nowhere, or did not answer within ``timeout_s``; the group is gone.
         """
-        futures = self.submit_all(method, *args, label=label)
+        return self._watched(self.submit_all(method, *args, label=label), timeout_s, meanwhile)
+
+    def _watched(
+        self, futures: list[Future[Any]], timeout_s: float | None, meanwhile: Callable[[], None] = lambda: None
+    ) -> list[Any]:
+        """Wait for the answers of the first ranks, or of all; one that is stuck takes the group with it."""
 
         def look() -> None:
-            if (stuck := self._watch.look(self._busy(futures))) is not None:
+            if (stuck := self._watch.look(self._started(self._busy(futures)))) is not None:
                 raise MemberLostError(stuck)
             meanwhile()
 
         self._is_calling = True
         try:
-            self._watch.begin(self._members)
+            self._watch.begin(self._started(self._members))
             return self._collect(futures, timeout_s, look)
         finally:
             self._is_calling = False
 
+    def _started(self, members: list[Member]) -> list[Member]:
+        """Those that are ready: one that still starts cannot say where it is, and has a time of its own for that."""
+        ready = {m.name for m, start in zip(self._members, self._starts, strict=True) if start.done()}
+        return [member for member in members if member.name in ready]
+
     def _busy(self, futures: list[Future[Any]]) -> list[Member]:
-        """The ranks that have not answered yet, where every rank was asked."""
+        """The ranks that have not answered yet."""
         return [member for member, future in zip(self._members, futures, strict=False) if not future.done()]
 
     def _collect(

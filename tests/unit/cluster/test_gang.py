@@ -155,6 +155,34 @@ def test_a_rank_that_gets_nowhere_takes_the_group_with_it(scripted: Any, clock: 
     assert all(member.is_killed for member in scripted.members)
 
 
+@pytest.mark.parametrize("stuck_in", ["rendezvous", "meet"])
+def test_a_rank_that_was_stopped_before_the_group_met(scripted: Any, clock: Any, stuck_in: str):
+    """It was ready long ago, so it does not have the time of a start."""
+
+    def check_stop() -> None:
+        clock.now += 1.0
+
+    watch = ProgressWatch(ProgressLimits(heartbeat_s=1.5), clock)
+    gang = Gang(
+        "trainer", scripted, lambda group, rank: MemberSpec(f"trainer/{rank}", dict, {}), 1,
+        watch=watch, check_stop=check_stop,
+    )  # fmt: skip
+    scripted.on_call = answer({name: result for name, result in {**GOOD, "ping": "ready"}.items() if name != stuck_in})
+    with pytest.raises(MemberLostError, match="^trainer/0 made no progress for 2 s, and has not answered for 2 s"):
+        gang.ensure_up()
+    assert not gang.is_up
+
+
+def test_a_rank_that_still_starts_is_not_asked(scripted: Any, clock: Any):
+    gang = watched(scripted, clock, 1, heartbeat_s=1.5)
+    scripted.on_call = answer({"rendezvous": ("10.0.0.1", 77)})
+    gang.begin_start()
+    gang._start_timeout_s = 2.0
+    with pytest.raises(MemberLostError, match="did not answer within 2 s: trainer/0"):
+        gang.ensure_up()
+    assert scripted.of("progress") == []
+
+
 def test_a_rank_that_shows_no_progress_is_shown_as_stalled(scripted: Any, clock: Any):
     """Between two calls, too: a stopped process is seen before it is needed."""
     gang = watched(scripted, clock, 2, heartbeat_s=60.0)
