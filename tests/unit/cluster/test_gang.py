@@ -168,7 +168,7 @@ def test_a_rank_that_was_stopped_before_the_group_met(scripted: Any, clock: Any,
         watch=watch, check_stop=check_stop,
     )  # fmt: skip
     scripted.on_call = answer({name: result for name, result in {**GOOD, "ping": "ready"}.items() if name != stuck_in})
-    with pytest.raises(MemberLostError, match="^trainer/0 made no progress for 2 s, and has not answered for 2 s"):
+    with pytest.raises(MemberLostError, match=r"^trainer/0 made no progress for 2 s, and has not answered for 2 s"):
         gang.ensure_up()
     assert not gang.is_up
 
