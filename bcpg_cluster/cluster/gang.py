@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from typing import Any
 
 from bcpg_cluster.cluster.lifecycle import meet, ping, rendezvous
+from bcpg_cluster.cluster.progress.watch import ProgressWatch
 from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.errors import EngineError, MemberLostError, UserError
 
@@ -16,12 +17,13 @@ _QUICK_S = 5.0  # a placement that takes no longer is not news
 
 
 class Gang:
-    """``size`` members that get every call together. A rank that dies or is late takes the group with it.
+    """``size`` members that get every call together. A rank that dies, is late or gets nowhere takes the group with it.
 
     Args:
         spec: gives the spec of (group number, rank); a re-made group gets new names.
         start_timeout_s: from when all ranks have a node; ``placement_timeout_s``: until then.
         on_wait: told once when the group has to wait for nodes.
+        watch: tells during a call which rank is stuck.
     """
 
     def __init__(
@@ -35,8 +37,10 @@ class Gang:
         placement_timeout_s: float = 1800.0,
         on_wait: Callable[[str], None] = lambda what: None,
         check_stop: Callable[[], None] = lambda: None,
+        watch: ProgressWatch | None = None,
     ) -> None:
         self.name, self.size = name, size
+        self._watch = watch or ProgressWatch()
         self._runtime, self._spec = runtime, spec
         self._start_timeout_s, self._placement_timeout_s = start_timeout_s, placement_timeout_s
         self._on_wait = on_wait
@@ -46,6 +50,7 @@ class Gang:
         self._generation = 0
         self._starting = threading.Lock()  # a run may ask for the members while another trains with them
         self._has_met = False
+        self._is_calling = False
 
     @property
     def is_up(self) -> bool:
@@ -58,11 +63,17 @@ class Gang:
         return list(self._members)
 
     def status(self) -> list[tuple[str, str]]:
-        """Each rank's name and state (``starting``, ``ready``), for displays."""
+        """Each rank's name and state (``starting``, ``ready``, ``stalled``), for displays."""
+        members, starts = self.members, list(self._starts)  # another thread may be changing them
+        if self._has_met and not self._is_calling:
+            self._watch.look(members)
         return [
-            (member.name, "ready" if start.done() else "starting")
-            for member, start in zip(self._members, self._starts, strict=False)  # another thread may be changing them
+            (member.name, self._state(member) if start.done() else "starting")
+            for member, start in zip(members, starts, strict=False)
         ]
+
+    def _state(self, member: Member) -> str:
+        return "stalled" if self._watch.is_stalled(member.name) else "ready"
 
     def begin_start(self) -> None:
         """Ask for the members without waiting for them."""
@@ -97,8 +108,8 @@ class Gang:
         if self._has_met:
             return
         self._await_nodes()
-        host, port = self._collect([rendezvous(self._members[0])], self._start_timeout_s)[0]
-        self._collect([meet(member, host, port) for member in self._members], self._start_timeout_s)
+        host, port = self._watched([rendezvous(self._members[0])], self._start_timeout_s)[0]
+        self._watched([meet(member, host, port) for member in self._members], self._start_timeout_s)
         self._has_met = True
 
     def _await_nodes(self) -> None:
@@ -145,8 +156,38 @@ class Gang:
         label: str = "",
         meanwhile: Callable[[], None] = lambda: None,
     ) -> list[Any]:
-        """Call a method on every rank and wait for all; results in rank order. ``meanwhile`` is called every second."""
-        return self._collect(self.submit_all(method, *args, label=label), timeout_s, meanwhile)
+        """Call a method on every rank and wait for all; results in rank order. ``meanwhile`` is called every second.
+
+        Raises:
+            MemberLostError: a rank was lost, got nowhere, or did not answer within ``timeout_s``; the group is gone.
+        """
+        return self._watched(self.submit_all(method, *args, label=label), timeout_s, meanwhile)
+
+    def _watched(
+        self, futures: list[Future[Any]], timeout_s: float | None, meanwhile: Callable[[], None] = lambda: None
+    ) -> list[Any]:
+        """Wait for the answers of the first ranks, or of all; one that is stuck takes the group with it."""
+
+        def look() -> None:
+            if (stuck := self._watch.look(self._started(self._busy(futures)))) is not None:
+                raise MemberLostError(stuck)
+            meanwhile()
+
+        self._is_calling = True
+        try:
+            self._watch.begin(self._started(self._members))
+            return self._collect(futures, timeout_s, look)
+        finally:
+            self._is_calling = False
+
+    def _started(self, members: list[Member]) -> list[Member]:
+        """Those that are ready: one that still starts cannot say where it is, and has a time of its own for that."""
+        ready = {m.name for m, start in zip(self._members, self._starts, strict=True) if start.done()}
+        return [member for member in members if member.name in ready]
+
+    def _busy(self, futures: list[Future[Any]]) -> list[Member]:
+        """The ranks that have not answered yet."""
+        return [member for member, future in zip(self._members, futures, strict=False) if not future.done()]
 
     def _collect(
         self, futures: list[Future[Any]], timeout_s: float | None, meanwhile: Callable[[], None] = lambda: None
@@ -161,7 +202,8 @@ class Gang:
                 return [future.result() for future in futures]
             waited += 1.0
             if timeout_s is not None and waited > timeout_s:
-                self._fail(MemberLostError(f"{self.name} did not answer within {timeout_s:.0f} s"))
+                who = ", ".join(member.name for member in self._busy(futures))
+                self._fail(MemberLostError(f"{self.name} did not answer within {timeout_s:.0f} s: {who}"))
             try:
                 self._check_stop()
                 meanwhile()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
+from bcpg_cluster.cluster.progress.report import Progress
 from bcpg_cluster.cluster.runtime import Member
 
 
@@ -30,3 +31,8 @@ def rendezvous(member: Member) -> Future[tuple[str, int]]:
 def meet(member: Member, host: str, port: int) -> Future[None]:
     """Ends when all ranks have met."""
     return member.call("meet", host, port, label="meet")
+
+
+def progress(member: Member) -> Future[Progress]:
+    """Where a rank of a gang is in its work; answered while it works."""
+    return member.call("progress", control=True, label="progress")

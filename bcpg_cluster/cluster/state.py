@@ -11,7 +11,8 @@ class MemberState:
     """A member as displays show it.
 
     Attributes:
-        state: ``placing`` (no node has room for it yet), ``starting``, ``ready`` or ``draining`` (finishing its last leases).
+        state: ``placing`` (no node has room for it yet), ``starting``, ``ready``, ``draining`` (finishing its last leases) or
+            ``stalled`` (a trainer rank that does not answer, or has made no progress for half the time it is given).
         num_leases: pieces of work it has now.
         busy_s: seconds in which it had work, since it started.
         policy_version: the weights it serves; ``None`` where it serves none, or is not ready.

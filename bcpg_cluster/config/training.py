@@ -87,6 +87,12 @@ class TrainConfig(Section):
     """DeepSpeed's own config, passed through untouched and checked by DeepSpeed's parser."""
     group_timeout_s: Annotated[float, Decides.NEVER] = Field(600.0, gt=0)
     """Seconds for one collective of the trainer group."""
+    progress_timeout_s: Annotated[float, Decides.NEVER] = Field(1800.0, gt=0)
+    """Most seconds in which a trainer rank may get nowhere; a micro-batch, optimiser step or step checkpoint counts as stuck
+    earlier, after ten times the longest so far and at least a minute. The group is then started again."""
+    heartbeat_timeout_s: Annotated[float, Decides.NEVER] = Field(60.0, gt=0)
+    """Seconds in which a busy trainer rank must answer the driver, as a stopped process does not; then the group is started
+    again."""
 
     @model_validator(mode="after")
     def _schedule_falls(self) -> TrainConfig:

@@ -28,6 +28,7 @@ from bcpg_cluster.store.reports import PushFacts
 from bcpg_cluster.watch.observer import Faulted, Observer
 
 T = TypeVar("T")
+_MAX_LEAVE_S = 30.0  # of a push's deadline; a receiver of a group that broke may never leave it
 _MAX_SETTLE = 3  # tries to get every member to hold and prove a version, when members are lost meanwhile
 
 
@@ -206,9 +207,9 @@ class Pusher:
         trainers = (member.name for member in self._gang.members)
         group_of = (*trainers, *(member.name for member in members))  # a name is never used twice
         if group_of != self._met:
-            self._leave(members)
+            self._leave(members, started)
             address = self._trainers.push_address()
-            self._wait([address], started)
+            self._wait([address], started, group_of)
             host, port = address.result()
             ranks = self._settings.ranks_per_member
             group = PushGroup(host, port, 1 + ranks * len(members), self._settings.backend)
@@ -217,12 +218,12 @@ class Pusher:
                 member.join_push_group(group, rank)
                 for rank, member in zip(range(1, group.world_size, ranks), members, strict=True)
             ]
-            self._wait(joins, started)
+            self._wait(joins, started, group_of)
             self._met = group_of
         specs = self._trainers.push_specs(self._left(started))
         sends = self._trainers.push_weights(version)
         receives = [member.receive_weights(specs, version) for member in members]
-        self._wait([*sends, *receives], started)
+        self._wait([*sends, *receives], started, group_of)
         for member, receive in zip(members, receives, strict=True):
             if faults := arrival_faults(digests, receive.result()):
                 raise PushError(f"{member.name}: {faults}")
@@ -230,7 +231,8 @@ class Pusher:
     def _left(self, started: float) -> float:
         return max(self._settings.deadline_s - (time.monotonic() - started), 0.1)
 
-    def _wait(self, futures: Sequence[Future[Any]], started: float) -> None:
+    def _wait(self, futures: Sequence[Future[Any]], started: float, asked: Sequence[str]) -> None:
+        """Wait for everyone of ``asked``, or for the first of them, as there are futures."""
         done, pending = wait(futures, timeout=self._left(started), return_when=FIRST_EXCEPTION)
         for future in done:
             error = future.exception()
@@ -239,7 +241,10 @@ class Pusher:
             if error is not None:  # whatever broke on the wire, the snapshot fixes it
                 raise EngineError(f"push: {type(error).__name__}: {error}") from error
         if pending:
-            raise EngineError(f"the push did not finish within {self._settings.deadline_s:.0f} s")
+            silent = [name for name, future in zip(asked, futures, strict=False) if future in pending]
+            raise EngineError(
+                f"the push did not finish within {self._settings.deadline_s:.0f} s: no answer from {', '.join(silent)}"
+            )
 
     def _abandon(self, members: Sequence[RolloutClient], why: str) -> None:
         """Whoever may be stuck in a collective is killed: the trainer group (it starts again from the snapshot when it is
@@ -250,11 +255,11 @@ class Pusher:
         for member in members:
             self._pool.lose(member.member, why)
 
-    def _leave(self, members: Sequence[RolloutClient]) -> None:
+    def _leave(self, members: Sequence[RolloutClient], started: float) -> None:
         self._met = ()
         leaves = self._trainers.leave_push_group()
         leaves += [member.leave_push_group() for member in members]
-        wait(leaves, timeout=30.0)
+        wait(leaves, timeout=min(_MAX_LEAVE_S, self._left(started)))
 
     def _all(self, members: Sequence[RolloutClient], ask: Callable[[RolloutClient], Future[T]]) -> list[T]:
         """Ask every member. One that is gone, fails or stays silent is replaced, and an EngineError says so."""

@@ -36,7 +36,7 @@ class EngineStarts:
     def see(self, states: Sequence[PoolState], now: float) -> str:
         """Take the pools in; a line for a log when a start takes long, and when it is over, else nothing."""
         members = [member for state in states for member in state.members if member.state != "draining"]
-        num_ready = sum(member.state == "ready" for member in members)
+        num_ready = sum(member.state in ("ready", "stalled") for member in members)
         self.are_over = num_ready == len(members)
         counted = f"{num_ready} of {len(members)} ready"
         if not self.are_over:

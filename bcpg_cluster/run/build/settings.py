@@ -10,7 +10,14 @@ from bcpg_cluster.stages.weigh.stage import WeighSettings
 
 def train_settings(config: Config, round_: int) -> TrainSettings:
     """One round's training; every round shuffles by a seed of its own."""
-    section = config.train.model_dump(exclude={"kind", "group_timeout_s"})
+    section = config.train.model_dump(
+        exclude={
+            "kind",
+            "group_timeout_s",
+            "progress_timeout_s",
+            "heartbeat_timeout_s",
+        }  # the group's, not a training's
+    )
     section |= {"seed": config.seed * 1000 + round_, "deepspeed": section["deepspeed"] or None}
     section |= {"lora": lora_settings(config.train.lora)}
     section |= {"revision": config.policy.revision, "trust_remote_code": config.policy.trust_remote_code}

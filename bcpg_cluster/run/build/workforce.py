@@ -13,6 +13,7 @@ from typing import Any, Final
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.leases import PoolLimits
 from bcpg_cluster.cluster.pool import Pool
+from bcpg_cluster.cluster.progress.watch import ProgressLimits, ProgressWatch
 from bcpg_cluster.cluster.runtime import MemberSpec, Runtime
 from bcpg_cluster.cluster.turns import TRAINER, Turns
 from bcpg_cluster.config.embedded import resolve_asset
@@ -148,6 +149,7 @@ def start_workforce(
         placement_timeout_s=trainer.placement_timeout_s,
         on_wait=served_run.wait,
         check_stop=served_run.between_waits,
+        watch=ProgressWatch(ProgressLimits(config.train.progress_timeout_s, config.train.heartbeat_timeout_s)),
     )
     pools = {
         name: Pool(

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from bcpg_cluster.cluster.progress.report import ProgressReporter
 from bcpg_cluster.errors import EngineError, PushError
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.fakes.faults import Faults, _CallCounter
@@ -33,6 +34,7 @@ class FakeTrainerRank:
         self._gain = gain
         self._settings: TrainSettings | None = None
         self.reports: list[StepReport] = []
+        self.progress = ProgressReporter()
         self._calls = _CallCounter(faults)
         self._listener: socket.socket | None = None
         self._receivers: list[socket.socket] = []

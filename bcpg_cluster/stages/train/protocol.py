@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from bcpg_cluster.cluster.progress.report import ProgressReporter
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.objective import Objective
@@ -152,9 +153,12 @@ class TrainerRank(Protocol):
 
     Attributes:
         reports: of the present or last training, as its steps are done; read from another thread.
+        progress: what it tells of every piece that it begins: a micro-batch, an optimiser step, a checkpoint, a parameter.
+            Its host puts its own in the place of the one it was made with.
     """
 
     reports: list[StepReport]
+    progress: ProgressReporter
 
     def open(self, model_path: str, settings: TrainSettings) -> None:
         """Load the round's start weights and make a fresh optimiser."""

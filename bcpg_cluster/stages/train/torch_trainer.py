@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bcpg_cluster.cluster.progress.report import ProgressReporter
 from bcpg_cluster.errors import ConfigError, EngineError, PushError
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
@@ -61,6 +62,7 @@ class TorchTrainer:
         self._sender: Any = None
         self._kept = KeptCheckpoints()
         self.reports: list[StepReport] = []
+        self.progress = ProgressReporter()
 
     def open(self, model_path: str, settings: TrainSettings) -> None:
         """Load the round's start weights and make a fresh optimiser."""
@@ -90,7 +92,8 @@ class TorchTrainer:
         sizes = [row_size(row) for row in rows]
         (micro_batches,) = split_rows(sizes, range(len(rows)), settings.micro_batch_tokens, 1, settings.packing)
         with self._forward_dtype():
-            return reference_of_rows(self._opened(), rows, micro_batches, settings, self._device)
+            pieces = self.progress.each("reference micro-batch", micro_batches)
+            return reference_of_rows(self._opened(), rows, pieces, settings, self._device)
 
     def train(
         self, rows: Sequence[TrainRow], checkpoint_dir: str | None, resume: StepCheckpoint | None = None
@@ -113,18 +116,21 @@ class TorchTrainer:
         policy, settings = self._opened(), self._settings
         step_plan, rate = plan.steps[step], plan.rates[step]
         (micro_batches,) = step_plan.ranks
+        which = f"{step + 1} of {len(plan.steps)}"
         sums = StepSums(part_names, self._device)
         self._optimizer.zero_grad(set_to_none=True)
         with self._forward_dtype():
             drift = 0.0
             if needs_drift(settings.objective):
-                drift = mean_drift(drift_sums(policy, rows, micro_batches, settings, self._device))
+                pieces = self.progress.each("drift micro-batch", micro_batches, f" in step {which}")
+                drift = mean_drift(drift_sums(policy, rows, pieces, settings, self._device))
         with policy.dropout(dropout_seed(settings, step, rank=0)):
-            for micro_batch in micro_batches:
+            for micro_batch in self.progress.each("micro-batch", micro_batches, f" in step {which}"):
                 with self._forward_dtype():
                     chosen = [rows[row] for row in micro_batch]
                     loss = micro_batch_loss(policy, chosen, settings, sums, self._device, drift)
                 (loss / step_plan.divisor).backward()  # type: ignore[no-untyped-call]
+        self.progress.begin("optimiser step", which, is_even=True)
         grad_norm = self._clip_gradients()
         check_finite(step, sums.loss, grad_norm)
         for group in self._optimizer.param_groups:
@@ -197,6 +203,7 @@ class TorchTrainer:
         """All weights as they leave the trainer, adapters merged in."""
         adapters = self._opened().adapters
         for name, parameter in self._opened().checkpoint_parameters():
+            self.progress.begin("parameter", name)
             adapter = adapters.get(name)
             if adapter is None:
                 yield name, parameter.data
@@ -210,6 +217,7 @@ class TorchTrainer:
 
     def _write_checkpoint(self, plan: TrainingPlan, reports: Sequence[StepReport], checkpoint_dir: str) -> None:
         """The state, then the record of it; an older checkpoint goes when this one is whole."""
+        self.progress.begin("step checkpoint", f"after step {len(reports)}", is_even=True)
         directory = Path(checkpoint_dir, checkpoint_name(len(reports)))
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -231,6 +239,7 @@ class TorchTrainer:
         self._kept.begin(place, resume if record else None)
         if record is None or resume is None:
             return []
+        self.progress.begin("loading a step checkpoint", checkpoint_name(resume.num_steps))
         state = place / checkpoint_name(resume.num_steps) / _STATE
         try:
             content = torch.load(state, map_location=self._device, weights_only=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bcpg_cluster.cluster.node_address import own_address
+from bcpg_cluster.cluster.progress.report import Progress, ProgressReporter
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt, StepCheckpoint
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
@@ -83,6 +84,7 @@ class TrainWorker:
         self._make_engine, self._verify = make_engine, verify
         self._engine: TrainerRank | None = None
         self._rows: list[WeightedRow] = []
+        self._progress = ProgressReporter()
 
     @property
     def _trainer(self) -> TrainerRank:
@@ -94,6 +96,10 @@ class TrainWorker:
         """Answered as soon as the member is ready."""
         return "ready"
 
+    def progress(self) -> Progress:
+        """Where this rank is in its work. A control call: answered while it works."""
+        return self._progress.now()
+
     def rendezvous(self) -> tuple[str, int]:
         """This machine's address and a free port, for the group to meet at."""
         return own_address(), _free_port()
@@ -101,12 +107,17 @@ class TrainWorker:
     def meet(self, host: str, port: int) -> None:
         """Build the engine; returns when all ranks have met."""
         self._engine = self._make_engine(self._rank, self._world_size, host, port)
+        self._engine.progress = self._progress
 
     def begin(self, job: TrainJob) -> int:
         """Read the round's rows, load the start weights, make a fresh optimiser; the number of rows."""
-        self._rows = weighted_from(read_table(job.run_dir, job.weighted))
-        self._trainer.reports = []  # the last round's steps must not be taken for this one's
-        self._trainer.open(self._start_weights(job), job.settings)
+        with self._progress.call("reading rows"):
+            self._rows = weighted_from(read_table(job.run_dir, job.weighted))
+            self._trainer.reports = []  # the last round's steps must not be taken for this one's
+            self._progress.begin("fetching the start weights")
+            weights = self._start_weights(job)
+            self._progress.begin("loading the start weights")
+            self._trainer.open(weights, job.settings)
         return len(self._rows)
 
     def _start_weights(self, job: TrainJob) -> str:
@@ -126,8 +137,13 @@ class TrainWorker:
 
     def reference(self, job: TrainJob, attempt: str) -> Receipt:
         """lp_ref of this rank's share, as shard ``rank`` of the ``reference`` table."""
+        with self._progress.call("reference pass"):
+            return self._reference(job, attempt)
+
+    def _reference(self, job: TrainJob, attempt: str) -> Receipt:
         started = time.monotonic()
         logprobs = self._trainer.reference_logprobs([_train_row(row) for row in self._rows])
+        self._progress.begin("writing reference log-probs")
         rows = [
             ReferenceRow(self._rows[index].key, found.response, found.rival)
             for index, found in sorted(logprobs.items())
@@ -149,6 +165,10 @@ class TrainWorker:
         Raises:
             StoreError: a training row has no row in the ``reference`` table.
         """
+        with self._progress.call("reading reference log-probs"):
+            return self._train(job, reference)
+
+    def _train(self, job: TrainJob, reference: Sequence[Receipt]) -> list[StepReport]:
         logprobs = reference_from(read_table(job.run_dir, reference))
         missing = [row.key for row in self._rows if row.key not in logprobs]
         if missing:
@@ -159,7 +179,9 @@ class TrainWorker:
 
     def check_checkpoint(self, job: TrainJob, checkpoint: StepCheckpoint) -> tuple[FileFault, ...]:
         """What is wrong with a step checkpoint's files that this rank would read; nothing is loaded."""
-        return check_step_checkpoint(_checkpoints(job) / checkpoint_name(checkpoint.num_steps), checkpoint, self._rank)
+        place = _checkpoints(job) / checkpoint_name(checkpoint.num_steps)
+        with self._progress.call("checking a step checkpoint"):
+            return check_step_checkpoint(place, checkpoint, self._rank)
 
     def newest_checkpoint(self) -> StepCheckpoint | None:
         """See :class:`TrainerRank`. A control call: answered while :meth:`train` works."""
@@ -180,15 +202,21 @@ class TrainWorker:
 
     def score(self, sequences: Sequences) -> list[tuple[float, ...]]:
         """The trainer's log-probs of given responses under the present weights."""
-        return self._trainer.score_tokens(sequences)
+        with self._progress.call("scoring canaries"):
+            return self._trainer.score_tokens(sequences)
 
     def save_snapshot(self, path: RunPath) -> WrittenSnapshot | None:
         """Write the present weights to the directory ``path`` (absolute); what was written, from rank 0."""
+        with self._progress.call("snapshot"):
+            return self._save_snapshot(path)
+
+    def _save_snapshot(self, path: RunPath) -> WrittenSnapshot | None:
         if not isinstance(path, StoredPath):
             return self._write_snapshot(path)
         with local_staging() as staging:
             written = self._write_snapshot(staging / path.name)
             if written is not None:
+                self._progress.begin("putting the snapshot into the object store")
                 put_directory(staging / path.name, path)
         return written
 
@@ -210,7 +238,8 @@ class TrainWorker:
 
     def push_weights(self) -> list[TensorSpec]:
         """See :class:`TrainerRank`."""
-        return self._trainer.push_weights()
+        with self._progress.call("push"):
+            return self._trainer.push_weights()
 
     def leave_push_group(self) -> None:
         """See :class:`TrainerRank`."""

@@ -58,7 +58,7 @@ METRICS = (
     _gauge("queue_depth", "pieces", "pool", "pieces of work that no member has yet"),
     _gauge("leases", "pieces", "pool", "pieces of work that members have"),
     _gauge("pool_size", "members", "pool", "members asked for"),
-    _gauge("pool_members", "members", "pool state", "members there are, by state: placing, starting, ready, draining"),
+    _gauge("pool_members", "members", "pool state", "members there are, by state: placing, starting, ready, draining, stalled"),
     _gauge("busy_share", "1", "pool", "share of the ready members' time in which they had work, over the last 10 seconds"),
     _gauge("policy_version", "version", "weights", "`served`: the oldest that a ready rollout member answers with; `pushed`: the "
            "newest that all of them were proven to hold"),

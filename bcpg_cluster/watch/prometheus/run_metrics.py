@@ -28,7 +28,7 @@ from bcpg_cluster.watch.observer import (
 from bcpg_cluster.watch.report.round_report import judge_report
 
 BUSY_WINDOW_S = 10.0
-MEMBER_STATES = ("placing", "starting", "ready", "draining")
+MEMBER_STATES = ("placing", "starting", "ready", "draining", "stalled")
 
 
 class Sink(Protocol):

@@ -84,7 +84,7 @@ def _stages(live: Live) -> Table:
 
 
 _NARROW = ("pool", "size", "ready", "starting", "queued", "leased", "busy")
-_RARE = ("no node", "draining")  # shown where there is any
+_RARE = ("no node", "draining", "stalled")  # shown where there is any
 
 
 def _pools(live: Live, *, is_wide: bool) -> Table:
@@ -112,6 +112,7 @@ def _pool_cells(pool: PoolNow) -> dict[str, str]:
         "starting": str(states.count("starting")),
         "no node": str(states.count("placing")),
         "draining": str(states.count("draining")),
+        "stalled": str(states.count("stalled")),
         "queued": str(pool.num_queued),
         "leased": str(pool.num_leased),
         "busy": "-" if busy is None or pool.name == "trainer" else f"{100 * busy:.0f} %",

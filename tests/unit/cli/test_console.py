@@ -31,7 +31,7 @@ def test_engines_that_start_are_counted():
     assert starts.see(pools("ready", "starting"), 12.9) == ""  # not worth a line yet
     assert starts.see(pools("ready", "starting"), 13.0) == "starting engines: 2 of 3 ready"
     assert starts.see(pools("ready", "starting"), 20.0) == ""  # one line is enough
-    assert starts.see(pools("ready", "ready", "draining"), 45.0) == "engines: 3 of 3 ready after 35 s"
+    assert starts.see(pools("ready", "stalled", "draining"), 45.0) == "engines: 3 of 3 ready after 35 s"
     assert (starts.text, starts.are_over) == ("", True)
     assert starts.see(pools("starting"), 50.0) == "" and not starts.are_over  # a replacement
     assert starts.see(pools("ready"), 51.0) == ""

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.cluster.progress.report import Progress
+from bcpg_cluster.cluster.progress.watch import ProgressLimits, ProgressWatch
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import DataError, EngineError, Interrupted, MemberLostError, TrainingDivergedError
 
@@ -90,7 +92,7 @@ def test_a_ranks_own_error_is_told_before_a_lost_peer(scripted: Any, gang: Gang)
 def test_a_silent_rank_is_given_up(scripted: Any, gang: Gang):
     scripted.on_call = answer({**GOOD, "meet": lambda call: None})
     gang.ensure_up()
-    with pytest.raises(MemberLostError, match="trainer did not answer within 0 s"):
+    with pytest.raises(MemberLostError, match=r"trainer did not answer within 0 s: trainer/0\.0, trainer/1\.0"):
         gang.call_all("silence", timeout_s=0.4)
     assert not gang.is_up
 
@@ -119,3 +121,79 @@ def test_stopping_in_the_middle_of_a_call(scripted: Any):
         gang.call_all("silence")
     assert not gang.is_up
     assert scripted.members[0].is_killed
+
+
+def watched(scripted: Any, clock: Any, size: int, **limits: float) -> Gang:
+    watch = ProgressWatch(ProgressLimits(**limits), clock)
+    return Gang("trainer", scripted, lambda group, rank: MemberSpec(f"trainer/{rank}", dict, {}), size, watch=watch)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_rank_that_gets_nowhere_takes_the_group_with_it(scripted: Any, clock: Any, size: int):
+    """Also a group of one. The last rank stopped in the middle; the others answer and wait for it."""
+    gang = watched(scripted, clock, size, heartbeat_s=2.0)
+
+    def progress(call: Any) -> Progress | None:
+        is_stopped = call.member == f"trainer/{size - 1}" and len(scripted.of("progress")) > 2 * size
+        return None if is_stopped else Progress("micro-batch", "3 of 8", 7, None, "node-a", 42)
+
+    def settle(call: Any) -> None:
+        if call.method != "progress" or progress(call) is not None:
+            answer({**GOOD, "ping": "ready", "progress": progress})(call)
+
+    scripted.on_call = settle
+    gang.ensure_up()
+
+    def second() -> None:
+        clock.now += 1.0
+
+    with pytest.raises(
+        MemberLostError, match=rf"^trainer/{size - 1} \(node-a, pid 42\) made no progress .* not answered"
+    ):
+        gang.call_all("silence", meanwhile=second)
+    assert not gang.is_up
+    assert all(member.is_killed for member in scripted.members)
+
+
+@pytest.mark.parametrize("stuck_in", ["rendezvous", "meet"])
+def test_a_rank_that_was_stopped_before_the_group_met(scripted: Any, clock: Any, stuck_in: str):
+    """It was ready long ago, so it does not have the time of a start."""
+
+    def check_stop() -> None:
+        clock.now += 1.0
+
+    watch = ProgressWatch(ProgressLimits(heartbeat_s=1.5), clock)
+    gang = Gang(
+        "trainer", scripted, lambda group, rank: MemberSpec(f"trainer/{rank}", dict, {}), 1,
+        watch=watch, check_stop=check_stop,
+    )  # fmt: skip
+    scripted.on_call = answer({name: result for name, result in {**GOOD, "ping": "ready"}.items() if name != stuck_in})
+    with pytest.raises(MemberLostError, match=r"^trainer/0 made no progress for 2 s, and has not answered for 2 s"):
+        gang.ensure_up()
+    assert not gang.is_up
+
+
+def test_a_rank_that_still_starts_is_not_asked(scripted: Any, clock: Any):
+    gang = watched(scripted, clock, 1, heartbeat_s=1.5)
+    scripted.on_call = answer({"rendezvous": ("10.0.0.1", 77)})
+    gang.begin_start()
+    gang._start_timeout_s = 2.0
+    with pytest.raises(MemberLostError, match="did not answer within 2 s: trainer/0"):
+        gang.ensure_up()
+    assert scripted.of("progress") == []
+
+
+def test_a_rank_that_shows_no_progress_is_shown_as_stalled(scripted: Any, clock: Any):
+    """Between two calls, too: a stopped process is seen before it is needed."""
+    gang = watched(scripted, clock, 2, heartbeat_s=60.0)
+    scripted.on_call = answer({**GOOD, "ping": "ready"})
+    gang.begin_start()
+    assert gang.status() == [("trainer/0", "ready"), ("trainer/1", "ready")]
+    gang.ensure_up()
+    for _ in range(12):
+        gang.status()
+        clock.now += 1.0
+        (asked,) = [call for call in scripted.of("progress") if call.member == "trainer/0" and not call.answer.done()]
+        asked.answer.set_result(Progress("", "", 0, None, "node-a", 1))
+    assert gang.status() == [("trainer/0", "ready"), ("trainer/1", "stalled")]
+    assert gang.is_up

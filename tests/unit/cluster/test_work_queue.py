@@ -5,15 +5,13 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
-from bcpg_cluster.cluster.leases import Work, Lease, Slot
+from bcpg_cluster.cluster.leases import Lease, Slot, Work
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.cluster.work_queue import WorkQueue
 
 
 def slots_of(number: int) -> list[Slot]:
-    made = [
-        Slot(member=name, spec=MemberSpec(name, dict, {}), ready=Future(), asked=0.0) for name in "abcdef"[:number]
-    ]  # type: ignore[arg-type]
+    made = [Slot(member=name, spec=MemberSpec(name, dict, {}), ready=Future(), asked=0.0) for name in "abcdef"[:number]]  # type: ignore[arg-type]
     for slot in made:
         slot.is_ready = True
     return made

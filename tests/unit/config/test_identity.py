@@ -162,6 +162,8 @@ NEVER = [
     "tracking.wandb.mode",
     "train.checkpoint_every_steps",
     "train.group_timeout_s",
+    "train.progress_timeout_s",
+    "train.heartbeat_timeout_s",
     "pools.rollout.members",
     "judges.api.endpoint.timeout_s",
     "judges.api.endpoint.max_unanswered",

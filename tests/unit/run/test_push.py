@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from bcpg_cluster.stages.fakes.skill import encode, fake_logprobs, verify_skill
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.job import StageWorker
 from bcpg_cluster.stages.push.canaries import Canary, choose_probe, fitting_canaries, judge_canaries
+from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.worker import TrainWorker
 from bcpg_cluster.watch.observer import Faulted
 from tests.told import Heard
@@ -149,6 +151,38 @@ class Receiver(FakeGenerator):
         if self.fault_of.get(self.number) == "dies when asked":
             raise MemberLostError("died between two calls")
         return super().score_next(prefix, token)
+
+
+class StuckTrainer(FakeTrainerRank):
+    """A trainer whose process stands still in one of the calls of a push; it goes on, too late, when ``gate`` opens."""
+
+    def __init__(self, stuck_in: str) -> None:
+        super().__init__(skill=0.9)
+        self.stuck_in, self.gate, self.has_ended = stuck_in, threading.Event(), threading.Event()
+
+    @contextmanager
+    def _standing_still(self, call: str) -> Iterator[None]:
+        if call == self.stuck_in:
+            self.gate.wait(60)
+        yield
+        if call == self.stuck_in:
+            self.has_ended.set()
+
+    def leave_push_group(self) -> None:
+        with self._standing_still("leave_push_group"):
+            super().leave_push_group()
+
+    def join_push_group(self, group: PushGroup) -> None:
+        with self._standing_still("join_push_group"):
+            super().join_push_group(group)
+
+    def push_specs(self) -> list[TensorSpec]:
+        with self._standing_still("push_specs"):
+            return super().push_specs()
+
+    def push_weights(self) -> list[TensorSpec]:
+        with self._standing_still("push_weights"):
+            return super().push_weights()
 
 
 class Bench:
@@ -286,6 +320,21 @@ def test_a_push_that_does_not_get_through_is_mended_from_the_snapshot(make_bench
     bench.gang.ensure_up()  # the next round: a new group is made and the wire works again
     facts = bench.pusher.push(*bench.snapshot(2, 0.8))
     assert (facts.method, bench.held()) == ("gloo", [(2, 0.8)] * 2)
+
+
+@pytest.mark.parametrize("call", ["leave_push_group", "join_push_group", "push_specs", "push_weights"])
+def test_a_trainer_that_stands_still_in_a_push_ends_with_its_deadline(make_bench: Callable[..., Bench], call: str):
+    bench = make_bench(deadline_s=2.0)
+    bench.trainer = stuck = StuckTrainer(call)
+    bench.gang.kill()
+    bench.gang.ensure_up()
+    facts = bench.pusher.push(*bench.snapshot(1, 0.7))
+    stuck.gate.set()
+    stuck.has_ended.wait(60)
+    assert not bench.gang.is_up
+    assert (facts.method, facts.canaries, bench.held()) == ("disk", "passed", [(1, 0.7)] * 2)
+    assert "trainer/0" in facts.why
+    assert facts.seconds < 15.0  # leaving the old group once had 30 s of its own
 
 
 @pytest.mark.parametrize(

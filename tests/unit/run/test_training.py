@@ -13,6 +13,8 @@ import pytest
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.inline_runtime import InlineRuntime
+from bcpg_cluster.cluster.lifecycle import progress
+from bcpg_cluster.cluster.progress.watch import ProgressLimits, ProgressWatch
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import DataError, EngineError, MemberLostError, StoreError, TrainingDivergedError
 from bcpg_cluster.records import SampleId
@@ -124,6 +126,7 @@ class Trainer(FakeTrainerRank):
     opened: ClassVar[list[str]] = []
     references: ClassVar[int] = 0
     stops_after: ClassVar[int | None] = None
+    hung: ClassVar[threading.Event | None] = None
 
     def open(self, model_path: str, settings: TrainSettings) -> None:
         Trainer.opened.append(model_path)
@@ -139,6 +142,10 @@ class Trainer(FakeTrainerRank):
             assert len(row.reference.rival) == len(row.rival_token_ids)
         if checkpoint_dir:
             Path(checkpoint_dir).mkdir(parents=True, exist_ok=True)
+        if Trainer.hung is not None:
+            hung, Trainer.hung = Trainer.hung, None
+            self.progress.begin("micro-batch", "3 of 8", is_even=True)
+            hung.wait(60)
         error = Trainer.script.pop(0) if Trainer.script else None
         if error is not None:
             raise error
@@ -146,7 +153,13 @@ class Trainer(FakeTrainerRank):
 
 
 class Bench:
-    def __init__(self, manifest: Manifest, size: int = 1, objective: Objective = Bcpg()) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        size: int = 1,
+        objective: Objective = Bcpg(),
+        limits: ProgressLimits = ProgressLimits(),
+    ) -> None:
         self.manifest, self.runtime = manifest, InlineRuntime()
         self.settings = replace(SETTINGS, objective=objective)
         self.observer = Heard()
@@ -159,7 +172,7 @@ class Bench:
             }  # fmt: skip
             return MemberSpec(f"trainer/{rank}.{group}", TrainWorker, arguments)
 
-        self.gang = Gang("trainer", self.runtime, spec, size)
+        self.gang = Gang("trainer", self.runtime, spec, size, watch=ProgressWatch(limits))
         for shard in range(2):
             rows = [weighted_row(self.row(shard, sample, objective)) for sample in range(5)]
             manifest.accept(
@@ -206,8 +219,8 @@ def make_bench(manifest: Manifest) -> Iterator[Callable[..., Bench]]:
     Trainer.script, Trainer.opened, Trainer.references, Trainer.stops_after = [], [], 0, None
     made: list[Bench] = []
 
-    def make(size: int = 1, objective: Objective = Bcpg()) -> Bench:
-        made.append(Bench(manifest, size, objective))
+    def make(*settings: Any, **more: Any) -> Bench:
+        made.append(Bench(manifest, *settings, **more))
         return made[-1]
 
     yield make
@@ -239,6 +252,32 @@ def test_a_round_of_training(manifest: Manifest, make_bench: Callable[..., Bench
     assert StepReport(**lines[0]).num_sequences == 4
     assert lines[0]["delta_per_token_mined"] is None
     assert [path.name for path in (manifest.run_dir / "reports").iterdir()] == ["training-0001.jsonl"]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_rank_that_hangs_is_given_up_and_what_it_does_later_changes_nothing(
+    manifest: Manifest, make_bench: Callable[..., Bench], size: int
+):
+    """It answers, but gets nowhere; in a group of one no peer would notice."""
+    Trainer.hung = hung = threading.Event()
+    bench = make_bench(size, limits=ProgressLimits(ceiling_s=2.0, heartbeat_s=60.0))
+    record = bench.train()
+    hung.set()
+    (faulted,) = bench.observer.of(Faulted)
+    assert "made no progress for" in faulted.fault.cause
+    assert "at micro-batch 3 of 8" in faulted.fault.cause
+    assert "not answered" not in faulted.fault.cause
+    assert record.training.steps == 3.0
+    assert manifest.state.snapshots == {1: record}
+    assert Trainer.references == size  # what was sealed before is not made again
+
+
+def test_a_rank_says_where_it_is(make_bench: Callable[..., Bench]):
+    bench = make_bench()
+    bench.train()
+    said = progress(bench.gang.members[0]).result(10)
+    assert said.where == "between two calls"
+    assert said.moves > 10
 
 
 def test_a_training_that_stopped_early_says_so(manifest: Manifest, make_bench: Callable[..., Bench]):

@@ -58,6 +58,7 @@ LIFECYCLE_CALLS: dict[str, tuple[Any, ...]] = {
     "wake_up": (),
     "rendezvous": (),
     "meet": ("127.0.0.1", 1),
+    "progress": (),
 }
 
 

@@ -53,6 +53,7 @@ class TrainerGroup:
         )
         import deepspeed
 
+        _take_as_default(self._timeout)
         if has_gpu():
             torch.cuda.set_device(self._local_rank)
             self.device = torch.device("cuda", self._local_rank)
@@ -112,3 +113,13 @@ class TrainerGroup:
         box = [content]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
+
+
+def _take_as_default(timeout: timedelta) -> None:
+    """Have every group of this process use the timeout. DeepSpeed makes more of them, by a ``new_group`` that takes none; they
+    get torch's default of 10 (NCCL) or 30 minutes, which nothing public changes.
+    """
+    from torch.distributed import distributed_c10d
+
+    for name in ("default_pg_timeout", "default_pg_nccl_timeout"):
+        setattr(distributed_c10d, name, timeout)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from bcpg_cluster.cluster.progress.report import ProgressReporter
 from bcpg_cluster.errors import BcpgError, EngineError, PushError
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
@@ -84,19 +85,23 @@ class DeepSpeedRank:
         self._sender: Any = None
         self._kept = KeptCheckpoints()
         self.reports: list[StepReport] = []
+        self.progress = ProgressReporter()
 
     # --- a round -------------------------------------------------------------------------------------------------
 
     def open(self, model_path: str, settings: TrainSettings) -> None:
         """Load the round's start weights into a new engine with a fresh optimiser; the old engine is freed first."""
         check_deepspeed_config(settings.deepspeed, settings.zero_stage, settings.dtype)
+        self.progress.begin("meeting the other ranks")
         self._group.join()
+        self.progress.begin("loading the start weights")
         self._free()
         self._kept = KeptCheckpoints()  # the last round's must not be taken for this one's
         import deepspeed
 
         model_path = local_checkpoint(model_path, settings.revision)
         policy = load_policy(model_path, settings, policy_dtype(settings))
+        self.progress.begin("building the engine")
         with self._group.collective("building the engine"):
             self._engine, *_ = deepspeed.initialize(
                 model=policy,
@@ -136,7 +141,8 @@ class DeepSpeedRank:
         sizes = [row_size(row) for row in rows]
         shares = split_rows(sizes, range(len(rows)), settings.micro_batch_tokens, self._world_size, settings.packing)
         with self._group.collective("computing reference log-probs"):
-            return reference_of_rows(engine, rows, shares[self._rank], settings, self._group.device)
+            pieces = self.progress.each("reference micro-batch", shares[self._rank])
+            return reference_of_rows(engine, rows, pieces, settings, self._group.device)
 
     def train(
         self, rows: Sequence[TrainRow], checkpoint_dir: str | None, resume: StepCheckpoint | None = None
@@ -161,10 +167,11 @@ class DeepSpeedRank:
         engine, settings = self._opened(), self._settings
         step_plan, rate = plan.steps[step], plan.rates[step]
         micro_batches = step_plan.ranks[self._rank]
+        which = f"{step + 1} of {len(plan.steps)}"
         sums = StepSums(part_names, self._group.device)
-        drift = self._step_drift(rows, micro_batches)
+        drift = self._step_drift(rows, micro_batches, which)
         with self._policy.dropout(dropout_seed(settings, step, self._rank)):
-            for number, micro_batch in enumerate(micro_batches):
+            for number, micro_batch in enumerate(self.progress.each("micro-batch", micro_batches, f" in step {which}")):
                 # Before the forward: ZeRO's hooks read it during the backward.
                 engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
                 chosen = [rows[row] for row in micro_batch]
@@ -172,6 +179,7 @@ class DeepSpeedRank:
                 # DeepSpeed averages gradients over ranks; times world_size makes that the sum over all ranks' rows.
                 loss = loss * (self._world_size / step_plan.divisor)
                 engine.backward(loss, scale_wrt_gas=False)
+        self.progress.begin("optimiser step", which, is_even=True)
         torch.distributed.all_reduce(sums.values)
         # All ranks see the same sums and norm, so all of them stop or none.
         check_finite(step, sums.loss)
@@ -193,11 +201,12 @@ class DeepSpeedRank:
             rate=rate,
         )
 
-    def _step_drift(self, rows: Sequence[TrainRow], micro_batches: Sequence[Sequence[int]]) -> float:
+    def _step_drift(self, rows: Sequence[TrainRow], micro_batches: Sequence[Sequence[int]], which: str) -> float:
         """Mean Delta of the step's mismatched responses over all ranks; 0 where the objective has no use for it."""
         if not needs_drift(self._settings.objective):
             return 0.0
-        sums = drift_sums(self._opened(), rows, micro_batches, self._settings, self._group.device)
+        pieces = self.progress.each("drift micro-batch", micro_batches, f" in step {which}")
+        sums = drift_sums(self._opened(), rows, pieces, self._settings, self._group.device)
         torch.distributed.all_reduce(sums)
         return mean_drift(sums)
 
@@ -217,6 +226,7 @@ class DeepSpeedRank:
 
         Where the ranks' machines keep their own checkpoints, each has the record too.
         """
+        self.progress.begin("step checkpoint", f"after step {len(reports)}", is_even=True)
         place = Path(checkpoint_dir)
         directory = place / checkpoint_name(len(reports))
         self._files.begin()
@@ -259,6 +269,7 @@ class DeepSpeedRank:
         if record is None or resume is None:
             return []
         name = checkpoint_name(resume.num_steps)
+        self.progress.begin("loading a step checkpoint", name)
         is_whole = not self._policy.adapters
         try:
             loaded, _ = self._opened().load_checkpoint(checkpoint_dir, tag=name, load_module_strict=is_whole)
@@ -288,6 +299,7 @@ class DeepSpeedRank:
     def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole parameters in fp32, adapters merged in, one at a time, in lockstep; valid until the next is asked for."""
         for name, parameter in self._policy.checkpoint_parameters():
+            self.progress.begin("parameter", name)
             adapter = self._policy.adapters.get(name)
             with self._whole(parameter) as weight:
                 if adapter is None and parameter.requires_grad:
