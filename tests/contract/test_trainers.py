@@ -43,6 +43,7 @@ from bcpg_cluster.stages.train.protocol import (
 from bcpg_cluster.stages.train.step_checkpoints.record import RECORD, check_step_checkpoint, checkpoint_name
 from bcpg_cluster.stages.train.step_plan import lay_out_training
 from bcpg_cluster.stages.train.torch_trainer import TorchTrainer
+from tests.listening import beyond_loopback, listening
 
 pytestmark = pytest.mark.engine
 
@@ -381,6 +382,7 @@ def run_rank(
         trainer = DeepSpeedRank(rank, world_size, "127.0.0.1", ports[0], timeout_s=60)
         for name in names:
             seen[name] = run_case(trainer, name, rank, world_size, root, models)
+        seen["beyond loopback"] = beyond_loopback(listening(os.getpid()))
         trainer.close()
         if "again" in names:
             again = DeepSpeedRank(rank, world_size, "127.0.0.1", ports[1], timeout_s=60)
@@ -510,6 +512,7 @@ def groups(
         ]
         for rank in seen[world_size]:
             assert "error" not in rank, rank["error"]
+            assert rank["beyond loopback"] == []
     return seen
 
 

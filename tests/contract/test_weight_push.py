@@ -22,6 +22,7 @@ from bcpg_cluster.stages.generate.protocol import GenerateRequest, Sampling
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.objective import Bcpg
 from bcpg_cluster.stages.train.protocol import TrainRow, TrainSettings
+from tests.listening import beyond_loopback, listening
 
 PREFIX = tuple(range(70, 70 + 75))  # two whole cache blocks and a rest
 CANARIES = [(PREFIX[:9], tuple(range(200, 230))), (PREFIX, (6, 7, 8, 250)), ((1, 70), (300, 2, 3, 4, 5))]
@@ -98,6 +99,7 @@ def push(engine: Any, tensors: list[tuple[TensorSpec, Any]], version: int) -> di
         joined = thread.submit(sender.join, group)
         engine.join_push_group(group, rank=1)
         joined.result()
+        assert beyond_loopback(listening(os.getpid())) == []  # neither the rendezvous nor gloo's own pairs
         # vLLM silences stdout while it makes a group; two threads at it in one process leave it silent for good.
         os.dup2(stdout, 1)
         os.close(stdout)

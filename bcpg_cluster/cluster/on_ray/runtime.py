@@ -16,6 +16,7 @@ from bcpg_cluster.cluster.node_address import announce
 from bcpg_cluster.cluster.on_ray.connection import check_address, check_token, joining
 from bcpg_cluster.cluster.on_ray.groups import Groups, address_of, has_process, look_at_nodes
 from bcpg_cluster.cluster.on_ray.link import Link, answers
+from bcpg_cluster.cluster.on_ray.loopback import on_loopback
 from bcpg_cluster.cluster.placement import ClusterNodes
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import BcpgError, ClusterLostError, EngineError, MemberLostError
@@ -188,7 +189,8 @@ class RayRuntime:
         if choice.address == "local":
             # Ray starts workers at nice 15; their imports crawl on a busy small machine (docs/decisions.md).
             os.environ.setdefault("RAY_worker_niceness", "0")
-            ray.init(address="local", resources=dict(local_resources or {}), include_dashboard=dashboard, **common)
+            with on_loopback():
+                ray.init(address="local", resources=dict(local_resources or {}), include_dashboard=dashboard, **common)
         else:
             if choice.address != "auto":
                 check_address(choice.address, choice.reason)
