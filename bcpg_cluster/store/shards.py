@@ -74,11 +74,19 @@ def read_columns(run_dir: RunPath, receipt: Receipt, columns: Sequence[str] | No
         raise StoreError(f"{path} is in the manifest but not there") from None
     if hashlib.sha256(data).hexdigest() != receipt.checksum:
         raise StoreError(f"{path} is not the file that was accepted (checksum differs)")
-    table = pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
+    table = _decoded(data, columns)
     version = int((table.schema.metadata or {}).get(b"bcpg_schema_version", b"0"))
     if version != SCHEMA_VERSION:
         raise OtherSchemaError(f"{path} has schema version {version}; this program reads version {SCHEMA_VERSION}")
     return table
+
+
+def _decoded(data: bytes, columns: Sequence[str] | None) -> pa.Table:
+    """In this thread alone. ``pq.read_table`` has Arrow's threads read ahead, and the last of them to let go of ``data`` needs the
+    interpreter: while it ends, that aborts the process ("terminate called without an active exception").
+    """
+    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+    return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
 def read_table(run_dir: RunPath, receipts: Sequence[Receipt]) -> list[Row]:
