@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -32,9 +31,9 @@ def listening(*pids: int) -> set[tuple[str, str]]:
     for pid in pids:
         with suppress(OSError):  # it has ended
             program = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
                 with suppress(OSError):
-                    inode = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+                    inode = re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink()))
                     if inode and inode[1] in sockets:
                         found.add((Path(program).name, sockets[inode[1]]))
     return found

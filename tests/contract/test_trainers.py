@@ -809,6 +809,31 @@ def test_packed_sequences_do_not_see_each_other(models: dict[str, str]) -> None:
             assert found == pytest.approx(wanted[index], abs=1e-5)
 
 
+def test_a_packing_that_leaks_is_refused_before_the_first_step(models: dict[str, str]) -> None:
+    """An attention that obeys no boundary, as a checkpoint's own code or a kernel may; position ids still restart."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def leak(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
+        return sdpa_attention_forward(module, query, key, value, None, **{**options, "is_causal": True})
+
+    AttentionInterface.register("leaking", leak)
+    AttentionMaskInterface.register("leaking", sdpa_mask)
+    trainer = TorchTrainer("cpu")
+    for attention in ("leaking", "sdpa"):
+        for packing in ("padded", "packed"):
+            trainer.open(models["tied"], replace(SETTINGS, packing=packing, attention=attention))
+            rows = with_reference(make_rows(), trainer.reference_logprobs(make_rows()))
+            if (attention, packing) != ("leaking", "packed"):
+                assert trainer.train(rows, None)
+                continue
+            before = {name: tensor.clone() for name, tensor in trainer._parameters()}
+            with pytest.raises(ConfigError, match=r"train\.packing: packed, but"):
+                trainer.train(rows, None)
+            assert_same_parameters(dict(trainer._parameters()), before, 0.0)
+
+
 def test_a_reference_pass_scores_rivals_too(models: dict[str, str]) -> None:
     rows = objective_rows(OBJECTIVES["kto"])
     trainer = TorchTrainer("cpu")
