@@ -14,6 +14,7 @@ from typing import Any
 
 from bcpg_cluster.cluster.node_address import announce
 from bcpg_cluster.cluster.on_ray.connection import check_address, check_token, joining
+from bcpg_cluster.cluster.on_ray.exhausted import with_remedy
 from bcpg_cluster.cluster.on_ray.groups import Groups, address_of, has_process, look_at_nodes
 from bcpg_cluster.cluster.on_ray.link import Link, answers
 from bcpg_cluster.cluster.on_ray.loopback import on_loopback
@@ -108,7 +109,7 @@ class RayMember:
         try:
             reference = kind.options(name=label or method).remote(method, args)
         except Exception as error:  # Ray raises its own kinds for an actor known to be dead
-            answer.set_exception(MemberLostError(f"{self.name}: {error}"))
+            answer.set_exception(MemberLostError(with_remedy(error, f"{self.name}: {error}")))
             return answer
         reference.future().add_done_callback(lambda done: _settle(answer, done, self.name))
         return answer
@@ -146,9 +147,11 @@ def _pass_on(answer: Future[Any], done: Future[Any], name: str) -> None:
         return
     if isinstance(error, RayTaskError):
         cause = error.cause if isinstance(error.cause, Exception) else error
-        answer.set_exception(cause if not isinstance(cause, RayError) else EngineError(f"{name}: {cause}"))
+        answer.set_exception(
+            cause if not isinstance(cause, RayError) else EngineError(with_remedy(cause, f"{name}: {cause}"))
+        )
     elif isinstance(error, RayError):
-        answer.set_exception(MemberLostError(f"{name}: {_first_line(error)}"))
+        answer.set_exception(MemberLostError(with_remedy(error, f"{name}: {_first_line(error)}")))
     else:
         answer.set_exception(error)
 
