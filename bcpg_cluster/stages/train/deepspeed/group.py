@@ -40,7 +40,7 @@ class TrainerGroup:
         self._master = (master_addr, master_port)
         self._timeout = timedelta(seconds=timeout_s)
         self._is_joined = False
-        self._store: torch.distributed.TCPStore | None = None  # rank 0's: it serves for as long as it lives
+        self._store: Any = None  # rank 0's: it serves for as long as it lives
 
     def join(self) -> None:
         """Meet the other ranks; nothing happens when this rank has joined already."""
@@ -83,7 +83,7 @@ class TrainerGroup:
             announce(host)
         if self._rank == 0:
             listening = listen_at(host, port).detach()
-            self._store = torch.distributed.TCPStore(
+            self._store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
                 host, port, is_master=True, wait_for_workers=False, timeout=self._timeout, master_listen_fd=listening
             )
         os.environ[_HELD_BY_AGENT] = "True"
