@@ -6,17 +6,25 @@ and attention kernels may pass on what came before, and nothing is raised. The g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.stages.train.batching import Packing
-from bcpg_cluster.stages.train.layout.row_layout import TokenPair
+
+if TYPE_CHECKING:
+    from bcpg_cluster.stages.train.layout.row_layout import TokenPair
 
 _NUM_TOKENS = 48  # of a sequence at most
 _TOLERANCE_NATS = {"float32": 1e-3, "bfloat16": 0.05}  # mean of a sequence; a leak moves it by nats
 
-Score = Callable[[Sequence[TokenPair], Packing], Sequence[tuple[float, ...]]]
-"""Log-probs in nats of every response, by one forward in that layout."""
+
+class Score(Protocol):
+    """Log-probs in nats of every response, by one forward in that layout."""
+
+    def __call__(self, sequences: Sequence[TokenPair], packing: Packing, /) -> Sequence[tuple[float, ...]]:
+        """See the class."""
+        ...
 
 
 def prove_packing(score: Score, rows: Sequence[TokenPair], dtype: str) -> None:
