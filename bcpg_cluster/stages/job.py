@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from bcpg_cluster.cluster.runtime import Member
 from bcpg_cluster.records import Receipt
+from bcpg_cluster.stages.exhausted import naming_exhaustion
 from bcpg_cluster.stages.parts import Part, rows_of_part
 from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.path import RunPath, StoredPath
@@ -86,7 +87,8 @@ class StageWorker:
     def run(self, job: StageJob) -> Receipt:
         """Do one job and write its shard; the manifest must still accept the receipt."""
         started = time.monotonic()
-        result = _put_together(job) if job.parts else self._work_on(job)
+        with naming_exhaustion():
+            result = _put_together(job) if job.parts else self._work_on(job)
         return write_shard(
             job.run_dir,
             table=job.output,

@@ -71,8 +71,7 @@ def read_columns(run_dir: RunPath, receipt: Receipt, columns: Sequence[str] | No
         DamagedShardError: the file is gone or altered since it was accepted.
         OtherSchemaError: it is of another schema version.
     """
-    data = read_accepted(run_dir, receipt)
-    table = pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
+    table = _decoded(read_accepted(run_dir, receipt), columns)
     version = int((table.schema.metadata or {}).get(b"bcpg_schema_version", b"0"))
     if version != SCHEMA_VERSION:
         path = run_dir / receipt.path
@@ -122,6 +121,14 @@ def _damage(run_dir: RunPath, receipt: Receipt, what: str) -> DamagedShardError:
         attempt=receipt.attempt,
         what=what,
     )
+
+
+def _decoded(data: bytes, columns: Sequence[str] | None) -> pa.Table:
+    """In this thread alone. ``pq.read_table`` has Arrow's threads read ahead, and the last of them to let go of ``data`` needs the
+    interpreter: while it ends, that aborts the process ("terminate called without an active exception").
+    """
+    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+    return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
 def read_table(run_dir: RunPath, receipts: Sequence[Receipt]) -> list[Row]:

@@ -5,6 +5,7 @@ no package here: the known fields are those of its API reference, ray.io/v1); th
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -152,9 +153,34 @@ def test_the_job_runs_on_the_same_cluster() -> None:
     content = read("kuberay-rayjob.yaml")
     assert (content["apiVersion"], content["kind"]) == ("ray.io/v1", "RayJob")
     assert set(content["spec"]) <= _JOB
-    assert content["spec"]["rayClusterSpec"] == read("kuberay-raycluster.yaml")["spec"]
+    own, alone = content["spec"]["rayClusterSpec"], read("kuberay-raycluster.yaml")["spec"]
+    hosts = [spec["headGroupSpec"]["rayStartParams"].pop("dashboard-host") for spec in (alone, own)]
+    assert hosts == ["127.0.0.1", "0.0.0.0"]  # the operator and the submitter of a RayJob are other pods
+    assert own == alone
     assert content["spec"]["entrypoint"].startswith("bcpg-cluster iterate ")
     assert "--run-dir /shared/" in content["spec"]["entrypoint"]
+
+
+def test_only_the_clusters_own_pods_reach_its_ports() -> None:
+    """By the labels of the pods themselves; the dashboard's port has two more readers."""
+    policy = read("kuberay-networkpolicy.yaml")
+    assert (policy["apiVersion"], policy["kind"]) == ("networking.k8s.io/v1", "NetworkPolicy")
+    chosen = policy["spec"]["podSelector"]["matchLabels"]
+    for spec in (read("kuberay-raycluster.yaml")["spec"], read("kuberay-rayjob.yaml")["spec"]["rayClusterSpec"]):
+        for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+            assert chosen.items() <= group["template"]["metadata"]["labels"].items()
+    among, dashboard = policy["spec"]["ingress"]
+    assert among == {"from": [{"podSelector": {"matchLabels": chosen}}]}
+    assert dashboard["ports"] == [{"protocol": "TCP", "port": 8265}]
+    submitter = dashboard["from"][1]["podSelector"]["matchLabels"]["batch.kubernetes.io/job-name"]
+    assert submitter == read("kuberay-rayjob.yaml")["metadata"]["name"]
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+
+
+@pytest.mark.parametrize("name", ["local.yaml", "slurm.sbatch", "kuberay-raycluster.yaml", "../cluster.yaml"])
+def test_the_dashboard_listens_on_loopback(name: str) -> None:
+    told = re.findall(r"dashboard-host[=:] ?(\S+)", (CLUSTERS / name).read_text())
+    assert told == ["127.0.0.1"]
 
 
 # --- Slurm

@@ -43,6 +43,7 @@ from bcpg_cluster.stages.train.protocol import (
 from bcpg_cluster.stages.train.step_checkpoints.record import RECORD, check_step_checkpoint, checkpoint_name
 from bcpg_cluster.stages.train.step_plan import lay_out_training
 from bcpg_cluster.stages.train.torch_trainer import TorchTrainer
+from tests.listening import beyond_loopback, listening
 
 pytestmark = pytest.mark.engine
 
@@ -381,6 +382,7 @@ def run_rank(
         trainer = DeepSpeedRank(rank, world_size, "127.0.0.1", ports[0], timeout_s=60)
         for name in names:
             seen[name] = run_case(trainer, name, rank, world_size, root, models)
+        seen["beyond loopback"] = beyond_loopback(listening(os.getpid()))
         trainer.close()
         if "again" in names:
             again = DeepSpeedRank(rank, world_size, "127.0.0.1", ports[1], timeout_s=60)
@@ -510,6 +512,7 @@ def groups(
         ]
         for rank in seen[world_size]:
             assert "error" not in rank, rank["error"]
+            assert rank["beyond loopback"] == []
     return seen
 
 
@@ -804,6 +807,31 @@ def test_packed_sequences_do_not_see_each_other(models: dict[str, str]) -> None:
     for chosen in (list(range(len(rows))), [3, 0, 7], [5]):
         for index, found in zip(chosen, trainer.score_tokens([sequences[i] for i in chosen]), strict=True):
             assert found == pytest.approx(wanted[index], abs=1e-5)
+
+
+def test_a_packing_that_leaks_is_refused_before_the_first_step(models: dict[str, str]) -> None:
+    """An attention that obeys no boundary, as a checkpoint's own code or a kernel may; position ids still restart."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def leak(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
+        return sdpa_attention_forward(module, query, key, value, None, **{**options, "is_causal": True})
+
+    AttentionInterface.register("leaking", leak)
+    AttentionMaskInterface.register("leaking", sdpa_mask)
+    trainer = TorchTrainer("cpu")
+    for attention in ("leaking", "sdpa"):
+        for packing in ("padded", "packed"):
+            trainer.open(models["tied"], replace(SETTINGS, packing=packing, attention=attention))
+            rows = with_reference(make_rows(), trainer.reference_logprobs(make_rows()))
+            if (attention, packing) != ("leaking", "packed"):
+                assert trainer.train(rows, None)
+                continue
+            before = {name: tensor.clone() for name, tensor in trainer._parameters()}
+            with pytest.raises(ConfigError, match=r"train\.packing: packed, but"):
+                trainer.train(rows, None)
+            assert_same_parameters(dict(trainer._parameters()), before, 0.0)
 
 
 def test_a_reference_pass_scores_rivals_too(models: dict[str, str]) -> None:

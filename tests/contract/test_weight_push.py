@@ -19,9 +19,12 @@ from bcpg_cluster.errors import EngineError, PushError
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Sampling
+from bcpg_cluster.stages.push.arrivals import arrival_faults
+from bcpg_cluster.stages.push.canaries import Canary, judge_canaries
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.objective import Bcpg
 from bcpg_cluster.stages.train.protocol import TrainRow, TrainSettings
+from tests.listening import beyond_loopback, listening
 
 PREFIX = tuple(range(70, 70 + 75))  # two whole cache blocks and a rest
 CANARIES = [(PREFIX[:9], tuple(range(200, 230))), (PREFIX, (6, 7, 8, 250)), ((1, 70), (300, 2, 3, 4, 5))]
@@ -98,6 +101,7 @@ def push(engine: Any, tensors: list[tuple[TensorSpec, Any]], version: int) -> di
         joined = thread.submit(sender.join, group)
         engine.join_push_group(group, rank=1)
         joined.result()
+        assert beyond_loopback(listening(os.getpid())) == []  # neither the rendezvous nor gloo's own pairs
         # vLLM silences stdout while it makes a group; two threads at it in one process leave it silent for good.
         os.dup2(stdout, 1)
         os.close(stdout)
@@ -211,6 +215,55 @@ def test_a_failed_push_is_loud_and_mended_by_a_reload(
     push(tied_engine, named_tensors(other), 4)
     assert worst(engine_scores(tied_engine), reference_scores(other)) < EXACT
     tied_engine.load_snapshot(path, 0)
+
+
+@pytest.mark.engine
+def test_a_byte_flipped_on_the_wire_shows_in_the_digests(
+    tied_engine: Any, tied_model: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bcpg_cluster.stages.push import vllm_sender
+    from bcpg_cluster.stages.push.digest import tensor_digest
+
+    base, path = tied_model
+    pack = vllm_sender.pack
+
+    def flip(tensors: Any) -> Any:
+        flat = pack(tensors)
+        flat[flat.numel() // 2] ^= 1
+        return flat
+
+    monkeypatch.setattr(vllm_sender, "pack", flip)
+    digests = push(tied_engine, named_tensors(base), 5)
+    written = {name: tensor_digest(tensor) for name, tensor in base.named_parameters()}
+    assert arrival_faults(written, digests).startswith("1 parameters differ from the snapshot")
+    assert arrival_faults(written, tied_engine.load_snapshot(path, 0)) == ""
+
+
+@pytest.mark.engine
+def test_a_tied_head_that_keeps_the_old_weights_is_found_by_canaries(
+    tied_engine: Any,
+    tied_model: tuple[Any, str],
+    make_model: Callable[..., tuple[Any, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What vLLM's own reload leaves on CPUs: every digest is right, and the head multiplies with a copy of the old weights."""
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+    from bcpg_cluster.stages.push import vllm_transfer
+    from bcpg_cluster.stages.push.digest import tensor_digest
+
+    other, _ = make_model(True, seed=1)
+    monkeypatch.setattr(vllm_transfer, "finish_reload", finalize_layerwise_reload)
+    digests = push(tied_engine, named_tensors(other), 6)
+    assert arrival_faults({name: tensor_digest(tensor) for name, tensor in other.named_parameters()}, digests) == ""
+    wanted = iter(reference_scores(other))
+    canaries = []
+    for prompt, response in CANARIES:
+        scores = tuple(next(wanted) for _ in response)
+        canaries.append(Canary(prompt, response, scores, scores))
+    with pytest.raises(PushError, match="do not hold the weights"):
+        judge_canaries(canaries, [tied_engine.score_tokens(CANARIES)], None, 1e-3, seconds=0.0)
+    tied_engine.load_snapshot(tied_model[1], 0)
 
 
 @pytest.mark.engine

@@ -15,8 +15,10 @@ from typing import Any
 from bcpg_cluster.cluster.liveness.progress import CallsUnderWay
 from bcpg_cluster.cluster.node_address import announce
 from bcpg_cluster.cluster.on_ray.connection import check_address, check_token, joining
+from bcpg_cluster.cluster.on_ray.exhausted import with_remedy
 from bcpg_cluster.cluster.on_ray.groups import Groups, address_of, has_process, look_at_nodes, own_raylet
 from bcpg_cluster.cluster.on_ray.link import Link, answers, head, own_node
+from bcpg_cluster.cluster.on_ray.loopback import on_loopback
 from bcpg_cluster.cluster.placement import ClusterNodes
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import BcpgError, ClusterLostError, EngineError, MemberLostError
@@ -121,7 +123,7 @@ class RayMember:
         try:
             reference = ask()
         except Exception as error:  # Ray raises its own kinds for an actor known to be dead
-            answer.set_exception(MemberLostError(f"{self.name}: {error}"))
+            answer.set_exception(MemberLostError(with_remedy(error, f"{self.name}: {error}")))
             return answer
         reference.future().add_done_callback(lambda done: _settle(answer, done, self.name))
         return answer
@@ -159,9 +161,11 @@ def _pass_on(answer: Future[Any], done: Future[Any], name: str) -> None:
         return
     if isinstance(error, RayTaskError):
         cause = error.cause if isinstance(error.cause, Exception) else error
-        answer.set_exception(cause if not isinstance(cause, RayError) else EngineError(f"{name}: {cause}"))
+        answer.set_exception(
+            cause if not isinstance(cause, RayError) else EngineError(with_remedy(cause, f"{name}: {cause}"))
+        )
     elif isinstance(error, RayError):
-        answer.set_exception(MemberLostError(f"{name}: {_first_line(error)}"))
+        answer.set_exception(MemberLostError(with_remedy(error, f"{name}: {_first_line(error)}")))
     else:
         answer.set_exception(error)
 
@@ -202,7 +206,8 @@ class RayRuntime:
         if choice.address == "local":
             # Ray starts workers at nice 15; their imports crawl on a busy small machine (docs/decisions.md).
             os.environ.setdefault("RAY_worker_niceness", "0")
-            ray.init(address="local", resources=dict(local_resources or {}), include_dashboard=dashboard, **common)
+            with on_loopback():
+                ray.init(address="local", resources=dict(local_resources or {}), include_dashboard=dashboard, **common)
         else:
             if choice.address != "auto":
                 check_address(choice.address, choice.reason)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from vllm.distributed.utils import stateless_init_torch_distributed_process_group
 
+from bcpg_cluster.cluster.node_address import listen_at
 from bcpg_cluster.errors import PushError
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.push.vllm_transfer import (
@@ -39,7 +40,12 @@ class WeightSender:
         self.leave()
         if group.backend == "gloo":
             self._group = stateless_init_torch_distributed_process_group(
-                group.host, group.port, 0, group.world_size, backend="gloo"
+                group.host,
+                group.port,
+                0,
+                group.world_size,
+                backend="gloo",
+                listen_socket=listen_at(group.host, group.port),
             )
         elif group.backend == "nccl":
             from vllm.distributed.weight_transfer.nccl_common import trainer_init

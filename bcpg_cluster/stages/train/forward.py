@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,14 @@ from transformers.utils.logging import disable_progress_bar
 from bcpg_cluster.errors import ConfigError, DataError, TrainingDivergedError
 from bcpg_cluster.stages.push.digest import is_finite
 from bcpg_cluster.stages.push.protocol import TensorSpec
+from bcpg_cluster.stages.train.layout.packing_proof import prove_packing
+from bcpg_cluster.stages.train.layout.row_layout import SequenceLayout, TokenPair, lay_out
 from bcpg_cluster.stages.train.logprobs import token_logprobs
 from bcpg_cluster.stages.train.lora import Adapter, add_adapters, plain_name
 from bcpg_cluster.stages.train.objective import Objective
 from bcpg_cluster.stages.train.objectives import objective_loss
 from bcpg_cluster.stages.train.objectives.batch import LossBatch, sequence_drift
 from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, TrainRow, TrainSettings
-from bcpg_cluster.stages.train.row_layout import SequenceLayout, TokenPair, lay_out
 from bcpg_cluster.stages.train.telemetry import StepSums, TokenClasses
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -192,6 +194,19 @@ def score_sequences(
         layout = lay_out(sequences, settings.packing, device)
         logprobs = response_logprobs(forward, layout, settings)[0].float().cpu()
     return [tuple(logprobs[index, : len(response)].tolist()) for index, (_, response) in enumerate(sequences)]
+
+
+def check_packing(forward: Forward, rows: Sequence[TrainRow], settings: TrainSettings, device: torch.device) -> None:
+    """Where rows are packed, prove that this model keeps them apart; raises like :func:`prove_packing`.
+
+    Two forwards, on every rank alike.
+    """
+    if settings.packing == "packed":
+        prove_packing(
+            lambda sequences, packing: score_sequences(forward, sequences, replace(settings, packing=packing), device),
+            responses(rows[:2]),
+            settings.dtype,
+        )
 
 
 def reference_of_rows(

@@ -20,6 +20,7 @@ from bcpg_cluster.stages.train.checkpoint_source import local_checkpoint
 from bcpg_cluster.stages.train.forward import (
     Policy,
     check_finite,
+    check_packing,
     drift_sums,
     dropout_seed,
     load_policy,
@@ -102,6 +103,8 @@ class TorchTrainer:
         settings = self._settings
         plan = lay_out_training(rows, settings, 1, self._model_path)
         part_names = loss_part_names(settings.objective)
+        with self._forward_dtype():
+            check_packing(self._opened(), rows, settings, self._device)
         self.reports = reports = self._resume(plan, checkpoint_dir, resume)
         while len(reports) < len(plan.steps) and not should_stop(reports, settings):
             reports.append(self._train_step(len(reports), plan, rows, part_names))

@@ -368,6 +368,22 @@ def test_a_member_that_joins_late_or_behind_catches_up(make_bench: Callable[...,
     assert (facts.method, bench.held()) == ("gloo", [(3, 0.9)] * 2)
 
 
+@pytest.mark.parametrize("way", ["wire", "disk"])
+def test_a_member_that_starts_before_a_push_and_joins_in_it_holds_the_new_version(
+    make_bench: Callable[..., Bench], way: str
+):
+    """It was made for version 0 and is not there when the weights are sent; no lease comes before the push has ended."""
+    bench = make_bench(1)
+    bench.pool.resize(3)
+    version, path, digests, canaries = bench.snapshot(1, 0.7)
+    assert len(bench.pool.members()) == 1
+    facts = bench.pusher.push(version, path, digests, () if way == "wire" else canaries, from_disk=way == "disk")
+    assert bench.held() == [(1, 0.7)] * 3
+    assert facts.num_members == 3
+    loaded = {number: receiver.loaded for number, receiver in bench.receivers.items()}
+    assert loaded == ({0: [], 1: [1], 2: [1]} if way == "wire" else {0: [1], 1: [1], 2: [1]})
+
+
 @pytest.mark.parametrize("way", ["configured", "from_disk", "no trainer"])
 def test_from_disk(make_bench: Callable[..., Bench], way: str):
     bench = make_bench(backend="disk" if way == "configured" else "gloo")

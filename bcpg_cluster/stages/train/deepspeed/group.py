@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from bcpg_cluster.cluster.node_address import announce, is_loopback, listen_at
 from bcpg_cluster.errors import BcpgError, EngineError, MemberLostError
 from bcpg_cluster.stages.train.deepspeed.config import has_gpu, prepare_environment
 
+_HELD_BY_AGENT = "TORCHELASTIC_USE_AGENT_STORE"
 _SIGNS_OF_A_LOST_PEER = ("gloo", "nccl", "timed out", "timeout", "connection", "store")
 
 
@@ -38,6 +40,7 @@ class TrainerGroup:
         self._master = (master_addr, master_port)
         self._timeout = timedelta(seconds=timeout_s)
         self._is_joined = False
+        self._store: Any = None  # rank 0's: it serves for as long as it lives
 
     def join(self) -> None:
         """Meet the other ranks; nothing happens when this rank has joined already."""
@@ -62,7 +65,7 @@ class TrainerGroup:
             # DeepSpeed compiles this op for two minutes on a machine's first start. Only its inference all-reduce uses
             # it, and it spins on shared memory without a deadline.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        with self.collective("joining the trainer group"):
+        with self.collective("joining the trainer group"), self._met_at_own_address():
             deepspeed.init_distributed(
                 dist_backend="nccl" if has_gpu() else "gloo",
                 auto_mpi_discovery=False,
@@ -70,6 +73,25 @@ class TrainerGroup:
                 verbose=False,
             )
             self._is_joined = True
+
+    @contextmanager
+    def _met_at_own_address(self) -> Iterator[None]:
+        """While the group is made: its store listens at the master's address alone. Left to itself PyTorch opens one on every
+        interface of rank 0's machine; it joins one that is there when told that an agent holds it, as under torchrun.
+        """
+        host, port = self._master
+        if is_loopback(host):  # all ranks are on this machine
+            announce(host)
+        if self._rank == 0:
+            listening = listen_at(host, port).detach()
+            self._store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+                host, port, is_master=True, wait_for_workers=False, timeout=self._timeout, master_listen_fd=listening
+            )
+        os.environ[_HELD_BY_AGENT] = "True"
+        try:
+            yield
+        finally:
+            del os.environ[_HELD_BY_AGENT]
 
     def leave(self) -> None:
         """Leave the group; nothing happens outside one."""
@@ -79,6 +101,7 @@ class TrainerGroup:
         import deepspeed.comm
 
         deepspeed.comm.destroy_process_group()
+        self._store = None
 
     @contextmanager
     def collective(self, doing: str) -> Iterator[None]:
@@ -92,7 +115,7 @@ class TrainerGroup:
             yield
         except BcpgError:
             raise
-        except (RuntimeError, torch.distributed.DistError) as error:
+        except (RuntimeError, OSError, torch.distributed.DistError) as error:
             text = str(error).lower()
             if any(sign in text for sign in _SIGNS_OF_A_LOST_PEER):
                 raise MemberLostError(f"trainer rank {self._rank}, {doing}: {error}") from error

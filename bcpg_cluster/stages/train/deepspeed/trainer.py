@@ -31,6 +31,7 @@ from bcpg_cluster.stages.train.deepspeed.config import (
 from bcpg_cluster.stages.train.deepspeed.group import TrainerGroup
 from bcpg_cluster.stages.train.forward import (
     check_finite,
+    check_packing,
     drift_sums,
     dropout_seed,
     load_policy,
@@ -152,6 +153,7 @@ class DeepSpeedRank:
         plan = lay_out_training(rows, settings, self._world_size, self._model_path)
         part_names = loss_part_names(settings.objective)
         with self._group.collective("training"):
+            check_packing(self._opened(), rows, settings, self._group.device)
             self.reports = reports = self._resume(plan, checkpoint_dir, resume)
             # The reports are the same on all ranks, so all of them stop or none.
             while len(reports) < len(plan.steps) and not should_stop(reports, settings):
