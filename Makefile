@@ -1,5 +1,5 @@
 # Two commands are all a newcomer needs: make iterate, make test.
-.PHONY: iterate test test-slow test-all lint site setup setup-dev
+.PHONY: iterate test test-slow test-all drills lint site setup setup-dev
 
 ROUNDS ?= 3
 ARGS ?=
@@ -24,6 +24,11 @@ test-slow: setup-dev
 	@$(PYTEST) -m "not gpu and slow"
 
 test-all: test test-slow
+
+# Small runs are hit in every way there is (tests/drills); some of it is among the tests.
+DRILLS ?= --members 60 --drivers 12 --cluster 6 --files 4 --operations 4
+drills: setup-dev
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m tests.drills $(DRILLS)
 
 lint: setup-dev
 	@.venv/bin/ruff check .

@@ -22,13 +22,13 @@ from bcpg_cluster.records import Receipt, StepCheckpoint
 from bcpg_cluster.store.faults import FaultEvent, FaultLines
 from bcpg_cluster.store.journal import journal_lines, journal_place, open_journal
 from bcpg_cluster.store.journals.lines import Damage, DamagedLineError, DamageKind, describe, signed_lines
+from bcpg_cluster.store.journals.lost import LostShard
 from bcpg_cluster.store.journals.replay import Replay, replay
 from bcpg_cluster.store.journals.seals import SealedTable as SealedTable
 from bcpg_cluster.store.journals.seals import receipts_digest
 from bcpg_cluster.store.journals.state import RECEIPT_FIELDS
 from bcpg_cluster.store.journals.state import ManifestState as ManifestState
 from bcpg_cluster.store.journals.state import SnapshotRecord as SnapshotRecord
-from bcpg_cluster.store.lost import LostShard
 from bcpg_cluster.store.made_with import MadeWith
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import PromptDigest, PushFacts, RoundReport

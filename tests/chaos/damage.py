@@ -10,10 +10,12 @@ Nothing here starts an engine: runs are driven in this process, on fakes.
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import shutil
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -192,7 +194,8 @@ def _commands(run_dir: Path) -> list[str]:
 
 def _stage(command: str) -> str:
     try:
-        app([*shlex.split(command), "--inline", "--json"], standalone_mode=False)
+        with redirect_stdout(io.StringIO()):
+            app([*shlex.split(command), "--inline", "--json"], standalone_mode=False)
     except BcpgError as error:
         return f"stage failed: {error}"
     return "stage"

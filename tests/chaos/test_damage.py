@@ -51,9 +51,10 @@ def runs(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("state", ["finished", "before training", "before the snapshot"])
 def test_every_file(state: str, kind: Any, runs: Runs, tmp_path: Path):
+    """Each in one way; `make drills` has all ways."""
     files = files_of(runs.states[state])
     assert len(files) > 40
-    for file in files:
+    for file in files[KINDS.index(kind) :: len(KINDS)]:
         ended = damage_and_resume(
             runs.states[state], tmp_path / "run", file, kind, runs.config, ROUNDS, runs.undisturbed
         )

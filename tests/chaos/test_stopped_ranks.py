@@ -38,7 +38,7 @@ from bcpg_cluster.stages.train.worker import TrainWorker
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.rows import WeightedRow, weighted_row
 from bcpg_cluster.store.shards import read_table, write_shard
-from bcpg_cluster.watch.observer import Retried
+from bcpg_cluster.watch.observer import Faulted
 from tests.told import Heard
 
 pytestmark = pytest.mark.engine
@@ -190,7 +190,7 @@ class Bench:
         retried_at: list[float] = []
 
         def hear(event: object) -> None:
-            if isinstance(event, Retried):
+            if isinstance(event, Faulted):
                 retried_at.append(time.time())
                 on_retry(int(marker.read_text().split()[0]))
 
@@ -247,14 +247,14 @@ def test_a_stopped_rank(bench: Bench, place: str, record_property: Callable[[str
     stopped = bench.train(size, rank, at)
     pid, when = stopped.stopped
     assert pid, f"no rank came to {at!r}"
-    (retried,) = stopped.heard.of(Retried)
-    assert f"trainer/{rank}." in retried.why.split("made no progress")[0]
-    assert f"pid {pid})" in retried.why
-    assert "has not answered for" in retried.why
+    (retried,) = stopped.heard.of(Faulted)
+    assert f"trainer/{rank}." in retried.fault.cause.split("made no progress")[0]
+    assert f"pid {pid})" in retried.fault.cause
+    assert "has not answered for" in retried.fault.cause
     assert is_gone(pid), "a stopped process was left behind"
     silence_s = stopped.retried_at[0] - when
     record_property("silence_s", round(silence_s, 1))
-    print(f"{place}: {silence_s:.1f} s from the stop to the group's end: {retried.why}")
+    print(f"{place}: {silence_s:.1f} s from the stop to the group's end: {retried.fault.cause}")
     assert stopped.result() == calm
 
 
@@ -268,7 +268,7 @@ def test_one_that_continues_in_time_is_not_given_up(bench: Bench):
 
     trained = bench.train(2, 1, PLACES["micro-batch"][2], heartbeat_s=60.0, meanwhile=continue_soon)
     assert trained.stopped[0]
-    assert trained.heard.of(Retried) == []
+    assert trained.heard.of(Faulted) == []
     assert trained.result() == bench.alone(2)
 
 
@@ -278,6 +278,6 @@ def test_one_that_continues_too_late_changes_nothing(bench: Bench, place: str):
     """It wakes while Ray is about to end it, and its group has been started again."""
     size, rank, at = PLACES[place]
     trained = bench.train(size, rank, at, on_retry=wake)
-    assert len(trained.heard.of(Retried)) == 1
+    assert len(trained.heard.of(Faulted)) == 1
     assert is_gone(trained.stopped[0])
     assert trained.result() == bench.alone(size)

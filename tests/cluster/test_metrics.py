@@ -41,7 +41,7 @@ from tests.scrape import Series, scrape
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 # What a run on fakes may have nothing to say of: lost work, steps without a verdict, how hard it pushed.
-SILENT = {"bcpg_retries", "bcpg_steps_without_verdict", "bcpg_clipped_share", "bcpg_positive_mass"}
+SILENT = {"bcpg_faults", "bcpg_steps_without_verdict", "bcpg_clipped_share", "bcpg_positive_mass"}
 ACTORS = ["rollout/0", "rollout/1", "judge.llm/0", "prm/0", "cpu/0", "trainer/0"]
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.chaos.damage import KINDS, Contents, contents_of, damage_and_resume, files_of, interrupt
-from tests.chaos.damage import Outcome as Ending
-
 from bcpg_cluster.config.load import load_config
 from bcpg_cluster.run.entry import run_rounds
 from bcpg_cluster.store.layout import MANIFEST
+from tests.chaos.damage import KINDS, contents_of, damage_and_resume, files_of, interrupt
+from tests.chaos.damage import Outcome as Ending
 from tests.drills.compare_runs import compare_runs
 from tests.drills.records import Blow, Difference, Drill, Outcome, Result
 from tests.drills.small_run import ROUNDS, SmallRun
@@ -20,21 +21,22 @@ _BLOWS: dict[str, Blow] = {"flipped": "flipped byte", "truncated": "cut file", "
 _INTERRUPTED_AT = (0.3, 0.7)  # shares of the manifest's lines
 
 
-def file_drills(run: SmallRun, folder: Path, every: int = 1) -> Iterator[Result]:
-    """Every ``every``-th of them, in order."""
+def file_drills(run: SmallRun, folder: Path, every: int, seed: int) -> Iterator[Result]:
+    """One in ``every`` of them, drawn by the seed."""
     config = load_config(run.config)
     calm = folder / "calm"
     run_rounds(config, ROUNDS, calm, inline=True)
     undisturbed = contents_of(calm)
-    number = 0
-    for name, source in _sources(calm, folder).items():
-        for file in files_of(source):
-            for kind in KINDS:
-                number += 1
-                if number % every == 0:
-                    scratch = folder / "scratch"
-                    ending = damage_and_resume(source, scratch, file, kind, config, ROUNDS, undisturbed)
-                    yield _result(f"{file} ({name})", _BLOWS[kind], ending, scratch, calm, undisturbed)
+    scratch = folder / "scratch"
+    drills = [
+        (name, source, file, kind)
+        for name, source in _sources(calm, folder).items()
+        for file in files_of(source)
+        for kind in KINDS
+    ]
+    for name, source, file, kind in random.Random(seed).sample(drills, math.ceil(len(drills) / every)):
+        ending = damage_and_resume(source, scratch, file, kind, config, ROUNDS, undisturbed)
+        yield _result(f"{file} ({name})", _BLOWS[kind], ending, scratch, calm)
 
 
 def _sources(calm: Path, folder: Path) -> dict[str, Path]:
@@ -48,7 +50,7 @@ def _sources(calm: Path, folder: Path) -> dict[str, Path]:
     return found
 
 
-def _result(target: str, blow: Blow, ending: Ending, scratch: Path, calm: Path, undisturbed: Contents) -> Result:
+def _result(target: str, blow: Blow, ending: Ending, scratch: Path, calm: Path) -> Result:
     drill = Drill("file", target, blow)
     if not ending.is_good:
         return Result(drill, Outcome.BROKEN, Difference(), words="; ".join(ending.steps))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import math
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +20,13 @@ from tests.drills.small_run import ROUNDS, SmallRun
 _ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.EIO)
 
 
-def operation_drills(run: SmallRun, folder: Path, every: int = 1) -> Iterator[Result]:
-    """Every ``every``-th operation, once alone and once with all after it."""
+def operation_drills(run: SmallRun, folder: Path, every: int, seed: int) -> Iterator[Result]:
+    """One operation in ``every``, drawn by the seed; once alone and once with all after it."""
     config = load_config(run.config)
     calm, struck = folder / "calm-disk", folder / "struck"
     with WatchedDisk(calm) as disk:
         run_rounds(config, ROUNDS, calm, inline=True)
-    for operation in disk.operations[every - 1 :: every]:
+    for operation in random.Random(seed).sample(disk.operations, math.ceil(len(disk.operations) / every)):
         for is_lasting in (False, True):
             shutil.rmtree(struck, ignore_errors=True)
             place = (

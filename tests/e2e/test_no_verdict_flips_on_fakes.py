@@ -29,7 +29,7 @@ from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.rows import Row
 from bcpg_cluster.store.shards import read_table
 from bcpg_cluster.watch.control import Control
-from bcpg_cluster.watch.observer import Event, Retried, ShardAccepted
+from bcpg_cluster.watch.observer import Event, Faulted, ShardAccepted
 from tests.told import Heard
 
 pytestmark = pytest.mark.slow
@@ -129,7 +129,7 @@ def test_members_killed_pools_resized_and_drivers_gone_change_no_verdict(
     assert found == verdicts(run_rounds(tmp_path / "calm", config, 3).directory, 3)
     assert num_requests(found) >= 5000
     num_kills = sum(trouble.num_kills for trouble in troubles)
-    num_retries = sum(len(trouble.heard.of(Retried)) for trouble in troubles)
+    num_retries = sum(len(trouble.heard.of(Faulted)) for trouble in troubles)
     assert num_kills >= 50 and num_retries >= num_kills
     seen = set.union(*(trouble.seen for trouble in troubles))
     assert {(name, size) for name in BY_HAND for size in SIZES} <= seen

@@ -2,7 +2,7 @@
 
 The rule: what a round still needs is made again when it is read (and at a start, before anything is made from it); what
 weights or reports were made from is never changed. A shard that comes out the same leaves everything made from it as it is; one
-that comes out different takes it along (``store.lost``).
+that comes out different takes it along (``store.journals.lost``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bcpg_cluster.errors import DamagedShardError, RunDirectoryError
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.stages.graph import StageSpec, downstream, evaluation_stages
 from bcpg_cluster.store.faults import FaultEvent, FaultKind
-from bcpg_cluster.store.lost import LostShard, RemadeShard
+from bcpg_cluster.store.journals.lost import LostShard, RemadeShard
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.shards import find_damaged
 from bcpg_cluster.watch.observer import Faulted, Noted, Observer

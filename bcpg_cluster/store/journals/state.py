@@ -10,8 +10,8 @@ from typing import Any
 from bcpg_cluster.records import Receipt, StepCheckpoint
 from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.folded import FoldedReceipts
+from bcpg_cluster.store.journals.lost import Losses, LostShard
 from bcpg_cluster.store.journals.seals import SealedTable
-from bcpg_cluster.store.lost import Losses, LostShard
 from bcpg_cluster.store.made_with import MadeWith
 from bcpg_cluster.store.reports import PromptDigest, PushFacts, RoundReport, TrainingSummary
 

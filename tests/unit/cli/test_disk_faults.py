@@ -130,8 +130,8 @@ def test_some_operations_of_a_run(iterate: Callable[[Path], Any], tmp_path: Path
 def test_every_operation_of_a_run(is_lasting: bool, iterate: Callable[[Path], Any], tmp_path: Path) -> None:
     number = undisturbed(iterate, tmp_path / "good")
     assert number > 100
-    for at in range(1, number + 1):
-        fault = DiskFault(at, is_lasting, ERRORS[at % len(ERRORS)])
+    for at in range(1 + is_lasting, number + 1, 2):  # each in one way; `make drills` has both
+        fault = DiskFault(at, is_lasting, ERRORS[at // 2 % len(ERRORS)])
         fails_and_resumes(iterate, tmp_path / "bad", tmp_path / "good", fault)
 
 

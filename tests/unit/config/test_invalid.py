@@ -93,7 +93,15 @@ def test_a_default_never_stands_in_for_what_was_meant(fakes_content: FakesConten
     """A section under a wrong name is not there, and its default is not what was meant."""
     content = fakes_content()
     whole = fakes_content()
-    silent = set(Config.model_fields) - {*whole, "name", "seed", "placement", "autoscaling", "objective"}
+    silent = set(Config.model_fields) - {
+        *whole,
+        "name",
+        "seed",
+        "placement",
+        "autoscaling",
+        "objective",
+        "max_quarantined_share",
+    }
     content["prompt"] = content.pop("prompts")
     assert missing(invalid(content)) == {"prompts"} | silent
     whole.pop("verify", None)
