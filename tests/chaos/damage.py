@@ -15,7 +15,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -194,7 +194,7 @@ def _commands(run_dir: Path) -> list[str]:
 
 def _stage(command: str) -> str:
     try:
-        with redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             app([*shlex.split(command), "--inline", "--json"], standalone_mode=False)
     except BcpgError as error:
         return f"stage failed: {error}"

@@ -21,6 +21,7 @@ from tests.drills.small_run import SmallRun, last_words
 
 STOPPED_S = 12.0  # longer than the deadlines of the small run's members
 _LIMIT_S = 240.0
+_START_S = 20.0  # a pool starts its members when it is first needed
 _TABLES = {
     stage.name: stage.output
     for stage in (*data_stages(dict.fromkeys(("llm", "second", "prm", "truth"), "")), *evaluation_stages())
@@ -115,8 +116,8 @@ def _find(target: str, process: subprocess.Popen[str]) -> int | None:
         return process.pid
     if target in ("raylet", "gcs"):
         return _descendant(process.pid, {"raylet": "/raylet/raylet", "gcs": "/gcs_server"}[target])
-    deadline = time.monotonic() + 2.0
-    while time.monotonic() < deadline:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline and process.poll() is None:
         if found := _members(process.pid, target):
             return found[0]
         time.sleep(0.1)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bcpg_cluster.assets.chain.task import ANSWER, MODULUS, REFLECTION, Chain
 from bcpg_cluster.errors import StoreError
+from bcpg_cluster.stages.push.file_digests import raise_if_exhausted
 from bcpg_cluster.stages.push.protocol import TensorSpec
 
 SNAPSHOT_FILE = "fake.json"
@@ -83,6 +84,7 @@ def verify_skill(path: str, digests: Mapping[str, str]) -> None:
     try:
         skill = read_skill(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_if_exhausted(error)
         raise StoreError(f"snapshot {path}: {SNAPSHOT_FILE} cannot be read: {error!r}") from error
     if skill is None or skill_digests(skill) != dict(digests):
         raise StoreError(f"snapshot {path}: {SKILL_SPEC.name} in {SNAPSHOT_FILE} is not what was written")

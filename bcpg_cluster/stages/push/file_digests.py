@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -89,6 +90,17 @@ def digest_file(path: Path) -> FileDigest:
         return FileDigest(file.tell(), digest)
 
 
+def raise_if_exhausted(error: Exception) -> None:
+    """Raises OSError where it is the process that lacks file handles or memory: that says nothing of the file.
+
+    safetensors tells the system's errors in its own class, with their number in the text.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    for lacking in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        if number == lacking or f"(os error {lacking})" in str(error):
+            raise OSError(lacking, os.strerror(lacking)) from error
+
+
 def file_faults(directory: Path, expected: Mapping[str, FileDigest]) -> tuple[FileFault, ...]:
     """What is wrong with files of a directory; nothing when each is there as it was written. Others are not looked at."""
     return tuple(
@@ -107,6 +119,7 @@ def _why_not(path: Path, expected: FileDigest) -> str | None:
     except FileNotFoundError:
         return "is not there"
     except OSError as error:
+        raise_if_exhausted(error)
         return f"cannot be read: {error.strerror or error}"
     return None if found == expected else "is not what was written (its sha256 differs)"
 
@@ -129,5 +142,6 @@ def companion_faults(path: str, files: Mapping[str, str]) -> tuple[FileFault, ..
             if digest_file(Path(path, name)).sha256 != digest:
                 faults.append(FileFault(name, "is not what was written"))
         except OSError as error:
+            raise_if_exhausted(error)
             faults.append(FileFault(name, f"cannot be read: {error.strerror or error}"))
     return tuple(faults)

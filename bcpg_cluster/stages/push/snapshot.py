@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from bcpg_cluster.errors import DataError, NotFiniteError, RunDirectoryError, StoreError, TrainingDivergedError
 from bcpg_cluster.stages.push.digest import is_finite, tensor_digest
-from bcpg_cluster.stages.push.file_digests import WEIGHT_SUFFIXES, FileFault, companion_faults
+from bcpg_cluster.stages.push.file_digests import WEIGHT_SUFFIXES, FileFault, companion_faults, raise_if_exhausted
 from bcpg_cluster.store.whole_files import whole_directory
 
 DIGESTS_FILE = "digests.json"
@@ -138,6 +138,7 @@ def read_digests(path: str) -> dict[str, str]:
             raise StoreError(f"snapshot {path}: {DIGESTS_FILE} has format {content['format']}, this version reads 1")
         return {str(name): str(digest) for name, digest in content["parameters"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise_if_exhausted(error)
         raise StoreError(f"snapshot {path}: no readable {DIGESTS_FILE}: {error!r}") from error
 
 
@@ -165,6 +166,7 @@ def read_parameters(path: str, digests: Mapping[str, str] | None = None) -> Iter
                     seen.add(name)
                     yield name, tensor
         except (SafetensorError, OSError) as error:
+            raise_if_exhausted(error)
             raise StoreError(f"snapshot {path}: {file.name} cannot be read: {error}") from error
     if missing := sorted(set(digests) - seen):
         raise StoreError(f"snapshot {path}: lacks {', '.join(missing[:3])} ({len(missing)} parameters in all)")
@@ -197,6 +199,7 @@ def snapshot_faults(path: str, digests: Mapping[str, str], files: Mapping[str, s
                     if digests.get(name) != tensor_digest(tensors.get_tensor(name)):
                         faults.append(FileFault(file.name, f"has a {name} that is not what was written"))
         except (SafetensorError, OSError) as error:
+            raise_if_exhausted(error)
             faults.append(FileFault(file.name, f"cannot be read: {error}"))
     missing = sorted(set(digests) - seen)
     return (*faults, *(FileFault("*.safetensors", f"has no {name}") for name in missing))

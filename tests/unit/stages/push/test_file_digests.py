@@ -1,0 +1,58 @@
+"""stages/push/file_digests.py: a process that lacks handles says nothing of the files it cannot open."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from bcpg_cluster.stages.push.file_digests import companion_faults, digest_file, file_faults
+from bcpg_cluster.stages.push.snapshot import snapshot_faults, verify_snapshot, write_snapshot
+
+
+@contextmanager
+def no_handles() -> Iterator[None]:
+    """The process has as many files open as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (64 + max(int(path.name) for path in Path("/proc/self/fd").iterdir()), hard)
+    )
+    taken = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for number in taken:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    base, made = tmp_path / "base", tmp_path / "made"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    return made, write_snapshot(str(made), str(base), [("a", torch.zeros(3))])
+
+
+def test_a_snapshot_is_not_called_damaged(snapshot: tuple[Path, dict[str, str]]) -> None:
+    path, digests = snapshot
+    of_config = digest_file(path / "config.json")
+    for look in (
+        lambda: verify_snapshot(str(path), digests),
+        lambda: verify_snapshot(str(path)),
+        lambda: snapshot_faults(str(path), digests, {}),
+        lambda: companion_faults(str(path), {"config.json": of_config.sha256}),
+        lambda: file_faults(path, {"config.json": of_config}),
+    ):
+        with no_handles(), pytest.raises(OSError) as caught:
+            look()
+        assert caught.value.errno == errno.EMFILE
