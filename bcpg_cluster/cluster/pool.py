@@ -212,7 +212,11 @@ class Pool:
     def settle(self) -> None:
         """Take in starts and ends of members, but no work: for times in which no stage polls the pool. Raises like :meth:`poll`."""
         self._absorb_starts()
-        self._replace_silent()
+        try:
+            self._replace_silent()
+        except EngineError as error:
+            self._broken = error  # who settles may pass it over; the next poll must not
+            raise
         self._end_drained()
 
     def _replace_silent(self) -> None:

@@ -17,8 +17,12 @@ def adopt_tables(
 ) -> None:
     """Count the first ``num_shards`` shards of each table of another run here, and seal it. What is here already stays.
 
-    The shards keep their checksums, so a file that was changed is an error when it is read, as in its own run.
+    The shards keep their checksums, so a file that was changed is found when it is read, as in its own run. Where the run made
+    a shard of the round again, nothing more is adopted: that could be made from the content before.
     """
+    losses = manifest.state.losses
+    if any(key[0] == round_ for key in losses.waiting) or any(remade.round == round_ for remade in losses.remade):
+        return
     for table in tables:
         if (round_, table) in manifest.state.sealed:
             continue

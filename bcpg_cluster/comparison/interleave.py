@@ -74,6 +74,7 @@ class _Schedule(Generic[T]):
                 return
             match step:
                 case Training():
+                    self._train_next()  # a run that trains twice in a row (something was remade) has not freed the trainers
                     self._ready = _Ready(steps, step)
                     return
                 case TrainersFree():

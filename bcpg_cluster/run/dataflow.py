@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from bcpg_cluster.cluster.leases import Done, Work
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import Member
-from bcpg_cluster.errors import DamagedShardError, Interrupted
+from bcpg_cluster.errors import DamagedShardError, EngineError, Interrupted, StoreError
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.run.recovery.lost_shards import LostShards
 from bcpg_cluster.stages.frontier import Frontier
@@ -108,6 +108,9 @@ class Dataflow:
     def run(self) -> dict[str, float]:
         """Finish and seal all output tables; wall seconds of each stage that did something, first lease to last receipt.
 
+        Returns early, with tables unsealed, where a table that these stages only read lacks shards: they were given up since
+        something before them came out different when it was made again, and other stages have to make them first.
+
         Raises:
             Interrupted: stop was asked for; what was delivered is in the manifest.
             DamagedShardError: of a table that these stages only read; they have no work under way then.
@@ -118,6 +121,8 @@ class Dataflow:
         if not self._frontier.is_complete:
             for stage in self._stages:  # what a resumed run has already is not part of its pace
                 self._tell_progress(stage.name, stage.output)
+        if self._lacks_input():
+            return {}
         self._submit(self._frontier.ready())
         while not self._is_sealed():
             self._bell.clear()  # before the polls: what they miss rings again
@@ -128,6 +133,8 @@ class Dataflow:
                 self._bell.wait(self._poll_s)
             if self._is_stale:
                 self._start_over(used)
+                if self._lacks_input():
+                    break
         return {name: self._last[name] - self._first[name] for name in self._last}
 
     def _is_sealed(self) -> bool:
@@ -170,12 +177,19 @@ class Dataflow:
         for pool in used:  # parts that were finished meanwhile may have asked for more
             pool.drop_queue()
         self._quarantine.forget_searches()
-        given = {table for stage in self._stages for table in stage.inputs} - {stage.output for stage in self._stages}
-        if self._damage and any(self._manifest.state.missing(self._round, t, self._num_shards) for t in given):
+        lacks_input = self._lacks_input()
+        if lacks_input and self._damage:
             raise self._damage
         self._is_stale = False
+        if lacks_input:
+            return
         self._frontier = self._new_frontier()
         self._submit(self._frontier.ready())
+
+    def _lacks_input(self) -> bool:
+        """Whether a table that these stages only read lacks shards."""
+        given = {table for stage in self._stages for table in stage.inputs} - {stage.output for stage in self._stages}
+        return any(self._manifest.state.missing(self._round, table, self._num_shards) for table in given)
 
     def _accepted(self, table: str) -> Mapping[int, Receipt]:
         return self._manifest.state.shards.get((self._round, table), {})
@@ -217,7 +231,10 @@ class Dataflow:
         """What the one unit of a task is called."""
         table, part = task.stage.units or "", task.part
         columns = ["prompt_id"] if table.endswith("prompts") else ["prompt_id", "sample"]
-        rows = read_columns(self._manifest.run_dir, self._accepted(table)[task.shard], columns).to_pylist()
+        try:
+            rows = read_columns(self._manifest.run_dir, self._accepted(table)[task.shard], columns).to_pylist()
+        except (StoreError, EngineError):  # whoever reads the shard next deals with it; here it is but a name
+            return f"unit {part.start if part else 0} of shard {task.shard}"
         prompt, sample = unit_keys(rows)[part.start if part else 0]
         return f"prompt {prompt}" if sample is None else f"sample {sample} of prompt {prompt}"
 

@@ -159,7 +159,8 @@ class Quarantine:
     def _leave_out(self, task: Task, why: str) -> None:
         """Give a unit up, if it may be."""
         name = f"{self._name_of(task)} in {task.stage.name}"
-        self._left_out.append(LeftOut(task.stage.name, name, why))
+        if all(each.name != name for each in self._left_out):  # a search that began anew may find it once more
+            self._left_out.append(LeftOut(task.stage.name, name, why))
         of_stage = [each for each in self._left_out if each.stage == task.stage.name]
         num_units = sum(_num_units(receipt) for receipt in self._inputs(task.stage.units or "").values())
         most = max(LEAST_LEFT_OUT, int(self._max_share * num_units))

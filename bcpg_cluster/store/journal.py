@@ -18,6 +18,11 @@ from bcpg_cluster.store.path import RunPath, StoredPath
 class Journal(Protocol):
     """The open journal of a run. No other process adds lines while it is open."""
 
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether it was taken from a process that had not given it back."""
+        ...
+
     def lines(self) -> Iterator[bytes]:
         """All lines so far; in a file the last may be torn."""
         ...

@@ -19,7 +19,7 @@ from typing import Any
 
 from bcpg_cluster.errors import BcpgError, DamagedManifestError, RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt, StepCheckpoint
-from bcpg_cluster.store.faults import FaultEvent, FaultLines
+from bcpg_cluster.store.faults import FaultEvent, FaultKind, FaultLines
 from bcpg_cluster.store.journal import journal_lines, journal_place, open_journal
 from bcpg_cluster.store.journals.lines import Damage, DamagedLineError, DamageKind, describe, signed_lines
 from bcpg_cluster.store.journals.lost import LostShard
@@ -119,6 +119,9 @@ class Manifest:
             self._chain = found.chain
             self._journal.begin(found.good)
             self._fault_lines = FaultLines(self.state.faults)
+            if self._journal.is_taken_over and self.state.created is not None:
+                why, then = "the process that worked on it gave no sign", "what it still does counts no more"
+                self.add_fault(FaultEvent(FaultKind.TAKEN_OVER, "the run", why, then))
         except BaseException:
             self._journal.close()
             raise

@@ -140,6 +140,16 @@ def test_control_calls_are_answered_while_work_runs(runtime: RayRuntime):
     member.kill()
 
 
+def test_a_name_of_a_driver_that_fell_silent_is_taken(runtime: RayRuntime):
+    """Its job is still there to Ray, and so are its actors; this one has the run's lock."""
+    old = runtime.start(spec("taken/0", arguments={"start": 1}))
+    assert old.call("ping").result(60) == "ready"
+    new = runtime.start(spec("taken/0", arguments={"start": 2}))
+    assert new.call("facts").result(60)["value"] == 2
+    with pytest.raises(MemberLostError):
+        old.call("facts").result(60)
+
+
 def test_errors_keep_their_type_and_parts(runtime: RayRuntime):
     member = runtime.start(spec("errors/0"))
     with pytest.raises(DataError) as caught:

@@ -29,14 +29,15 @@ class DeadlineRule:
     factor: float = FACTOR
     floor_s: float = FLOOR_S
 
-    def seconds(self, longest_s: float | None, attempt: int) -> float:
+    def seconds(self, longest_s: float | None, attempt: int, *, is_decisive: bool = False) -> float:
         """The time for a try at a lease.
 
         Args:
             longest_s: what the longest finished lease of its kind took; ``None`` when none was finished yet.
             attempt: from 1.
+            is_decisive: it is the last try as it is, though not the last that the pool would grant.
         """
-        if longest_s is None or attempt >= self.max_attempts:
+        if longest_s is None or is_decisive or attempt >= self.max_attempts:
             return self.ceiling_s
         return min(self.ceiling_s, max(self.floor_s, self.factor * longest_s) * 2.0 ** (attempt - 1))
 

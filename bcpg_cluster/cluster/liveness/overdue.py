@@ -62,4 +62,6 @@ class LeaseDeadlines:
         return None
 
     def _allowed_s(self, lease: Lease) -> float:
-        return self._rule.seconds(self._times.longest(lease.work.kind), lease.attempt)
+        # What can be taken back is, one try before the last: to be worked on in parts, or left out.
+        is_decisive = lease.work.take_back is not None and 1 < lease.attempt == self._rule.max_attempts - 1
+        return self._rule.seconds(self._times.longest(lease.work.kind), lease.attempt, is_decisive=is_decisive)

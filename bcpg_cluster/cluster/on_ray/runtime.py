@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
@@ -26,6 +27,7 @@ from bcpg_cluster.store.mark import RunMark, check_mark
 
 _CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # where `ray start` notes the address of this machine's cluster
 _CONTROL_THREADS = 4
+_NAME_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,7 @@ class RayRuntime:
         host.beat = ray.method(concurrency_group="beat")(_copy(_Host.beat))  # type: ignore[attr-defined]
         threads = {"work": spec.work_threads, "control": _CONTROL_THREADS, "beat": 1}
         actor_class = ray.remote(concurrency_groups=threads)(host)
-        actor = actor_class.options(
+        options = actor_class.options(
             name=spec.name,
             namespace=self.namespace,
             num_cpus=spec.num_cpus,
@@ -254,7 +256,13 @@ class RayRuntime:
             max_restarts=0,
             runtime_env={"env_vars": dict(spec.env)} if spec.env else None,
             **({} if group is None else {"scheduling_strategy": self._groups.join(group, spec.bundle, spec.name)}),
-        ).remote(spec.factory, dict(spec.arguments), self._mark)
+        )
+        try:
+            actor = options.remote(spec.factory, dict(spec.arguments), self._mark)
+        except ray.exceptions.ActorAlreadyExistsError:
+            # This run has the lock: the actor is of a driver that fell silent, and whose job Ray still takes to be alive.
+            _end_named(spec.name, self.namespace)
+            actor = options.remote(spec.factory, dict(spec.arguments), self._mark)
         leave = (lambda: None) if group is None else partial(self._groups.leave, group, spec.name)
         return RayMember(spec.name, actor, self._link, leave)
 
@@ -274,3 +282,21 @@ def _copy(function: Any) -> Any:
     import types
 
     return types.FunctionType(function.__code__, function.__globals__, function.__name__)
+
+
+def _end_named(name: str, namespace: str) -> None:
+    """End an actor of another driver, and wait until its name is free.
+
+    Raises:
+        EngineError: Ray did not let go of it.
+    """
+    import ray
+
+    deadline = time.monotonic() + _NAME_PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            ray.kill(ray.get_actor(name, namespace=namespace))
+        except ValueError:  # there is none of that name any more
+            return
+        time.sleep(0.2)
+    raise EngineError(f"{name} of another driver of this run could not be ended within {_NAME_PATIENCE_S:.0f} s")

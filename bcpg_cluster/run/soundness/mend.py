@@ -13,6 +13,7 @@ from bcpg_cluster.run.soundness.check import check_run, read_subject
 from bcpg_cluster.run.soundness.faults import CheckedRun, Fate, Subject
 from bcpg_cluster.run.soundness.restore import restore_shards
 from bcpg_cluster.run.soundness.shard_faults import accepted
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.journal import check_free, journal_place
 from bcpg_cluster.store.journals.mending import cut_manifest
 from bcpg_cluster.store.layout import CONFIG, report_path
@@ -90,6 +91,9 @@ def _let_go(manifest: Manifest, before: CheckedRun) -> list[str]:
     for error in errors:
         manifest.lose(lost_shard(receipts[error.path], subject.stages, error.what))
         kept = set_aside(manifest.run_dir, error.path)
+        then = "let go of by verify --mend; the next iterate makes it again"
+        cause = f"{error.path} {error.what}"
+        manifest.add_fault(FaultEvent(FaultKind.REMADE, f"table {error.table}", cause, then, round=error.round))
         done.append(f"{error.path}: let go of{_kept(kept)}; the next `iterate` makes it again")
     return done
 

@@ -66,6 +66,11 @@ class FileJournal:
             raise
         self._size = os.fstat(self._file.fileno()).st_size
 
+    @property
+    def is_taken_over(self) -> bool:
+        """See :class:`Journal`."""
+        return self._lock.is_taken_over
+
     def lines(self) -> Iterator[bytes]:
         """See :class:`Journal`."""
         return file_lines(self._path)

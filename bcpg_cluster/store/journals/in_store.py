@@ -45,6 +45,7 @@ class StoredJournal:
         newest, holder = newest_lease(run_dir, clock())
         if holder is not None and not take_over:
             raise held_error(run_dir, holder)
+        self._is_taken_over = holder is not None
         self._before = counted(run_dir)
         # The epoch after the one that was seen to be over: whoever took the run since has it already, and is not succeeded.
         self._begin_epoch(newest + 1, sum(map(len, self._before.values())))
@@ -55,6 +56,11 @@ class StoredJournal:
         self._beat = threading.Thread(target=self._keep_renewing, name="run lease", daemon=True)
         if beat:
             self._beat.start()
+
+    @property
+    def is_taken_over(self) -> bool:
+        """See :class:`Journal`."""
+        return self._is_taken_over
 
     def _begin_epoch(self, epoch: int, good: int) -> None:
         """Take the run, with the first ``good`` bytes of the epochs before. One process alone can make an epoch."""

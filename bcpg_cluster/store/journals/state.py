@@ -16,6 +16,7 @@ from bcpg_cluster.store.made_with import MadeWith
 from bcpg_cluster.store.reports import PromptDigest, PushFacts, RoundReport, TrainingSummary
 
 RECEIPT_FIELDS = tuple(Receipt.__dataclass_fields__)
+_FAULT_KINDS = frozenset(FaultKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class ManifestState:
             case "report":
                 self.reports[event["round"]] = RoundReport.read(event["report"])
                 self._fold(event["round"])
-            case "fault":
+            case "fault" if event["kind"] in _FAULT_KINDS:  # a newer program may have more
                 self.faults.append(FaultEvent.read(event))
             case "retry":  # before faults were records
                 self.faults.append(FaultEvent(FaultKind.RETRY, event["what"], event["why"], time=event["time"]))

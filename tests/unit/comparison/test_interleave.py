@@ -189,3 +189,19 @@ def test_alone_raises_what_a_training_raised():
 
     with pytest.raises(Interrupted, match="stopped in training"):
         alone(run())
+
+
+def test_a_run_that_trains_twice_in_a_row_loses_no_other():
+    """Something was damaged and is trained again: the run asks for the trainers while another waits for them."""
+    runs = Runs()
+
+    def twice() -> Steps[str]:
+        for _ in range(2):
+            training = Training(lambda: runs._train("a1"))
+            yield training
+            training.result()
+        yield TrainersFree()
+        return "a"
+
+    assert sorted(interleave(iter([twice(), runs.run("b"), runs.run("c")]), runs.members)) == ["a", "b", "c"]
+    assert runs.closed == []

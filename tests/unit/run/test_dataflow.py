@@ -15,8 +15,11 @@ from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import DamagedShardError, EngineError, Interrupted
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.run.dataflow import Dataflow
+from bcpg_cluster.run.recovery.lost_shards import lost_shard
 from bcpg_cluster.stages.graph import data_stages
 from bcpg_cluster.stages.job import StageJob
+from bcpg_cluster.stages.parts import Part
+from bcpg_cluster.stages.quarantine import Task
 from bcpg_cluster.store.layout import shard_path
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.watch.observer import StageProgress
@@ -75,9 +78,9 @@ class Bench:
                     call.answer.set_result(receipt_of(job))
             return self.stop
 
-        parameters = {"policy_version": 0}
+        parameters, stages = {"policy_version": 0}, options.pop("stages", STAGES)
         return Dataflow(
-            self.manifest, self.pools, STAGES, 1, self.num_shards, parameters,
+            self.manifest, self.pools, stages, 1, self.num_shards, parameters,
             observer=self.observer, stop_asked=stop_asked, poll_s=0.01, **options,
         )  # fmt: skip
 
@@ -291,3 +294,28 @@ def test_damage_in_what_these_stages_only_read_is_for_the_coordinator(make_bench
         bench.flow().run()
     assert bench.manifest.state.missing(1, "prompts", 2) == [0]
     assert all(not pool.num_leased and not pool.num_queued for pool in bench.pools.values())
+
+
+def test_stages_whose_input_was_given_up_end_without_waiting_for_it(make_bench: Callable[[int], Bench]):
+    """Of pools that take turns: what comes before them was made again with other content, and other stages have to follow first."""
+    bench = make_bench(2)
+    bench.flow().run()
+    lost = bench.manifest.state.receipts(1, "rollouts")[0]
+    for table in ("weighted", "verdicts.llm"):  # as if the judges' turn had been cut off
+        bench.manifest.lose(lost_shard(bench.manifest.state.receipts(1, table)[0], STAGES, "gone"))
+    bench.manifest.lose(lost_shard(lost, STAGES, "gone"))
+    bench.scripted.on_call = lambda call: call.answer.set_result(
+        "ready" if call.method == "ping" else receipt_of(call.args[0], "other")
+    )
+    by_name = {stage.name: stage for stage in STAGES}
+    timer = within(20, bench)
+    for turn in (["generate"], ["judge.llm", "weigh"], ["verify", "segment"], ["judge.llm", "judge.truth", "weigh"]):
+        bench.flow(stages=[by_name[name] for name in turn]).run()
+    timer.cancel()
+    assert {(1, table) for table in TABLES} <= set(bench.manifest.state.sealed)
+
+
+def test_a_left_out_unit_whose_shard_cannot_be_read_has_a_number_for_a_name(make_bench: Callable[[int], Bench]):
+    bench = make_bench(1)
+    task = Task(next(stage for stage in STAGES if stage.name == "generate"), 0, Part(1, 2, 3))
+    assert bench.flow()._unit_name(task) == "unit 1 of shard 0"

@@ -313,3 +313,10 @@ def test_a_snapshots_files_are_noted_and_old_lines_have_none(tmp_path: Path):
     state = ManifestState()
     state.apply(event)
     assert state.snapshots[1] == replace(record, files={})
+
+
+def test_a_fault_of_a_kind_that_a_newer_program_has_is_passed_over(tmp_path: Path):
+    with Manifest(tmp_path) as manifest:
+        manifest._append({"event": "fault", "kind": "newer", "what": "x", "cause": "y", "time": 1.0})
+        manifest.add_fault(FaultEvent(FaultKind.RETRY, "a", "b"))
+    assert [fault.what for fault in read_manifest(tmp_path).faults] == ["a"]

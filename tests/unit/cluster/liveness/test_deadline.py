@@ -30,6 +30,10 @@ def test_by_hand(longest_s: float | None, attempt: int, seconds: float):
     assert RULE.seconds(longest_s, attempt) == pytest.approx(seconds)
 
 
+def test_the_try_that_decides_has_the_ceiling():
+    assert RULE.seconds(42.0, 2, is_decisive=True) == 3600.0
+
+
 def test_one_try_alone_is_the_last_one():
     assert DeadlineRule(500.0, max_attempts=1).seconds(1.0, 1) == 500.0
 

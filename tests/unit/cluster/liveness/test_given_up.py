@@ -11,7 +11,7 @@ import pytest
 from bcpg_cluster.cluster.leases import PoolLimits, Work
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import MemberSpec
-from bcpg_cluster.errors import MemberLostError
+from bcpg_cluster.errors import EngineError, MemberLostError
 
 
 class Bench:
@@ -257,3 +257,18 @@ def test_a_member_that_died_meanwhile_is_replaced_once(bench: Bench):
     bench.scripted.members[0].die()
     bench.pass_time(100)
     assert bench.lost() == ["judge/0"]
+
+
+def test_a_last_try_that_is_lost_between_two_polls_is_told_by_the_next(scripted: Any, clock: Any):
+    """Whoever settles a pool in between passes over its errors."""
+    bench = Bench(scripted, clock, max_attempts=1)
+    bench.pool.resize(1)
+    bench.submit(1)
+    bench.pool.poll()
+    bench.stopped.add("judge/0")
+    with pytest.raises(EngineError, match="did not answer a heartbeat"):
+        for _ in range(200):
+            bench.clock.now += 1.0
+            bench.pool.settle()
+    with pytest.raises(EngineError, match="did not answer a heartbeat"):
+        bench.pool.poll()
