@@ -84,13 +84,17 @@ def open_run(run_dir: RunPath, config: Config, *, take_over: bool = False) -> Ma
     """
     check_run_directory(run_dir, config, take_over=take_over)
     manifest = Manifest(run_dir, take_over=take_over)
-    if manifest.state.created is None:
-        write_config(run_dir, config)
-        manifest.create(identity=config.identity, name=config.name, program_version=__version__)
-    elif manifest.state.created["identity"] != config.identity:
-        _change_config(manifest, config)
-    else:
-        keep_config(run_dir, manifest.state, config)
+    try:
+        if manifest.state.created is None:
+            write_config(run_dir, config)
+            manifest.create(identity=config.identity, name=config.name, program_version=__version__)
+        elif manifest.state.created["identity"] != config.identity:
+            _change_config(manifest, config)
+        else:
+            keep_config(run_dir, manifest.state, config)
+    except BaseException:
+        manifest.close()  # nobody else will: the caller has no manifest
+        raise
     return manifest
 
 

@@ -256,7 +256,7 @@ def test_a_stopped_process_is_replaced_and_ends(runtime: RayRuntime, is_continue
 def test_a_call_that_holds_the_interpreter_is_no_silence(runtime: RayRuntime):
     retries: list[tuple[str, str]] = []
     pool = Pool(
-        "held", runtime, lambda n: spec(f"held/{n}"), PoolLimits(leases_per_member=1, silence_timeout_s=20.0),
+        "held", runtime, lambda n: spec(f"held/{n}"), PoolLimits(leases_per_member=1, silence_timeout_s=60.0),
         on_fault=lambda fault: retries.append((fault.what, fault.cause)),
     )  # fmt: skip
     pool.resize(1)

@@ -42,7 +42,7 @@ SIZES = (4, 2, 1)
 @pytest.fixture
 def config(make_config: Callable[..., Config]) -> Config:
     """Two LLM pools and a PRM's over three rounds of 40 prompts; a lease is one prompt's wrong responses."""
-    by_queue = {"target_queue_per_actor": 3, "scale_down_after_s": 0.5}
+    by_queue = {"target_queue_per_actor": 1, "scale_down_after_s": 0.5}
     common = {"min": 1, "max": 4, "leases_per_member": 2, "max_attempts": 50, "silence_timeout_s": 6, "num_cpus": 0.01}
     slow = {"env": {LATENCY: "0.3"}}
     return make_config(

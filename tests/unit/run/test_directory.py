@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import RunDirectoryError
 from bcpg_cluster.run.directory import check_run_directory, load_run_config, open_run
+from bcpg_cluster.stages.fakes.disk_faults import DiskFault, WatchedDisk
 from bcpg_cluster.store.journals.lines import Chain
 from bcpg_cluster.store.shards import write_shard
 
@@ -188,3 +190,14 @@ def test_nothing_else_may_change_with_what_is_mended(
     open_run(tmp_path, make_config()).close()
     message = refused(tmp_path, make_config(verify={"numeric": False}, seed=3), tree_digest)
     assert "seed (0 -> 3), verify.numeric (True -> False)" in message
+
+
+def test_a_run_that_could_not_be_made_is_given_back(tmp_path: Path, make_config: Callable[..., Config]):
+    """The lock was kept for as long as anything remembered the error."""
+    with (
+        WatchedDisk(tmp_path / "run", DiskFault(8, is_lasting=True, error=errno.EMFILE)),
+        pytest.raises(OSError) as kept,
+    ):
+        open_run(tmp_path / "run", make_config())
+    open_run(tmp_path / "run", make_config()).close()
+    assert kept.value.errno == errno.EMFILE
