@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import sys
 from collections.abc import Callable
@@ -15,7 +14,6 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
-from bcpg_cluster.assets.chain.task import draw_chain
 from bcpg_cluster.cluster.inline_runtime import InlineRuntime
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
@@ -24,6 +22,7 @@ from bcpg_cluster.run.directory import open_run
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.watch.observer import SilentObserver
 from bcpg_cluster_cli import app as command_line
+from tests.prompt_files import write_prompts
 from tests.proofs import (  # noqa: F401  (hooks)
     pytest_addoption,
     pytest_configure,
@@ -40,24 +39,13 @@ settings.load_profile("tests")
 FAKES = Path(__file__).parent / "unit" / "fakes.yaml"
 
 
-def _write_prompts(path: Path, number: int, prefix: str, rng: random.Random, taken: set[str]) -> None:
-    lines = []
-    while len(lines) < number:
-        chain = draw_chain(rng, 3, 5)
-        if chain.question not in taken:
-            taken.add(chain.question)
-            prompt = {"prompt_id": f"{prefix}{len(lines)}", "question": chain.question, "answer": chain.answer}
-            lines.append(json.dumps(prompt))
-    path.write_text("\n".join(lines) + "\n")
-
-
 @pytest.fixture(scope="session")
 def prompt_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A train and a test file of the embedded task."""
     folder = tmp_path_factory.mktemp("prompts")
     rng, taken = random.Random(5), set[str]()
-    _write_prompts(folder / "train.jsonl", 40, "a", rng, taken)
-    _write_prompts(folder / "test.jsonl", 24, "t", rng, taken)
+    write_prompts(folder / "train.jsonl", 40, "a", rng, taken)
+    write_prompts(folder / "test.jsonl", 24, "t", rng, taken)
     return folder / "train.jsonl", folder / "test.jsonl"
 
 

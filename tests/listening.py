@@ -24,6 +24,16 @@ def with_descendants(pid: int) -> set[int]:
     return found
 
 
+def descendants(pid: int, words: str) -> list[int]:
+    """Those that descend from a process and whose command line has the ``words``."""
+    found = []
+    for each in sorted(with_descendants(pid) - {pid}):
+        with suppress(OSError):  # it has ended
+            if words in Path(f"/proc/{each}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
+                found.append(each)
+    return found
+
+
 def listening(*pids: int) -> set[tuple[str, str]]:
     """Program and address of every TCP socket in which one of the processes listens."""
     sockets = _listening_sockets()

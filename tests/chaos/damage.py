@@ -30,10 +30,10 @@ from bcpg_cluster.store.layout import LOCK, MANIFEST
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.shards import find_damaged
 from bcpg_cluster_cli.app import app
+from tests.reports import what_counts
 
 Kind = Literal["flipped", "truncated", "deleted"]
 KINDS: Final[tuple[Kind, ...]] = ("flipped", "truncated", "deleted")
-_NOT_EQUAL = {"seconds", "tokens_per_s", "evaluation_tokens_per_s", "push", "faults"}  # times, and what was done again
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +118,8 @@ def _contents(state: ManifestState) -> Contents:
             for shard, receipt in accepted.items()
         },
         {version: record.digests for version, record in state.snapshots.items()},
-        {round_: _without_times(report.plain()) for round_, report in state.reports.items()},
+        {round_: what_counts(report, faults=False) for round_, report in state.reports.items()},
     )
-
-
-def _without_times(report: dict[str, Any]) -> dict[str, Any]:
-    found = {key: value for key, value in report.items() if key not in _NOT_EQUAL}
-    if report.get("train"):
-        found["train"] = {key: value for key, value in report["train"].items() if not key.endswith("_s")}
-    return found
 
 
 def damage_and_resume(
@@ -144,9 +137,9 @@ def damage_and_resume(
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(source, scratch)
     damage(scratch / file, kind)
-    is_named = any(file == path or file.startswith(f"{path}/") for path in _named(scratch))
+    is_named = any(file == path or file.startswith(f"{path}/") for path in _named(scratch, with_unneeded=True))
     steps = [_iterate(config, rounds, scratch)]
-    if steps[-1] != "iterate" or _needed(scratch):
+    if steps[-1] != "iterate" or _named(scratch, with_unneeded=False):
         steps += [_mend(scratch), _iterate(config, rounds, scratch)]
     if steps[-1] != "iterate":  # the last remedy of all: another directory
         scratch.rename(scratch.with_name(f"{scratch.name}.refused"))
@@ -158,22 +151,23 @@ def damage_and_resume(
     receipts = [receipt for accepted in state.shards.values() for receipt in accepted.values()]
     damaged = tuple(error.path for error in find_damaged(scratch, receipts))
     return Outcome(
-        file, kind, is_named, tuple(steps), _contents(state) == undisturbed, damaged, tuple(_needed(scratch))
+        file,
+        kind,
+        is_named,
+        tuple(steps),
+        _contents(state) == undisturbed,
+        damaged,
+        tuple(_named(scratch, with_unneeded=False)),
     )
 
 
-def _needed(run_dir: Path) -> list[str]:
+def _named(run_dir: Path, *, with_unneeded: bool) -> list[str]:
+    """What ``verify`` names; damage that nothing needs mended is left out or not."""
     try:
-        return [fault.path for fault in check_run(run_dir).faults if fault.fate is not Fate.UNUSED]
+        faults = check_run(run_dir).faults
     except RunDirectoryError:
         return [MANIFEST]
-
-
-def _named(run_dir: Path) -> list[str]:
-    try:
-        return [fault.path for fault in check_run(run_dir).faults]
-    except RunDirectoryError:
-        return [MANIFEST]
+    return [fault.path for fault in faults if with_unneeded or fault.fate is not Fate.UNUSED]
 
 
 def _mend(run_dir: Path) -> str:

@@ -21,6 +21,7 @@ from bcpg_cluster.store.layout import MANIFEST
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.store.shards import read_shard
+from tests.reports import what_counts
 
 COMMAND = str(Path(sys.executable).with_name("bcpg-cluster"))
 
@@ -80,19 +81,8 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     made.close()
 
 
-TIMES = {"seconds", "tokens_per_s", "evaluation_tokens_per_s", "push"}
-
-
-def what_counts(reports: Mapping[int, dict[str, Any] | RoundReport]) -> dict[int, dict[str, Any]]:
-    """Reports without what depends on the clock, or on how the weights travelled."""
-    found = {}
-    for round_, given in reports.items():
-        report = given.plain() if isinstance(given, RoundReport) else given
-        found[round_] = {key: value for key, value in report.items() if key not in TIMES}
-        if "train" in report:
-            found[round_]["train"] = {k: v for k, v in report["train"].items() if not k.endswith("_s")}
-            found[round_]["canaries"] = report["push"]["canaries"]
-    return found
+def all_that_counts(reports: Mapping[int, dict[str, Any] | RoundReport]) -> dict[int, dict[str, Any]]:
+    return {round_: what_counts(report) for round_, report in reports.items()}
 
 
 def lines_of(run_dir: Path) -> int:
@@ -156,7 +146,7 @@ def test_killed_at_many_moments(
         assert kills < 300
     assert kills >= 15
     state = read_manifest(run_dir)
-    assert what_counts(state.reports) == what_counts(finished_run.reports)
+    assert all_that_counts(state.reports) == all_that_counts(finished_run.reports)
     receipts = [receipt for shards in state.shards.values() for receipt in shards.values()]
     for receipt in receipts:
         read_shard(run_dir, receipt)  # every shard that counts is whole
@@ -182,7 +172,7 @@ def test_killed_after_random_times(nursery: Nursery, tmp_path: Path, config_file
         nursery.start(*arguments)
         assert nursery.ended() == 0, nursery.log.read_text()[-3000:]
         expected = {round_: finished_run.reports[round_] for round_ in (0, 1)}
-        assert what_counts(read_manifest(run_dir).reports) == what_counts(expected)
+        assert all_that_counts(read_manifest(run_dir).reports) == all_that_counts(expected)
 
 
 def test_a_comparison_that_is_killed_goes_on(nursery: Nursery, tmp_path: Path, config_file: Path):

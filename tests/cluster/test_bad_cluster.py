@@ -21,6 +21,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import UserError
 from bcpg_cluster.stages.fakes.faults import LATENCY
 from bcpg_cluster.store.manifest import read_manifest
+from tests.listening import descendants
 from tests.ray_head import BIN, Head, start_head, stop_head
 
 pytestmark = pytest.mark.engine
@@ -189,7 +190,7 @@ def test_a_lost_raylet_of_a_local_ray_ends_the_command_and_the_run_resumes(
         while 1 not in read_manifest(run_dir).reports:
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
             time.sleep(0.1)
-        raylet = raylet_of(process.pid)
+        (raylet,) = descendants(process.pid, "/raylet/raylet ")
         os.kill(raylet, signal_)
         struck = time.monotonic()
         code = process.wait(150)
@@ -201,7 +202,6 @@ def test_a_lost_raylet_of_a_local_ray_ends_the_command_and_the_run_resumes(
                 os.kill(raylet, signal.SIGKILL)
     words = " ".join(log.read_text().split())
     assert code == 1, words[-3000:]
-    assert seconds < (45 if signal_ is signal.SIGKILL else 60)
     assert "ClusterLostError: the Ray cluster is lost: the raylet of this command's own node at" in words, words[-3000:]
     assert "run the same command again to resume" in words
     assert "Traceback" not in words and "Fatal" not in words
@@ -216,11 +216,3 @@ def test_a_lost_raylet_of_a_local_ray_ends_the_command_and_the_run_resumes(
             assert reports[round_].plain().get(key) == report.get(key)
     with capsys.disabled():
         print(f"\n  {signal_.name} of the raylet: the error after {seconds:.1f} s", end="")
-
-
-def raylet_of(driver: int) -> int:
-    """The raylet that a driver started for a local Ray."""
-    listed = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
-    (found,) = [pid for pid, parent, words in rows if int(parent) == driver and "/raylet/raylet " in words]
-    return int(found)

@@ -35,6 +35,7 @@ from bcpg_cluster.store.path import StoredPath, run_path
 from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.store.shards import read_shard, read_table, write_shard
 from bcpg_cluster.watch.observer import SilentObserver
+from tests.reports import what_counts
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (extra dev or s3)")
 if any(importlib.util.find_spec(name) is None for name in ("moto", "flask", "flask_cors")):
@@ -85,17 +86,6 @@ def run_dir(bucket: str, request: pytest.FixtureRequest) -> StoredPath:
     place = run_path(f"{bucket}/{request.node.name}/run")
     assert isinstance(place, StoredPath)
     return place
-
-
-TIMES = {"seconds", "tokens_per_s", "evaluation_tokens_per_s", "push"}
-
-
-def what_counts(report: dict[str, Any]) -> dict[str, Any]:
-    """A report without what depends on the clock, or on how the weights travelled."""
-    found = {key: value for key, value in report.items() if key not in TIMES}
-    if "train" in report:
-        found["train"] = {key: value for key, value in report["train"].items() if not key.endswith("_s")}
-    return found
 
 
 def plain(reports: dict[int, RoundReport]) -> dict[int, dict[str, Any]]:

@@ -223,7 +223,7 @@ def test_a_stopped_process_is_replaced_and_ends(runtime: RayRuntime, is_continue
     name = f"stop{is_continued:d}"
     pool = Pool(
         name, runtime, lambda n: spec(f"{name}/{n}", work_threads=2),
-        PoolLimits(leases_per_member=2, silence_timeout_s=6.0),
+        PoolLimits(leases_per_member=2, silence_timeout_s=12.0),
         on_fault=lambda fault: retries.append((fault.what, fault.cause)),
     )  # fmt: skip
     pool.resize(2)
@@ -246,7 +246,7 @@ def test_a_stopped_process_is_replaced_and_ends(runtime: RayRuntime, is_continue
 
     turn_until(lambda: len(done) == 12, turn, lambda: (done, pool.status(), retries))
     assert done == {number: number * number for number in range(12)}
-    assert (victim.name, "did not answer a heartbeat within 6 s") in retries
+    assert (victim.name, "did not answer a heartbeat within 12 s") in retries
     assert len(retries) == 3  # the member and its two leases
     turn_until(lambda: not Path(f"/proc/{pid}").exists(), turn, lambda: f"{pid} is still there")
     pool.close()
@@ -275,9 +275,12 @@ def test_work_that_gets_on_is_told_from_work_that_hangs(runtime: RayRuntime):
     calls = [member.call(method, label=method) for method in ("hang", "get_on")]
     assert isinstance(member, Beating)
     turn_until(lambda: member.call("is_on", control=True).result(60), lambda: None, lambda: "not begun")
-    time.sleep(2)
-    idle_s = member.beat().result(60)
-    assert idle_s["get_on"] < 1 < idle_s["hang"]
+    idle_s: dict[str, float] = {}
+    turn_until(
+        lambda: idle_s.get("hang", 0.0) > 10 * idle_s.get("get_on", 0.0) > 0.0,
+        lambda: idle_s.update(member.beat().result(60)),
+        lambda: idle_s,
+    )
     member.call("open", control=True).result(60)
     assert [call.result(60) for call in calls] == ["waited", "waited"]
     assert member.beat().result(60) == {}

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
-from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.store.shards import read_table
 from tests.drills.records import Difference
-
-_OF_THE_CLOCK = {"seconds", "tokens_per_s", "evaluation_tokens_per_s", "push", "faults"}
+from tests.reports import what_counts
 
 
 def rows_that_count(run_dir: Path, state: ManifestState) -> Counter[str]:
@@ -29,16 +25,6 @@ def rows_that_count(run_dir: Path, state: ManifestState) -> Counter[str]:
     return rows
 
 
-def report_that_counts(report: RoundReport) -> Mapping[str, Any]:
-    """A report without what depends on the clock, on how the weights travelled, or on what was done again."""
-    plain = report.plain()
-    found = {key: value for key, value in plain.items() if key not in _OF_THE_CLOCK}
-    if "train" in plain:
-        found["train"] = {key: value for key, value in plain["train"].items() if not key.endswith("_s")}
-        found["canaries"] = plain["push"]["canaries"]
-    return found
-
-
 def compare_runs(run_dir: Path, calm: Path) -> Difference:
     """How ``run_dir`` differs from the undisturbed run.
 
@@ -52,7 +38,7 @@ def compare_runs(run_dir: Path, calm: Path) -> Difference:
         for version, snapshot in other.snapshots.items():
             into[f"snapshot {version} {sorted(snapshot.digests.items())}"] += 1
         for round_, report in other.reports.items():
-            into[f"report {round_} {json.dumps(report_that_counts(report), sort_keys=True)}"] += 1
+            into[f"report {round_} {json.dumps(what_counts(report, faults=False), sort_keys=True)}"] += 1
     twice = sum(max(0, number - wanted[row]) for row, number in found.items() if row in wanted)
     invented = sum(number for row, number in found.items() if row not in wanted)
     return Difference(lost=sum((wanted - found).values()), duplicated=twice, invented=invented)

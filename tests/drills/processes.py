@@ -17,7 +17,8 @@ from bcpg_cluster.store.layout import MANIFEST
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from tests.drills.compare_runs import compare_runs
 from tests.drills.records import Difference, Drill, Moment, Outcome, Result
-from tests.drills.small_run import SmallRun, last_words
+from tests.drills.small_run import NUM_SHARDS, SmallRun, last_words
+from tests.listening import descendants
 
 STOPPED_S = 12.0  # longer than the deadlines of the small run's members
 _LIMIT_S = 240.0
@@ -44,19 +45,16 @@ def strike(drill: Drill, place: Place, folder: Path) -> Result:
     run_dir, printed = folder / "run", folder / "printed.txt"
     where = ("--address", "local") if drill.target in ("raylet", "gcs") else place.where
     with printed.open("w") as file, _started(place.run.command(run_dir, *where), place, file) as process:
-        is_hit, silence_s = False, None
-        if _await(drill.moment, run_dir, process):
-            pid = _find(drill.target, process)
-            if pid is not None:
-                is_hit = True
-                silence_s = _hit(drill, pid, run_dir, process)
+        has_come = _await(drill.moment, run_dir, process)
+        pid = _find(drill.target, process) if has_come else None
+        silence_s = None if pid is None else _hit(drill, pid, run_dir, process)
         code = _end(process)
-    if not is_hit:
-        difference = compare_runs(run_dir, place.calm) if code == 0 else Difference()
-        return Result(drill, Outcome.UNHURT, difference, words="" if code == 0 else printed.read_text()[-1500:])
     said = [printed.read_text()]
     if code == 0:
-        return _judged(drill, Outcome.REPAIRED, run_dir, place, silence_s, said)
+        outcome = Outcome.UNHURT if pid is None else Outcome.REPAIRED
+        return _judged(drill, outcome, run_dir, place, silence_s, said)
+    if pid is None or code is None:  # it failed by itself, or hung
+        return _judged(drill, Outcome.BROKEN, run_dir, place, silence_s, said)
     done = place.run.run(run_dir, *place.where)
     said.append(done.stdout + done.stderr)
     outcome = Outcome.RESUMED if done.returncode == 0 else Outcome.BROKEN
@@ -106,8 +104,9 @@ def _condition(moment: Moment) -> Callable[[ManifestState], bool]:
     if moment.stage == "push":
         return lambda state: moment.round in state.snapshots
     table = _TABLES[moment.stage]
-    of = 12 // 2
-    return lambda state: len(state.receipts(moment.round, table)) >= moment.part * of and state.created is not None
+    return lambda state: (
+        len(state.receipts(moment.round, table)) >= moment.part * NUM_SHARDS and state.created is not None
+    )
 
 
 def _find(target: str, process: subprocess.Popen[str]) -> int | None:
@@ -115,7 +114,7 @@ def _find(target: str, process: subprocess.Popen[str]) -> int | None:
     if target == "driver":
         return process.pid
     if target in ("raylet", "gcs"):
-        return _descendant(process.pid, {"raylet": "/raylet/raylet", "gcs": "/gcs_server"}[target])
+        return next(iter(descendants(process.pid, {"raylet": "/raylet/raylet", "gcs": "/gcs_server"}[target])), None)
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and process.poll() is None:
         if found := _members(process.pid, target):
@@ -138,24 +137,6 @@ def _members(driver: int, pool: str) -> list[int]:
     ]
 
 
-def _descendant(pid: int, words: str) -> int | None:
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if words in (process / "cmdline").read_bytes().decode(errors="replace") and _descends(
-                int(process.name), pid
-            ):
-                return int(process.name)
-    return None
-
-
-def _descends(pid: int, ancestor: int) -> bool:
-    while pid > 1:
-        if pid == ancestor:
-            return True
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return False
-
-
 def _hit(drill: Drill, pid: int, run_dir: Path, process: subprocess.Popen[str]) -> float:
     """Hit it, and wait for the end of the command; the longest time without a new line in the manifest."""
     os.kill(pid, signal.SIGKILL if drill.blow == "kill" else signal.SIGSTOP)
@@ -174,10 +155,11 @@ def _hit(drill: Drill, pid: int, run_dir: Path, process: subprocess.Popen[str]) 
     return longest
 
 
-def _end(process: subprocess.Popen[str]) -> int:
+def _end(process: subprocess.Popen[str]) -> int | None:
+    """The exit code; ``None`` where the command did not end by itself."""
     try:
-        return process.wait(5.0)
+        return process.wait(_LIMIT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        return -signal.SIGKILL
+        return None

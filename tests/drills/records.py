@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-Blow = Literal["kill", "stop", "stop and continue", "lost file", "flipped byte", "cut file", "failed write", "cut link"]
+Blow = Literal["kill", "stop", "stop and continue", "lost file", "flipped byte", "cut file", "failed write"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,15 @@ from typing import Any
 
 import yaml
 
-from bcpg_cluster.assets.chain.task import draw_chain
+from tests.prompt_files import write_prompts
 from tests.ray_head import BIN
 
 ROUNDS = 2
 _POOLS = {"rollout": 2, "cpu": 2, "judge.llm": 2, "judge.second": 2, "prm": 2, "trainer": 1}
 _LATENCY_S = 0.15
+_NUM_PROMPTS, _PER_SHARD = 12, 2
+NUM_SHARDS = _NUM_PROMPTS // _PER_SHARD
+"""Of every table of a round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +46,15 @@ def write_small_run(
 ) -> SmallRun:
     """Write its config and prompts; every call takes ``latency_s``, ``pool`` are settings of all pools (deadlines, say)."""
     rng, taken = random.Random(5), set[str]()
-    prompts = {
-        "train": _write_prompts(folder / "train.jsonl", 32, "a", rng, taken),
-        "test": _write_prompts(folder / "test.jsonl", 12, "t", rng, taken),
-    }
+    train, test = folder / "train.jsonl", folder / "test.jsonl"
+    write_prompts(train, 32, "a", rng, taken)
+    write_prompts(test, _NUM_PROMPTS, "t", rng, taken)
     env = {"BCPG_FAKE_LATENCY_S": str(latency_s)}
     content = {
         "name": "drill",
         "policy": {"kind": "fake", "model": "fake"},
-        "prompts": {**prompts, "per_round": 12},
-        "generate": {"group_size": 8, "max_tokens": 200, "prompts_per_shard": 2},
+        "prompts": {"train": str(train), "test": str(test), "per_round": _NUM_PROMPTS},
+        "generate": {"group_size": 8, "max_tokens": 200, "prompts_per_shard": _PER_SHARD},
         "judges": {
             "llm": {"kind": "fake", "precision": 0.9, "recall": 0.8, "pool": "judge.llm"},
             "second": {"kind": "fake", "precision": 0.85, "recall": 0.75, "pool": "judge.second"},
@@ -69,24 +70,12 @@ def write_small_run(
             "heartbeat_timeout_s": 6.0,
         },
         "push": {"num_canaries": 4, "deadline_s": 20.0},
-        "evaluate": {"num_samples": 4, "prompts_per_shard": 2},
+        "evaluate": {"num_samples": 4, "prompts_per_shard": _PER_SHARD},
         "pools": {name: {"members": members, "num_cpus": 0.01, "env": env, **pool} for name, members in _POOLS.items()},
     }
     config = folder / "drill.yaml"
     config.write_text(yaml.safe_dump(content))
     return SmallRun(config, environment)
-
-
-def _write_prompts(path: Path, number: int, prefix: str, rng: random.Random, taken: set[str]) -> str:
-    lines: list[str] = []
-    while len(lines) < number:
-        chain = draw_chain(rng, 3, 5)
-        if chain.question not in taken:
-            taken.add(chain.question)
-            prompt = {"prompt_id": f"{prefix}{len(lines)}", "question": chain.question, "answer": chain.answer}
-            lines.append(json.dumps(prompt))
-    path.write_text("\n".join(lines) + "\n")
-    return str(path)
 
 
 def last_words(texts: Sequence[str]) -> str:

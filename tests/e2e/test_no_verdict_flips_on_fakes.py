@@ -30,6 +30,7 @@ from bcpg_cluster.store.rows import Row
 from bcpg_cluster.store.shards import read_table
 from bcpg_cluster.watch.control import Control
 from bcpg_cluster.watch.observer import Event, Faulted, ShardAccepted
+from tests.listening import descendants
 from tests.told import Heard
 
 pytestmark = pytest.mark.slow
@@ -158,15 +159,8 @@ class Drivers:
     def judges(self) -> list[int]:
         """The judges' processes: children of the raylet that the driver started."""
         assert self.process is not None
-        listed = subprocess.run(
-            ["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
-        ).stdout
-        rows = [
-            (int(pid), int(parent), args)
-            for pid, parent, args in (row.split(None, 2) for row in listed.splitlines()[1:])
-        ]
-        raylets = {pid for pid, parent, args in rows if parent == self.process.pid and "/raylet/raylet " in args}
-        return [pid for pid, parent, args in rows if parent in raylets and args.startswith(("ray::judge", "ray::prm"))]
+        raylets = descendants(self.process.pid, "/raylet/raylet ")
+        return [pid for raylet in raylets for role in ("judge", "prm") for pid in descendants(raylet, f"ray::{role}")]
 
     def strike(self, rng: random.Random, blow: signal.Signals) -> bool:
         """Kill or stop one of the judges, where there is one."""

@@ -20,7 +20,7 @@ from bcpg_cluster.run.reproduce.contents import compare_runs
 from bcpg_cluster.stages.fakes.disk_faults import DiskFault, WatchedDisk
 from bcpg_cluster.store.whole_files import write_whole
 from bcpg_cluster.watch.live_status import read_live
-from tests.conftest import _write_prompts
+from tests.prompt_files import write_prompts
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.EIO)
 
@@ -85,8 +85,8 @@ def small(fakes_content: Callable[[], dict[str, Any]], tmp_path_factory: pytest.
     """The config of one round of 16 responses."""
     folder = tmp_path_factory.mktemp("small")
     rng, taken = random.Random(5), set[str]()
-    _write_prompts(folder / "train.jsonl", 8, "a", rng, taken)
-    _write_prompts(folder / "test.jsonl", 4, "t", rng, taken)
+    write_prompts(folder / "train.jsonl", 8, "a", rng, taken)
+    write_prompts(folder / "test.jsonl", 4, "t", rng, taken)
     content = fakes_content()
     content["prompts"] = {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl"), "per_round": 4}
     content["generate"] |= {"group_size": 4}

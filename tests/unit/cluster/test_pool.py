@@ -13,6 +13,7 @@ from bcpg_cluster.cluster.leases import Done, PoolLimits, Work
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import DataError, EngineError, MemberLostError, StartRefusedError
+from bcpg_cluster.store.faults import FaultEvent, FaultKind
 
 Retries = list[tuple[str, str]]
 
@@ -23,14 +24,23 @@ def retries() -> Retries:
 
 
 @pytest.fixture
-def make_pool(scripted: Any, clock: Any, retries: Retries) -> Callable[..., Pool]:
+def faults() -> list[FaultEvent]:
+    return []
+
+
+@pytest.fixture
+def make_pool(scripted: Any, clock: Any, retries: Retries, faults: list[FaultEvent]) -> Callable[..., Pool]:
+    def hear(fault: FaultEvent) -> None:
+        faults.append(fault)
+        retries.append((fault.what, fault.cause))
+
     def make(size: int = 1, ready: bool = True, **limits: Any) -> Pool:
         pool = Pool(
             "work",
             scripted,
             lambda number: MemberSpec(f"work/{number}", dict, {}),
             PoolLimits(**{"leases_per_member": 2, "lease_timeout_s": 60.0, "start_timeout_s": 30.0, **limits}),
-            on_fault=lambda fault: retries.append((fault.what, fault.cause)),
+            on_fault=hear,
             clock=clock,
         )
         pool.resize(size)
@@ -303,7 +313,7 @@ def test_the_start_limit_counts_from_the_node(
 
 
 def test_without_a_node_the_pool_goes_on_with_those_it_has(
-    scripted: Any, make_pool: Callable[..., Pool], clock: Any, retries: Retries
+    scripted: Any, make_pool: Callable[..., Pool], clock: Any, faults: list[FaultEvent]
 ):
     has_node = {"work/0"}
     unplaced(scripted, has_node)
@@ -312,9 +322,9 @@ def test_without_a_node_the_pool_goes_on_with_those_it_has(
     submit(pool, 1)
     clock.now += 101
     pool.poll()
-    assert retries == [
-        ("work/1", "found no node within 100 s"),
-        ("work/2", "found no node within 100 s"),
+    assert [(fault.kind, fault.what, fault.cause, fault.consequence) for fault in faults] == [
+        (FaultKind.SHRUNK, "work/1", "found no node within 100 s", "the pool continues with 2"),
+        (FaultKind.SHRUNK, "work/2", "found no node within 100 s", "the pool continues with 1"),
     ]
     assert [member.name for member in pool.members()] == ["work/0"]
     assert (pool.size, len(scripted.members)) == (1, 3)

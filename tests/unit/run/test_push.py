@@ -329,12 +329,12 @@ def test_a_trainer_that_stands_still_in_a_push_ends_with_its_deadline(make_bench
     bench.gang.kill()
     bench.gang.ensure_up()
     facts = bench.pusher.push(*bench.snapshot(1, 0.7))
+    assert not stuck.has_ended.is_set()  # the push did not wait for it
     stuck.gate.set()
     stuck.has_ended.wait(60)
     assert not bench.gang.is_up
     assert (facts.method, facts.canaries, bench.held()) == ("disk", "passed", [(1, 0.7)] * 2)
     assert "trainer/0" in facts.why
-    assert facts.seconds < 15.0  # leaving the old group once had 30 s of its own
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,18 @@ class Bench:
             start = lambda member, key=key: member.call("run", key, label=f"piece {key}")  # noqa: E731
             self.pool.submit(Work((key,), start, f"piece {key}", kind))
 
+    def begin(self, *keys: int, members: int = 1, kind: str = "judge.llm") -> None:
+        """Pieces that are handed out at once."""
+        self.pool.resize(members)
+        self.submit(*keys, kind=kind)
+        self.pool.poll()
+
+    def begin_two_and_finish_one(self, members: int) -> None:
+        """The first takes eight seconds; the second, which was handed out with it where there are two members, is still there."""
+        self.begin(1, 2, members=members)
+        self.pass_time(7)
+        self.finish(1)
+
     def pass_time(self, seconds: float, step: float = 1.0) -> list[Any]:
         done = []
         for _ in range(round(seconds / step)):
@@ -81,11 +93,7 @@ def test_before_the_first_is_finished_the_ceiling_counts(bench: Bench):
 
 def test_what_others_took_bounds_those_under_way_too(bench: Bench):
     """Eight seconds were enough for the first; the second, handed out with it, hangs: given up after 80, not after 3600."""
-    bench.pool.resize(2)
-    bench.submit(1, 2)
-    bench.pool.poll()
-    bench.pass_time(7)
-    bench.finish(1)
+    bench.begin_two_and_finish_one(members=2)
     bench.idle_s = {"piece 2": 999.0}  # its process answers, its work does not get on
     bench.pass_time(73)
     assert bench.lost() == []
@@ -95,11 +103,7 @@ def test_what_others_took_bounds_those_under_way_too(bench: Bench):
 
 
 def test_slow_work_that_gets_on_has_the_ceiling(bench: Bench):
-    bench.pool.resize(2)
-    bench.submit(1, 2)
-    bench.pool.poll()
-    bench.pass_time(7)
-    bench.finish(1)
+    bench.begin_two_and_finish_one(members=2)
     bench.idle_s = {"piece 2": 12.0}
     bench.pass_time(3592)
     assert bench.lost() == []
@@ -108,11 +112,7 @@ def test_slow_work_that_gets_on_has_the_ceiling(bench: Bench):
 
 
 def test_slow_work_that_stops_getting_on_is_given_up_then(bench: Bench):
-    bench.pool.resize(2)
-    bench.submit(1, 2)
-    bench.pool.poll()
-    bench.pass_time(7)
-    bench.finish(1)
+    bench.begin_two_and_finish_one(members=2)
     bench.idle_s = {"piece 2": 12.0}
     bench.pass_time(1000)
     bench.idle_s = {"piece 2": 61.0}
@@ -122,11 +122,7 @@ def test_slow_work_that_stops_getting_on_is_given_up_then(bench: Bench):
 
 def test_progress_of_another_lease_saves_none(scripted: Any, clock: Any):
     bench = Bench(scripted, clock, leases_per_member=2)
-    bench.pool.resize(1)
-    bench.submit(1, 2)
-    bench.pool.poll()
-    bench.pass_time(7)
-    bench.finish(1)
+    bench.begin_two_and_finish_one(members=1)
     bench.submit(3)
     bench.idle_s = {"piece 3": 0.0, "piece 2": 74.0}
     bench.pass_time(74)
@@ -135,9 +131,7 @@ def test_progress_of_another_lease_saves_none(scripted: Any, clock: Any):
 
 def test_a_truly_long_lease_finishes_in_the_end(bench: Bench):
     """Its kind took a second (answers came from a cache), it takes 1,000: 60 s, 120 s, and then all it needs."""
-    bench.pool.resize(1)
-    bench.submit(1)
-    bench.pool.poll()
+    bench.begin(1)
     bench.pass_time(1)
     bench.finish(1)
     bench.submit(2)
@@ -154,9 +148,7 @@ def test_a_truly_long_lease_finishes_in_the_end(bench: Bench):
 
 
 def test_kinds_of_work_are_told_apart(bench: Bench):
-    bench.pool.resize(1)
-    bench.submit(1, kind="judge.truth")
-    bench.pool.poll()
+    bench.begin(1, kind="judge.truth")
     bench.pass_time(1)
     bench.finish(1)
     bench.submit(2, kind="verify")
@@ -165,9 +157,7 @@ def test_kinds_of_work_are_told_apart(bench: Bench):
 
 
 def test_a_stopped_member_is_lost_after_a_minute_of_silence(bench: Bench):
-    bench.pool.resize(2)
-    bench.submit(1, 2)
-    bench.pool.poll()
+    bench.begin(1, 2, members=2)
     bench.pass_time(10)
     bench.stopped = {"judge/1"}
     bench.pass_time(60)
@@ -180,9 +170,7 @@ def test_a_stopped_member_is_lost_after_a_minute_of_silence(bench: Bench):
 
 
 def test_late_results_of_a_stopped_member_change_nothing(bench: Bench):
-    bench.pool.resize(1)
-    bench.submit(1)
-    bench.pool.poll()
+    bench.begin(1)
     bench.stopped = {"judge/0"}
     bench.scripted.members[0].kill = lambda: None  # the word does not reach it
     bench.pass_time(80)
@@ -195,9 +183,7 @@ def test_late_results_of_a_stopped_member_change_nothing(bench: Bench):
 
 def test_an_answer_just_in_time_begins_anew(bench: Bench):
     """A call of a C library that keeps the interpreter for 50 s, again and again."""
-    bench.pool.resize(1)
-    bench.submit(1)
-    bench.pool.poll()
+    bench.begin(1)
     slot = bench.pool._slots[0]
     for _ in range(20):
         bench.stopped = {"judge/0"}
@@ -210,9 +196,7 @@ def test_an_answer_just_in_time_begins_anew(bench: Bench):
 
 
 def test_a_driver_that_was_stopped_itself_blames_no_member(bench: Bench):
-    bench.pool.resize(1)
-    bench.submit(1)
-    bench.pool.poll()
+    bench.begin(1)
     bench.pass_time(1)
     bench.finish(1)
     bench.submit(2)
@@ -246,9 +230,7 @@ def test_a_large_pool_is_asked_less_often(bench: Bench):
 
 
 def test_a_member_that_died_meanwhile_is_replaced_once(bench: Bench):
-    bench.pool.resize(1)
-    bench.submit(1)
-    bench.pool.poll()
+    bench.begin(1)
     bench.stopped = {"judge/0"}
     bench.pass_time(10)
     slot = bench.pool._slots[0]
@@ -262,9 +244,7 @@ def test_a_member_that_died_meanwhile_is_replaced_once(bench: Bench):
 def test_a_last_try_that_is_lost_between_two_polls_is_told_by_the_next(scripted: Any, clock: Any):
     """Whoever settles a pool in between passes over its errors."""
     bench = Bench(scripted, clock, max_attempts=1)
-    bench.pool.resize(1)
-    bench.submit(1)
-    bench.pool.poll()
+    bench.begin(1)
     bench.stopped.add("judge/0")
     with pytest.raises(EngineError, match="did not answer a heartbeat"):
         for _ in range(200):
