@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from typing import Any
 
 from bcpg_cluster.cluster.lifecycle import meet, ping, rendezvous
-from bcpg_cluster.cluster.progress.watch import ProgressWatch
+from bcpg_cluster.cluster.liveness.rank_watch import ProgressWatch
 from bcpg_cluster.cluster.runtime import Member, MemberSpec, Placed, Runtime
 from bcpg_cluster.errors import EngineError, MemberLostError, UserError
 

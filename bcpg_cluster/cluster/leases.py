@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from bcpg_cluster.cluster.liveness.heartbeats import Pulse
 from bcpg_cluster.cluster.runtime import Member, MemberSpec
 from bcpg_cluster.errors import DamagedShardError
 
@@ -38,7 +37,7 @@ class Work:
 
     key: tuple[Any, ...]
     start: Callable[[Member], Future[Any]]
-    label: str = ""
+    label: str
     kind: str = ""
     is_alone: bool = False
     take_back: Callable[[str], bool] | None = None
@@ -73,6 +72,26 @@ class Lease:
     spared_until: float = 0.0
 
 
+@dataclass(slots=True)
+class Pulse:
+    """What is known of a member's heartbeat.
+
+    Attributes:
+        beat: the question that was asked last; ``None`` while it has no work.
+        silent_s: how long it has been left unanswered.
+        idle_s: by label, seconds for which a call had not got on when the last answer was given.
+    """
+
+    beat: Future[Mapping[str, float]] | None = None
+    silent_s: float = 0.0
+    idle_s: Mapping[str, float] = field(default_factory=dict)
+
+    def idle_for(self, label: str) -> float | None:
+        """Seconds for which a call has not got on, as far as is known; ``None`` when nothing is known of it."""
+        idle_s = self.idle_s.get(label)
+        return None if idle_s is None else idle_s + self.silent_s
+
+
 @dataclass(slots=True, eq=False)
 class Slot:
     """A member as its pool keeps it."""
@@ -97,8 +116,3 @@ class Slot:
     def is_taken(self) -> bool:
         """Whether it has a lease that is to be its only one."""
         return any(lease.work.is_alone for lease in self.leases)
-
-    @property
-    def has_work(self) -> bool:
-        """Whether it has leases."""
-        return bool(self.leases)

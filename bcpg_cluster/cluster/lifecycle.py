@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from bcpg_cluster.cluster.progress.report import Progress
+from bcpg_cluster.cluster.liveness.rank_progress import RankProgress
 from bcpg_cluster.cluster.runtime import Member
 
 
@@ -33,6 +33,6 @@ def meet(member: Member, host: str, port: int) -> Future[None]:
     return member.call("meet", host, port, label="meet")
 
 
-def progress(member: Member) -> Future[Progress]:
+def progress(member: Member) -> Future[RankProgress]:
     """Where a rank of a gang is in its work; answered while it works."""
     return member.call("progress", control=True, label="progress")

@@ -334,7 +334,7 @@ class Pool:
     def _requeue(self, slot: Slot, lease: Lease, why: str) -> None:
         is_last, most = lease.attempt >= self._limits.max_attempts, self._limits.max_attempts
         then = f"failed {lease.attempt} of {most} times" + ("" if is_last else ", back to the front of the queue")
-        self._tell_fault(FaultKind.REQUEUE, slot, lease.work.label or str(lease.work.key), why, then)
+        self._tell_fault(FaultKind.REQUEUE, slot, lease.work.label, why, then)
         if is_last:
             raise EngineError(
                 f"pool {self.name}: {lease.work.label} failed {lease.attempt} times; the last time: {why}"

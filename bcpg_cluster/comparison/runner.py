@@ -148,7 +148,7 @@ class Comparison:
 
     def _shared_tables(self) -> list[str]:
         config = self._base
-        stages = data_stages({judge: config.judge_pool(judge) for judge in config.judges})
+        stages = data_stages(config.judge_pools)
         return ["prompts", *(stage.output for stage in stages if stage.name != "weigh")]
 
     # --- arms

@@ -169,6 +169,11 @@ class Config(Section):
             return "cpu"
         return "prm" if judge == "prm" else f"judge.{judge}"
 
+    @property
+    def judge_pools(self) -> dict[str, str]:
+        """The pool of every judge, by the judge's name."""
+        return {judge: self.judge_pool(judge) for judge in self.judges}
+
     def pool_names(self) -> Iterator[str]:
         """All pools of this run, in start order."""
         yield "rollout"

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from bcpg_cluster.cluster.gang import Gang
@@ -215,7 +215,7 @@ class Coordinator:
         )
 
     def _data_stages(self) -> tuple[StageSpec, ...]:
-        return data_stages({judge: self._config.judge_pool(judge) for judge in self._config.judges})
+        return data_stages(self._config.judge_pools)
 
     def _collect(self, round_: int, stages: tuple[StageSpec, ...]) -> dict[str, float]:
         """Have data stages of a round done; wall seconds by stage."""
@@ -235,7 +235,8 @@ class Coordinator:
             why = empty_round_reason(weighed.dropped, weighed.asked)
             self._observer.hear(Noted(f"round {round_}: {why}, the weights stay as they are"))
             before = self._manifest.state.snapshots.get(round_ - 1)
-            kept = SnapshotRecord(round_, before.path if before else "", before.digests if before else {}, 0.0)
+            base = SnapshotRecord(0, "", {}, 0.0)
+            kept = replace(before or base, version=round_, seconds=0.0, training=None)
             self._manifest.add_snapshot(kept)
             return kept
         check_rows(weighed, self._config.objective)

@@ -99,7 +99,7 @@ class Dataflow:
             tell=lambda fault: observer.hear(Faulted(fault)),
         )
         self._is_stale = False  # shards were given up: the frontier knows them as accepted
-        self._damage: DamagedShardError | None = None  # the last that was found
+        self._damage: DamagedShardError | None = None  # the last that was found since
         # By attempt: the tables it was given, and their checksums.
         self._read: dict[str, tuple[tuple[str, str], ...]] = {}
         self._first: dict[str, float] = {}
@@ -131,10 +131,8 @@ class Dataflow:
             self._tend()
             if not self._absorb(used) and not self._is_stale:
                 self._bell.wait(self._poll_s)
-            if self._is_stale:
-                self._start_over(used)
-                if self._lacks_input():
-                    break
+            if self._is_stale and not self._start_over(used):
+                break
         return {name: self._last[name] - self._first[name] for name in self._last}
 
     def _is_sealed(self) -> bool:
@@ -163,8 +161,8 @@ class Dataflow:
         tables = {table for stage in self._stages for table in (stage.output, *stage.inputs)}
         return Frontier(self._stages, self._num_shards, {table: dict(self._accepted(table)) for table in tables})
 
-    def _start_over(self, used: Sequence[Pool]) -> None:
-        """Shards were given up. Finish the leases under way, then work on what is missing now."""
+    def _start_over(self, used: Sequence[Pool]) -> bool:
+        """Shards were given up. Finish the leases under way, then work on what is missing now; whether these stages can."""
         for pool in used:
             pool.drop_queue()
         while any(pool.num_leased for pool in used):
@@ -177,14 +175,14 @@ class Dataflow:
         for pool in used:  # parts that were finished meanwhile may have asked for more
             pool.drop_queue()
         self._quarantine.forget_searches()
-        lacks_input = self._lacks_input()
-        if lacks_input and self._damage:
-            raise self._damage
-        self._is_stale = False
-        if lacks_input:
-            return
+        damage, self._damage, self._is_stale = self._damage, None, False
+        if self._lacks_input():
+            if damage:
+                raise damage
+            return False
         self._frontier = self._new_frontier()
         self._submit(self._frontier.ready())
+        return True
 
     def _lacks_input(self) -> bool:
         """Whether a table that these stages only read lacks shards."""

@@ -170,7 +170,7 @@ def dry_run(
 
 def _work_seconds(config: Config, state: ManifestState) -> dict[str, float]:
     """Seconds at work of each map stage: of its one shard."""
-    stages = (*data_stages({name: config.judge_pool(name) for name in config.judges}), *evaluation_stages())
+    stages = (*data_stages(config.judge_pools), *evaluation_stages())
     return {stage.name: sum(receipt.seconds for receipt in state.receipts(1, stage.output)) for stage in stages}
 
 

@@ -25,28 +25,42 @@ def keep_snapshots(manifest: Manifest, scores: dict[int, float], keep_last: int)
     """
     manifest.check_held()
     kept = _kept(manifest.state, scores, keep_last)
-    kept_paths = {record.path for version, record in manifest.state.snapshots.items() if version in kept}
     deleted = []
     for version, record in sorted(manifest.state.snapshots.items()):
         folder = manifest.run_dir / record.path
-        if record.path and record.path not in kept_paths and folder.exists():
+        if record.path and record.path not in kept and folder.exists():
             remove_tree(folder)
             deleted.append(version)
     return deleted
 
 
-def kept_versions(state: ManifestState, keep_last: int) -> set[int]:
-    """The versions whose files a run has for certain, if nothing was lost. Where the newest has no report yet, the best one is not
+def kept_paths(state: ManifestState, keep_last: int) -> set[str]:
+    """The snapshots that a run has for certain, if nothing was lost. Where the newest has no report yet, the best one is not
     among them: a run that is killed may have compared it with one whose report it did not write.
     """
     scores = {round_: of.accuracy for round_, of in state.reports.items() if round_ and of.accuracy is not None}
     return _kept(state, scores if max(state.snapshots, default=0) in state.reports else {}, keep_last)
 
 
-def _kept(state: ManifestState, scores: dict[int, float], keep_last: int) -> set[int]:
+def _kept(state: ManifestState, scores: dict[int, float], keep_last: int) -> set[str]:
+    """By path: a round that taught nothing has the files of an earlier one."""
     versions = sorted(v for v, record in state.snapshots.items() if record.path)  # the base has no files here
-    kept = set(versions[-keep_last:])
-    return kept | {max(scores, key=lambda version: (scores[version], version))} if scores else kept
+    kept = versions[-keep_last:] + ([max(scores, key=lambda version: (scores[version], version))] if scores else [])
+    return {state.snapshots[version].path for version in kept if version in state.snapshots}
+
+
+def trained_in(state: ManifestState, version: int) -> int:
+    """The round that trained a version's weights: one that taught nothing keeps those of an earlier one."""
+    path = state.snapshots[version].path
+    return min(number for number, record in state.snapshots.items() if record.path == path)
+
+
+def round_to_repeat(run_dir: RunPath, state: ManifestState, version: int) -> int:
+    """The round that trained these weights, or the last before it whose start weights are still kept."""
+    round_ = trained_in(state, version)
+    while round_ > 1 and not (run_dir / state.snapshots[round_ - 1].path).is_dir():
+        round_ -= 1
+    return round_
 
 
 def put_in_place(run_dir: Path, remade: str, path: str) -> None:
@@ -99,9 +113,8 @@ class SnapshotCheck:
         run_dir = self._manifest.run_dir
         if record is None or not record.path or record.path in self._passed or not isinstance(run_dir, Path):
             return
-        again = (
-            f"bcpg-cluster stage train --round {self._round_to_repeat(record.path)} --discard-later --run-dir {run_dir}"
-        )
+        round_ = round_to_repeat(run_dir, self._manifest.state, version)
+        again = f"bcpg-cluster stage train --round {round_} --discard-later --run-dir {run_dir}"
         try:
             self._verify(str(run_dir / record.path), record.digests)
             if faults := companion_faults(str(run_dir / record.path), record.files):
@@ -119,19 +132,3 @@ class SnapshotCheck:
                 remedy=f"put the file back from a copy, or train these weights again: {again}",
             ) from error
         self._passed.add(record.path)
-
-    def trained_in(self, version: int) -> int:
-        """The round that trained a version's weights: one that taught nothing keeps those of an earlier one."""
-        snapshots = self._manifest.state.snapshots
-        path = snapshots[version].path
-        return min(number for number, record in snapshots.items() if record.path == path)
-
-    def _round_to_repeat(self, path: str) -> int:
-        """The round that trained these weights (one that taught nothing keeps those of an earlier one), or the last before it
-        whose start weights are still kept.
-        """
-        snapshots = self._manifest.state.snapshots
-        round_ = min(version for version, record in snapshots.items() if record.path == path)
-        while round_ > 1 and not (self._manifest.run_dir / snapshots[round_ - 1].path).is_dir():
-            round_ -= 1
-        return round_

@@ -1,4 +1,4 @@
-"""Work that ran out of memory or disk becomes a lost member: never a label, and never an error without a way out."""
+"""Work that ran out of memory becomes a lost member: never a label, and never an error without a way out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from bcpg_cluster.errors import MemberLostError
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "memoryerror")
-MORE_MEMORY = (
+_MORE_MEMORY = (
     "give its pool fewer members or leases (pools.<name>.members, leases_per_member), its engine less "
     "(engine_args: kv_cache_memory_bytes, max_num_seqs), or the node more memory; then run the same command again"
 )
@@ -27,7 +27,7 @@ def naming_exhaustion() -> Iterator[None]:
     except Exception as error:  # torch, vLLM and the system each raise their own
         if not is_out_of_memory(error):
             raise
-        raise MemberLostError(f"out of memory: {type(error).__name__}: {error}\n  remedy: {MORE_MEMORY}") from error
+        raise MemberLostError(f"out of memory: {type(error).__name__}: {error}\n  remedy: {_MORE_MEMORY}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

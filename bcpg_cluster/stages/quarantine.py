@@ -36,11 +36,6 @@ class Task:
     parts: tuple[Receipt, ...] = field(default=(), compare=False)
 
     @property
-    def is_whole(self) -> bool:
-        """Whether its receipt is the shard's."""
-        return self.part is None
-
-    @property
     def is_suspect(self) -> bool:
         """Whether its member is to have nothing else."""
         return self.part is not None and not self.given_up

@@ -24,8 +24,7 @@ from bcpg_cluster.store.journal import journal_lines, journal_place, open_journa
 from bcpg_cluster.store.journals.lines import Damage, DamagedLineError, DamageKind, describe, signed_lines
 from bcpg_cluster.store.journals.lost import LostShard
 from bcpg_cluster.store.journals.replay import Replay, replay
-from bcpg_cluster.store.journals.seals import SealedTable as SealedTable
-from bcpg_cluster.store.journals.seals import receipts_digest
+from bcpg_cluster.store.journals.seals import SealedTable, receipts_digest
 from bcpg_cluster.store.journals.state import RECEIPT_FIELDS
 from bcpg_cluster.store.journals.state import ManifestState as ManifestState
 from bcpg_cluster.store.journals.state import SnapshotRecord as SnapshotRecord

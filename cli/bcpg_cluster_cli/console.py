@@ -130,6 +130,11 @@ class ConsoleObserver:
             self._progress.remove_task(self._tasks.pop(key))
 
 
+def counts_text(counts: Mapping[str, int]) -> str:
+    """What of how many, in a line."""
+    return ", ".join(f"{what} {number:,}" for what, number in counts.items())
+
+
 def percent(value: float | None, error: float | None = None) -> str:
     """A share as a percentage with its standard error; ``-`` where it is undefined."""
     if value is None:
@@ -186,7 +191,7 @@ def _rows(report: RoundReport) -> list[tuple[str, str]]:
         rows += [] if report.train is None else [("training", _train_text(report.train))]
         rows.append(("tokens/s", ", ".join(f"{name} {rate:,.0f}" for name, rate in report.tokens_per_s.items())))
     if report.faults is not None:
-        counts = ", ".join(f"{kind} {number:,}" for kind, number in report.faults.counts.items())
+        counts = counts_text(report.faults.counts)
         rows.append(("faults", f"{counts}; the worst: {report.faults.worst}"))
     rows.append(("seconds", ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())))
     return rows

@@ -23,9 +23,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bcpg_cluster.cluster.gang import Gang
+from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
+from bcpg_cluster.cluster.liveness.rank_watch import ProgressLimits, ProgressWatch
 from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
-from bcpg_cluster.cluster.progress.report import ProgressReporter
-from bcpg_cluster.cluster.progress.watch import ProgressLimits, ProgressWatch
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.records import SampleId
 from bcpg_cluster.run.build.engines import make_trainer_rank, snapshot_verifier

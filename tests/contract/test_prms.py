@@ -390,7 +390,7 @@ def test_other_families_on_transformers(
 
 def test_what_cannot_be_served_is_said_before_it_starts(tmp_path: Path, shepherd_path: str, prm_path: str) -> None:
     path = skywork_path(tmp_path / "prm", "single")
-    with pytest.raises(ConfigError, match="vLLM does not know"):
+    with pytest.raises(ConfigError, match="is not read by vLLM here"):
         VllmStepScorer(path, "prm", engine_args={})
     with pytest.raises(ConfigError, match=r"\['enforce_eager'\] mean nothing"):
         TransformersStepScorer(path, "prm", engine_args={"enforce_eager": True})

@@ -198,6 +198,10 @@ def test_weights_stay_when_all_are_right_and_training_goes_on_after(
     for round_ in range(1, 9):
         before = state.snapshots[round_ - 1].path if round_ > 1 else ""
         assert (state.snapshots[round_].path == before) == (kept[round_ - 1] == 0)
+        if kept[round_ - 1] == 0 and round_ > 1:
+            assert state.snapshots[round_].files == state.snapshots[round_ - 1].files
+            assert state.snapshots[round_].digests == state.snapshots[round_ - 1].digests
+    assert any(state.snapshots[round_].files for round_ in range(2, 9) if not kept[round_ - 1])
     newest = state.snapshots[8].path
     assert not newest or (run.directory / newest).is_dir()
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from bcpg_cluster.cluster.leases import Lease
-from bcpg_cluster.cluster.liveness.deadline import DeadlineRule, LeaseTimes
+from bcpg_cluster.cluster.liveness.deadline import DeadlineRule, LongestTimes
 from bcpg_cluster.cluster.liveness.heartbeats import EVERY_S
 
 _ABSENCE_S = 10.0  # a driver that was stopped itself has answers to read before it calls a lease late
@@ -17,7 +17,7 @@ class LeaseDeadlines:
 
     def __init__(self, rule: DeadlineRule, clock: Callable[[], float]) -> None:
         self._rule, self._clock = rule, clock
-        self._times = LeaseTimes()
+        self._times = LongestTimes()
         self._next = math.inf  # no lease is overdue before
         self._looked = clock()
         self._was_absent = False

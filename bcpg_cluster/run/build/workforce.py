@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.leases import PoolLimits
+from bcpg_cluster.cluster.liveness.rank_watch import ProgressLimits, ProgressWatch
 from bcpg_cluster.cluster.pool import Pool
-from bcpg_cluster.cluster.progress.watch import ProgressLimits, ProgressWatch
 from bcpg_cluster.cluster.runtime import MemberSpec, Runtime
 from bcpg_cluster.cluster.turns import TRAINER, Turns
 from bcpg_cluster.config.embedded import resolve_asset

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bcpg_cluster.errors import EngineError, RunDirectoryError, TrainingDivergedError
-from bcpg_cluster.run.snapshots import SnapshotCheck, SnapshotDamagedError, put_in_place
+from bcpg_cluster.run.snapshots import SnapshotCheck, SnapshotDamagedError, put_in_place, trained_in
 from bcpg_cluster.run.steps import Step, Steps, Training
 from bcpg_cluster.stages.push.arrivals import arrival_faults
 from bcpg_cluster.store.faults import FaultEvent, FaultKind
@@ -43,7 +43,7 @@ class SnapshotMender:
         try:
             self._check(version)
         except SnapshotDamagedError as damage:
-            round_ = self._check.trained_in(version)
+            round_ = trained_in(self._manifest.state, version)
             if not self._can_train(round_):
                 raise
             yield from self.have(round_ - 1)

@@ -11,27 +11,35 @@ from bcpg_cluster.run.soundness.faults import Fate, Fault, Subject
 from bcpg_cluster.run.training import steps_path
 from bcpg_cluster.store.journal import journal_place
 from bcpg_cluster.store.layout import CONFIG, checkpoint_path, report_path
+from bcpg_cluster.store.manifest import is_mendable
 from bcpg_cluster.store.mark import MARK, is_mark
+from bcpg_cluster.store.path import read_json
 from bcpg_cluster.store.whole_files import is_set_aside
 
 
 def manifest_faults(subject: Subject) -> Iterator[Fault]:
     """Lines that are not what was written. Everything else is checked against the lines before the first of them."""
-    for damage in subject.damages:
-        yield Fault(
-            journal_place(subject.run_dir).name,
-            f"line {damage.line}: {damage.what}",
+    if not subject.damages:
+        return
+    if is_mendable(subject.state, subject.damages[0]):
+        fate, follows = (
             Fate.RESTORED,
-            f"--mend cuts it back to line {subject.damages[0].line - 1} and keeps the damaged one; the next `iterate` makes "
-            "again what is cut off. A copy of the file saves that",
+            (
+                f"--mend cuts it back to line {subject.damages[0].line - 1} and keeps the damaged one; the next `iterate` makes "
+                "again what is cut off. A copy of the file saves that"
+            ),
         )
+    else:
+        fate, follows = Fate.LOST, "no line before it can be relied on: put back a copy of the file"
+    for damage in subject.damages:
+        yield Fault(journal_place(subject.run_dir).name, f"line {damage.line}: {damage.what}", fate, follows)
 
 
 def file_faults(subject: Subject) -> Iterator[Fault]:
     """Of everything that is neither a shard nor a snapshot nor the manifest."""
     yield from _config_fault(subject)
     for round_, report in sorted(subject.state.reports.items()):
-        if _json(subject, report_path(round_)) != report.plain():
+        if read_json(subject.run_dir / report_path(round_)) != report.plain():
             yield Fault(
                 report_path(round_),
                 "is not the report that the manifest has",
@@ -70,13 +78,6 @@ def _mark_fault(subject: Subject) -> Iterator[Fault]:
     path = subject.run_dir / MARK
     if path.exists() and not is_mark(path.read_bytes()):
         yield Fault(MARK, "is not what was written", Fate.RESTORED, "--mend, or the next `iterate`, writes another")
-
-
-def _json(subject: Subject, path: str) -> object:
-    try:
-        return json.loads((subject.run_dir / path).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def strays(subject: Subject) -> list[str]:

@@ -48,7 +48,7 @@ def _fate(subject: Subject, error: DamagedShardError) -> tuple[Fate, str]:
     otherwise = (
         f"A copy of the file brings it back; `{again} --run-dir {subject.run_dir}` makes this and all later rounds anew"
     )
-    if restorable_stage(subject, table) is not None or table in PROMPT_TABLES:
+    if subject.config and (restorable_stage(subject, table) is not None or table in PROMPT_TABLES):
         return (
             Fate.RESTORED,
             f"nothing to do reads it. --mend puts it back if it comes out the same byte for byte. {otherwise}",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bcpg_cluster.errors import StoreError
+from bcpg_cluster.errors import NotFiniteError, StoreError
 from bcpg_cluster.run.build.engines import snapshot_verifier
-from bcpg_cluster.run.snapshots import kept_versions
+from bcpg_cluster.run.snapshots import kept_paths, round_to_repeat
 from bcpg_cluster.run.soundness.faults import Fate, Fault, Subject
 from bcpg_cluster.stages.push.canaries import CANARIES, read_canaries
 from bcpg_cluster.stages.push.file_digests import companion_faults
@@ -21,23 +21,32 @@ def snapshot_faults(subject: Subject) -> list[Fault]:
     if not isinstance(subject.run_dir, Path) or subject.config is None:
         return []
     found, seen = [], set[str]()
-    kept = kept_versions(subject.state, subject.config.snapshots.keep_last)
+    kept = kept_paths(subject.state, subject.config.snapshots.keep_last)
     for version, record in sorted(subject.state.snapshots.items()):
         if record.path and record.path not in seen:
             seen.add(record.path)
-            what = _what_is_wrong(subject.run_dir, record, subject.config.train.kind, is_kept=version in kept)
+            try:
+                what = _what_is_wrong(subject.run_dir, record, subject.config.train.kind, is_kept=record.path in kept)
+            except NotFiniteError as error:
+                follows = (
+                    f"they were written so; train them again with another learning rate: `{_again(subject, version)}`"
+                )
+                found.append(Fault(record.path, str(error), Fate.LOST, follows))
+                continue
             if what is not None:
                 found.append(Fault(*what, *_fate(subject, version)))
     return found
 
 
 def _what_is_wrong(run_dir: Path, record: SnapshotRecord, kind: str, *, is_kept: bool) -> tuple[str, str] | None:
-    """The path, and what is wrong there."""
+    """The path, and what is wrong there. Raises :class:`NotFiniteError`: the weights are what was written, and no numbers."""
     folder = run_dir / record.path
     if not folder.is_dir():
         return (record.path, "is in the manifest but not there") if is_kept else None
     try:
         snapshot_verifier(kind)(str(folder), record.digests)
+    except NotFiniteError:
+        raise
     except StoreError as error:
         return record.path, str(error)
     for fault in companion_faults(str(folder), record.files):
@@ -53,17 +62,21 @@ def _what_is_wrong(run_dir: Path, record: SnapshotRecord, kind: str, *, is_kept:
 
 def _fate(subject: Subject, version: int) -> tuple[Fate, str]:
     state = subject.state
-    is_newest = version == max(state.snapshots)
-    round_ = version
-    while round_ > 1 and not (subject.run_dir / state.snapshots[round_ - 1].path).is_dir():
-        round_ -= 1
-    again = f"bcpg-cluster stage train --round {round_} --discard-later --run-dir {subject.run_dir}"
+    is_newest = state.snapshots[max(state.snapshots)].path == state.snapshots[version].path
     needs = (
         "the next round starts from it: `iterate` trains it again, and takes it if its digests are these"
         if is_newest
         else "no later round starts from it; exports may"
     )
-    return Fate.LOST, f"{needs}. Or put it back from a copy, or train these weights and all later ones anew: `{again}`"
+    return (
+        Fate.LOST,
+        f"{needs}. Or put it back from a copy, or train these weights and all later ones anew: `{_again(subject, version)}`",
+    )
+
+
+def _again(subject: Subject, version: int) -> str:
+    round_ = round_to_repeat(subject.run_dir, subject.state, version)
+    return f"bcpg-cluster stage train --round {round_} --discard-later --run-dir {subject.run_dir}"
 
 
 def checkpoint_faults(subject: Subject) -> Iterator[Fault]:

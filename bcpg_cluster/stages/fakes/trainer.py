@@ -8,7 +8,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from bcpg_cluster.cluster.progress.report import ProgressReporter
+from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
 from bcpg_cluster.errors import EngineError, PushError
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.fakes.faults import Faults, _CallCounter

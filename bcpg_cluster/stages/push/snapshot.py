@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from bcpg_cluster.errors import DataError, NotFiniteError, RunDirectoryError, StoreError, TrainingDivergedError
 from bcpg_cluster.stages.push.digest import is_finite, tensor_digest
-from bcpg_cluster.stages.push.file_digests import WEIGHT_SUFFIXES, FileFault, companion_faults, raise_if_exhausted
+from bcpg_cluster.stages.push.file_digests import WEIGHT_SUFFIXES, raise_if_exhausted
 from bcpg_cluster.store.whole_files import whole_directory
 
 DIGESTS_FILE = "digests.json"
@@ -182,24 +182,3 @@ def verify_snapshot(path: str, digests: Mapping[str, str] | None = None) -> dict
     for _ in read_parameters(path, expected):
         pass
     return dict(expected)
-
-
-def snapshot_faults(path: str, digests: Mapping[str, str], files: Mapping[str, str]) -> tuple[FileFault, ...]:
-    """All that is wrong with a snapshot, file by file; nothing when it is what was written.
-
-    Args:
-        digests: of its parameters, and ``files`` of its other files, as the manifest has them.
-    """
-    faults, seen = list(companion_faults(path, files)), set()
-    for file in sorted(Path(path).glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (not a dict: it has no __iter__)
-                    seen.add(name)
-                    if digests.get(name) != tensor_digest(tensors.get_tensor(name)):
-                        faults.append(FileFault(file.name, f"has a {name} that is not what was written"))
-        except (SafetensorError, OSError) as error:
-            raise_if_exhausted(error)
-            faults.append(FileFault(file.name, f"cannot be read: {error}"))
-    missing = sorted(set(digests) - seen)
-    return (*faults, *(FileFault("*.safetensors", f"has no {name}") for name in missing))

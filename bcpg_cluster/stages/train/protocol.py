@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from bcpg_cluster.cluster.progress.report import ProgressReporter
+from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.objective import Objective

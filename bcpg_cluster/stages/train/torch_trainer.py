@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bcpg_cluster.cluster.progress.report import ProgressReporter
+from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
 from bcpg_cluster.errors import ConfigError, EngineError, PushError
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec

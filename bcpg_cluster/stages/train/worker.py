@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter, RankProgress
 from bcpg_cluster.cluster.node_address import own_address
-from bcpg_cluster.cluster.progress.report import Progress, ProgressReporter
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt, StepCheckpoint
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
@@ -96,7 +96,7 @@ class TrainWorker:
         """Answered as soon as the member is ready."""
         return "ready"
 
-    def progress(self) -> Progress:
+    def progress(self) -> RankProgress:
         """Where this rank is in its work. A control call: answered while it works."""
         return self._progress.now()
 
@@ -258,9 +258,8 @@ def _checkpoints(job: TrainJob) -> Path:
     if not isinstance(job.run_dir, StoredPath):
         return job.run_dir / job.checkpoint_dir
     taken = run_cache(job.run_dir) / job.checkpoint_dir
-    take_newest(
-        taken
-    )  # what the try before left on this machine (``run.training.take_checkpoints`` does it in a directory)
+    # What the try before left on this machine; ``run.training.take_checkpoints`` does it in a directory.
+    take_newest(taken)
     return taken
 
 

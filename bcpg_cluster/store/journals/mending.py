@@ -28,11 +28,6 @@ class DamagedManifest:
     num_lines: int
     damages: tuple[Damage, ...]
 
-    @property
-    def is_mendable(self) -> bool:
-        """Whether :func:`cut_manifest` can cut it back; also where nothing is damaged."""
-        return not self.damages or is_mendable(self.state, self.damages[0])
-
 
 @dataclass(frozen=True, slots=True)
 class CutManifest:

@@ -105,18 +105,17 @@ class ManifestState:
                     self.created = {**(self.created or {}), "identity": event["changed"]["identity"]}
                 self._reopen(event["round"], set(event["tables"]), event["versions"])
 
-    def add_receipt(self, receipt: Receipt) -> bool:
+    def add_receipt(self, receipt: Receipt) -> None:
         """Count a shard, unless another attempt at it counts already. Equal names of metrics become one object in memory."""
         key = receipt.round, receipt.table
         accepted = self.shards.get(key)
         if not isinstance(accepted, dict):
             accepted = self.shards[key] = dict((accepted or {}).items())
         if receipt.shard in accepted:
-            return False
+            return
         metrics = {sys.intern(name): value for name, value in receipt.metrics.items()}
         accepted[receipt.shard] = replace(receipt, table=sys.intern(receipt.table), metrics=metrics)
         self.losses.take_remade(receipt, self.shards, self.sealed)
-        return True
 
     def _keep_steps(self, round_: int, num_steps: int) -> None:
         """Forget the step checkpoints of a round that hold more steps."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bcpg_cluster.errors import UserError
 from bcpg_cluster_cli.options import (
     JsonOption,
     RoundOption,
@@ -33,6 +34,12 @@ def status(
     from bcpg_cluster_cli.watching.status import run_status
 
     if events or since is not None:
+        if watch:
+            raise UserError(
+                "--watch was given with --events",
+                rule="events are listed once; what happens now is shown by --watch alone",
+                remedy="leave one of them out",
+            )
         run_events(run_dir, since, as_json=json_)
         return
     run_status(run_dir, watch=watch, as_json=json_)

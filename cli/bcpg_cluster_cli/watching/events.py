@@ -16,6 +16,7 @@ from bcpg_cluster.errors import UserError
 from bcpg_cluster.store.faults import FaultEvent, count_by_kind
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import RunPath
+from bcpg_cluster_cli.console import counts_text
 from bcpg_cluster_cli.session import find_run
 from bcpg_cluster_cli.terminal import Terminal
 
@@ -35,7 +36,7 @@ def run_events(run_dir: str | RunPath | None, since: str | None, *, as_json: boo
         console.print(f"no faults{'' if since is None else f' since {since}'}", highlight=False, markup=False)
         return
     console.print(_table(faults))
-    counts = ", ".join(f"{kind} {number:,}" for kind, number in count_by_kind(faults).items())
+    counts = counts_text(count_by_kind(faults))
     console.print(counts, highlight=False, markup=False)
 
 

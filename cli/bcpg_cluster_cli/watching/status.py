@@ -21,7 +21,7 @@ from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.watch.live_status import is_alive, read_live
-from bcpg_cluster_cli.console import import_text, percent, points
+from bcpg_cluster_cli.console import counts_text, import_text, percent, points
 from bcpg_cluster_cli.session import find_run
 from bcpg_cluster_cli.terminal import Terminal
 from bcpg_cluster_cli.watching.live_view import WIDE, live_view
@@ -55,7 +55,7 @@ def _print(console: Console, directory: RunPath) -> None:
             f"round {row['round']}  {row['table']}: {row['shards']} shards delivered, {row['state']}", highlight=False
         )
     if facts["faults"]:
-        counts = ", ".join(f"{kind} {number:,}" for kind, number in facts["faults"].items())
+        counts = counts_text(facts["faults"])
         console.print(f"faults: {counts} (see `status --events`)", highlight=False)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.cluster.gang import Gang
-from bcpg_cluster.cluster.progress.report import Progress
-from bcpg_cluster.cluster.progress.watch import ProgressLimits, ProgressWatch
+from bcpg_cluster.cluster.liveness.rank_progress import RankProgress
+from bcpg_cluster.cluster.liveness.rank_watch import ProgressLimits, ProgressWatch
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import DataError, EngineError, Interrupted, MemberLostError, TrainingDivergedError
 
@@ -133,9 +133,9 @@ def test_a_rank_that_gets_nowhere_takes_the_group_with_it(scripted: Any, clock: 
     """Also a group of one. The last rank stopped in the middle; the others answer and wait for it."""
     gang = watched(scripted, clock, size, heartbeat_s=2.0)
 
-    def progress(call: Any) -> Progress | None:
+    def progress(call: Any) -> RankProgress | None:
         is_stopped = call.member == f"trainer/{size - 1}" and len(scripted.of("progress")) > 2 * size
-        return None if is_stopped else Progress("micro-batch", "3 of 8", 7, None, "node-a", 42)
+        return None if is_stopped else RankProgress("micro-batch", "3 of 8", 7, None, "node-a", 42)
 
     def settle(call: Any) -> None:
         if call.method != "progress" or progress(call) is not None:
@@ -194,6 +194,6 @@ def test_a_rank_that_shows_no_progress_is_shown_as_stalled(scripted: Any, clock:
         gang.status()
         clock.now += 1.0
         (asked,) = [call for call in scripted.of("progress") if call.member == "trainer/0" and not call.answer.done()]
-        asked.answer.set_result(Progress("", "", 0, None, "node-a", 1))
+        asked.answer.set_result(RankProgress("", "", 0, None, "node-a", 1))
     assert gang.status() == [("trainer/0", "ready"), ("trainer/1", "stalled")]
     assert gang.is_up

@@ -14,7 +14,7 @@ import pytest
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.inline_runtime import InlineRuntime
 from bcpg_cluster.cluster.lifecycle import progress
-from bcpg_cluster.cluster.progress.watch import ProgressLimits, ProgressWatch
+from bcpg_cluster.cluster.liveness.rank_watch import ProgressLimits, ProgressWatch
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.errors import DataError, EngineError, MemberLostError, StoreError, TrainingDivergedError
 from bcpg_cluster.records import SampleId

@@ -66,7 +66,7 @@ class VllmStepScorer:
         self._convention, tokenizer, _ = load_convention(model, engine_args, convention, separator, system)
         if self._convention.head in ("value", "labels"):
             raise ConfigError(
-                f"vLLM does not know the architecture of {model}",
+                f"the head of {model} is not read by vLLM here",
                 rule="models with a value head (skywork) and token classifiers (trl) are served by transformers",
                 remedy="set the judge's engine to transformers, or leave it to be chosen",
             )

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bcpg_cluster.cluster.progress.report import ProgressReporter
+from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
 from bcpg_cluster.errors import BcpgError, EngineError, PushError
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
@@ -245,9 +245,8 @@ class DeepSpeedRank:
         except OSError as error:
             problem = unwritten(directory, error)
         self._raise_alike(problem)
-        if self._rank == 0 and checkpoint is not None:
-            keep = self._kept.add(checkpoint)
-        keep_only(place, self._group.agree(keep if self._rank == 0 else None))
+        keep = self._kept.add(checkpoint) if self._rank == 0 and checkpoint is not None else None
+        keep_only(place, self._group.agree(keep))
         self._group.barrier()  # the record stands before any rank continues
 
     def _raise_alike(self, problem: BcpgError | None) -> None:

@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bcpg_cluster.errors import EngineError, StoreError
 from bcpg_cluster.records import StepCheckpoint
-from bcpg_cluster.stages.push.file_digests import FileDigest, FileFault, file_faults
+from bcpg_cluster.stages.push.file_digests import FileDigest, FileFault, file_faults, raise_if_exhausted
 from bcpg_cluster.stages.train.protocol import StepReport
-from bcpg_cluster.store.whole_files import remove_tree, write_whole
+from bcpg_cluster.store.whole_files import remove_tree, sync_directory, write_whole
 
 RECORD = "checkpoint.json"
 _FORMAT = 1
@@ -75,7 +74,7 @@ def write_record(directory: Path, record: CheckpointRecord) -> StepCheckpoint:
     text = json.dumps(content).encode()
     write_whole(directory / RECORD, text)
     for folder in (directory, directory.parent):
-        _sync(folder)
+        sync_directory(folder)
     return StepCheckpoint(len(record.reports), hashlib.sha256(text).hexdigest())
 
 
@@ -90,6 +89,7 @@ def read_record(directory: Path, vouched: StepCheckpoint) -> CheckpointRecord:
     except FileNotFoundError:
         raise StoreError("is not there") from None
     except OSError as error:
+        raise_if_exhausted(error)
         raise StoreError(f"cannot be read: {error.strerror or error}") from error
     if hashlib.sha256(text).hexdigest() != vouched.digest:
         raise StoreError("is not what was written (its sha256 differs)")
@@ -139,11 +139,3 @@ def keep_only(checkpoint_dir: Path, names: Collection[str]) -> None:
         for entry in checkpoint_dir.iterdir():
             if entry.name not in names:
                 remove_tree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -142,7 +142,7 @@ def _round_state(number: int, seen: RunSeen) -> str:
 
 
 def _specs(config: Config) -> tuple[StageSpec, ...]:
-    return data_stages({name: config.judge_pool(name) for name in config.judges})
+    return data_stages(config.judge_pools)
 
 
 def _stages(number: int, seen: RunSeen) -> tuple[StageCount, ...]:

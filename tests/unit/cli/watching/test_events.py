@@ -68,3 +68,9 @@ def test_an_iso_time_is_local_unless_it_says():
 def test_what_is_no_time(since: str):
     with pytest.raises(UserError, match="no time"):
         since_time(since, 0.0)
+
+
+def test_what_was_and_what_is_are_asked_for_one_at_a_time(bcpg: Callable[..., Any], finished_run: Any):
+    ended = bcpg("status", "--events", "--watch", "--run-dir", finished_run.directory)
+    assert ended.code == 2
+    assert "--watch was given with --events" in ended.err and "leave one of them out" in ended.err

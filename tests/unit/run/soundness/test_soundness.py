@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bcpg_cluster.errors import RunDirectoryError
-from bcpg_cluster.run.soundness.check import check_run
+from bcpg_cluster.errors import NotFiniteError, RunDirectoryError
+from bcpg_cluster.run.soundness import snapshot_faults as snapshot_module
+from bcpg_cluster.run.soundness.check import check_run, read_subject
 from bcpg_cluster.run.soundness.faults import Fate, Fault
+from bcpg_cluster.run.soundness.file_faults import manifest_faults
 from bcpg_cluster.run.soundness.mend import mend_run
 from bcpg_cluster.store.layout import CONFIG, MANIFEST
 from bcpg_cluster.store.manifest import Manifest, read_manifest
@@ -220,3 +223,37 @@ def test_a_run_in_an_object_store(make_config: Any, run_rounds: Any):
     assert mend_run(place).after.exit_code == 0
     assert (place / receipt.path).read_bytes() == content
     assert (place / f"{receipt.path}.damaged").read_bytes() == content[:-1]
+
+
+def test_a_journal_that_cannot_be_cut_back_says_so(run_dir: Path):
+    """The first checksum is gone, so no line before the second can be relied on."""
+    text = (run_dir / MANIFEST).read_bytes()
+    (run_dir / MANIFEST).write_bytes(text.replace(b'"crc"', b'"crx"', 1))
+    with pytest.raises(RunDirectoryError) as refused:
+        mend_run(run_dir)
+    assert "put back a copy" in refused.value.remedy
+    found = [fault for fault in manifest_faults(read_subject(run_dir)) if fault.path == MANIFEST]
+    assert {fault.fate for fault in found} == {Fate.LOST}
+    assert all("put back a copy" in fault.follows and "--mend" not in fault.follows for fault in found)
+
+
+def test_the_newest_snapshot_is_missed_after_rounds_that_taught_nothing(run_dir: Path):
+    """Versions 4 and 5 have the files of version 3, which the next round starts from."""
+    state = read_manifest(run_dir)
+    with Manifest(run_dir) as manifest:
+        for version in (4, 5):
+            manifest.add_snapshot(replace(state.snapshots[3], version=version, training=None))
+    shutil.rmtree(run_dir / state.snapshots[3].path)
+    found = [fault for fault in check_run(run_dir).faults if fault.path == state.snapshots[3].path]
+    assert [fault.what for fault in found] == ["is in the manifest but not there"]
+    assert found[0].follows.startswith("the next round starts from it")
+
+
+def test_weights_that_were_written_without_being_numbers(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    def verify(path: str, digests: dict[str, str]) -> None:
+        raise NotFiniteError("skill has values that are not finite")
+
+    monkeypatch.setattr(snapshot_module, "snapshot_verifier", lambda kind: verify)
+    fault = next(fault for fault in check_run(run_dir).faults if "not finite" in fault.what)
+    assert fault.fate is Fate.LOST
+    assert "another learning rate" in fault.follows and "from a copy" not in fault.follows

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.file_digests import companion_faults, digest_file, file_faults
-from bcpg_cluster.stages.push.snapshot import snapshot_faults, verify_snapshot, write_snapshot
+from bcpg_cluster.stages.push.snapshot import verify_snapshot, write_snapshot
+from bcpg_cluster.stages.train.step_checkpoints.record import RECORD, check_step_checkpoint
 
 
 @contextmanager
@@ -46,10 +48,11 @@ def snapshot(tmp_path: Path) -> tuple[Path, dict[str, str]]:
 def test_a_snapshot_is_not_called_damaged(snapshot: tuple[Path, dict[str, str]]) -> None:
     path, digests = snapshot
     of_config = digest_file(path / "config.json")
+    (path / RECORD).write_text("{}")
     for look in (
         lambda: verify_snapshot(str(path), digests),
         lambda: verify_snapshot(str(path)),
-        lambda: snapshot_faults(str(path), digests, {}),
+        lambda: check_step_checkpoint(path, StepCheckpoint(1, "0" * 64)),
         lambda: companion_faults(str(path), {"config.json": of_config.sha256}),
         lambda: file_faults(path, {"config.json": of_config}),
     ):

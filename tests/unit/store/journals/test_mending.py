@@ -17,7 +17,7 @@ from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.journals.lines import Chain, DamageKind
 from bcpg_cluster.store.journals.mending import cut_manifest, read_damaged_manifest
 from bcpg_cluster.store.layout import MANIFEST, SEGMENTS
-from bcpg_cluster.store.manifest import Manifest, ManifestState, SnapshotRecord, read_manifest
+from bcpg_cluster.store.manifest import Manifest, ManifestState, SnapshotRecord, is_mendable, read_manifest
 from bcpg_cluster.store.path import StoredPath, run_path
 from bcpg_cluster.store.reports import RoundReport, TrainingSummary
 from tests.rewritten import rewrite_manifest
@@ -142,7 +142,8 @@ def test_what_was_wrong_is_said(tmp_path: Path, lines: list[bytes]):
             read_manifest(tmp_path)
         assert caught.value.rule
         assert ("--mend" in caught.value.remedy) == (caught.value.kind != DamageKind.UNTOLD)
-        assert read_damaged_manifest(tmp_path).is_mendable == (caught.value.kind != DamageKind.UNTOLD)
+        found = read_damaged_manifest(tmp_path)
+        assert is_mendable(found.state, found.damages[0]) == (caught.value.kind != DamageKind.UNTOLD)
         with pytest.raises(DamagedManifestError, match=said):
             Manifest(tmp_path)
         again = pickle.loads(pickle.dumps(caught.value))

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from bcpg_cluster.cluster.liveness.deadline import LongestTimes
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RankProgress:
     """What a member is at.
 
     Attributes:
@@ -44,12 +46,12 @@ class ProgressReporter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._host, self._pid = socket.gethostname(), os.getpid()
-        self._longest: dict[str, float] = {}
+        self._longest = LongestTimes()
         self._since = clock()
         self._is_even = False
-        self._now = Progress("", "", 0, None, self._host, self._pid)
+        self._now = RankProgress("", "", 0, None, self._host, self._pid)
 
-    def now(self) -> Progress:
+    def now(self) -> RankProgress:
         """Where the member is."""
         return self._now
 
@@ -61,10 +63,10 @@ class ProgressReporter:
         """
         now, before = self._clock(), self._now
         if self._is_even:
-            self._longest[before.doing] = max(self._longest.get(before.doing, 0.0), now - self._since)
+            self._longest.note(before.doing, now - self._since)
         self._since, self._is_even = now, is_even
-        longest = self._longest.get(doing) if is_even else None
-        self._now = Progress(doing, detail, before.moves + 1, longest, self._host, self._pid)
+        longest = self._longest.longest(doing) if is_even else None
+        self._now = RankProgress(doing, detail, before.moves + 1, longest, self._host, self._pid)
 
     def each(self, doing: str, pieces: Sequence[T], detail: str = "") -> Iterator[T]:
         """The pieces of a loop, all of one even kind; each begins when the loop takes it."""

@@ -3,7 +3,7 @@
 A member is stuck when it
 
 - leaves a question unanswered for ``heartbeat_s`` (its process was stopped, or its machine is gone), or
-- answers, but has begun nothing new for :meth:`ProgressLimits.deadline_s` of the piece it is at.
+- answers, but has begun nothing new for :func:`~bcpg_cluster.cluster.liveness.deadline.allowed_s` of the piece it is at.
 
 Time in which the driver itself stood still (a suspended machine, a stopped process) counts for neither.
 """
@@ -17,7 +17,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from bcpg_cluster.cluster.lifecycle import progress
-from bcpg_cluster.cluster.progress.report import Progress
+from bcpg_cluster.cluster.liveness.deadline import LongestTimes, allowed_s
+from bcpg_cluster.cluster.liveness.rank_progress import RankProgress
 from bcpg_cluster.cluster.runtime import Member
 
 _LARGEST_GAP_S = 5.0  # between two looks; a longer one is the driver's own
@@ -32,19 +33,10 @@ class ProgressLimits:
     Attributes:
         ceiling_s: most seconds for one piece, and what holds while nothing is known to compare it with.
         heartbeat_s: seconds for an answer.
-        factor, floor_s: an even piece may take ``factor`` times the longest of its kind so far, and at least ``floor_s``.
     """
 
     ceiling_s: float = 1800.0
     heartbeat_s: float = 60.0
-    factor: float = 10.0
-    floor_s: float = 60.0
-
-    def deadline_s(self, longest_s: float | None) -> float:
-        """Seconds for a piece, when the longest of its kind so far took ``longest_s`` (``None``: nothing to compare with)."""
-        if longest_s is None:
-            return self.ceiling_s
-        return min(max(self.factor * longest_s, self.floor_s), self.ceiling_s)
 
 
 @dataclass
@@ -53,8 +45,8 @@ class _Seen:
 
     moved_at: float
     answered_at: float
-    said: Progress | None = None
-    asked: Future[Progress] | None = None
+    said: RankProgress | None = None
+    asked: Future[RankProgress] | None = None
 
 
 class ProgressWatch:
@@ -66,7 +58,7 @@ class ProgressWatch:
         self._read_at = clock()
         self._now = 0.0  # this watch's time: the clock's, without the driver's own gaps
         self._seen: dict[str, _Seen] = {}
-        self._longest: dict[str, float] = {}  # by kind of piece, over all members, those that are gone included
+        self._longest = LongestTimes()  # by kind of piece, over all members, those that are gone included
 
     def begin(self, members: Sequence[Member]) -> None:
         """A call begins: what was before it does not count."""
@@ -103,10 +95,10 @@ class ProgressWatch:
         self._now += min(now - self._read_at, _LARGEST_GAP_S)
         self._read_at = now
 
-    def _said(self, member: Member) -> Progress | None:
+    def _said(self, member: Member) -> RankProgress | None:
         return self._seen[member.name].said if member.name in self._seen else None
 
-    def _asked(self, member: Member) -> Future[Progress] | None:
+    def _asked(self, member: Member) -> Future[RankProgress] | None:
         return self._seen[member.name].asked if member.name in self._seen else None
 
     def _hear(self, member: Member) -> None:
@@ -117,12 +109,13 @@ class ProgressWatch:
             if before is None or said.moves != before.moves:
                 seen.moved_at = self._now
             if said.longest_s is not None:
-                self._longest[said.doing] = max(self._longest.get(said.doing, 0.0), said.longest_s)
+                self._longest.note(said.doing, said.longest_s)
         if seen.asked is None or seen.asked.done():
             seen.asked = progress(member)
 
     def _deadline_s(self, seen: _Seen) -> float:
-        return self._limits.deadline_s(self._longest.get(seen.said.doing) if seen.said else None)
+        longest_s = self._longest.longest(seen.said.doing) if seen.said else None
+        return allowed_s(longest_s, self._limits.ceiling_s)
 
     def _is_stuck(self, seen: _Seen) -> bool:
         is_silent = self._now - seen.answered_at > self._limits.heartbeat_s

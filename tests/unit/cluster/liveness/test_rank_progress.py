@@ -1,4 +1,4 @@
-"""cluster/progress/report.py: what a busy member says of itself."""
+"""cluster/liveness/rank_progress.py: what a busy member says of itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bcpg_cluster.cluster.progress.report import ProgressReporter
+from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
 
 
 def test_every_piece_is_a_move_and_even_ones_are_timed(clock: Any):

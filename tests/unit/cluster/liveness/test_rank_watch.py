@@ -1,4 +1,4 @@
-"""cluster/progress/watch.py: who is stuck, by a clock that the test drives."""
+"""cluster/liveness/rank_watch.py: who is stuck, by a clock that the test drives."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bcpg_cluster.cluster.progress.report import Progress
-from bcpg_cluster.cluster.progress.watch import ProgressLimits, ProgressWatch
+from bcpg_cluster.cluster.liveness.deadline import allowed_s
+from bcpg_cluster.cluster.liveness.rank_progress import RankProgress
+from bcpg_cluster.cluster.liveness.rank_watch import ProgressLimits, ProgressWatch
 from bcpg_cluster.cluster.runtime import MemberSpec
 
-LIMITS = ProgressLimits(ceiling_s=1800.0, heartbeat_s=60.0, factor=10.0, floor_s=60.0)
+LIMITS = ProgressLimits(ceiling_s=1800.0, heartbeat_s=60.0)
 
 
 @pytest.mark.parametrize(
     ("longest_s", "deadline_s"), [(None, 1800.0), (0.5, 60.0), (6.0, 60.0), (6.1, 61.0), (30.0, 300.0), (200.0, 1800.0)]
 )
 def test_the_deadline_of_a_piece(longest_s: float | None, deadline_s: float):
-    assert LIMITS.deadline_s(longest_s) == pytest.approx(deadline_s)
+    assert allowed_s(longest_s, LIMITS.ceiling_s) == pytest.approx(deadline_s)
 
 
 @given(longest_s=st.none() | st.floats(0, 1e6), ceiling_s=st.floats(0.1, 1e5))
 def test_no_deadline_is_above_the_ceiling(longest_s: float | None, ceiling_s: float):
-    limits = ProgressLimits(ceiling_s=ceiling_s)
-    assert 0 < limits.deadline_s(longest_s) <= ceiling_s
+    assert 0 < allowed_s(longest_s, ceiling_s) <= ceiling_s
 
 
 class Group:
     """Ranks that are asked every second, and answer what the test says; ``None`` leaves a question open."""
 
     def __init__(self, scripted: Any, clock: Any, size: int = 2, limits: ProgressLimits = LIMITS) -> None:
-        self.says: list[Progress | None] = [None] * size
+        self.says: list[RankProgress | None] = [None] * size
         self.clock, self.scripted = clock, scripted
         self.watch = ProgressWatch(limits, clock)
         self.members = [scripted.start(MemberSpec(f"trainer/{rank}", dict, {})) for rank in range(size)]
@@ -57,8 +57,8 @@ def make_group(scripted: Any, clock: Any) -> Callable[..., Group]:
     return lambda *args: Group(scripted, clock, *args)
 
 
-def at(moves: int, longest_s: float | None = None, doing: str = "micro-batch") -> Progress:
-    return Progress(doing, f"{moves} of 99", moves, longest_s, "node-a", 70 + moves)
+def at(moves: int, longest_s: float | None = None, doing: str = "micro-batch") -> RankProgress:
+    return RankProgress(doing, f"{moves} of 99", moves, longest_s, "node-a", 70 + moves)
 
 
 def test_a_rank_that_does_not_answer_is_stuck_after_the_heartbeat(make_group: Callable[..., Group]):
