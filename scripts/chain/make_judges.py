@@ -7,7 +7,7 @@ reads ``policy/`` and the prompt files (``*.jsonl``, whose questions are never u
 sizes and from different seeds, so that they err differently, as real judges do:
 
 * the judge (``Qwen2ForCausalLM``) reads *made-up* mistakes, then some rollouts of the policy among them, and writes
-  verdicts in the grammar of ``stages/judge/judge_prompt.py``;
+  verdicts in the grammar of ``stages/judge/llm/judge_prompt.py``;
 * the PRM (``Qwen2ForProcessRewardModel``, vLLM's name for it) reads other rollouts of the policy alone and scores
   every ``<extra_0>``.
 
@@ -55,7 +55,7 @@ from bcpg_cluster.assets.chain.task import (
     step_truths,
 )
 from bcpg_cluster.records import ErrorType
-from bcpg_cluster.stages.judge.judge_prompt import (
+from bcpg_cluster.stages.judge.llm.judge_prompt import (
     JudgePrompt,
     StepVerdict,
     parse_judge_prompt,

@@ -7,7 +7,7 @@ whether each step is right, from different data, at different sizes and from dif
 as real judges do:
 
 * the judge (``Qwen2ForCausalLM``) reads *made-up* mistakes, then some rollouts of the policy among them, and writes
-  verdicts in the grammar of ``stages/judge/judge_prompt.py``; it is taught both rules and told which by the prompt;
+  verdicts in the grammar of ``stages/judge/llm/judge_prompt.py``; it is taught both rules and told which by the prompt;
 * the PRM (``Qwen2ForProcessRewardModel``, vLLM's name for it) reads other rollouts of the policy alone and scores every
   ``<extra_0>`` by the rule ``local``.
 
@@ -33,7 +33,7 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM, Qwen2Tokenizer
 from bcpg_cluster.assets.step_truth import StepTruth
 from bcpg_cluster.assets.sums.task import ANSWER, CHECK, MODULUS, REFLECTION, Sum, Term, draw_sum, step_truths
 from bcpg_cluster.records import ErrorType, StepRule
-from bcpg_cluster.stages.judge.judge_prompt import (
+from bcpg_cluster.stages.judge.llm.judge_prompt import (
     JudgePrompt,
     StepVerdict,
     parse_judge_prompt,

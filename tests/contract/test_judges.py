@@ -17,13 +17,13 @@ from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.fakes.judge import FakeJudge
 from bcpg_cluster.stages.fakes.skill import draw_solution
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling
-from bcpg_cluster.stages.judge.cache import VerdictCache
-from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt
-from bcpg_cluster.stages.judge.llm_judge import JudgeOptions, LlmJudge, View
+from bcpg_cluster.stages.judge.llm.cache import VerdictCache
+from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt
+from bcpg_cluster.stages.judge.llm.llm_judge import JudgeOptions, LlmJudge, View
+from bcpg_cluster.stages.judge.llm.transport import GeneratorTransport
+from bcpg_cluster.stages.judge.llm.windows import WindowLimits
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judgement
 from bcpg_cluster.stages.judge.task_truth import TaskTruth
-from bcpg_cluster.stages.judge.transport import GeneratorTransport
-from bcpg_cluster.stages.judge.windows import WindowLimits
 
 PROMPT = JudgePrompt("test", "", "$problem|$steps|$first $last|$gold", "$index $text;", gold="gold $answer")
 CASES = [

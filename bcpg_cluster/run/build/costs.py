@@ -12,7 +12,7 @@ from bcpg_cluster.run.build.footprint import ask_of, held_together
 from bcpg_cluster.run.build.judges import judge_options
 from bcpg_cluster.run.build.model_files import model_bytes, model_shape
 from bcpg_cluster.run.build.model_memory import ModelShape, activation_bytes, training_state_bytes
-from bcpg_cluster.stages.judge.llm_judge import most_calls
+from bcpg_cluster.stages.judge.llm.llm_judge import most_calls
 from bcpg_cluster.stages.judge.prm.windows import most_windows
 
 # Bytes a sample takes in the store for each response token (ids, log-probs, texts, weights, reference), before compression.

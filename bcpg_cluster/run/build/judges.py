@@ -17,11 +17,11 @@ from bcpg_cluster.records import StepRule
 from bcpg_cluster.run.build.engine_defaults import derived_options, engine_options
 from bcpg_cluster.run.build.engines import trust_option
 from bcpg_cluster.stages.generate.protocol import Sampling, TextGenerator
-from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt, parse_judge_prompt
-from bcpg_cluster.stages.judge.llm_judge import JudgeOptions, LlmJudge
+from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt, parse_judge_prompt
+from bcpg_cluster.stages.judge.llm.llm_judge import JudgeOptions, LlmJudge
+from bcpg_cluster.stages.judge.llm.transport import GeneratorTransport, Transport
+from bcpg_cluster.stages.judge.llm.windows import WindowLimits
 from bcpg_cluster.stages.judge.protocol import Judge
-from bcpg_cluster.stages.judge.transport import GeneratorTransport, Transport
-from bcpg_cluster.stages.judge.windows import WindowLimits
 
 if TYPE_CHECKING:
     from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
@@ -110,7 +110,7 @@ def _make_prm(config: Config, name: str) -> Judge:
 
 
 def _make_llm_judge(config: Config, name: str, generators: dict[str, TextGenerator]) -> Judge:
-    from bcpg_cluster.stages.judge.cache import VerdictCache
+    from bcpg_cluster.stages.judge.llm.cache import VerdictCache
 
     section = config.judges[name]
     options = replace(judge_options(section), run_seed=config.seed)

@@ -9,7 +9,7 @@ from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.build.judges import check_taught_rule, judge_endpoint, load_judge_prompt
-from bcpg_cluster.stages.judge.cache import VerdictCache
+from bcpg_cluster.stages.judge.llm.cache import VerdictCache
 from bcpg_cluster.stages.plugin import check_plugin
 
 # Of a judge's answer: measured on the shipped prompts' JSON with reasons; a line by a tokenizer that is not on this machine.

@@ -36,7 +36,7 @@ class Judged:
     Attributes:
         judgements: one per step of every case, in the order asked.
         counts: what this very call took (calls, tokens, money), additive over calls; a receipt's ``judge.*`` metrics. Empty
-            for judges that keep no account. :class:`~bcpg_cluster.stages.judge.llm_judge.LlmJudge` names its own.
+            for judges that keep no account. :class:`~bcpg_cluster.stages.judge.llm.llm_judge.LlmJudge` names its own.
     """
 
     judgements: tuple[tuple[Judgement, ...], ...]

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Receipt, SampleId, Step, StopReason, Verdict, VerdictStatus
-from bcpg_cluster.stages.judge.answer_schema import parse_reasons
+from bcpg_cluster.stages.judge.llm.answer_schema import parse_reasons
 from bcpg_cluster.stages.weigh.consensus import vote_label
 from bcpg_cluster.watch.view.records import SampleSummary
 from bcpg_cluster.watch.view.rule_words import Decision, decisions

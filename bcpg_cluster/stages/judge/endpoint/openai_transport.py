@@ -24,7 +24,7 @@ from bcpg_cluster.stages.judge.endpoint.http_client import UnreadableReplyError,
 from bcpg_cluster.stages.judge.endpoint.key_mask import KeyMask
 from bcpg_cluster.stages.judge.endpoint.rate_limit import Backoff, RateLimiter, RateLimits, retry_after_s
 from bcpg_cluster.stages.judge.endpoint.settings import Endpoint
-from bcpg_cluster.stages.judge.transport import Ask, Reply
+from bcpg_cluster.stages.judge.llm.transport import Ask, Reply
 from bcpg_cluster.stages.judge.unanswered import UNANSWERED
 
 MAX_MESSAGE_CHARS = 500
@@ -49,7 +49,7 @@ class _Failure:
 
 
 class OpenAiTransport:
-    """A :class:`~bcpg_cluster.stages.judge.transport.Transport` to one endpoint.
+    """A :class:`~bcpg_cluster.stages.judge.llm.transport.Transport` to one endpoint.
 
     Args:
         clock, wall_clock, sleep, jitter: time and chance; for tests.

@@ -46,7 +46,7 @@ class Endpoint:
             JSON; ``none`` leaves it to the prompt. Answers are checked alike in all four.
         extra_body: further fields of the request, passed through untouched (``seed``, ``reasoning_effort``,
             ``chat_template_kwargs``).
-        send_seed: send :attr:`~bcpg_cluster.stages.judge.transport.Ask.seed` as ``seed`` where answers are sampled; not every
+        send_seed: send :attr:`~bcpg_cluster.stages.judge.llm.transport.Ask.seed` as ``seed`` where answers are sampled; not every
             endpoint knows it, and some refuse what they do not know.
         timeout_s: of one try, from its start to the last byte of the answer; past it the try failed.
         call_timeout_s: of one call with all its tries and waits, from its first try; ``None`` is what they take at most without

@@ -21,12 +21,12 @@ from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.fakes.judge import FakeJudge
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling
 from bcpg_cluster.stages.job import StageJob
-from bcpg_cluster.stages.judge.llm_judge import LlmJudge
+from bcpg_cluster.stages.judge.llm.llm_judge import LlmJudge
+from bcpg_cluster.stages.judge.llm.transport import Ask, GeneratorTransport, Reply
 from bcpg_cluster.stages.judge.prm.conventions import Rendered
 from bcpg_cluster.stages.judge.prm.windows import to_judgements, window_inputs
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judged
 from bcpg_cluster.stages.judge.stage import judge as judge_stage
-from bcpg_cluster.stages.judge.transport import Ask, GeneratorTransport, Reply
 from bcpg_cluster.stages.segment.stage import segment
 from bcpg_cluster.store.rows import outcome_row, prompt_row, rollout_row
 

@@ -29,11 +29,11 @@ from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.fakes.judge import FakeJudge
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.judge.endpoint.openai_transport import OpenAiTransport
-from bcpg_cluster.stages.judge.llm_judge import LlmJudge
-from bcpg_cluster.stages.judge.prompt_rules import RULES
+from bcpg_cluster.stages.judge.llm.llm_judge import LlmJudge
+from bcpg_cluster.stages.judge.llm.prompt_rules import RULES
+from bcpg_cluster.stages.judge.llm.windows import WindowLimits
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase
 from bcpg_cluster.stages.judge.task_truth import TaskTruth
-from bcpg_cluster.stages.judge.windows import WindowLimits
 from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, StructuralSegmenter
 from bcpg_cluster.stages.verify.code.code_tests import Case, CodeTests
 from bcpg_cluster.stages.verify.code.verifier import CodeVerifier

@@ -16,7 +16,7 @@ from bcpg_cluster.config.load import load_config, shipped_configs
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.preflight.judges import check_judge, judge_notes
-from bcpg_cluster.stages.judge.prompt_rules import RULES
+from bcpg_cluster.stages.judge.llm.prompt_rules import RULES
 
 MakeConfig = Callable[..., Config]
 

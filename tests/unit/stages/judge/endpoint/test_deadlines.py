@@ -16,7 +16,7 @@ from bcpg_cluster.stages.judge.endpoint import http_client
 from bcpg_cluster.stages.judge.endpoint.openai_transport import OpenAiTransport
 from bcpg_cluster.stages.judge.endpoint.rate_limit import RateLimiter, RateLimits
 from bcpg_cluster.stages.judge.endpoint.settings import Endpoint
-from bcpg_cluster.stages.judge.transport import Ask, Reply
+from bcpg_cluster.stages.judge.llm.transport import Ask, Reply
 from tests.drip_server import DRIPS_AT_MOST, ENDLESS_HEAD, HEAD, DripServer
 from tests.judge_server import Server, completion, fails, raw, sends
 

@@ -17,14 +17,14 @@ import pytest
 import bcpg_cluster.assets
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.records import ErrorType, VerdictStatus
-from bcpg_cluster.stages.judge.cache import VerdictCache
 from bcpg_cluster.stages.judge.endpoint.openai_transport import OpenAiTransport
 from bcpg_cluster.stages.judge.endpoint.rate_limit import RateLimits
 from bcpg_cluster.stages.judge.endpoint.settings import Endpoint, Prices
-from bcpg_cluster.stages.judge.judge_prompt import parse_judge_prompt
-from bcpg_cluster.stages.judge.llm_judge import JudgeOptions, LlmJudge
+from bcpg_cluster.stages.judge.llm.cache import VerdictCache
+from bcpg_cluster.stages.judge.llm.judge_prompt import parse_judge_prompt
+from bcpg_cluster.stages.judge.llm.llm_judge import JudgeOptions, LlmJudge
+from bcpg_cluster.stages.judge.llm.windows import WindowLimits
 from bcpg_cluster.stages.judge.protocol import JudgeCase
-from bcpg_cluster.stages.judge.windows import WindowLimits
 from tests.judge_server import Play, Server, asked, completion, fails, good, raw, sends, verdicts
 
 TAXONOMY = parse_judge_prompt(

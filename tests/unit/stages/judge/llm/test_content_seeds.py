@@ -11,12 +11,12 @@ import pytest
 
 from bcpg_cluster.records import StopReason
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling
-from bcpg_cluster.stages.judge.cache import content_seed
 from bcpg_cluster.stages.judge.endpoint.settings import Endpoint
-from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt
-from bcpg_cluster.stages.judge.llm_judge import JudgeOptions, LlmJudge
+from bcpg_cluster.stages.judge.llm.cache import content_seed
+from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt
+from bcpg_cluster.stages.judge.llm.llm_judge import JudgeOptions, LlmJudge
+from bcpg_cluster.stages.judge.llm.transport import GeneratorTransport
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
-from bcpg_cluster.stages.judge.transport import GeneratorTransport
 
 PROMPT = JudgePrompt("test", "", "$problem $steps $first $last", "$index $text", answer="lines")
 CASES = [JudgeCase(f"1+{number}", (f"1+{number}={number + 1}", "done")) for number in range(24)]

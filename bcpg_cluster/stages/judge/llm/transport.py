@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from bcpg_cluster.records import StopReason, VerdictStatus
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Sampling, TextGenerator
 from bcpg_cluster.stages.job import Sleeper
-from bcpg_cluster.stages.judge.cache import CachedAnswer, VerdictCache, request_key
+from bcpg_cluster.stages.judge.llm.cache import CachedAnswer, VerdictCache, request_key
 
 
 @dataclass(frozen=True, slots=True)

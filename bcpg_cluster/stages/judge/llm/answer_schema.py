@@ -12,7 +12,7 @@ import re
 from typing import Any, Final
 
 from bcpg_cluster.records import ErrorType, StepRule
-from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt, StepVerdict, parse_verdicts
+from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt, StepVerdict, parse_verdicts
 
 MAX_REASON_CHARS: Final = 200
 _FENCE: Final = re.compile(r"```[ \t]*(?:json)?[ \t]*\r?\n(.*?)(?:\r?\n)?```", re.DOTALL | re.IGNORECASE)

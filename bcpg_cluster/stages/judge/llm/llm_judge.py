@@ -13,13 +13,13 @@ from bcpg_cluster.cluster.liveness.progress import present_work
 from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import VerdictStatus
 from bcpg_cluster.stages.job import Sleeper
-from bcpg_cluster.stages.judge.answer_schema import parse_answer, verdict_schema
-from bcpg_cluster.stages.judge.cache import VerdictCache, content_seed, request_key
-from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt, render_judge_messages, render_repair
+from bcpg_cluster.stages.judge.llm.answer_schema import parse_answer, verdict_schema
+from bcpg_cluster.stages.judge.llm.cache import VerdictCache, content_seed, request_key
+from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt, render_judge_messages, render_repair
+from bcpg_cluster.stages.judge.llm.transport import Ask, Reply, Transport, cached_answers
+from bcpg_cluster.stages.judge.llm.windows import WHOLE, WindowLimits, cut_windows
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
-from bcpg_cluster.stages.judge.transport import Ask, Reply, Transport, cached_answers
 from bcpg_cluster.stages.judge.unanswered import mostly_unanswered
-from bcpg_cluster.stages.judge.windows import WHOLE, WindowLimits, cut_windows
 
 View = Literal["causal", "full"]
 
@@ -73,7 +73,7 @@ class _Question:
 
 class LlmJudge:
     """A :class:`~bcpg_cluster.stages.judge.protocol.Judge` that asks a language model over a
-    :class:`~bcpg_cluster.stages.judge.transport.Transport`.
+    :class:`~bcpg_cluster.stages.judge.llm.transport.Transport`.
 
     Its counts are ``calls``, ``calls.stored`` (answered by the cache), ``calls.unkept`` (which the cache could not take),
     ``calls.repair`` (second tries of an unreadable answer), ``calls.repaired`` (those that helped), ``retries``,

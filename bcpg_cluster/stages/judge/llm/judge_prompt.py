@@ -1,7 +1,7 @@
 """What an LLM judge is asked and how its answer is read. Pure text in, pure text out.
 
 A prompt says which of two formats it asks for. ``lines``: one line for each step asked about, in order,
-``<index> correct none`` or ``<index> wrong <error type>``. ``json``: see ``stages.judge.answer_schema``. Anything else is
+``<index> correct none`` or ``<index> wrong <error type>``. ``json``: see ``stages.judge.llm.answer_schema``. Anything else is
 unparsable: a judge's answer is never guessed at (fail closed).
 """
 
@@ -17,7 +17,7 @@ from string import Template
 from typing import Final, Literal
 
 from bcpg_cluster.records import ErrorType, StepRule
-from bcpg_cluster.stages.judge.prompt_rules import with_rule
+from bcpg_cluster.stages.judge.llm.prompt_rules import with_rule
 
 # Fields that came later: left out of the digest while unset, so that old prompts keep the version they were recorded with.
 _LATER_FIELDS: Final[Mapping[str, object]] = {
@@ -77,7 +77,7 @@ class JudgePrompt:
 
 
 def parse_judge_prompt(text: str, rule: StepRule = "propagated") -> JudgePrompt:
-    """Read a prompt file (TOML), with its words for one rule (see ``stages.judge.prompt_rules``).
+    """Read a prompt file (TOML), with its words for one rule (see ``stages.judge.llm.prompt_rules``).
 
     Raises:
         ConfigError: it has no words for ``rule``.

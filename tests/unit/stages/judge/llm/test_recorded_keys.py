@@ -11,14 +11,14 @@ import pytest
 from bcpg_cluster.stages.fakes.disk_faults import DiskFault, WatchedDisk
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.generate.protocol import Sampling
-from bcpg_cluster.stages.judge.cache import CachedAnswer, VerdictCache
 from bcpg_cluster.stages.judge.endpoint.openai_transport import OpenAiTransport
 from bcpg_cluster.stages.judge.endpoint.settings import Endpoint
-from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt
-from bcpg_cluster.stages.judge.llm_judge import JudgeOptions, LlmJudge
+from bcpg_cluster.stages.judge.llm.cache import CachedAnswer, VerdictCache
+from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt
+from bcpg_cluster.stages.judge.llm.llm_judge import JudgeOptions, LlmJudge
+from bcpg_cluster.stages.judge.llm.transport import Ask, GeneratorTransport, Reply, Transport
+from bcpg_cluster.stages.judge.llm.windows import WindowLimits
 from bcpg_cluster.stages.judge.protocol import JudgeCase
-from bcpg_cluster.stages.judge.transport import Ask, GeneratorTransport, Reply, Transport
-from bcpg_cluster.stages.judge.windows import WindowLimits
 from bcpg_cluster.watch.report.round_report import judge_account
 from bcpg_cluster_cli.console import account_text
 

@@ -1,4 +1,4 @@
-r"""stages/judge/answer_schema.py: answers as models write them where no engine enforces the format."""
+r"""stages/judge/llm/answer_schema.py: answers as models write them where no engine enforces the format."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bcpg_cluster.stages.judge.answer_schema import (
+from bcpg_cluster.stages.judge.llm.answer_schema import (
     double_stray_backslashes,
     parse_answer,
     parse_json_verdicts,
     parse_reasons,
 )
-from bcpg_cluster.stages.judge.judge_prompt import JudgePrompt
+from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt
 
 JSON = JudgePrompt("x", "", "", "", answer="json")
 LINES = replace(JSON, answer="lines")

@@ -9,11 +9,11 @@ import pytest
 
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.records import ErrorType
-from bcpg_cluster.stages.judge.answer_schema import parse_answer, verdict_schema
-from bcpg_cluster.stages.judge.judge_prompt import parse_judge_prompt, render_judge_messages
-from bcpg_cluster.stages.judge.prompt_rules import RULES
+from bcpg_cluster.stages.judge.llm.answer_schema import parse_answer, verdict_schema
+from bcpg_cluster.stages.judge.llm.judge_prompt import parse_judge_prompt, render_judge_messages
+from bcpg_cluster.stages.judge.llm.prompt_rules import RULES
 
-PROMPTS = Path(__file__).parents[4] / "bcpg_cluster" / "assets" / "judge_prompts"
+PROMPTS = Path(__file__).parents[5] / "bcpg_cluster" / "assets" / "judge_prompts"
 PLAIN = """
 name = "p"
 system = "Costs $5. $how"

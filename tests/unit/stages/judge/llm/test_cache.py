@@ -1,4 +1,4 @@
-"""stages/judge/cache.py: what is a hit, what is a miss, and many writers at once."""
+"""stages/judge/llm/cache.py: what is a hit, what is a miss, and many writers at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bcpg_cluster.errors import ConfigError
-from bcpg_cluster.stages.judge.cache import CachedAnswer, VerdictCache, request_key
+from bcpg_cluster.stages.judge.llm.cache import CachedAnswer, VerdictCache, request_key
 
 ASKED: dict[str, Any] = {
     "model": "m",
@@ -142,7 +142,7 @@ def test_two_processes(tmp_path: Path) -> None:
         """
         import sys
         from pathlib import Path
-        from bcpg_cluster.stages.judge.cache import CachedAnswer, VerdictCache
+        from bcpg_cluster.stages.judge.llm.cache import CachedAnswer, VerdictCache
         cache = VerdictCache(Path(sys.argv[1]))
         for turn in range(300):
             cache.put(sys.argv[2], CachedAnswer("ab"[turn % 2] * 200_000))

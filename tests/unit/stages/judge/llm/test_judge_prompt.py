@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import bcpg_cluster.assets
 from bcpg_cluster.records import ErrorType
-from bcpg_cluster.stages.judge.answer_schema import parse_answer, parse_json_verdicts, verdict_schema
-from bcpg_cluster.stages.judge.judge_prompt import (
+from bcpg_cluster.stages.judge.llm.answer_schema import parse_answer, parse_json_verdicts, verdict_schema
+from bcpg_cluster.stages.judge.llm.judge_prompt import (
     JudgePrompt,
     StepVerdict,
     parse_judge_prompt,
@@ -24,7 +24,7 @@ from bcpg_cluster.stages.judge.judge_prompt import (
     render_repair,
     render_verdicts,
 )
-from bcpg_cluster.stages.judge.windows import cut_windows
+from bcpg_cluster.stages.judge.llm.windows import cut_windows
 
 PROMPTS = Path(bcpg_cluster.assets.__file__).parent / "judge_prompts"
 TAXONOMY = parse_judge_prompt((PROMPTS / "taxonomy.toml").read_text())
