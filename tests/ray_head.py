@@ -33,8 +33,8 @@ class Head:
         return int(found.split()[0])
 
 
-def start_head(folder: Path) -> Head:
-    """`ray start --head` with a folder, port and token of its own."""
+def start_head(folder: Path, *options: str, **variables: str) -> Head:
+    """`ray start --head` with a folder, port and token of its own, and further options and environment variables."""
     with socket.create_server(("", 0)) as probe:
         port = probe.getsockname()[1]
     folder.mkdir()
@@ -47,12 +47,17 @@ def start_head(folder: Path) -> Head:
         "RAY_raylet_start_wait_time_s": "120",  # a busy machine
         "HOME": str(folder),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        **variables,
     }
     command = [BIN / "ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=2", '--resources={"slot": 2}']
     log = (folder / "log.txt").open("wb")
     with log:
         process = subprocess.Popen(
-            [*command, "--include-dashboard=false"], env=environment, stdout=log, stderr=log, start_new_session=True
+            [*command, "--include-dashboard=false", *options],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     deadline = time.monotonic() + 120
     while "Ray runtime started" not in (folder / "log.txt").read_text():

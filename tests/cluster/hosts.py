@@ -97,9 +97,14 @@ class Host:
 
     def ssh(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a command there, in a login shell."""
+        return subprocess.run([*self.ssh_words, command], capture_output=True, text=True)
+
+    @property
+    def ssh_words(self) -> list[str]:
+        """What comes before a command that is to run there."""
         options = ["-i", str(self.key), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
         options += ["-o", "ConnectTimeout=5", "-o", "LogLevel=ERROR"]
-        return subprocess.run(["ssh", *options, f"root@{self.address}", command], capture_output=True, text=True)
+        return ["ssh", *options, f"root@{self.address}"]
 
     def cut(self) -> None:
         """Take the link away: its processes go on and reach nobody."""

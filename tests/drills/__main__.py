@@ -14,21 +14,30 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.drills.catalog import cluster_drills, driver_drills, member_drills, sampled
+from tests.drills.catalog import cluster_drills, driver_drills, link_drills, member_drills, sampled, store_drills
 from tests.drills.files import file_drills
+from tests.drills.full_store import store_place
+from tests.drills.links import link_place
 from tests.drills.operations import operation_drills
-from tests.drills.processes import Place, strike
+from tests.drills.processes import own_ray_place, ray_place
 from tests.drills.records import Drill, Outcome, Result
 from tests.drills.small_run import write_small_run
+from tests.drills.strikes import Place, strike
 from tests.drills.summary import as_data, summary
-from tests.ray_head import start_head, stop_head
 
-# Above what a busy machine needs to answer.
-_DEADLINES = {"lease_timeout_s": 20.0, "silence_timeout_s": 6.0, "start_timeout_s": 90.0}
+_NAMES = (
+    ("members", "members of pools"),
+    ("drivers", "the driver"),
+    ("cluster", "raylet and GCS"),
+    ("store", "Ray's object store"),
+    ("links", "links between hosts (root, and the packages of tests/cluster/hosts.py)"),
+)
 
 
 def main() -> int:
@@ -43,8 +52,11 @@ def main() -> int:
             for result in drills(at_rest, folder, every, asked.seed) if every else ():
                 _say(len(results), result)
                 results.append(result)
-        if on_ray := _chosen(asked):
-            results += _on_ray(on_ray, folder / "r", asked.jobs)
+        for name, place_at, drills, jobs in _under_way(asked):
+            if drills:
+                (folder / name).mkdir()
+                with place_at(folder / name) as place:
+                    results += _at(place, drills, jobs)
     print(summary(results))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     print(
@@ -59,11 +71,19 @@ def main() -> int:
     return 1 if bad else 0
 
 
-def _chosen(asked: argparse.Namespace) -> list[Drill]:
-    return [
+def _under_way(
+    asked: argparse.Namespace,
+) -> list[tuple[str, Callable[..., AbstractContextManager[Place]], list[Drill], int]]:
+    """Drills of runs on a Ray, by where: a name, how it is made, the drills, and how many at once."""
+    on_one_ray = [
         *sampled(member_drills(), asked.members, asked.seed),
         *sampled(driver_drills(), asked.drivers, asked.seed),
-        *sampled(cluster_drills(), asked.cluster, asked.seed),
+    ]
+    return [
+        ("r", ray_place, on_one_ray, asked.jobs),
+        ("c", own_ray_place, sampled(cluster_drills(), asked.cluster, asked.seed), asked.jobs),
+        ("s", store_place, sampled(store_drills(), asked.store, asked.seed), 1),
+        ("n", link_place, sampled(link_drills(), asked.links, asked.seed), 1),
     ]
 
 
@@ -73,7 +93,7 @@ def _say(number: int, result: Result) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.drills", description=__doc__)
-    for name, what in (("members", "members of pools"), ("drivers", "the driver"), ("cluster", "raylet and GCS")):
+    for name, what in _NAMES:
         parser.add_argument(f"--{name}", type=int, default=0, help=f"drills at {what}, drawn by the seed")
     for name, what in (("files", "files of a run at rest"), ("operations", "durable operations of a run")):
         parser.add_argument(f"--{name}", type=int, default=0, metavar="N", help=f"one in N drills at {what}; 0 is none")
@@ -83,32 +103,17 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _on_ray(drills: list[Drill], folder: Path, jobs: int) -> list[Result]:
-    folder.mkdir()
-    head = start_head(folder / "h")
-    os.environ.update(head.environment)
-    import ray
+def _at(place: Place, drills: list[Drill], jobs: int) -> list[Result]:
+    def drilled(number: int) -> Result:
+        own = place.calm.parent / f"{number}"
+        own.mkdir()
+        result = strike(drills[number], place, own)
+        shutil.rmtree(own, ignore_errors=True)
+        _say(number, result)
+        return result
 
-    try:
-        ray.init(address=head.address, log_to_driver=False, namespace="drills", logging_level="error")
-        run = write_small_run(folder, dict(os.environ), **_DEADLINES)
-        calm = run.run(folder / "calm", "--address", head.address)
-        assert calm.returncode == 0, calm.stdout[-3000:] + calm.stderr[-3000:]
-        place = Place(run, ("--address", head.address), folder / "calm")
-
-        def drilled(number: int) -> Result:
-            own = folder / f"{number}"
-            own.mkdir()
-            result = strike(drills[number], place, own)
-            shutil.rmtree(own, ignore_errors=True)
-            _say(number, result)
-            return result
-
-        with ThreadPoolExecutor(jobs) as pool:
-            return list(pool.map(drilled, range(len(drills))))
-    finally:
-        ray.shutdown()
-        stop_head(head)
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(drilled, range(len(drills))))
 
 
 if __name__ == "__main__":

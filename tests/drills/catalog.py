@@ -18,6 +18,7 @@ _AT_WORK = {  # in which stages the members of a pool have something to do
     "prm": ("judge.prm",),
     "trainer": ("train", "push"),
 }
+HOST_LINKS = ("link of one", "link of two")
 STAGES = tuple(dict.fromkeys(stage for stages in _AT_WORK.values() for stage in stages))
 
 
@@ -43,6 +44,19 @@ def cluster_drills() -> list[Drill]:
     return [
         Drill("process", target, "kill", Moment(1, stage, 0.5)) for target, stage in product(("raylet", "gcs"), STAGES)
     ]
+
+
+def link_drills() -> list[Drill]:
+    """Either host that members live on, in every stage: cut off for less than a member's deadline, for longer, and for good."""
+    cuts: tuple[Blow, ...] = ("short cut", "long cut", "cut off")
+    return [
+        Drill("link", target, cut, Moment(1, stage, 0.5)) for target, cut, stage in product(HOST_LINKS, cuts, STAGES)
+    ]
+
+
+def store_drills() -> list[Drill]:
+    """Ray's object store, full from one stage to the end."""
+    return [Drill("store", "object store", "filled", Moment(1, stage, 0.0)) for stage in STAGES]
 
 
 def sampled(drills: Sequence[Drill], number: int, seed: int) -> list[Drill]:

@@ -6,107 +6,61 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from bcpg_cluster.stages.graph import data_stages, evaluation_stages
-from bcpg_cluster.store.layout import MANIFEST
-from bcpg_cluster.store.manifest import ManifestState, read_manifest
-from tests.drills.compare_runs import compare_runs
-from tests.drills.records import Difference, Drill, Moment, Outcome, Result
-from tests.drills.small_run import NUM_SHARDS, SmallRun, last_words
+from tests.drills.records import Drill
+from tests.drills.small_run import DEADLINES, write_small_run
+from tests.drills.strikes import Hit, Place
 from tests.listening import descendants
+from tests.ray_head import start_head, stop_head
 
 STOPPED_S = 12.0  # longer than the deadlines of the small run's members
-_LIMIT_S = 240.0
 _START_S = 20.0  # a pool starts its members when it is first needed
-_TABLES = {
-    stage.name: stage.output
-    for stage in (*data_stages(dict.fromkeys(("llm", "second", "prm", "truth"), "")), *evaluation_stages())
-}
-_WITHOUT_SHARDS_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where runs are drilled: a Ray that they share (its drivers' option), and an undisturbed run to compare with."""
-
-    run: SmallRun
-    where: tuple[str, ...]
-    calm: Path
-
-
-def strike(drill: Drill, place: Place, folder: Path) -> Result:
-    """Start a run, hit it, and see how it ends; then run it again if it ended with an error."""
-    assert drill.moment is not None
-    run_dir, printed = folder / "run", folder / "printed.txt"
-    where = ("--address", "local") if drill.target in ("raylet", "gcs") else place.where
-    with printed.open("w") as file, _started(place.run.command(run_dir, *where), place, file) as process:
-        has_come = _await(drill.moment, run_dir, process)
-        pid = _find(drill.target, process) if has_come else None
-        silence_s = None if pid is None else _hit(drill, pid, run_dir, process)
-        code = _end(process)
-    said = [printed.read_text()]
-    if code == 0:
-        outcome = Outcome.UNHURT if pid is None else Outcome.REPAIRED
-        return _judged(drill, outcome, run_dir, place, silence_s, said)
-    if pid is None or code is None:  # it failed by itself, or hung
-        return _judged(drill, Outcome.BROKEN, run_dir, place, silence_s, said)
-    done = place.run.run(run_dir, *place.where)
-    said.append(done.stdout + done.stderr)
-    outcome = Outcome.RESUMED if done.returncode == 0 else Outcome.BROKEN
-    return _judged(drill, outcome, run_dir, place, silence_s, said)
-
-
-def _judged(
-    drill: Drill, outcome: Outcome, run_dir: Path, place: Place, silence_s: float | None, said: list[str]
-) -> Result:
-    difference = Difference() if outcome is Outcome.BROKEN else compare_runs(run_dir, place.calm)
-    is_bad = outcome is Outcome.BROKEN or not difference.is_none or any("Traceback" in text for text in said)
-    words = last_words(said) if is_bad else ""
-    return Result(drill, Outcome.BROKEN if is_bad else outcome, difference, silence_s, words)
 
 
 @contextmanager
-def _started(command: list[str], place: Place, printed: IO[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command, env=dict(place.run.environment), stdout=printed, stderr=printed, text=True, start_new_session=True
-    )
+def ray_place(folder: Path) -> Iterator[Place]:
+    """One Ray for all drills, and an undisturbed run there."""
+    head = start_head(folder / "h")
+    os.environ.update(head.environment)
+    import ray
+
     try:
-        yield process
+        ray.init(address=head.address, log_to_driver=False, namespace="drills", logging_level="error")
+        yield _with_calm_run(folder, "--address", head.address)
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGCONT)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        ray.shutdown()
+        stop_head(head)
 
 
-def _await(moment: Moment, run_dir: Path, process: subprocess.Popen[str]) -> bool:
-    """Wait for the moment. False: the run ended before."""
-    has_come = _condition(moment)
-    deadline = time.monotonic() + _LIMIT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        if (run_dir / MANIFEST).exists() and has_come(read_manifest(run_dir)):
-            if moment.stage in ("train", "push"):
-                time.sleep(moment.part * _WITHOUT_SHARDS_S)
-            return process.poll() is None
-        time.sleep(0.02)
-    return False
+@contextmanager
+def own_ray_place(folder: Path) -> Iterator[Place]:
+    """A Ray of its own for every run."""
+    yield _with_calm_run(folder, "--address", "local")
 
 
-def _condition(moment: Moment) -> Callable[[ManifestState], bool]:
-    if moment.stage == "train":
-        return lambda state: (moment.round, "weighted") in state.sealed
-    if moment.stage == "push":
-        return lambda state: moment.round in state.snapshots
-    table = _TABLES[moment.stage]
-    return lambda state: (
-        len(state.receipts(moment.round, table)) >= moment.part * NUM_SHARDS and state.created is not None
-    )
+def _with_calm_run(folder: Path, *where: str) -> Place:
+    run = write_small_run(folder, dict(os.environ), **DEADLINES)
+    calm = run.run(folder / "calm", *where)
+    assert calm.returncode == 0, calm.stdout[-3000:] + calm.stderr[-3000:]
+    return Place(run, where, folder / "calm", _aim)
+
+
+def _aim(drill: Drill, process: subprocess.Popen[str]) -> Hit | None:
+    """Find the process, and have it killed or stopped."""
+    pid = _find(drill.target, process)
+    if pid is None:
+        return None
+    signal_ = signal.SIGKILL if drill.blow == "kill" else signal.SIGSTOP
+    is_continued = drill.blow == "stop and continue"
+    return Hit(lambda: os.kill(pid, signal_), (lambda: _continue(pid)) if is_continued else None, STOPPED_S)
+
+
+def _continue(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
 
 
 def _find(target: str, process: subprocess.Popen[str]) -> int | None:
@@ -135,31 +89,3 @@ def _members(driver: int, pool: str) -> list[int]:
         and actor["State"] == "ALIVE"
         and actor["Pid"]
     ]
-
-
-def _hit(drill: Drill, pid: int, run_dir: Path, process: subprocess.Popen[str]) -> float:
-    """Hit it, and wait for the end of the command; the longest time without a new line in the manifest."""
-    os.kill(pid, signal.SIGKILL if drill.blow == "kill" else signal.SIGSTOP)
-    path = run_dir / MANIFEST
-    start = since = time.monotonic()
-    size, longest, is_stopped = path.stat().st_size, 0.0, drill.blow == "stop and continue"
-    while process.poll() is None and time.monotonic() - start < _LIMIT_S:
-        if is_stopped and time.monotonic() - start > STOPPED_S:
-            is_stopped = False
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-        if (now := path.stat().st_size) != size:
-            size, since = now, time.monotonic()
-        longest = max(longest, time.monotonic() - since)
-        time.sleep(0.05)
-    return longest
-
-
-def _end(process: subprocess.Popen[str]) -> int | None:
-    """The exit code; ``None`` where the command did not end by itself."""
-    try:
-        return process.wait(_LIMIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return None

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-Blow = Literal["kill", "stop", "stop and continue", "lost file", "flipped byte", "cut file", "failed write"]
+Blow = Literal[
+    "kill",
+    "stop",
+    "stop and continue",
+    "short cut",
+    "long cut",
+    "cut off",
+    "filled",
+    "lost file",
+    "flipped byte",
+    "cut file",
+    "failed write",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +37,12 @@ class Drill:
     """One blow at one target of one run.
 
     Attributes:
-        target: a pool (one of its members is hit), ``driver``, ``raylet`` or ``gcs``; a file; a durable operation by its number.
+        target: a pool (one of its members is hit), ``driver``, ``raylet`` or ``gcs``; the link of a host; Ray's object store; a
+            file; a durable operation by its number.
         moment: ``None`` where a run at rest is damaged.
     """
 
-    kind: Literal["process", "file", "operation"]
+    kind: Literal["process", "link", "store", "file", "operation"]
     target: str
     blow: Blow
     moment: Moment | None = None

@@ -15,6 +15,8 @@ from tests.prompt_files import write_prompts
 from tests.ray_head import BIN
 
 ROUNDS = 2
+DEADLINES = {"lease_timeout_s": 20.0, "silence_timeout_s": 6.0, "start_timeout_s": 90.0}
+"""Of all pools of a run on a real Ray: above what a busy machine needs to answer."""
 _POOLS = {"rollout": 2, "cpu": 2, "judge.llm": 2, "judge.second": 2, "prm": 2, "trainer": 1}
 _LATENCY_S = 0.15
 _NUM_PROMPTS, _PER_SHARD = 12, 2
@@ -24,15 +26,16 @@ NUM_SHARDS = _NUM_PROMPTS // _PER_SHARD
 
 @dataclass(frozen=True, slots=True)
 class SmallRun:
-    """The command that drives it."""
+    """The command that drives it; ``through`` comes before it (``ssh``, say)."""
 
     config: Path
     environment: Mapping[str, str]
+    through: tuple[str, ...] = ()
 
     def command(self, run_dir: Path, *where: str) -> list[str]:
         """Two rounds, on ``where`` (``--inline``, or ``--address`` and one)."""
         words = [BIN / "bcpg-cluster", "iterate", "-c", self.config, "--run-dir", run_dir, "--rounds", ROUNDS, *where]
-        return [str(word) for word in words]
+        return [*self.through, *(str(word) for word in words)]
 
     def run(self, run_dir: Path, *where: str) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
@@ -42,7 +45,12 @@ class SmallRun:
 
 
 def write_small_run(
-    folder: Path, environment: Mapping[str, str], *, latency_s: float = _LATENCY_S, **pool: Any
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    latency_s: float = _LATENCY_S,
+    through: Sequence[str] = (),
+    **pool: Any,
 ) -> SmallRun:
     """Write its config and prompts; every call takes ``latency_s``, ``pool`` are settings of all pools (deadlines, say)."""
     rng, taken = random.Random(5), set[str]()
@@ -75,7 +83,7 @@ def write_small_run(
     }
     config = folder / "drill.yaml"
     config.write_text(yaml.safe_dump(content))
-    return SmallRun(config, environment)
+    return SmallRun(config, environment, tuple(through))
 
 
 def last_words(texts: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ def summary(results: Sequence[Result]) -> str:
 
 def _target(result: Result) -> str:
     drill = result.drill
-    return {"process": drill.target, "file": "files", "operation": "durable operations"}[drill.kind]
+    return {"file": "files", "operation": "durable operations"}.get(drill.kind, drill.target)
 
 
 def _figures(results: Iterable[Result]) -> list[str]:
