@@ -18,7 +18,6 @@ _AT_WORK = {  # in which stages the members of a pool have something to do
     "prm": ("judge.prm",),
     "trainer": ("train", "push"),
 }
-HOST_LINKS = ("link of one", "link of two")
 STAGES = tuple(dict.fromkeys(stage for stages in _AT_WORK.values() for stage in stages))
 
 
@@ -47,10 +46,14 @@ def cluster_drills() -> list[Drill]:
 
 
 def link_drills() -> list[Drill]:
-    """Either host that members live on, in every stage: cut off for less than a member's deadline, for longer, and for good."""
+    """The host of every pool, while its members are at work: cut off for less than their deadline, for longer, and until Ray has
+    given the node up.
+    """
     cuts: tuple[Blow, ...] = ("short cut", "long cut", "cut off")
     return [
-        Drill("link", target, cut, Moment(1, stage, 0.5)) for target, cut, stage in product(HOST_LINKS, cuts, STAGES)
+        Drill("link", pool, cut, Moment(1, stage, part))
+        for pool, stages in _AT_WORK.items()
+        for cut, stage, part in product(cuts, stages, (0.25, 0.5, 0.75))
     ]
 
 

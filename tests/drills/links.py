@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 from tests.cluster.hosts import NETWORK, Host, several_hosts
 from tests.drills.records import Drill
 from tests.drills.small_run import DEADLINES, write_small_run
@@ -20,8 +22,15 @@ from tests.ray_head import BIN
 
 _PORT = 6379
 _ADDRESS = f"{NETWORK}.10:{_PORT}"
-_CUT_S = {"short cut": 3.0, "long cut": 15.0, "cut off": None}
-_SLOTS = 12  # room for every member on one host
+_CUT_S = {"short cut": 3.0, "long cut": 15.0, "cut off": 75.0}  # Ray gives a node up after some 45 s
+_HOST_OF = {
+    "rollout": "one",
+    "cpu": "two",
+    "judge.llm": "two",
+    "judge.second": "one",
+    "prm": "two",
+    "trainer": "one",
+}
 _JOIN_S = 120.0
 
 
@@ -35,7 +44,11 @@ def link_place(folder: Path) -> Iterator[Place]:
         network = _Network(hosts)
         network.start()
         through = [*hosts["head"].ssh_words, "env", *network.environment]
-        run = write_small_run(shared, {}, through=through, resources={"slot": 1}, **DEADLINES)
+        run = write_small_run(shared, {}, through=through, **DEADLINES)
+        config = yaml.safe_load(run.config.read_text())
+        for pool, host in _HOST_OF.items():
+            config["pools"][pool]["resources"] = {host: 1}
+        run.config.write_text(yaml.safe_dump(config))
         calm = shared / "calm"
         done = run.run(calm, "--address", _ADDRESS)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -66,12 +79,12 @@ class _Network:
             self._join(name)
 
     def aim(self, drill: Drill, process: subprocess.Popen[str]) -> Hit:
-        """Cut the host that a drill names off; it joins again when the link is back."""
-        name = drill.target.removeprefix("link of ")
+        """Cut off the host of the pool that a drill names; what Ray gave up joins again when the link is back."""
+        name = _HOST_OF[drill.target]
 
         def mend() -> None:
             self._hosts[name].mend()
-            if drill.blow == "cut off":  # Ray gave the node up meanwhile, for good
+            if drill.blow == "cut off":
                 self._join(name)
 
         return Hit(self._hosts[name].cut, mend, _CUT_S[drill.blow])
@@ -81,7 +94,7 @@ class _Network:
         while self._hosts[name].ssh("true").returncode:
             assert time.monotonic() < deadline, f"{name} is not back"
             time.sleep(0.5)
-        self._ray(name, f"--address={_ADDRESS} --num-cpus=2 '--resources={{\"slot\": {_SLOTS}}}'")
+        self._ray(name, f"--address={_ADDRESS} --num-cpus=2 '--resources={{\"{name}\": 16}}'")
 
     def _ray(self, name: str, options: str) -> None:
         host, words = self._hosts[name], " ".join(self.environment)

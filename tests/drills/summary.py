@@ -37,7 +37,7 @@ def summary(results: Sequence[Result]) -> str:
 
 def _target(result: Result) -> str:
     drill = result.drill
-    return {"file": "files", "operation": "durable operations"}.get(drill.kind, drill.target)
+    return {"file": "files", "link": "a host's link", "operation": "durable operations"}.get(drill.kind, drill.target)
 
 
 def _figures(results: Iterable[Result]) -> list[str]:
