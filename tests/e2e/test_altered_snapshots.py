@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from bcpg_cluster.errors import EngineError, RunDirectoryError
+from bcpg_cluster.errors import EngineError, RunDirectoryError, TrainingDivergedError
 from bcpg_cluster.run.build import assembly
 from bcpg_cluster.stages.fakes.skill import SNAPSHOT_FILE, skill_digests, verify_skill
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
@@ -115,6 +115,30 @@ def test_one_that_cannot_be_made_again_here_is_refused_and_the_remedy_works(
     for round_ in (2, 3):
         assert state.reports[round_].plain()["accuracy"] == finished_run.reports[round_]["accuracy"]
         assert state.snapshots[round_].digests == read_manifest(finished_run.directory).snapshots[round_].digests
+
+
+def test_one_whose_training_fails_here_is_refused_with_both_reasons(
+    two_rounds: Path,
+    bcpg: Callable[..., Any],
+    config_file: Path,
+    tree_digest: Callable[..., dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    flip(newest(two_rounds))
+    before = tree_digest(two_rounds, ignore=IGNORED)
+    monkeypatch.setattr(FakeTrainerRank, "save_snapshot", diverge)
+    ended = bcpg("iterate", "-c", config_file, "--inline", "--run-dir", two_rounds, "--rounds", 3)
+    assert ended.code != 0
+    assert f"skill in {SNAPSHOT_FILE} is not what was written" in " ".join(ended.err.split())
+    assert "training it again failed" in ended.err and "skill is not finite" in ended.err
+    after = tree_digest(two_rounds, ignore=(*IGNORED, "manifest.jsonl"))
+    assert {name: after[name] for name in before if name in after} == {
+        name: digest for name, digest in before.items() if name in after
+    }
+
+
+def diverge(trainer: FakeTrainerRank, path: str) -> dict[str, str] | None:
+    raise TrainingDivergedError("skill is not finite")
 
 
 def save_another(trainer: FakeTrainerRank, path: str) -> dict[str, str] | None:

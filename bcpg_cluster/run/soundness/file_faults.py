@@ -71,7 +71,8 @@ def _steps_problem(subject: Subject, round_: int, num_steps: int) -> str | None:
         return "is not there"
     except (ValueError, KeyError, TypeError):
         return "cannot be read"
-    return None if steps == list(range(steps[0], steps[0] + num_steps) if steps else []) else "lacks steps"
+    first = steps[0] if steps else 0
+    return None if steps == list(range(first, first + num_steps)) else "lacks steps"
 
 
 def _mark_fault(subject: Subject) -> Iterator[Fault]:

@@ -12,16 +12,27 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.errors import NotFiniteError, RunDirectoryError
+from bcpg_cluster.run.build.settings import weigh_settings
+from bcpg_cluster.run.soundness import restore as restore_module
 from bcpg_cluster.run.soundness import snapshot_faults as snapshot_module
 from bcpg_cluster.run.soundness.check import check_run, read_subject
 from bcpg_cluster.run.soundness.faults import Fate, Fault
 from bcpg_cluster.run.soundness.file_faults import manifest_faults
 from bcpg_cluster.run.soundness.mend import mend_run
-from bcpg_cluster.store.layout import CONFIG, MANIFEST
+from bcpg_cluster.run.training import steps_path
+from bcpg_cluster.stages.train.step_checkpoints.record import (
+    CheckpointFile,
+    CheckpointRecord,
+    checkpoint_name,
+    write_record,
+)
+from bcpg_cluster.stages.train.step_checkpoints.writing import save_digested
+from bcpg_cluster.store.layout import CONFIG, MANIFEST, checkpoint_path
 from bcpg_cluster.store.manifest import Manifest, read_manifest
 from bcpg_cluster.store.mark import MARK
 from bcpg_cluster.store.path import run_path
 from tests.chaos.damage import damage, interrupt
+from tests.told import step_report
 
 
 @pytest.fixture
@@ -257,3 +268,77 @@ def test_weights_that_were_written_without_being_numbers(run_dir: Path, monkeypa
     fault = next(fault for fault in check_run(run_dir).faults if "not finite" in fault.what)
     assert fault.fate is Fate.LOST
     assert "another learning rate" in fault.follows and "from a copy" not in fault.follows
+
+
+def test_what_comes_out_different_is_not_put_in_place(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another version of the package weighs otherwise, say."""
+    file = file_of(run_dir, 2, "weighted")
+    damage(file, "flipped")
+    damaged = file.read_bytes()
+    monkeypatch.setattr(restore_module, "weigh_settings", lambda config: replace(weigh_settings(config), beta=-0.25))
+    mended = mend_run(run_dir)
+    assert len(mended.done) == 1 and "made again, but it came out different" in mended.done[0]
+    assert [fault.path for fault in mended.after.faults] == [str(file.relative_to(run_dir))]
+    assert file.read_bytes() == damaged and mended.after.strays == ()
+
+
+def test_what_was_made_from_a_lost_shard_cannot_be_made_again(run_dir: Path):
+    rollouts, weighted = (file_of(run_dir, 2, table) for table in ("rollouts", "weighted"))
+    for file in (rollouts, weighted):
+        damage(file, "flipped")
+    mended = mend_run(run_dir)
+    (said,) = mended.done
+    assert f"{weighted.relative_to(run_dir)}: could not be made again" in said and "table 'rollouts'" in said
+    assert {fault.path for fault in mended.after.faults} == {str(f.relative_to(run_dir)) for f in (rollouts, weighted)}
+
+
+def test_a_config_that_was_changed_on_the_way_is_written_again(run_dir: Path, bcpg: Any):
+    """The manifest has it since then."""
+    change = ("--set", "train.learning_rate=0.0002", "--inline", "--discard-later")
+    ended = bcpg("stage", "train", "--round", 3, "--run-dir", run_dir, *change)
+    assert ended.code == 0, ended.err
+    whole = (run_dir / CONFIG).read_bytes()
+    assert b"0.0002" in whole
+    damage(run_dir / CONFIG, "truncated")
+    damaged = (run_dir / CONFIG).read_bytes()
+    assert (only(run_dir).path, only(run_dir).fate) == (CONFIG, Fate.RESTORED)
+    mended = mend_run(run_dir)
+    assert mended.after.exit_code == 0 and "written again from the manifest" in mended.done[0]
+    assert (run_dir / CONFIG).read_bytes() == whole
+    assert (run_dir / f"{CONFIG}.damaged").read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda text: None, "is not there"),
+        (lambda text: b"{" + text, "cannot be read"),
+        (lambda text: text.partition(b"\n")[2], "lacks steps"),
+    ],
+)
+def test_the_lines_of_training_steps_are_only_for_people(change: Any, what: str, run_dir: Path):
+    path = run_dir / steps_path(2)
+    changed = change(path.read_bytes())
+    path.unlink() if changed is None else path.write_bytes(changed)
+    fault = only(run_dir)
+    assert (fault.path, fault.what, fault.fate) == (steps_path(2), what, Fate.UNUSED)
+    assert check_run(run_dir).exit_code == 0
+
+
+def test_step_checkpoints_of_a_round_under_way(interrupted: Path):
+    """Training was interrupted after its checkpoints of steps 1 and 2; one byte of the later flips."""
+    folder = interrupted / checkpoint_path(2) / "0001"
+    with Manifest(interrupted) as manifest:
+        for num_steps in (1, 2):
+            at = folder / checkpoint_name(num_steps)
+            at.mkdir(parents=True)
+            digest = save_digested({"step": num_steps}, at / "rank_0.pt")
+            reports = tuple(step_report(step=step) for step in range(num_steps))
+            record = CheckpointRecord("plan", reports, {"rank_0.pt": CheckpointFile(digest, 0)})
+            manifest.add_step_checkpoint(2, write_record(at, record))
+    assert check_run(interrupted).exit_code == 0
+    later = folder / checkpoint_name(2) / "rank_0.pt"
+    damage(later, "flipped")
+    fault = only(interrupted)
+    assert (fault.path, fault.fate) == (str(later.relative_to(interrupted)), Fate.REMADE)
+    assert "resumes from the step checkpoint before" in fault.follows
