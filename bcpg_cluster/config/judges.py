@@ -183,10 +183,10 @@ class JudgeConfig(Section):
 
     @property
     def only_labels(self) -> bool:
-        """Whether its verdicts are known to be labels, so that it has no threshold. A class of the user's may do either."""
+        """Whether its verdicts are known to be labels, so that it has no threshold."""
         if self.kind in ("llm", "openai"):
             return self.votes == 1 and self.says == "label"
-        return self.kind in ("chain_truth", "sums_truth", "fake")
+        return self.kind in ("chain_truth", "sums_truth")
 
 
 class WeighConfig(Section):
