@@ -83,7 +83,8 @@ class Generation:
 
     Attributes:
         token_ids: end token included when the model emitted it.
-        logprobs: nats, one per token, of the model's distribution at temperature 1 (vLLM's ``raw_logprobs``).
+        logprobs: nats, one per token, of the model's distribution at temperature 1 (vLLM's ``raw_logprobs``). Of a response that
+            is bound to a schema, over the tokens that the schema allows: vLLM masks before it takes them.
         token_texts: what each token adds to the text (see :class:`bcpg_cluster.records.Rollout`).
         policy_version: the weights that produced every token of it.
         top: the most probable tokens of every place; ``None`` where they were not asked for, or the engine has none.

@@ -8,6 +8,10 @@ matter. P(right) is the share of the first in both.
 A verdict that is not among the listed tokens is less probable than the least of them, so it is taken to be as probable as
 that. Where this would weigh more than what was found, nothing is known. A token that may still become either word is
 followed to the next one where it was drawn, and left out where it was not.
+
+vLLM's log-probs are those before temperature, top_p and penalties (``logprobs_mode`` ``raw_logprobs``), and after the mask of
+a schema (``tests/contract/test_judge_scores.py`` shows both). A schema allows all verdicts at such a place, so their share is
+the model's own.
 """
 
 from __future__ import annotations
