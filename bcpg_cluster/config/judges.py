@@ -30,6 +30,8 @@ class EndpointConfig(Section):
     send_seed: Annotated[bool, Decides.WHEN_SET] = False
     """Send a ``seed`` made from the request's content and the run's seed where answers are sampled (``temperature`` above 0), so
     that a second try draws the same; for endpoints that know the field."""
+    top_logprobs: Annotated[int, Decides.WHEN_SET] = Field(20, ge=2, le=20)
+    """``says: probability``: how many of the most probable tokens to ask for at each place; some endpoints allow fewer than 20."""
     timeout_s: Annotated[float, Decides.NEVER] = Field(120.0, gt=0)
     """Seconds for one try, from its start to the last byte of the answer."""
     call_timeout_s: Annotated[float | None, Decides.NEVER] = Field(None, gt=0)
@@ -105,6 +107,12 @@ class JudgeConfig(Section):
     """Nucleus sampling of the judge; 1 is off."""
     sample: int = Field(0, ge=0)
     """Which draw of the same request this judge is, so that several judges can ask one model alike and differ."""
+    votes: Annotated[int, Decides.WHEN_SET] = Field(1, ge=1)
+    """``llm`` and ``openai``: how many answers to draw of each request. From 2 on the judge scores: the share of votes that say
+    right (with ``says: probability`` their mean). Needs ``temperature`` above 0."""
+    says: Annotated[Literal["label", "probability"], Decides.WHEN_SET] = "label"
+    """``llm`` and ``openai``: ``label`` is the verdict as written; ``probability`` is P(right) from the log-probs of the token
+    that decides it, a score."""
     answer_after: str | None = None
     """Marker after which the answer begins, for instance ``</think>``; ``null`` reads the whole text."""
     structured: Literal["schema", "none"] = "schema"
@@ -161,6 +169,24 @@ class JudgeConfig(Section):
         if self.structured != "schema" and self.kind != "llm":
             raise ValueError("structured is for judges of kind 'llm'; for an endpoint, set endpoint.structured")
         return self
+
+    @model_validator(mode="after")
+    def _scores_can_be_made(self) -> JudgeConfig:
+        if (self.votes > 1 or self.says != "label") and self.kind not in ("llm", "openai"):
+            raise ValueError(f"votes and says are for judges of kind 'llm' and 'openai', not {self.kind!r}")
+        if self.votes > 1 and self.temperature == 0.0:
+            raise ValueError(
+                f"votes is {self.votes}, but temperature 0 draws the same answer each time; set temperature above 0 (0.7 is "
+                "usual), or votes to 1"
+            )
+        return self
+
+    @property
+    def only_labels(self) -> bool:
+        """Whether its verdicts are known to be labels, so that it has no threshold."""
+        if self.kind in ("llm", "openai"):
+            return self.votes == 1 and self.says == "label"
+        return self.kind in ("chain_truth", "sums_truth")
 
 
 class WeighConfig(Section):

@@ -24,7 +24,6 @@ from bcpg_cluster.watch.report.statistics import Z_95, share_interval
 _NOT_RECORDED = "not recorded"
 _FROM_BASE_CARD = ("license", "license_name", "license_link", "language")
 _HYPER_PARAMETERS = ("objective", "weigh", "generate", "segment", "verify", "train")
-_LABELLING_KINDS = ("llm", "openai", "chain_truth", "sums_truth")  # their verdicts are labels, so no threshold decides
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +279,7 @@ def _judges(config: Config, state: ManifestState, facts: CardFacts) -> list[str]
 
 def _judge_words(judge: JudgeConfig) -> tuple[str, str, str, str]:
     what = judge.kind if judge.model is None else f"{judge.kind}: `{public_name(judge.model)}`"
-    return judge.role, what, judge.rule, "-" if judge.kind in _LABELLING_KINDS else f"{judge.threshold:g}"
+    return judge.role, what, judge.rule, "-" if judge.only_labels else f"{judge.threshold:g}"
 
 
 def _quality_rows(by_measure: Mapping[str, Any]) -> list[tuple[str, str, str]]:

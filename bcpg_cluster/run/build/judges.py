@@ -20,6 +20,7 @@ from bcpg_cluster.stages.generate.protocol import Sampling, TextGenerator
 from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt, parse_judge_prompt
 from bcpg_cluster.stages.judge.llm.llm_judge import JudgeOptions, LlmJudge
 from bcpg_cluster.stages.judge.llm.transport import GeneratorTransport, Transport
+from bcpg_cluster.stages.judge.llm.verdict_odds import NUM_TOP_LOGPROBS
 from bcpg_cluster.stages.judge.llm.windows import WindowLimits
 from bcpg_cluster.stages.judge.protocol import Judge
 
@@ -132,6 +133,8 @@ def judge_options(section: JudgeConfig) -> JudgeOptions:
         section.answer_after,
         section.sample,
         None if section.endpoint is None else section.endpoint.max_unanswered,
+        votes=section.votes,
+        says=section.says,
     )
 
 
@@ -160,7 +163,12 @@ def _to_generator(config: Config, name: str, generators: dict[str, TextGenerator
     return GeneratorTransport(
         generator,
         model_digest(model),
-        Sampling(section.max_tokens, section.temperature, section.top_p),
+        Sampling(
+            section.max_tokens,
+            section.temperature,
+            section.top_p,
+            num_top_logprobs=NUM_TOP_LOGPROBS if section.says == "probability" else 0,
+        ),
         max_prompt_tokens=generator.max_model_len - section.max_tokens,
         is_bound=section.structured == "schema",
     )
@@ -187,6 +195,7 @@ def judge_endpoint(section: JudgeConfig) -> Endpoint:
         structured=config.structured,
         extra_body=config.extra_body,
         send_seed=config.send_seed,
+        top_logprobs=config.top_logprobs if section.says == "probability" else 0,
         timeout_s=config.timeout_s,
         call_timeout_s=config.call_timeout_s,
         max_retries=config.max_retries,

@@ -10,6 +10,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.build.judges import check_taught_rule, judge_endpoint, load_judge_prompt
 from bcpg_cluster.stages.judge.llm.cache import VerdictCache
+from bcpg_cluster.stages.judge.llm.verdict_odds import NUM_TOP_LOGPROBS, SCORED_FORMATS
 from bcpg_cluster.stages.plugin import check_plugin
 
 # Of a judge's answer: measured on the shipped prompts' JSON with reasons; a line by a tokenizer that is not on this machine.
@@ -35,6 +36,8 @@ def check_judge(name: str, judge: JudgeConfig) -> None:
     if judge.kind not in ("llm", "openai"):
         return
     prompt = load_judge_prompt(judge.prompt, judge.rule)
+    if judge.says == "probability":
+        _check_logprobs(name, judge, prompt.answer)
     if judge.kind == "openai":
         judge_endpoint(judge).read_key()
         return
@@ -45,6 +48,22 @@ def check_judge(name: str, judge: JudgeConfig) -> None:
             "so the judge could never write it",
             rule="a judge that thinks aloud gets its answer format from the prompt alone, or answers in lines",
             remedy="set structured: none, or use a prompt with answer = 'lines'",
+        )
+
+
+def _check_logprobs(name: str, judge: JudgeConfig, answer: str) -> None:
+    if answer not in SCORED_FORMATS:
+        raise ConfigError(
+            f"judges.{name} says probability, and its prompt {judge.prompt} asks for answers of the form {answer!r}",
+            rule=f"P(right) is read at the verdicts of an answer of the form {' or '.join(sorted(SCORED_FORMATS))}",
+            remedy="use a prompt of such a form, or sample votes instead (says: label, votes: 5, and a temperature)",
+        )
+    most = judge.engine_args.get("max_logprobs", NUM_TOP_LOGPROBS)
+    if isinstance(most, int) and 0 <= most < NUM_TOP_LOGPROBS:
+        raise ConfigError(
+            f"judges.{name} says probability, and its engine_args have max_logprobs {most}",
+            rule=f"P(right) is read from the {NUM_TOP_LOGPROBS} most probable tokens",
+            remedy=f"leave max_logprobs out of engine_args, or set {NUM_TOP_LOGPROBS} or more",
         )
 
 
@@ -59,6 +78,11 @@ def judge_notes(config: Config) -> list[str]:
                 f"and recall against it count the difference of the rules too. Set judges.{name}.rule: {voted} for their own"
             )
     for name, judge in config.judges.items():
+        if judge.votes > 1 and judge.endpoint is not None and not judge.endpoint.send_seed:
+            lines.append(
+                f"judges.{name} samples {judge.votes} votes from an endpoint that is sent no seed: a second try draws others. Set "
+                f"judges.{name}.endpoint.send_seed: true where it knows the field"
+            )
         if judge.kind not in ("llm", "openai") or judge.view == "causal":
             continue
         is_json = load_judge_prompt(judge.prompt, judge.rule).answer == "json"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from bcpg_cluster.records import StopReason
@@ -15,6 +15,7 @@ class Sampling:
     """How to sample. ``temperature`` 0 is greedy; ``top_k`` 0 is off; ``max_tokens`` counts response tokens.
 
     ``json_schema`` (JSON text) binds the response to a schema, where the engine can; ``None`` leaves it free.
+    ``num_top_logprobs`` is how many of the most probable tokens come back beside each drawn one, where the engine can.
     """
 
     max_tokens: int
@@ -22,6 +23,7 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     json_schema: str | None = None
+    num_top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +36,58 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenChoice:
+    """A drawn token beside the most probable ones of its place.
+
+    Attributes:
+        logprob: nats, of the drawn token.
+        others: text and log-prob (nats) of the most probable tokens, the drawn one left out.
+        floor: log-prob (nats) of the least of the most probable tokens; none that is not listed is above it.
+    """
+
+    logprob: float
+    others: tuple[tuple[str, float], ...]
+    floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprobs:
+    """The most probable tokens at every place of a response, position after position in one row.
+
+    Attributes:
+        starts: where each position begins in the row; its first entry is the drawn token.
+        token_ids, logprobs: the row; nats, raw as those of :class:`Generation`.
+        text_of: the text of a token by itself.
+    """
+
+    starts: Sequence[int]
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+    text_of: Callable[[int], str]
+
+    def at(self, position: int) -> TokenChoice:
+        """The choice at ``position`` of the response."""
+        start = self.starts[position]
+        end = self.starts[position + 1] if position + 1 < len(self.starts) else len(self.token_ids)
+        drawn, top = self.token_ids[start], range(start + 1, end)
+        return TokenChoice(
+            self.logprobs[start],
+            tuple((self.text_of(self.token_ids[i]), self.logprobs[i]) for i in top if self.token_ids[i] != drawn),
+            min((self.logprobs[i] for i in top), default=self.logprobs[start]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """One drawn response.
 
     Attributes:
         token_ids: end token included when the model emitted it.
-        logprobs: nats, one per token, of the model's distribution at temperature 1 (vLLM's ``raw_logprobs``).
+        logprobs: nats, one per token, of the model's distribution at temperature 1 (vLLM's ``raw_logprobs``). Of a response that
+            is bound to a schema, over the tokens that the schema allows: vLLM masks before it takes them.
         token_texts: what each token adds to the text (see :class:`bcpg_cluster.records.Rollout`).
         policy_version: the weights that produced every token of it.
+        top: the most probable tokens of every place; ``None`` where they were not asked for, or the engine has none.
     """
 
     token_ids: tuple[int, ...]
@@ -49,6 +95,7 @@ class Generation:
     token_texts: tuple[str, ...]
     stop_reason: StopReason
     policy_version: int
+    top: TopLogprobs | None = field(default=None, compare=False, repr=False)
 
     @property
     def text(self) -> str:

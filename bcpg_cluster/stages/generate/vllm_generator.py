@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from bcpg_cluster.errors import ConfigError, EngineError, PushError
 from bcpg_cluster.records import StopReason
 from bcpg_cluster.stages.generate.engine_start import refusing_starts
-from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling
+from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling, TopLogprobs
 from bcpg_cluster.stages.generate.token_texts import token_texts
 from bcpg_cluster.stages.generate.vllm_loop import EngineLoop
 from bcpg_cluster.stages.generate.vllm_options import check_engine_args, with_workers
@@ -202,8 +202,17 @@ class VllmGenerator:
             raise EngineError(f"one response was drawn from weights of several versions: {sorted(versions)}")
         with self._tokenizer_lock:
             texts = token_texts(self._tokenizer, token_ids)
+        flat = completion.logprobs  # of each token first its own, then the most probable ones
+        logprobs = tuple(flat.logprobs[start] for start in flat.start_indices)
+        top = None
+        if len(flat.logprobs) > len(logprobs):
+            top = TopLogprobs(flat.start_indices, flat.token_ids, flat.logprobs, self._text_of)
         stop = {"stop": StopReason.STOP, "length": StopReason.LENGTH}.get(completion.finish_reason, StopReason.ABORTED)
-        return Generation(token_ids, tuple(completion.logprobs.logprobs), texts, stop, versions.pop())
+        return Generation(token_ids, logprobs, texts, stop, versions.pop(), top)
+
+    def _text_of(self, token_id: int) -> str:
+        with self._tokenizer_lock:
+            return str(self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
 
 
 def _sampling_params(sampling: Sampling, seed: int | None) -> Any:
@@ -217,7 +226,7 @@ def _sampling_params(sampling: Sampling, seed: int | None) -> Any:
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         seed=seed,
-        logprobs=0,  # of the drawn token alone, raw
+        logprobs=sampling.num_top_logprobs,  # beside that of the drawn token; raw
         flat_logprobs=True,
         detokenize=False,  # texts are made per token in _generation, after the engine's work
         output_kind=RequestOutputKind.FINAL_ONLY,

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Receipt, SampleId, Step, StopReason, Verdict, VerdictStatus
-from bcpg_cluster.stages.judge.llm.answer_schema import parse_reasons
+from bcpg_cluster.stages.judge.llm.votes import reasons_in
 from bcpg_cluster.stages.weigh.consensus import vote_label
 from bcpg_cluster.watch.view.records import SampleSummary
 from bcpg_cluster.watch.view.rule_words import Decision, decisions
@@ -203,7 +203,8 @@ def _latency_s(receipt: Receipt | None) -> float | None:
 def _verdicts(name: str, of_judge: Sequence[Verdict], config: Config, latency_s: float | None) -> list[VerdictView]:
     """One judge's verdicts on a sample. An answer that several steps share is read once."""
     judge = config.judges[name]
-    reasons = {raw: parse_reasons(raw) for raw in {verdict.raw for verdict in of_judge}}
+    notes_in_raw = judge.kind not in ("llm", "openai")
+    reasons = {raw: reasons_in(raw) for raw in {verdict.raw for verdict in of_judge}}
     return [
         VerdictView(
             name,
@@ -212,7 +213,7 @@ def _verdicts(name: str, of_judge: Sequence[Verdict], config: Config, latency_s:
             vote_label(verdict, judge.threshold),
             None if verdict.score is None else round(verdict.score, _DIGITS),
             None if verdict.error_type is None else str(verdict.error_type),
-            reasons[verdict.raw].get(verdict.step, "") or _words(verdict),
+            reasons[verdict.raw].get(verdict.step, "") or _words(verdict, notes_in_raw),
             verdict.raw or None,
             None if latency_s is None else round(latency_s, 4),
             judge.threshold if verdict.score is not None else None,
@@ -221,7 +222,10 @@ def _verdicts(name: str, of_judge: Sequence[Verdict], config: Config, latency_s:
     ]
 
 
-def _words(verdict: Verdict) -> str:
+def _words(verdict: Verdict, notes_in_raw: bool) -> str:
     """What stands in the place of a reason: a failure's message, or what a process reward model notes beside its score."""
-    is_note = verdict.score is not None or verdict.status not in (VerdictStatus.JUDGED, VerdictStatus.UNPARSABLE)
+    is_note = (verdict.score is not None and notes_in_raw) or verdict.status not in (
+        VerdictStatus.JUDGED,
+        VerdictStatus.UNPARSABLE,
+    )
     return verdict.raw[:400] if is_note else ""

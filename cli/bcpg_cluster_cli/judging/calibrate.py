@@ -147,8 +147,8 @@ def gives_labels(judge: str) -> ConfigError:
     """What is raised for a judge without scores."""
     return ConfigError(
         f"{judge!r} gives labels, not scores",
-        rule="only a judge that scores (a process reward model) has a threshold",
-        remedy="name the judge that scores",
+        rule="only a judge that scores (a process reward model; an LLM judge that says probability or has votes) has a threshold",
+        remedy=f"name the judge that scores, or set judges.{judge}.says: probability where it is an LLM judge",
     )
 
 

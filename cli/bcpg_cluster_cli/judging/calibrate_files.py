@@ -80,5 +80,5 @@ def _check_scores(config: Config, judge: str) -> None:
             rule="judges are the sections of `judges`",
             remedy=f"one of {', '.join(config.judges)}",
         )
-    if config.judges[judge].kind in ("llm", "openai", "chain_truth", "sums_truth"):
+    if config.judges[judge].only_labels:
         raise gives_labels(judge)

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.records import VerdictStatus
+from bcpg_cluster.stages.judge.endpoint.answer_logprobs import read_verdicts
 from bcpg_cluster.stages.judge.endpoint.event_loop import EventLoopThread
 from bcpg_cluster.stages.judge.endpoint.http_client import UnreadableReplyError, make_http_client
 from bcpg_cluster.stages.judge.endpoint.key_mask import KeyMask
@@ -81,7 +82,7 @@ class OpenAiTransport:
         self._loop = EventLoopThread("judge-endpoint-io")
         self._lock = threading.Lock()
         self._num_unanswered = 0
-        self._was_accepted = False
+        self._was_accepted = self._has_given_logprobs = False
 
     @property
     def model(self) -> str:
@@ -97,6 +98,11 @@ class OpenAiTransport:
     def is_bound(self) -> bool:
         """Whether the endpoint is asked to enforce a schema."""
         return self._endpoint.structured != "none"
+
+    @property
+    def enforces(self) -> bool:
+        """False: endpoints take a ``response_format`` and ignore it, so answers are read as if nothing bound them."""
+        return False
 
     def settings(self, *, sample: int, is_json: bool) -> str:
         """All settings of the request."""
@@ -170,6 +176,7 @@ class OpenAiTransport:
             outcome = self._try(ask, num_failed - 1, min(self._endpoint.timeout_s, ends_at - self._clock()))
             if isinstance(outcome, Reply):
                 self._was_accepted = True
+                self._check_gives_logprobs(outcome)
                 if outcome.prompt_tokens is not None and outcome.answer_tokens is not None:
                     self._limiter.settle(expected, outcome.prompt_tokens + outcome.answer_tokens)
                 return outcome
@@ -207,6 +214,17 @@ class OpenAiTransport:
             rule="api_key_env names an environment variable with a key that is valid for this endpoint and model",
             remedy="set a valid key where the judge's pool runs",
         )
+
+    def _check_gives_logprobs(self, reply: Reply) -> None:
+        """Stop the run where no answer would have a score. Once one had log-probs, an answer without is only that one's fault."""
+        self._has_given_logprobs |= reply.verdicts is not None
+        if self._endpoint.top_logprobs and not self._has_given_logprobs and reply.failure is None and reply.text:
+            raise ConfigError(
+                f"{self._address} answers without log-probs",
+                rule="a judge that says: probability needs an endpoint that takes logprobs and top_logprobs and returns them",
+                remedy="ask another endpoint (vllm serve returns them), or sample votes instead: says: label, votes: 5, and a "
+                "temperature",
+            )
 
     def _try(self, ask: Ask, num_retries: int, within_s: float) -> Reply | _Failure:
         """One try. Errors become values here: an exception of the client holds the request, and that the key."""
@@ -264,6 +282,7 @@ class OpenAiTransport:
             cached_tokens=cached,
             cost=cost,
             num_retries=num_retries,
+            verdicts=read_verdicts(choice) if self._endpoint.top_logprobs else None,
         )
 
     def _shown(self, message: str) -> str:

@@ -48,6 +48,7 @@ class Endpoint:
             ``chat_template_kwargs``).
         send_seed: send :attr:`~bcpg_cluster.stages.judge.llm.transport.Ask.seed` as ``seed`` where answers are sampled; not every
             endpoint knows it, and some refuse what they do not know.
+        top_logprobs: most probable tokens to ask for beside each token of the answer; 0 asks for no log-probs.
         timeout_s: of one try, from its start to the last byte of the answer; past it the try failed.
         call_timeout_s: of one call with all its tries and waits, from its first try; ``None`` is what they take at most without
             ``Retry-After``: a ``timeout_s`` and a minute for each.
@@ -65,6 +66,7 @@ class Endpoint:
     structured: Structured = "json_schema"
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     send_seed: bool = False
+    top_logprobs: int = 0
     timeout_s: float = 120.0
     call_timeout_s: float | None = None
     max_retries: int = 5
@@ -115,7 +117,9 @@ class Endpoint:
     def decoding(self) -> dict[str, Any]:
         """What decides an answer besides model and messages, as JSON values."""
         names = ("max_tokens", "temperature", "top_p", "structured")
-        added_later = {"send_seed": True} if self.send_seed else {}
+        added_later: dict[str, Any] = {"send_seed": True} if self.send_seed else {}
+        if self.top_logprobs:
+            added_later["top_logprobs"] = self.top_logprobs
         return {name: getattr(self, name) for name in names} | {"extra_body": dict(self.extra_body)} | added_later
 
     def request(
@@ -130,6 +134,8 @@ class Endpoint:
         request |= {k: v for k, v in (("temperature", self.temperature), ("top_p", self.top_p)) if v is not None}
         if self.send_seed and seed is not None and self.temperature != 0.0:
             request["seed"] = seed
+        if self.top_logprobs:
+            request |= {"logprobs": True, "top_logprobs": self.top_logprobs}
         if schema is not None and self.structured != "none":
             request["response_format"] = _response_format(schema, self.structured)
         return request | ({"extra_body": dict(self.extra_body)} if self.extra_body else {})

@@ -17,17 +17,33 @@ from pathlib import Path
 from typing import Any
 
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.stages.judge.llm.verdict_odds import ScoredVerdict
 
 FORMAT = "v1"
 
 
 @dataclass(frozen=True, slots=True)
 class CachedAnswer:
-    """What a judge answered, as it came, and what it took. ``None``: the endpoint did not say."""
+    """What a judge answered, as it came, and what it took. ``None``: the endpoint did not say.
+
+    ``verdicts`` are those in the answer with their scores; ``None`` where no log-probs came with it.
+    """
 
     text: str
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
+    verdicts: tuple[ScoredVerdict, ...] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is stored; earlier entries have no ``verdicts``."""
+        body = asdict(self)
+        return body if self.verdicts is not None else {k: v for k, v in body.items() if k != "verdicts"}
+
+
+def _from_json(body: dict[str, Any]) -> CachedAnswer:
+    if body.get("verdicts") is None:
+        return CachedAnswer(**body)
+    return CachedAnswer(**body | {"verdicts": tuple(ScoredVerdict(**verdict) for verdict in body["verdicts"])})
 
 
 def request_key(
@@ -83,13 +99,13 @@ class VerdictCache:
             entry = json.loads(self._path(key).read_bytes())
             if entry["key"] != key or entry["checksum"] != _checksum(key, entry["answer"]):
                 return None
-            return CachedAnswer(**entry["answer"])
+            return _from_json(entry["answer"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):  # no file; torn; JSON of another shape
             return None
 
     def put(self, key: str, answer: CachedAnswer) -> bool:
         """Store an answer; false where the disk failed, which costs the entry, not the answer."""
-        body = asdict(answer)
+        body = answer.as_json()
         entry = json.dumps({"key": key, "checksum": _checksum(key, body), "answer": body}).encode()
         path = self._path(key)
         temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")

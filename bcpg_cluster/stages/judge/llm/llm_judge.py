@@ -17,6 +17,8 @@ from bcpg_cluster.stages.judge.llm.answer_schema import parse_answer, verdict_sc
 from bcpg_cluster.stages.judge.llm.cache import VerdictCache, content_seed, request_key
 from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt, render_judge_messages, render_repair
 from bcpg_cluster.stages.judge.llm.transport import Ask, Reply, Transport, cached_answers
+from bcpg_cluster.stages.judge.llm.verdict_odds import scores_of
+from bcpg_cluster.stages.judge.llm.votes import Says, decided
 from bcpg_cluster.stages.judge.llm.windows import WHOLE, WindowLimits, cut_windows
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 from bcpg_cluster.stages.judge.unanswered import mostly_unanswered
@@ -36,6 +38,8 @@ class JudgeOptions:
         windows: of the ``full`` view; by default a response is one window.
         answer_after: for judges that think aloud: only what follows the last such marker is the answer (``</think>``).
         sample: which of several draws of the same request this judge is (a vote of one model with itself).
+        votes: draws of each request that decide together; vote v of k is draw ``sample * k + v``.
+        says: what each vote says of a step; ``probability`` needs a transport that gives log-probs.
         max_unanswered: largest share of the steps of one :meth:`LlmJudge.judge` that may stay without an answer; above it the
             whole call is an error, to be tried again. ``None`` records whatever came.
         run_seed: seeds sampled answers, with the content of the request; ``None`` leaves them to chance.
@@ -48,6 +52,8 @@ class JudgeOptions:
     sample: int = 0
     max_unanswered: float | None = None
     run_seed: int | None = None
+    votes: int = 1
+    says: Says = "label"
 
 
 def most_calls(options: JudgeOptions, num_steps: int) -> int:
@@ -59,12 +65,12 @@ def most_calls(options: JudgeOptions, num_steps: int) -> int:
     windows = num_steps
     if options.view == "full" and options.windows.tokens is None:
         windows = -(-num_steps // (options.windows.steps or max(num_steps, 1)))
-    return windows * (2 if options.prompt.repair else 1)
+    return windows * options.votes * (2 if options.prompt.repair else 1)
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """One call of the judge: steps ``first..last`` of a case."""
+    """One call of the judge: steps ``first..last`` of a case; every vote has its own copy of the cases."""
 
     case: int
     first: int
@@ -105,7 +111,10 @@ class LlmJudge:
         windows = f":{options.windows}" if options.view == "full" and options.windows != WHOLE else ""
         marker = f":after {options.answer_after}" if options.answer_after else ""
         asked = f"{prompt.name}@{prompt.digest}/{options.view}"
-        return f"{self._transport.model}/{asked}:{settings}{windows}{marker}"
+        scores = (f":votes {options.votes}" if options.votes > 1 else "") + (
+            f":says {options.says}" if options.says != "label" else ""
+        )
+        return f"{self._transport.model}/{asked}:{settings}{windows}{marker}{scores}"
 
     def judge(self, cases: Sequence[JudgeCase]) -> Judged:
         """Grade every step of every case.
@@ -114,11 +123,17 @@ class LlmJudge:
             EngineError: the transport failed, or left more than ``max_unanswered`` of the steps without an answer.
         """
         account: dict[str, float] = defaultdict(float)
-        rows: list[list[Judgement]] = [[Judgement(VerdictStatus.REFUSED)] * len(case.steps) for case in cases]
+        votes = self._options.votes
+        asked = [case for case in cases for _ in range(votes)]
+        drawn: list[list[Judgement]] = [[Judgement(VerdictStatus.REFUSED)] * len(case.steps) for case in asked]
         try:
-            for wave in self._waves(cases):
-                for question, judged in zip(wave, self._judged(wave, cases, rows, account), strict=True):
-                    rows[question.case][question.first : question.last + 1] = judged
+            for wave in self._waves(asked):
+                for question, judged in zip(wave, self._judged(wave, asked, drawn, account), strict=True):
+                    drawn[question.case][question.first : question.last + 1] = judged
+            rows = [
+                [decided(of_step, self._options.says) for of_step in zip(*drawn[start : start + votes], strict=True)]
+                for start in range(0, len(drawn), votes)
+            ]
             self._check_answered(rows)
         except EngineError:
             with self._lock:  # these calls were made and paid for, though their answers are not used
@@ -183,13 +198,15 @@ class LlmJudge:
         )
         num_steps = question.last - question.first + 1
         schema = verdict_schema(num_steps, rule=self._prompt.rule) if self._is_bound else None
-        return self._seeded(Ask(tuple(messages), schema))
+        options = self._options
+        sample = options.sample * options.votes + question.case % options.votes
+        return self._seeded(Ask(tuple(messages), schema, sample=sample))
 
     def _seeded(self, ask: Ask) -> Ask:
         options, transport = self._options, self._transport
         if options.run_seed is None:
             return ask
-        key = request_key(transport.model, ask.messages, ask.schema, transport.decoding, options.sample)
+        key = request_key(transport.model, ask.messages, ask.schema, transport.decoding, ask.sample)
         return replace(ask, seed=content_seed(options.run_seed, key))
 
     def _judged(
@@ -218,14 +235,12 @@ class LlmJudge:
 
     def _repair(self, ask: Ask, text: str, question: _Question) -> Ask:
         messages = render_repair(self._prompt, ask.messages, self._tail(text) or "", question.first, question.last)
-        return self._seeded(Ask(tuple(messages), ask.schema))
+        return self._seeded(replace(ask, messages=tuple(messages)))
 
     def _answers(self, asks: Sequence[Ask], account: dict[str, float]) -> list[Reply]:
         replies: dict[int, Reply] = {}
         answered = (
-            self._transport.answers(asks)
-            if self._cache is None
-            else cached_answers(self._transport, self._cache, asks, sample=self._options.sample)
+            self._transport.answers(asks) if self._cache is None else cached_answers(self._transport, self._cache, asks)
         )
         for index, reply in answered:
             present_work().mark()
@@ -235,7 +250,7 @@ class LlmJudge:
 
     @property
     def _is_bound(self) -> bool:
-        """Whether the transport enforces the answer's format; there is no schema for lines."""
+        """Whether the transport gets a schema of the answer; there is none for lines."""
         return self._prompt.answer == "json" and self._transport.is_bound
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -248,19 +263,26 @@ class LlmJudge:
         return tail if marker else None
 
     def _read(self, reply: Reply, question: _Question) -> list[Judgement]:
-        """The judgements of one answer. Fails closed: an answer not exactly in the format says nothing of any step."""
+        """The judgements of one answer, with its label and, where it is wanted and known, P(right).
+
+        Fails closed: an answer not exactly in the format says nothing of any step.
+        """
         num_steps = question.last - question.first + 1
         if reply.failure is not None:
             return [Judgement(reply.failure, raw=reply.text)] * num_steps
         answer = self._tail(reply.text)
         parsed = None
         if answer is not None:
-            parsed = parse_answer(self._prompt, answer, question.first, question.last, is_bound=self._is_bound)
+            is_bound = self._is_bound and self._transport.enforces
+            parsed = parse_answer(self._prompt, answer, question.first, question.last, is_bound=is_bound)
         if parsed is None:
             return [Judgement(VerdictStatus.UNPARSABLE, raw=reply.text)] * num_steps
+        scores: list[float | None] = [None] * num_steps
+        if self._options.says == "probability":
+            scores = scores_of(reply.verdicts or (), [verdict.label for verdict in parsed], question.first)
         return [
-            Judgement(VerdictStatus.JUDGED, label=verdict.label, error_type=verdict.error_type, raw=reply.text)
-            for verdict in parsed
+            Judgement(VerdictStatus.JUDGED, verdict.label, score, verdict.error_type, reply.text)
+            for verdict, score in zip(parsed, scores, strict=True)
         ]
 
 

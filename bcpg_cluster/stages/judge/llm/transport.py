@@ -13,17 +13,19 @@ from bcpg_cluster.records import StopReason, VerdictStatus
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Sampling, TextGenerator
 from bcpg_cluster.stages.job import Sleeper
 from bcpg_cluster.stages.judge.llm.cache import CachedAnswer, VerdictCache, request_key
+from bcpg_cluster.stages.judge.llm.verdict_odds import ScoredVerdict, scored_verdicts
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request: chat messages, the JSON schema (text) its answer is bound to, or ``None``, and the seed of a transport that
-    samples (``None``: whatever comes).
+    """One request: chat messages, the JSON schema (text) its answer is bound to, or ``None``, the seed of a transport that
+    samples (``None``: whatever comes), and which of several draws of the same request it is.
     """
 
     messages: tuple[dict[str, str], ...]
     schema: str | None = None
     seed: int | None = None
+    sample: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Reply:
         num_retries: tries before this one.
         is_stored: an answer of earlier, which cost nothing now.
         is_unkept: an answer that the cache could not take.
+        verdicts: the verdicts in the answer with their scores; ``None`` where no log-probs came with it.
     """
 
     text: str = ""
@@ -50,6 +53,7 @@ class Reply:
     num_retries: int = 0
     is_stored: bool = False
     is_unkept: bool = False
+    verdicts: tuple[ScoredVerdict, ...] | None = None
 
 
 class Transport(Protocol):
@@ -70,7 +74,12 @@ class Transport(Protocol):
 
     @property
     def is_bound(self) -> bool:
-        """Whether :attr:`Ask.schema` is enforced on answers. Where it is not, answers are read as strictly."""
+        """Whether :attr:`Ask.schema` is sent."""
+        ...
+
+    @property
+    def enforces(self) -> bool:
+        """Whether an answer cannot be but in the form of :attr:`Ask.schema`; false for an endpoint, which may ignore it."""
         ...
 
     def settings(self, *, sample: int, is_json: bool) -> str:
@@ -134,10 +143,16 @@ class GeneratorTransport:
     def decoding(self) -> Mapping[str, Any]:
         """The sampling settings."""
         names = ("max_tokens", "temperature", "top_p", "top_k")
-        return {name: getattr(self._sampling, name) for name in names}
+        added_later = {"top_logprobs": num} if (num := self._sampling.num_top_logprobs) else {}
+        return {name: getattr(self._sampling, name) for name in names} | added_later
 
     @property
     def is_bound(self) -> bool:
+        """As it was made."""
+        return self._is_bound
+
+    @property
+    def enforces(self) -> bool:
         """As it was made."""
         return self._is_bound
 
@@ -172,6 +187,7 @@ class GeneratorTransport:
                     VerdictStatus.ENGINE_LOST if drawn.stop_reason is StopReason.ABORTED else None,
                     prompt_tokens=len(request.prompt_token_ids),
                     answer_tokens=len(drawn.token_ids),
+                    verdicts=None if drawn.top is None else scored_verdicts(drawn.token_texts, drawn.top.at),
                 ),
             )
 
@@ -189,20 +205,15 @@ class GeneratorTransport:
         self._generator.close()
 
 
-def cached_answers(
-    transport: Transport, cache: VerdictCache, asks: Sequence[Ask], *, sample: int
-) -> Iterator[tuple[int, Reply]]:
+def cached_answers(transport: Transport, cache: VerdictCache, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
     """As :meth:`Transport.answers`: stored answers first, then the others as they come, each request asked once.
 
     Answers are stored as they come, so that a killed call loses only what was under way. Failures are not stored.
-
-    Args:
-        sample: which of several draws of the same request is wanted.
     """
     model, decoding = transport.model, transport.decoding
     waiting: dict[str, list[int]] = {}
     for index, ask in enumerate(asks):
-        key = request_key(model, ask.messages, ask.schema, decoding, sample)
+        key = request_key(model, ask.messages, ask.schema, decoding, ask.sample)
         stored = cache.get(key) if key not in waiting else None
         if stored is None:
             waiting.setdefault(key, []).append(index)
@@ -210,7 +221,7 @@ def cached_answers(
             yield index, _stored(stored)
     keys = list(waiting)
     for place, reply in transport.answers([asks[waiting[key][0]] for key in keys]):
-        answer = CachedAnswer(reply.text, reply.prompt_tokens, reply.answer_tokens)
+        answer = CachedAnswer(reply.text, reply.prompt_tokens, reply.answer_tokens, reply.verdicts)
         if reply.failure is None and not cache.put(keys[place], answer):
             reply = replace(reply, is_unkept=True)
         first, *others = waiting[keys[place]]
@@ -221,5 +232,10 @@ def cached_answers(
 
 def _stored(answer: CachedAnswer) -> Reply:
     return Reply(
-        answer.text, prompt_tokens=answer.prompt_tokens, answer_tokens=answer.answer_tokens, cost=0.0, is_stored=True
+        answer.text,
+        prompt_tokens=answer.prompt_tokens,
+        answer_tokens=answer.answer_tokens,
+        cost=0.0,
+        is_stored=True,
+        verdicts=answer.verdicts,
     )

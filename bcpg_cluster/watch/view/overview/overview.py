@@ -95,7 +95,7 @@ def _run(seen: RunSeen) -> RunFacts:
                 judge.kind,
                 judge.model or judge.class_,
                 judge.rule,
-                judge.threshold if judge.kind in ("prm", "python") else None,
+                None if judge.only_labels else judge.threshold,
             )
             for name, judge in config.judges.items()
         ),

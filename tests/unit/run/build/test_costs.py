@@ -56,7 +56,7 @@ class CountingGenerator(FakeGenerator):
 class CountingEndpoint:
     """A transport that counts three bytes a token, as endpoints do."""
 
-    model, decoding, is_bound = "http://h/v1#m", dict[str, Any](), True
+    model, decoding, is_bound, enforces = "http://h/v1#m", dict[str, Any](), True, False
 
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
@@ -188,6 +188,8 @@ def judge_sections(draw: st.DrawFn) -> dict[str, Any]:
             "window_steps": draw(LIMIT),
             "window_tokens": draw(LIMIT.map(lambda limit: limit and limit * 8)),
             "look_ahead": draw(st.booleans()),
+            "votes": (votes := draw(st.sampled_from([1, 1, 3]))),
+            "temperature": 0.0 if votes == 1 else 0.7,
         }
     return section
 
@@ -274,6 +276,7 @@ OPENAI = LLM | {"kind": "openai", "endpoint": ENDPOINT}
         ({"window_steps": 2, "look_ahead": True}, 3),
         ({"window_tokens": 1}, 6),
         ({"view": "causal", "window_steps": 2}, 6),  # windows are for the full view
+        ({"window_steps": 4, "votes": 5, "temperature": 0.7}, 10),
     ],
 )
 def test_six_lines_of_a_token_each(

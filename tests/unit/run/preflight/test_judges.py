@@ -83,6 +83,58 @@ def test_lines_are_counted_by_the_judges_own_tokenizer(make_config: MakeConfig):
     assert "(some 2 tokens a step)" not in note
 
 
+VOTES = {"votes": 5, "temperature": 0.7}
+ENDPOINT = {"kind": "openai", "endpoint": {"base_url": "http://127.0.0.1:1/v1"}}
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"votes": 3}, "votes is 3, but temperature 0 draws the same answer each time; set temperature above 0"),
+        (ENDPOINT | {"votes": 2}, "votes is 2, but temperature 0"),
+        ({"kind": "prm"} | VOTES, "votes and says are for judges of kind 'llm' and 'openai', not 'prm'"),
+        ({"kind": "prm", "says": "probability"}, "votes and says are for judges"),
+        ({"votes": 0}, r"judges\.j\.votes"),
+    ],
+)
+def test_scores_that_cannot_be_made(make_config: MakeConfig, section: dict[str, Any], words: str):
+    with pytest.raises(ConfigError, match=words) as caught:
+        judge(make_config, **section)
+    assert caught.value.remedy
+
+
+def test_judges_that_have_a_threshold(make_config: MakeConfig):
+    for section, is_scoring in (
+        ({}, False),
+        (VOTES, True),
+        ({"says": "probability"}, True),
+        ({"kind": "prm"}, True),
+        ({"kind": "chain_truth", "model": None}, False),
+    ):
+        assert judge(make_config, **section).judges["j"].only_labels is not is_scoring
+
+
+def test_log_probs_that_the_engine_would_refuse(make_config: MakeConfig):
+    def section(**changed: Any) -> JudgeConfig:
+        return judge(make_config, says="probability", **changed).judges["j"]
+
+    with pytest.raises(ConfigError, match="max_logprobs 5") as caught:
+        check_judge("j", section(engine_args={"max_logprobs": 5}))
+    assert "20 or more" in caught.value.remedy
+    for most in (20, 50, -1):
+        check_judge("j", section(engine_args={"max_logprobs": most}))
+    check_judge("j", section())
+    check_judge("j", section(**VOTES))
+
+
+def test_votes_of_an_endpoint_without_seeds(make_config: MakeConfig):
+    many = VOTES | {"max_tokens": 4096}
+    (note,) = judge_notes(judge(make_config, **ENDPOINT | many))
+    assert "judges.j.endpoint.send_seed: true" in note
+    seeded = {"kind": "openai", "endpoint": ENDPOINT["endpoint"] | {"send_seed": True}}  # type: ignore[operator]
+    assert judge_notes(judge(make_config, **seeded | many)) == judge_notes(judge(make_config, **many)) == []
+
+
 @pytest.mark.parametrize("name", shipped_configs())
 def test_shipped_configs_have_no_notes_about_judges(name: str):
     assert judge_notes(load_config(name)) == []

@@ -16,6 +16,7 @@ from bcpg_cluster.records import (
 )
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 from bcpg_cluster.stages.judge.stage import judge
+from bcpg_cluster.stages.weigh.consensus import vote_label
 from bcpg_cluster.store.rows import (
     Row,
     prompt_row,
@@ -23,6 +24,7 @@ from bcpg_cluster.store.rows import (
     verdicts_from,
     weighted_from,
 )
+from tests.unit.stages.judge.llm.test_content_seeds import member
 from tests.unit.stages.rows import NONSENSE, PROMPTS, RIGHT_STEP, SCORED, job, run_weigh, weighing
 
 
@@ -113,3 +115,18 @@ def test_prefix_mining_stops_where_the_judges_do_not_agree():
     assert not any(any(row.mined) for row in weighted_from(prefix.rows))
     decided = run_weigh(weighing(said), voters=voters, mine="prefix", rule="any")
     assert decided.metrics["tokens.mined"] == 12
+
+
+def test_scores_of_votes_meet_the_threshold_when_weights_are_made():
+    """Five coins a step: the shares are stored raw, and another threshold labels the same rows anew."""
+    engine, _ = member(1, votes=5)
+    result = judge(
+        judging(**{f"s{number}": 2 for number in range(24)}), job(), engine=engine, name="llm", show_gold=False
+    )
+    said = [verdict for of_sample in verdicts_from(result.rows).values() for verdict in of_sample]
+    assert all((one.status, one.label) == (VerdictStatus.JUDGED, None) for one in said)
+    scores = [one.score for one in said]
+    assert set(scores) <= {0.0, 0.2, 0.4, 0.6, 0.8, 1.0} and len(set(scores)) > 3
+    for threshold in (0.0, 0.5, 0.6):
+        assert [vote_label(one, threshold) for one in said] == [int(score > threshold) for score in scores]
+    assert result.metrics["judge.calls"] == 24 * 5

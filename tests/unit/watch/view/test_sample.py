@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -118,6 +119,24 @@ def test_the_reason_is_the_judges_own(make_tables: Callable[..., ShardTables], c
     assert steps[0].verdicts[0].raw == raw
     lines = view(make_tables(raw="0 correct none\n1 wrong calculation"), config).steps
     assert [step.verdicts[0].reason for step in lines] == ["", "", ""]
+
+
+def test_an_llm_judge_that_scores_meets_its_threshold_and_keeps_its_reasons(
+    make_tables: Callable[..., ShardTables], config: Config
+):
+    section = {"kind": "llm", "model": "m", "votes": 2, "temperature": 0.7, "threshold": 0.7}
+    content = config.model_dump(mode="json")
+    scoring = Config.model_validate(content | {"judges": content["judges"] | {"llm": section}})
+    answers = [
+        '{"verdicts": [{"step": 0, "reason": "fine", "error_type": "none", "correct": 1}]}',
+        "0 correct none",
+    ]
+    tables = make_tables(llm=(1.0, 0.5, VerdictStatus.UNPARSABLE), raw=json.dumps({"votes": answers}))
+    said = [step.verdicts[0] for step in view(tables, scoring).steps]
+    assert [(one.label, one.score, one.threshold) for one in said[:2]] == [(1, 1.0, 0.7), (0, 0.5, 0.7)]
+    assert [one.reason for one in said] == ["fine", "", ""]  # answers are no notes beside a score
+    of_another_kind = view(make_tables(llm=(0.9, 0.5, 0.1), raw="window 0"), config).steps[0].verdicts[0]
+    assert of_another_kind.reason == "window 0"
 
 
 def test_a_failure_gives_its_message_as_reason(make_tables: Callable[..., ShardTables], config: Config):

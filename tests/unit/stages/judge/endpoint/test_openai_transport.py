@@ -333,7 +333,7 @@ UNREADABLE = {
     "too few": verdicts(0, 1),
     "too many": verdicts(0, 3),
     "out of order": json.dumps({"verdicts": json.loads(verdicts(0, 2))["verdicts"][::-1]}),
-    "text around it": f"Sure!\n{verdicts(0, 2)}",
+    "text after it": f"{verdicts(0, 2)}\nThat is all.",
     "prose": "all steps are right",
     "nothing": None,
 }
