@@ -14,7 +14,8 @@ from bcpg_cluster.stages.push.protocol import WeightReceiver
 class Sampling:
     """How to sample. ``temperature`` 0 is greedy; ``top_k`` 0 is off; ``max_tokens`` counts response tokens.
 
-    ``json_schema`` (JSON text) binds the response to a schema, where the engine can; ``None`` leaves it free.
+    ``json_schema`` (JSON text) binds the response to a schema, where the engine can; ``None`` leaves it free. With
+    ``entropy_top_k`` above 0 the entropy at every token comes with the response, from so many of the likeliest tokens.
     """
 
     max_tokens: int
@@ -22,6 +23,7 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     json_schema: str | None = None
+    entropy_top_k: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Generation:
         logprobs: nats, one per token, of the model's distribution at temperature 1 (vLLM's ``raw_logprobs``).
         token_texts: what each token adds to the text (see :class:`bcpg_cluster.records.Rollout`).
         policy_version: the weights that produced every token of it.
+        entropies: nats, one per token, at temperature 1 (``stages.generate.entropy``); none where none were asked for.
     """
 
     token_ids: tuple[int, ...]
@@ -49,6 +52,7 @@ class Generation:
     token_texts: tuple[str, ...]
     stop_reason: StopReason
     policy_version: int
+    entropies: tuple[float, ...] = ()
 
     @property
     def text(self) -> str:

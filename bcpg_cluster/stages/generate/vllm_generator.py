@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from bcpg_cluster.errors import ConfigError, EngineError, PushError
 from bcpg_cluster.records import StopReason
 from bcpg_cluster.stages.generate.engine_start import refusing_starts
+from bcpg_cluster.stages.generate.entropy import position_entropies
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling
 from bcpg_cluster.stages.generate.token_texts import token_texts
 from bcpg_cluster.stages.generate.vllm_loop import EngineLoop
@@ -94,7 +95,10 @@ class VllmGenerator:
         outputs = self._loop.submit(
             [(request.prompt_token_ids, _sampling_params(request.sampling, request.seed)) for request in requests]
         )
-        return [self._generation(output) for output in outputs]
+        return [
+            self._generation(output, has_entropies=request.sampling.entropy_top_k > 0)
+            for request, output in zip(requests, outputs, strict=True)
+        ]
 
     def sleep(self) -> bool:
         """See :class:`~bcpg_cluster.stages.job.Sleeper`."""
@@ -194,7 +198,7 @@ class VllmGenerator:
         except Exception as error:
             raise PushError(f"{what}: {error!r}") from error
 
-    def _generation(self, output: Any) -> Generation:
+    def _generation(self, output: Any, *, has_entropies: bool) -> Generation:
         completion = output.outputs[0]
         token_ids = tuple(completion.token_ids)
         versions = {int(span.version) for span in completion.weight_versions or ()} or {self._version}
@@ -203,7 +207,10 @@ class VllmGenerator:
         with self._tokenizer_lock:
             texts = token_texts(self._tokenizer, token_ids)
         stop = {"stop": StopReason.STOP, "length": StopReason.LENGTH}.get(completion.finish_reason, StopReason.ABORTED)
-        return Generation(token_ids, tuple(completion.logprobs.logprobs), texts, stop, versions.pop())
+        flat = completion.logprobs
+        drawn = tuple(flat.logprobs[start] for start in flat.start_indices)
+        entropies = position_entropies(flat, len(drawn)) if has_entropies else ()
+        return Generation(token_ids, drawn, texts, stop, versions.pop(), entropies)
 
 
 def _sampling_params(sampling: Sampling, seed: int | None) -> Any:
@@ -217,7 +224,7 @@ def _sampling_params(sampling: Sampling, seed: int | None) -> Any:
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         seed=seed,
-        logprobs=0,  # of the drawn token alone, raw
+        logprobs=sampling.entropy_top_k,  # raw; 0 is of the drawn token alone
         flat_logprobs=True,
         detokenize=False,  # texts are made per token in _generation, after the engine's work
         output_kind=RequestOutputKind.FINAL_ONLY,

@@ -79,7 +79,7 @@ def run_stage(
     directory = find_run(run_dir).absolute()
     before = load_run_config(directory)
     config = change_config(before.model_dump(mode="json"), overrides, str(directory))
-    data = data_stages({judge: config.judge_pool(judge) for judge in config.judges})
+    data = data_stages(config.judge_pools, config.segment_pool)
     measuring = evaluation_stages()
     outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": "reference"}
     if name not in outputs:

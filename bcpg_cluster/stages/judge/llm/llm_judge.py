@@ -107,6 +107,11 @@ class LlmJudge:
         asked = f"{prompt.name}@{prompt.digest}/{options.view}"
         return f"{self._transport.model}/{asked}:{settings}{windows}{marker}"
 
+    @property
+    def transport(self) -> Transport:
+        """What it asks over; a segmenter that asks its model shares it, limits and all."""
+        return self._transport
+
     def judge(self, cases: Sequence[JudgeCase]) -> Judged:
         """Grade every step of every case.
 
