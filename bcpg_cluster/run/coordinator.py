@@ -206,6 +206,7 @@ class Coordinator:
             right_steps=round_report.right_step_report(weighed),
             judges=round_report.judge_report(weighed, self._config.voters, measures),
             verdicts={stage.name: totals[stage.name] for stage in stages if stage.name.startswith("judge.")},
+            segment=totals["segment"],
             generate=totals["generate"],
             outcomes=totals["verify"],
             train=training,

@@ -114,7 +114,7 @@ _WHERE_STORED: dict[str, list[pa.Field]] = {"rollouts": [pa.field("entropies", _
 
 
 def schema_of(table: str, rows: Sequence[Mapping[str, Any]] = ()) -> pa.Schema:
-    """The columns of a table, with the schema's version in its metadata; ``rows`` say which of those that may be absent are there."""
+    """The columns of a table, with the schema's version in its metadata; ``rows`` say which of :data:`_WHERE_STORED` are there."""
     schema = _VERDICTS if table.startswith("verdicts.") else SCHEMAS.get(table)
     if schema is None:
         raise StoreError(f"unknown table {table!r}")

@@ -129,10 +129,12 @@ def check_segmenter(section: SegmentConfig) -> None:
 
 def check_stored(section: SegmentConfig, rollouts: Sequence[Row]) -> None:
     """Raises :class:`ConfigError` for rows of ``rollouts`` that lack what this section's segmenter reads of the sampler."""
-    column = OF_SAMPLER.get(section.kind)
-    for row in rollouts if column else ():
-        if len(row.get(column) or ()) != len(row["token_ids"]):
-            raise missing_values(section.kind, len(row["token_ids"]), len(row.get(column) or ()))
+    if section.kind not in OF_SAMPLER:
+        return
+    for row in rollouts:
+        num_tokens, num_values = len(row["token_ids"]), len(row.get(OF_SAMPLER[section.kind]) or ())
+        if num_tokens != num_values:
+            raise missing_values(section.kind, num_tokens, num_values)
 
 
 def check_for_imports(section: SegmentConfig) -> None:

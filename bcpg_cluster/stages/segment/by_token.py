@@ -41,9 +41,10 @@ def cuts_at_tokens(token_texts: Sequence[str], begins: Callable[[int], bool], mi
             last = token
         elif token - last >= min_tokens and begins(token):
             at = places.character(token)
-            if not places.is_protected(at):
+            border = places.border(at)  # before it where the token is a later part of a character
+            if border is not None and border.token - last >= min_tokens and not places.is_protected(at):
                 cuts.append(at)
-                last = token
+                last = border.token
     return cuts
 
 
@@ -152,5 +153,5 @@ def missing_values(kind: str, num_tokens: int, num_values: int) -> ConfigError:
     return ConfigError(
         f"segment.kind is {kind!r}, and a response of {num_tokens} tokens has {num_values} {what}",
         rule=f"{kind} cuts by the sampler's {what}, one for every token; {how}",
-        remedy="set another segment.kind (structural, delimiter, sat, fixed and llm read the text alone), or draw the responses here",
+        remedy="set another segment.kind (structural, delimiter, sat, fixed, llm read the text alone), or draw the responses here",
     )

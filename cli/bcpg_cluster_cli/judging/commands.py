@@ -155,9 +155,10 @@ def segment_text(
 ) -> None:
     """Show a text cut into steps, as the stage `segment` would cut it."""
     from bcpg_cluster.run.build.default_config import read_config
-    from bcpg_cluster.run.build.segmenters import make_segmenter, marked_cues
+    from bcpg_cluster.run.build.segmenters import marked_cues
+    from bcpg_cluster_cli.judging.own_segmenter import own_segmenter
     from bcpg_cluster_cli.judging.segment_text import run_segment_text
 
-    section = read_config(config, set_ or [], None).segment
-    cues = marked_cues(section)
-    run_segment_text(file, make_segmenter(section), tokenizer=tokenizer, cues=cues, as_json=json_)
+    chosen = read_config(config, set_ or [], None)
+    with own_segmenter(chosen) as segmenter:
+        run_segment_text(file, segmenter, tokenizer=tokenizer, cues=marked_cues(chosen.segment), as_json=json_)

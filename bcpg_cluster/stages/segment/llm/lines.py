@@ -25,7 +25,7 @@ You are shown a solution as numbered lines. Answer with the numbers of the lines
 nothing else:
 {"starts": [1, 4, 7]}"""
 
-AGAIN: Final = """This answer cannot be read. Answer with one JSON object and nothing else: {"starts": [...]}, where the list holds \
+AGAIN: Final = """This answer cannot be read. Answer with one JSON object alone: {"starts": [...]}, where the list holds \
 whole numbers from <first> to <last> in rising order, each of them once."""
 
 
