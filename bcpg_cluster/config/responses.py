@@ -100,7 +100,7 @@ class SegmentConfig(Section):
     """``delimiter``: strings that begin a piece."""
     fixed_tokens: Annotated[int, Decides.WHEN_SET] = Field(64, ge=1)
     """``fixed``: tokens of a piece; one that would end inside a formula or code ends after it."""
-    below_probability: Annotated[float, Decides.WHEN_SET] = Field(0.1, gt=0, lt=1)
+    below_probability: Annotated[float, Decides.WHEN_SET] = Field(0.3, gt=0, lt=1)
     """``confidence``: a token that the sampler gave a probability below this begins a piece."""
     above_entropy: Annotated[float, Decides.WHEN_SET] = Field(1.0, gt=0)
     """``entropy``: a token where the sampler's entropy was above this, in nats, begins a piece."""

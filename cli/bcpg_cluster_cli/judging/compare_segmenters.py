@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from bcpg_cluster.config.embedded import resolve_asset
@@ -214,18 +214,19 @@ def _ask(
 def _print(console: Console, report: Mapping[str, Any], path: Path) -> None:
     unit = "words" if report["tokenizer"] is None else "tokens"
     table = Table(
-        *("", "steps", f"{unit} a step", "right", "precision", "recall", "mined steps", f"mined {unit}"),
-        title="steps of known truth; mined: called right, of the solutions with a wrong step",
+        Column("", overflow="fold", min_width=17),
+        *("steps", f"{unit}, median", "right", "precision", "recall", "mined steps", f"mined {unit}"),
+        title="precision and recall on steps of known truth; mined: called right, of the solutions with a wrong step",
         title_justify="left",
     )
     for spec, facts in report["segmenters"].items():
         steps = next(iter(facts["overall"]["judges"].values()))["steps"]
         sizes = facts["tokens_per_step"]
         table.add_row(
-            Text(spec, style="bold"), str(facts["num_steps"]), "/".join(f"{size:g}" for size in sizes) if sizes else "-",
+            Text(spec, style="bold"), str(facts["num_steps"]), f"{sizes[1]:g}" if sizes else "-",
             percent(steps["true_share"]), "", "", "", "",
         )  # fmt: skip
-        table.add_row("  truth", "", "", "", "", "", *_shares(facts["mined"]["right"]))
+        table.add_row("  a perfect judge", "", "", "", "", "", *_shares(facts["mined"]["right"]))
         for kind in ("judges", "rules"):
             for name, of_name in facts["overall"][kind].items():
                 quality = of_name["steps"]

@@ -91,7 +91,7 @@ def test_by_hand(
     assert joined["mined"]["right"] == {"steps": 0.0, "tokens": 0.0}
     assert json.loads((tmp_path / "out" / REPORT).read_text()) == report
     shown = capsys.readouterr().out
-    assert "words a step" in shown and "85.7 %" in shown and "cut_after=[two" in shown
+    assert "words, median" in shown and "85.7 %" in shown and "cut_after=[two" in shown
     assert "labelled: 1 steps of unknown truth" in shown
 
 
