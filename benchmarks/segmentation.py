@@ -2,8 +2,8 @@
 
 What is compared: the segmenters of ``bcpg_cluster.stages.segment`` on long made-up responses (prose with cues, formulas, code,
 blank lines; tokens are words with their space, a random 2 % of them unsure), and ``str.splitlines`` over the same texts, the least
-that looking at every line can cost in Python. Left out: ``sat`` and ``llm``, whose models decide their speed, and ``entropy``, which
-does what ``confidence`` does.
+that looking at every line can cost in Python. Left out: ``sat`` and ``llm``, whose models decide their speed, and ``entropy``,
+which does what ``confidence`` does.
 
     python benchmarks/segmentation.py [--json FILE] [--repeats 5] [--responses 64] [--words 8000]
 """
