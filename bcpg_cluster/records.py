@@ -117,7 +117,7 @@ class Rollout:
         policy_version: the snapshot version that answered; below 0, made elsewhere (``EXTERNAL_POLICY_VERSION``).
         seed: the sampling seed of this request; ``None`` when the engine was not seeded per request.
         entropies: one per response token, nats: the sampler's entropy there, from its likeliest tokens
-            (``stages.generate.entropy``); none where they were not asked for.
+            (``stages.generate.entropy``); none where they were not asked for (no file has the column then).
     """
 
     id: SampleId

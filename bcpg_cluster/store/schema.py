@@ -109,16 +109,16 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 
-_WHERE_STORED: dict[str, list[pa.Field]] = {"rollouts": [pa.field("entropies", _FLOATS)]}
+WHERE_STORED: dict[str, list[pa.Field]] = {"rollouts": [pa.field("entropies", _FLOATS)]}
 """Columns that are absent from a shard unless one of its rows has them."""
 
 
 def schema_of(table: str, rows: Sequence[Mapping[str, Any]] = ()) -> pa.Schema:
-    """The columns of a table, with the schema's version in its metadata; ``rows`` say which of :data:`_WHERE_STORED` are there."""
+    """The columns of a table, with the schema's version in its metadata; ``rows`` say which of :data:`WHERE_STORED` are there."""
     schema = _VERDICTS if table.startswith("verdicts.") else SCHEMAS.get(table)
     if schema is None:
         raise StoreError(f"unknown table {table!r}")
-    for field in _WHERE_STORED.get(table, ()):
+    for field in WHERE_STORED.get(table, ()):
         if any(field.name in row for row in rows):
             schema = schema.append(field)
     return schema.with_metadata({"bcpg_schema_version": str(SCHEMA_VERSION), "bcpg_table": table})
