@@ -116,7 +116,10 @@ class LlmSegmenter:
 
     def _ask(self, part: _Part, messages: Sequence[dict[str, str]]) -> Ask:
         options, transport = self._options, self._transport
-        schema = starts_schema(part.first, part.last) if transport.is_bound else None
+        is_bound = (
+            transport.is_bound and options.answer_after is None
+        )  # a schema would bind the thoughts before the marker
+        schema = starts_schema(part.first, part.last) if is_bound else None
         if options.run_seed is None:
             return Ask(tuple(messages), schema)
         key = request_key(transport.model, messages, schema, transport.decoding, options.sample)

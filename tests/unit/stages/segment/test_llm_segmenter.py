@@ -15,6 +15,7 @@ from bcpg_cluster.run.build.costs import segment_calls, work_bound
 from bcpg_cluster.run.build.judges import judge_options
 from bcpg_cluster.run.build.members import host_judges
 from bcpg_cluster.run.build.segmenters import make_response_segmenter
+from bcpg_cluster.run.preflight.notes import segmenter_notes
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.generate.protocol import Sampling
 from bcpg_cluster.stages.graph import data_stages
@@ -158,6 +159,14 @@ def test_answers_are_cached_and_only_thoughts_that_end_are_read(tmp_path: Path):
     assert lost.cut([SampledResponse(list(TEXT))]).counts["llm.fallback.unreadable"] == 1
 
 
+def test_a_schema_binds_the_answer_but_no_thoughts():
+    for options, is_bound in (({}, True), ({"answer_after": "</think>"}, False)):
+        transport = Scripted('</think>{"starts": [1, 3]}' if options else '{"starts": [1, 3]}')
+        transport.is_bound = True
+        assert len(cut(transport, **options)[0]) == 2
+        assert (transport.asks[0].schema is not None) == is_bound
+
+
 # --- from the config
 
 
@@ -195,6 +204,12 @@ def test_plan_counts_its_calls(make_config: MakeConfig):
     assert segment_calls(config) == wrong * 2 * -(-config.generate.max_tokens // 2)
     without = make_config(judges={name: judge.model_dump() for name, judge in config.judges.items()})
     assert work_bound(config, 3).judge_calls == work_bound(without, 3).judge_calls + segment_calls(config)
+
+
+def test_answers_that_may_be_cut_off_are_told(make_config: MakeConfig):
+    (note,) = segmenter_notes(_config(make_config, max_lines=169))
+    assert "at most 512 tokens name about 168 lines, and a question has up to 169" in note
+    assert segmenter_notes(_config(make_config, max_lines=168)) == segmenter_notes(make_config()) == []
 
 
 @pytest.mark.parametrize(
