@@ -34,6 +34,8 @@ def cuts_at_tokens(token_texts: Sequence[str], begins: Callable[[int], bool], mi
         min_tokens: a piece begins this many tokens or more after the one before, or after ``</think>``.
     """
     places = TokenPlaces(token_texts, "".join(token_texts))
+    if not places.text.strip():
+        return []
     restarts = {border.token for match in THINK_END.finditer(places.text) if (border := places.border(match.end()))}
     cuts, last = [], 0
     for token in range(1, places.num_tokens):

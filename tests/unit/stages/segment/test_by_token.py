@@ -19,6 +19,7 @@ from bcpg_cluster.run.build.segmenters import (
     marked_cues,
 )
 from bcpg_cluster.stages.segment.by_token import ConfidenceSegmenter, EntropySegmenter, FixedSegmenter
+from bcpg_cluster.stages.segment.contract import failures
 from bcpg_cluster.stages.segment.merge import MergeRules
 from bcpg_cluster.stages.segment.protocol import ByText, ResponseSegmenter, SampledResponse
 
@@ -39,10 +40,16 @@ def steps(
         (["a", "b", "c", "</think>", "d", "e", "f"], 2, ["ab", "c</think>", "de", "f"]),  # counted anew after it
         (["a", "", "", "\U0001f389", "b", "c"], 2, ["a\U0001f389", "bc"]),  # a character's parts are not torn apart
         ([], 2, []),
+        (["", "", ""], 2, [""]),
+        ([" ", "\n", "", " "], 2, [" \n "]),
     ],
 )
 def test_fixed(tokens: list[str], number: int, expected: list[str]):
     assert [step.text for step in FixedSegmenter(number)(tokens)] == expected
+
+
+def test_fixed_keeps_the_published_contract():
+    assert failures(FixedSegmenter(3)) == []
 
 
 def test_an_unsure_token_begins_a_step():
