@@ -116,6 +116,8 @@ class Rollout:
             the tokens that share a multi-byte character only the one that completes it adds it.
         policy_version: the snapshot version that answered; below 0, made elsewhere (``EXTERNAL_POLICY_VERSION``).
         seed: the sampling seed of this request; ``None`` when the engine was not seeded per request.
+        entropies: one per response token, nats: the sampler's entropy there, from its likeliest tokens
+            (``stages.generate.entropy``); none where they were not asked for (no file has the column then).
     """
 
     id: SampleId
@@ -126,6 +128,7 @@ class Rollout:
     stop_reason: StopReason
     policy_version: int
     seed: int | None
+    entropies: tuple[float, ...] = ()
 
     @property
     def text(self) -> str:

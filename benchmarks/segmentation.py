@@ -1,8 +1,9 @@
 """How fast responses are cut into steps: MB of UTF-8 text per second and core, structural and merged.
 
-What is compared: the segmenters of ``bcpg_cluster.method`` on long made-up responses (prose with cues, formulas, code, blank
-lines; tokens are words with their space), and ``str.splitlines`` over the same texts, which is the least that looking at every line
-can cost in Python. A trained splitter (kind ``sat``) is not in here: its model decides its speed.
+What is compared: the segmenters of ``bcpg_cluster.stages.segment`` on long made-up responses (prose with cues, formulas, code,
+blank lines; tokens are words with their space, a random 2 % of them unsure), and ``str.splitlines`` over the same texts, the least
+that looking at every line can cost in Python. Left out: ``sat`` and ``llm``, whose models decide their speed, and ``entropy``,
+which does what ``confidence`` does.
 
     python benchmarks/segmentation.py [--json FILE] [--repeats 5] [--responses 64] [--words 8000]
 """
@@ -16,7 +17,10 @@ from collections.abc import Callable, Sequence
 
 from measure import argument_parser, facts, finish, interleave, ratios, summarise
 
+from bcpg_cluster.records import Step
+from bcpg_cluster.stages.segment.by_token import ConfidenceSegmenter, FixedSegmenter
 from bcpg_cluster.stages.segment.merge import MergeRules
+from bcpg_cluster.stages.segment.protocol import SampledResponse
 from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, Segmenter, StructuralSegmenter
 from bcpg_cluster.stages.segment.structure import StepRules
 
@@ -65,10 +69,18 @@ def main() -> None:
     texts = [made_response(draw, options.words) for _ in range(options.responses)]
     tokens = [re.findall(r" ?\w+|\W", text) for text in texts]
     paragraphs = StepRules(split_on="paragraph", cues_inside_lines=True)
+    unsure = {id(pieces): [-3.0 if draw.random() < 0.02 else -0.1 for _ in pieces] for pieces in tokens}
+
+    def by_confidence(pieces: Sequence[str]) -> list[Step]:
+        response = SampledResponse(pieces, unsure[id(pieces)])
+        return ConfidenceSegmenter(0.3).cut([response]).steps[0]
+
     segmenters: dict[str, Segmenter] = {
         "structural, lines": StructuralSegmenter(),
         "structural, sentences with cues, merged": StructuralSegmenter(paragraphs, MergeRules()),
         "delimiter, merged": DelimiterSegmenter(merge=MergeRules()),
+        "fixed, 64 tokens": FixedSegmenter(64),
+        "confidence, 2 % of tokens": by_confidence,
     }
     results = {}
     settings: dict[str, object] = {name: getattr(options, name) for name in ("responses", "words", "seed")}

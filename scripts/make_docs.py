@@ -312,7 +312,7 @@ def records_page() -> str:
         record = RECORD_OF.get(kind)
         about = {**ABOUT_ID, **attributes(record.__doc__ if record else ""), **ABOUT_OTHERS.get(kind, {})}
         lines = ["| column | type | meaning |", "|---|---|---|"]
-        for field in schema.schema_of(tables[0]):
+        for field in (*schema.schema_of(tables[0]), *schema.WHERE_STORED.get(tables[0], ())):
             if field.name not in about:
                 sys.exit(f"{tables[0]}.{field.name}: no docstring describes it")
             lines.append(f"| `{field.name}` | {column_type(field.type)} | {cell(about[field.name])} |")

@@ -57,6 +57,9 @@ class GenerateConfig(Section):
     """Longest response, in tokens; one that reaches it counts as truncated."""
     prompts_per_shard: int = Field(32, ge=1)
     """Prompts in a shard, the unit of work; a group is never split."""
+    entropy_top_k: Annotated[int | None, Decides.WHEN_SET] = Field(None, ge=0)
+    """Store the sampler's entropy at every token, from this many of its likeliest tokens (a lower bound: the rest counts as one
+    token); 0 stores none. ``null`` is 20 with ``segment.kind: entropy``, else 0."""
     seed_per_request: bool = True
     """Make every sample reproducible by itself; on GPUs this switches off vLLM's fast sampler."""
 

@@ -76,9 +76,10 @@ class VerifyConfig(Section):
 class SegmentConfig(Section):
     """How a wrong response is cut into steps."""
 
-    kind: Literal["structural", "delimiter", "sat", "python"] = "structural"
+    kind: Literal["structural", "delimiter", "sat", "fixed", "confidence", "entropy", "llm", "python"] = "structural"
     """How pieces are found: by the text's structure (``stages.segment.structure``), at delimiters, by Segment Any Text
-    (``sat``, an extra), or by a segmenter of yours (``python``), whose steps are not merged."""
+    (``sat``, an extra), every so many tokens (``fixed``), where the sampler was unsure (``confidence``, ``entropy``), by a
+    judge's model that says where steps begin (``llm``), or by a segmenter of yours (``python``), whose steps are not merged."""
     split_on: Literal["line", "paragraph"] = "line"
     """``structural``: where steps begin: at each ``line``, or at each ``paragraph`` (the line after a blank one)."""
     cues: tuple[str, ...] | None = None
@@ -89,13 +90,25 @@ class SegmentConfig(Section):
     cues_inside_lines: bool = False
     """``structural``: let a cue at the beginning of a sentence begin a step too, not only one at the beginning of a line."""
     min_tokens: int = Field(1, ge=1)
-    """``structural``: merge a shorter step with a neighbour; 1 is off."""
+    """``structural``: merge a shorter step with a neighbour; ``confidence`` and ``entropy``: a token sooner after the beginning of
+    a step begins no other; 1 is off."""
     max_tokens: int = Field(0, ge=0)
     """``structural``: cut a longer step at a line, sentence or word; 0 is off."""
     cut_after: tuple[str, ...] = ("\n\n",)
     """``delimiter``: strings that end a piece."""
     cut_before: tuple[str, ...] = ()
     """``delimiter``: strings that begin a piece."""
+    fixed_tokens: Annotated[int, Decides.WHEN_SET] = Field(64, ge=1)
+    """``fixed``: tokens of a piece; one that would end inside a formula or code ends after it."""
+    below_probability: Annotated[float, Decides.WHEN_SET] = Field(0.3, gt=0, lt=1)
+    """``confidence``: a token that the sampler gave a probability below this begins a piece."""
+    above_entropy: Annotated[float, Decides.WHEN_SET] = Field(1.0, gt=0)
+    """``entropy``: a token where the sampler's entropy was above this, in nats, begins a piece."""
+    judge: Annotated[str | None, Decides.WHEN_SET] = None
+    """``llm``, and needed there: the judge (of kind ``llm`` or ``openai``) whose model is asked where steps begin, in its pool or
+    at its endpoint, with its sampling and its cache."""
+    max_lines: Annotated[int, Decides.WHEN_SET] = Field(200, ge=2)
+    """``llm``: most numbered lines and sentences in one question; a longer response is asked about in several."""
     merge: bool | Literal["auto"] = "auto"
     """Merge pieces into steps of the sizes below (``stages.segment.merge``); ``auto`` is on for ``delimiter`` and ``sat``."""
     merge_min_tokens: int = Field(64, ge=1)
@@ -136,6 +149,14 @@ class SegmentConfig(Section):
     @model_validator(mode="after")
     def _class_is_named(self) -> SegmentConfig:
         check_class(self.kind, self.class_, self.options)
+        return self
+
+    @model_validator(mode="after")
+    def _llm_has_a_judge(self) -> SegmentConfig:
+        if (self.kind == "llm") != (self.judge is not None):
+            raise ValueError(
+                "segment.kind 'llm' needs segment.judge, the judge whose model says where steps begin, and no other kind takes one"
+            )
         return self
 
     @model_validator(mode="after")

@@ -26,6 +26,9 @@ from bcpg_cluster.config.training import PushConfig, SnapshotsConfig, TrainConfi
 from bcpg_cluster.stages.train.objective import Bcpg, Objective
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule
 
+MOST_LOGPROBS = 20
+"""Tokens at one place whose log-probs vLLM gives, unless ``max_logprobs`` says otherwise (its ModelConfig)."""
+
 TRAINER_RANKS = "trainer_ranks"
 """Stands in a run's identity for ``pools.trainer.members``, which decides the last bits of the results."""
 
@@ -121,6 +124,26 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _segmenter_is_served(self) -> Config:
+        asked = self.segment.judge
+        if asked is not None and (asked not in self.judges or self.judges[asked].kind not in ("llm", "openai")):
+            known = ", ".join(name for name, judge in self.judges.items() if judge.kind in ("llm", "openai")) or "none"
+            raise ValueError(
+                f"segment.judge is {asked!r}, which is no judge of kind 'llm' or 'openai'; those of this config are {known}"
+            )
+        most = int(self.policy.engine_args.get("max_logprobs", MOST_LOGPROBS))
+        if self.policy.kind == "vllm" and 0 <= most < self.entropy_top_k:
+            raise ValueError(
+                f"generate.entropy_top_k is {self.entropy_top_k}, and the policy's engines give the log-probs of {most} tokens at "
+                "most; lower it, or raise policy.engine_args.max_logprobs"
+            )
+        if self.segment.kind == "entropy" and not self.entropy_top_k:
+            raise ValueError(
+                "segment.kind 'entropy' reads what generate.entropy_top_k stores, and that is 0; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pools_are_used(self) -> Config:
         unknown = sorted(set(self.pools) - set(self.pool_names()))
         if unknown:
@@ -173,6 +196,17 @@ class Config(Section):
     def judge_pools(self) -> dict[str, str]:
         """The pool of every judge, by the judge's name."""
         return {judge: self.judge_pool(judge) for judge in self.judges}
+
+    @property
+    def segment_pool(self) -> str:
+        """The pool whose members cut responses: that of the judge whose model is asked, else ``cpu``."""
+        return "cpu" if self.segment.judge is None else self.judge_pool(self.segment.judge)
+
+    @property
+    def entropy_top_k(self) -> int:
+        """Of how many tokens at each place the stored entropy is made; 0 stores none."""
+        chosen = self.generate.entropy_top_k
+        return (MOST_LOGPROBS if self.segment.kind == "entropy" else 0) if chosen is None else chosen
 
     def pool_names(self) -> Iterator[str]:
         """All pools of this run, in start order."""

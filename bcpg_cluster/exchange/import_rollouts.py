@@ -23,6 +23,7 @@ from bcpg_cluster.exchange.new_directory import new_directory
 from bcpg_cluster.exchange.rollout_file import ImportedGroup, ImportedResponse, RolloutFile, first_columns
 from bcpg_cluster.prompts.bad_rows import count_faults
 from bcpg_cluster.records import EXTERNAL_POLICY_VERSION, Prompt, Rollout, SampleId, StopReason
+from bcpg_cluster.run.build.segmenters import check_for_imports
 from bcpg_cluster.run.directory import open_run
 from bcpg_cluster.stages.generate.counts import RolloutCounts
 from bcpg_cluster.store.layout import new_attempt
@@ -92,8 +93,10 @@ def import_rollouts(
         skip_bad: leave lines out that cannot be used; otherwise one of them stops the import.
 
     Raises:
+        ConfigError: the config's segmenter reads what imported responses lack.
         DataError: the file is invalid, the tokenizer changes a response, or ``run_dir`` is not free.
     """
+    check_for_imports(config.segment)
     chosen = style or ("own" if columns else style_of(first_columns(source)))
     translation = Translation.to(chosen, problems, tokenizer)
     with RolloutFile(source, columns, None if chosen == "own" else translation.row) as file:

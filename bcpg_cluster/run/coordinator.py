@@ -206,6 +206,7 @@ class Coordinator:
             right_steps=round_report.right_step_report(weighed),
             judges=round_report.judge_report(weighed, self._config.voters, measures),
             verdicts={stage.name: totals[stage.name] for stage in stages if stage.name.startswith("judge.")},
+            segment=totals["segment"],
             generate=totals["generate"],
             outcomes=totals["verify"],
             train=training,
@@ -215,7 +216,7 @@ class Coordinator:
         )
 
     def _data_stages(self) -> tuple[StageSpec, ...]:
-        return data_stages(self._config.judge_pools)
+        return data_stages(self._config.judge_pools, self._config.segment_pool)
 
     def _collect(self, round_: int, stages: tuple[StageSpec, ...]) -> dict[str, float]:
         """Have data stages of a round done; wall seconds by stage."""

@@ -170,7 +170,7 @@ def dry_run(
 
 def _work_seconds(config: Config, state: ManifestState) -> dict[str, float]:
     """Seconds at work of each map stage: of its one shard."""
-    stages = (*data_stages(config.judge_pools), *evaluation_stages())
+    stages = (*data_stages(config.judge_pools, config.segment_pool), *evaluation_stages())
     return {stage.name: sum(receipt.seconds for receipt in state.receipts(1, stage.output)) for stage in stages}
 
 
@@ -198,7 +198,7 @@ def parts_of(config: Config, report: RoundReport, took: Mapping[str, float], num
     scales: dict[str, tuple[str, float]] = {
         "generate": (f"{samples} responses", more / rollout),
         "verify": (f"{samples} rewards", more / cpu),
-        "segment": ("wrong responses cut", more / cpu),
+        "segment": ("wrong responses cut", more / config.pool(config.segment_pool).members),
     }
     for name in config.judges:
         calls = report.verdicts.get(f"judge.{name}", {}).get("calls")

@@ -25,12 +25,12 @@ class StageSpec:
     units: str | None = None
 
 
-def data_stages(judge_pools: Mapping[str, str]) -> tuple[StageSpec, ...]:
+def data_stages(judge_pools: Mapping[str, str], segment_pool: str = CPU_POOL) -> tuple[StageSpec, ...]:
     """From prompts to weighted samples; ``judge_pools`` gives each judge's pool."""
     return (
         StageSpec("generate", ROLLOUT_POOL, ("prompts",), "rollouts", "prompts"),
         StageSpec("verify", CPU_POOL, ("prompts", "rollouts"), "outcomes", "rollouts"),
-        StageSpec("segment", CPU_POOL, ("rollouts", "outcomes"), "steps"),
+        StageSpec("segment", segment_pool, ("rollouts", "outcomes"), "steps"),
         *(
             StageSpec(f"judge.{judge}", pool, ("prompts", "steps"), f"verdicts.{judge}", "steps")
             for judge, pool in judge_pools.items()

@@ -221,7 +221,8 @@ class RoundReport(AccuracyReport):
         uncertain_right_share: :attr:`RightSteps.uncertain_share` by the labels of the consensus; ``None`` likewise.
         right_steps: by whose labels: ``consensus``, then each judge with role ``measure``. Empty in rounds weighed before
             these were counted, as the two above are ``None``.
-        generate, outcomes, verdicts: sums of the receipts' metrics (``verdicts`` by stage), see ``counts.py`` of each stage.
+        generate, outcomes, segment, verdicts: sums of the receipts' metrics (``verdicts`` by stage), see ``counts.py`` of each
+            stage (of ``segment``: ``stages.segment.llm.llm_segmenter``).
         train: ``None`` in round 0.
         faults: ``None`` where there were none, and in rounds before these were noted.
         tokens_per_s, seconds: by stage; wall time from a stage's first lease to its last receipt.
@@ -241,6 +242,7 @@ class RoundReport(AccuracyReport):
     judges: JudgesReport | None = None
     generate: dict[str, float] = {}
     outcomes: dict[str, float] = {}
+    segment: dict[str, float] = {}
     verdicts: dict[str, dict[str, float]] = {}
     train: TrainingSummary | None = None
     push: PushFacts | None = None

@@ -86,7 +86,7 @@ def prompts_from(rows: Iterable[Row]) -> list[Prompt]:
 
 
 def rollout_row(rollout: Rollout) -> Row:
-    """A row of ``rollouts``."""
+    """A row of ``rollouts``; the column ``entropies`` is there only where the rollout has them."""
     return {
         **_id_columns(rollout.id),
         "prompt_token_ids": rollout.prompt_token_ids,
@@ -96,6 +96,7 @@ def rollout_row(rollout: Rollout) -> Row:
         "stop_reason": str(rollout.stop_reason),
         "policy_version": rollout.policy_version,
         "seed": rollout.seed,
+        **({"entropies": rollout.entropies} if rollout.entropies else {}),
     }
 
 
@@ -111,6 +112,7 @@ def rollouts_from(rows: Iterable[Row]) -> list[Rollout]:
             StopReason(row["stop_reason"]),
             row["policy_version"],
             row["seed"],
+            tuple(row.get("entropies") or ()),
         )
         for row in rows
     ]

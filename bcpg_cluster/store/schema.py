@@ -13,6 +13,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pyarrow as pa
 
 from bcpg_cluster.errors import StoreError
@@ -106,11 +109,18 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 
-def schema_of(table: str) -> pa.Schema:
-    """The columns of a table, with the schema's version in its metadata."""
+WHERE_STORED: dict[str, list[pa.Field]] = {"rollouts": [pa.field("entropies", _FLOATS)]}
+"""Columns that are absent from a shard unless one of its rows has them."""
+
+
+def schema_of(table: str, rows: Sequence[Mapping[str, Any]] = ()) -> pa.Schema:
+    """The columns of a table, with the schema's version in its metadata; ``rows`` say which of :data:`WHERE_STORED` are there."""
     schema = _VERDICTS if table.startswith("verdicts.") else SCHEMAS.get(table)
     if schema is None:
         raise StoreError(f"unknown table {table!r}")
+    for field in WHERE_STORED.get(table, ()):
+        if any(field.name in row for row in rows):
+            schema = schema.append(field)
     return schema.with_metadata({"bcpg_schema_version": str(SCHEMA_VERSION), "bcpg_table": table})
 
 

@@ -41,7 +41,7 @@ def write_shard(
     target = run_dir / path
     make_parents(target)
     content = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema_of(table)), content, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema_of(table, rows)), content, compression="zstd")
     data = content.getvalue().to_pybytes()
     write_whole(target, data)
     return Receipt(

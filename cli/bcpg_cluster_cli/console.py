@@ -185,6 +185,7 @@ def _rows(report: RoundReport) -> list[tuple[str, str]]:
             (f"right steps of wrong responses, by {labels}", _right_text(r)) for labels, r in report.right_steps.items()
         ]
         rows += _answer_rows(OutcomeCounts.read(report.outcomes))
+        rows += _segmenter_rows(report.segment)
         rows += [] if report.judges is None else _judge_rows(report.judges)
         rows += _account_rows(report.verdicts)
         rows += [] if report.push is None else [("push", _push_text(report.push))]
@@ -233,6 +234,22 @@ def _judge_rows(judges: JudgesReport) -> list[tuple[str, str]]:
     if lost:
         rows.append(("steps without a verdict", ", ".join(f"{key} {number}" for key, number in lost.items())))
     return rows
+
+
+def _segmenter_rows(counts: Mapping[str, float]) -> list[tuple[str, str]]:
+    """What the model that says where steps begin was asked, and what was cut without it. Nothing for segmenters by rules."""
+    if "llm.calls" not in counts:
+        return []
+    said = {
+        name: counts.get(f"llm.{name}", 0.0) for name in ("calls", "calls.stored", "calls.repair", "calls.repaired")
+    }
+    lost = {why: number for why in ("unreadable", "refused") if (number := counts.get(f"llm.fallback.{why}"))}
+    text = (
+        f"{said['calls']:g} questions ({said['calls.stored']:g} from the cache); {said['calls.repair']:g} asked again, "
+        f"{said['calls.repaired']:g} readable then; cut by structure instead: "
+    )
+    text += ", ".join(f"{number:g} {why}" for why, number in lost.items()) or "none"
+    return [("segmenter", f"{text} of {counts['samples']:g} responses")]
 
 
 def _answer_rows(outcomes: OutcomeCounts) -> list[tuple[str, str]]:

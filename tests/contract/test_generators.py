@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -97,6 +98,22 @@ def test_sampled_logprobs_are_the_models_own(generator: RolloutEngine) -> None:
         pairs = [(ids, answer.token_ids) for ids, answer in zip(prompts(generator), answers, strict=True)]
         for answer, scores in zip(answers, generator.score_tokens(pairs), strict=True):
             assert scores == pytest.approx(answer.logprobs, abs=1e-4)
+
+
+def test_entropies_come_where_they_are_asked_for(generator: RolloutEngine) -> None:
+    """In one batch with requests that ask for none, and without a change of what is drawn."""
+    plain = requests(generator, SAMPLED, seeds=(3,))
+    sampling = [replace(SAMPLED, entropy_top_k=k) for k in (1, 4, 20)]
+    asked = [replace(request, sampling=more) for more in sampling for request in plain]
+    answers = generator.generate([*plain, *asked])
+    without, *by_k = [answers[start : start + len(plain)] for start in range(0, len(answers), len(plain))]
+    for few, some, many, none in zip(*by_k, without, strict=True):
+        assert none.entropies == ()
+        assert few.token_ids == some.token_ids == many.token_ids == none.token_ids
+        assert many.logprobs == pytest.approx(none.logprobs, abs=1e-4)
+        assert len(few.entropies) == len(some.entropies) == len(many.entropies) == len(none.token_ids)
+        for least, middle, most in zip(few.entropies, some.entropies, many.entropies, strict=True):
+            assert 0.0 <= least <= middle + 1e-4 <= most + 2e-4  # of more tokens, a better bound
 
 
 def test_score_next_is_the_next_score(generator: RolloutEngine) -> None:

@@ -23,6 +23,7 @@ from bcpg_cluster.stages.generate.token_texts import token_texts
 from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
 from bcpg_cluster.stages.job import StageJob
 from bcpg_cluster.stages.judge.stage import judge
+from bcpg_cluster.stages.segment.protocol import ByText
 from bcpg_cluster.stages.segment.segmenters import StructuralSegmenter
 from bcpg_cluster.stages.segment.stage import segment
 from bcpg_cluster.stages.train.objective import Bcpg
@@ -93,7 +94,7 @@ def rows_of_a_round(engine: Any) -> dict[str, list[Row]]:
     tables["outcomes"] = verify(
         tables, job("outcomes"), verifier=verifier, prompts_table="prompts", rollouts_table="rollouts"
     ).rows
-    tables["steps"] = segment(tables, job("steps"), cut=StructuralSegmenter(), min_verified_share=0.5).rows
+    tables["steps"] = segment(tables, job("steps"), cut=ByText(StructuralSegmenter()), min_verified_share=0.5).rows
     llm = FakeJudge("llm", precision=0.9, recall=0.9)
     tables["verdicts.llm"] = judge(tables, job("verdicts.llm"), engine=llm, name="llm", show_gold=False).rows
     settings = WeighSettings(

@@ -26,9 +26,9 @@ class WorkBound:
     Attributes:
         samples, tokens: drawn for training.
         evaluation_samples: drawn to measure the policy.
-        judge_calls: requests to LLM judges (second tries of unreadable answers included) and inputs of process reward models;
-            one a response for judges that need neither. What is done again because an endpoint or a member failed comes on
-            top.
+        judge_calls: requests to LLM judges, and to one whose model cuts responses (second tries of unreadable answers included),
+            and inputs of process reward models; one a response for judges that need neither. What is done again because an
+            endpoint or a member failed comes on top.
     """
 
     prompts: int
@@ -133,7 +133,7 @@ def work_bound(config: Config, num_test: int) -> WorkBound:
         samples=samples,
         tokens=tokens,
         evaluation_samples=num_test * (config.evaluate.num_samples + config.evaluate.greedy),
-        judge_calls=sum(judge_calls(config).values()),
+        judge_calls=sum(judge_calls(config).values()) + segment_calls(config),
         optimiser_steps=-(-samples // config.train.batch_sequences) * config.train.epochs,
         trained_tokens=tokens * config.train.epochs,
     )
@@ -143,6 +143,14 @@ def judge_calls(config: Config) -> dict[str, int]:
     """The most calls of one round, by judge. Wrong responses are judged, and a group without a right one is dropped."""
     num_judged = config.prompts.per_round * (config.generate.group_size - 1)
     return {name: num_judged * calls_each(judge, config.generate.max_tokens) for name, judge in config.judges.items()}
+
+
+def segment_calls(config: Config) -> int:
+    """The most questions of one round about where steps begin; 0 where no model is asked."""
+    if config.segment.kind != "llm":
+        return 0
+    num_cut = config.prompts.per_round * (config.generate.group_size - 1)
+    return num_cut * 2 * -(-config.generate.max_tokens // config.segment.max_lines)  # a line has a token at least
 
 
 def calls_each(judge: JudgeConfig, max_tokens: int) -> int:

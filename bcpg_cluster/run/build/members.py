@@ -16,10 +16,11 @@ from bcpg_cluster.run.build.engines import (
     snapshot_verifier,
 )
 from bcpg_cluster.run.build.judges import make_judge
-from bcpg_cluster.run.build.segmenters import make_segmenter
+from bcpg_cluster.run.build.segmenters import make_response_segmenter
 from bcpg_cluster.stages.generate.protocol import Sampling, TextGenerator
 from bcpg_cluster.stages.generate.stage import generate
 from bcpg_cluster.stages.job import Stage, StageWorker
+from bcpg_cluster.stages.judge.protocol import Judge
 from bcpg_cluster.stages.judge.stage import judge as judge_stage
 from bcpg_cluster.stages.push.arrivals import arrival_faults
 from bcpg_cluster.stages.segment.stage import segment
@@ -56,7 +57,9 @@ def host_rollout(
             generate,
             engine=engine,
             group_size=sample.group_size,
-            sampling=Sampling(sample.max_tokens, sample.temperature, sample.top_p, sample.top_k),
+            sampling=Sampling(
+                sample.max_tokens, sample.temperature, sample.top_p, sample.top_k, entropy_top_k=settings.entropy_top_k
+            ),
             seed_per_request=sample.seed_per_request,
         ),
         "evaluate": partial(
@@ -73,15 +76,17 @@ def host_rollout(
 
 
 def host_judges(config: Mapping[str, Any], pool: str) -> StageWorker:
-    """A member of a judge pool, with every judge of that pool over the one engine they share."""
+    """A member of a judge pool, with every judge of that pool, and a segmenter that asks one, over the one engine they share."""
     settings = Config.model_validate(config)
     judges = {name: j for name, j in settings.judges.items() if settings.judge_pool(name) == pool}
     generators: dict[str, TextGenerator] = {}
     engines = {name: make_judge(settings, name, generators) for name in judges}
-    stages = {
+    stages: dict[str, Stage] = {
         f"judge.{name}": partial(judge_stage, engine=engine, name=name, show_gold=judges[name].show_gold)
         for name, engine in engines.items()
     }
+    if settings.segment_pool == pool:
+        stages["segment"] = _segment(settings, engines)
     first, *others = engines.values()
     return StageWorker(stages, first, () if generators else others)  # those over one engine are closed with it
 
@@ -95,15 +100,20 @@ def host_cpu(config: Mapping[str, Any]) -> StageWorker:
     stages: dict[str, Stage] = {
         "verify": partial(check, prompts_table="prompts", rollouts_table="rollouts"),
         "verify_evaluation": partial(check, prompts_table="eval_prompts", rollouts_table="eval_rollouts"),
-        "segment": partial(
-            segment, cut=make_segmenter(settings.segment), min_verified_share=settings.weigh.min_verified_share
-        ),
         "weigh": weigh,
     }
+    if settings.segment_pool == "cpu":
+        stages["segment"] = _segment(settings, judges)
     for name, engine in judges.items():
         show_gold = settings.judges[name].show_gold
         stages[f"judge.{name}"] = partial(judge_stage, engine=engine, name=name, show_gold=show_gold)
     return StageWorker(stages, others=(verifier, *judges.values()))
+
+
+def _segment(settings: Config, judges: Mapping[str, Judge]) -> Stage:
+    """The stage that cuts responses, over the judges of its member."""
+    cut = make_response_segmenter(settings, judges.__getitem__)
+    return partial(segment, cut=cut, min_verified_share=settings.weigh.min_verified_share)
 
 
 def host_trainer(config: Mapping[str, Any], rank: int, world_size: int) -> TrainWorker:

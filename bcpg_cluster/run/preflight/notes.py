@@ -11,6 +11,11 @@ from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.run.build.engine_defaults import with_member_cpus
 from bcpg_cluster.run.build.footprint import held_together, local_gpus
 
+_TOKENS_A_NUMBER, _TOKENS_AROUND = (
+    3,
+    8,
+)  # of a list of line numbers as JSON: up to three digits and a comma, and what is around it
+
 
 def skipped_notes(sets: PromptSets) -> list[str]:
     """What was left out of each set by ``prompts.skip_bad``: how many rows, why, and which."""
@@ -20,6 +25,22 @@ def skipped_notes(sets: PromptSets) -> list[str]:
         lines.append(f"{key}: {len(rows)} rows are left out ({counted})")
         lines += [f"    {line}" for line in describe_faults(rows)]
     return lines
+
+
+def segmenter_notes(config: Config) -> list[str]:
+    """Where the answers of a model that cuts responses may be cut off themselves."""
+    if config.segment.judge is None:
+        return []
+    name, most = config.segment.judge, config.segment.max_lines
+    longest = config.judges[name].max_tokens
+    room = max((longest - _TOKENS_AROUND) // _TOKENS_A_NUMBER, 0)
+    if room >= most:
+        return []
+    return [
+        f"segment.judge {name}: its answers of at most {longest} tokens name about {room} lines, and a question has up to {most} "
+        f"(segment.max_lines): where more begin steps, the answer is cut off and the response cut by structure. Lower "
+        f"segment.max_lines, or raise judges.{name}.max_tokens"
+    ]
 
 
 def machine_notes(config: Config) -> list[str]:

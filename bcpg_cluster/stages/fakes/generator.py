@@ -20,6 +20,7 @@ from bcpg_cluster.stages.fakes.skill import (
     decode_token,
     draw_solution,
     encode,
+    fake_entropies,
     fake_logprobs,
     hash_unit,
     read_skill,
@@ -161,7 +162,8 @@ class FakeGenerator:
         if self._faults.output == "aborted":
             kept, stop = kept[:1], StopReason.ABORTED
         logprobs = fake_logprobs(self.skill, len(request.prompt_token_ids), kept)
-        return Generation(kept, logprobs, tuple(map(decode_token, kept)), stop, self._version)
+        entropies = fake_entropies(kept) if request.sampling.entropy_top_k else ()
+        return Generation(kept, logprobs, tuple(map(decode_token, kept)), stop, self._version, entropies=entropies)
 
     def _text(self, prompt: str, rng: random.Random, max_tokens: int) -> str:
         if self._faults.output == "garbage":

@@ -65,6 +65,11 @@ def fake_logprobs(skill: float, num_before: int, token_ids: Sequence[int]) -> tu
     )
 
 
+def fake_entropies(token_ids: Sequence[int]) -> tuple[float, ...]:
+    """Entropies in [0, 2) nats that depend on place and token."""
+    return tuple(2.0 * hash_unit("entropy", str(index), str(token)) for index, token in enumerate(token_ids))
+
+
 def skill_digests(skill: float) -> dict[str, str]:
     """sha256 of the only parameter, by name."""
     return {SKILL_SPEC.name: hashlib.sha256(struct.pack("<d", skill)).hexdigest()}

@@ -15,7 +15,8 @@ class Sampling:
     """How to sample. ``temperature`` 0 is greedy; ``top_k`` 0 is off; ``max_tokens`` counts response tokens.
 
     ``json_schema`` (JSON text) binds the response to a schema, where the engine can; ``None`` leaves it free.
-    ``num_top_logprobs`` is how many of the most probable tokens come back beside each drawn one, where the engine can.
+    ``num_top_logprobs`` is how many of the most probable tokens come back beside each drawn one, where the engine can. With
+    ``entropy_top_k`` above 0 the entropy at every token comes with the response, from so many of the likeliest tokens.
     """
 
     max_tokens: int
@@ -24,6 +25,7 @@ class Sampling:
     top_k: int = 0
     json_schema: str | None = None
     num_top_logprobs: int = 0
+    entropy_top_k: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Generation:
         token_texts: what each token adds to the text (see :class:`bcpg_cluster.records.Rollout`).
         policy_version: the weights that produced every token of it.
         top: the most probable tokens of every place; ``None`` where they were not asked for, or the engine has none.
+        entropies: nats, one per token, at temperature 1 (``stages.generate.entropy``); none where none were asked for.
     """
 
     token_ids: tuple[int, ...]
@@ -96,6 +99,7 @@ class Generation:
     stop_reason: StopReason
     policy_version: int
     top: TopLogprobs | None = field(default=None, compare=False, repr=False)
+    entropies: tuple[float, ...] = ()
 
     @property
     def text(self) -> str:

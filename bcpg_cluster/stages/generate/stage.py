@@ -63,6 +63,7 @@ def generate(
             generation.stop_reason,
             generation.policy_version,
             request.seed,
+            generation.entropies,
         )
         for id_, request, generation in zip(ids, requests, generations, strict=True)
     ]

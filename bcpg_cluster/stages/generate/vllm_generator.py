@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from bcpg_cluster.errors import ConfigError, EngineError, PushError
 from bcpg_cluster.records import StopReason
 from bcpg_cluster.stages.generate.engine_start import refusing_starts
+from bcpg_cluster.stages.generate.entropy import position_entropies
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, Sampling, TopLogprobs
 from bcpg_cluster.stages.generate.token_texts import token_texts
 from bcpg_cluster.stages.generate.vllm_loop import EngineLoop
@@ -94,7 +95,7 @@ class VllmGenerator:
         outputs = self._loop.submit(
             [(request.prompt_token_ids, _sampling_params(request.sampling, request.seed)) for request in requests]
         )
-        return [self._generation(output) for output in outputs]
+        return [self._generation(output, request.sampling) for request, output in zip(requests, outputs, strict=True)]
 
     def sleep(self) -> bool:
         """See :class:`~bcpg_cluster.stages.job.Sleeper`."""
@@ -194,7 +195,7 @@ class VllmGenerator:
         except Exception as error:
             raise PushError(f"{what}: {error!r}") from error
 
-    def _generation(self, output: Any) -> Generation:
+    def _generation(self, output: Any, sampling: Sampling) -> Generation:
         completion = output.outputs[0]
         token_ids = tuple(completion.token_ids)
         versions = {int(span.version) for span in completion.weight_versions or ()} or {self._version}
@@ -205,10 +206,11 @@ class VllmGenerator:
         flat = completion.logprobs  # of each token first its own, then the most probable ones
         logprobs = tuple(flat.logprobs[start] for start in flat.start_indices)
         top = None
-        if len(flat.logprobs) > len(logprobs):
+        if sampling.num_top_logprobs > 0:
             top = TopLogprobs(flat.start_indices, flat.token_ids, flat.logprobs, self._text_of)
+        entropies = position_entropies(flat, len(logprobs)) if sampling.entropy_top_k > 0 else ()
         stop = {"stop": StopReason.STOP, "length": StopReason.LENGTH}.get(completion.finish_reason, StopReason.ABORTED)
-        return Generation(token_ids, logprobs, texts, stop, versions.pop(), top)
+        return Generation(token_ids, logprobs, texts, stop, versions.pop(), top, entropies)
 
     def _text_of(self, token_id: int) -> str:
         with self._tokenizer_lock:
@@ -226,7 +228,7 @@ def _sampling_params(sampling: Sampling, seed: int | None) -> Any:
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         seed=seed,
-        logprobs=sampling.num_top_logprobs,  # beside that of the drawn token; raw
+        logprobs=max(sampling.num_top_logprobs, sampling.entropy_top_k),  # beside that of the drawn token; raw
         flat_logprobs=True,
         detokenize=False,  # texts are made per token in _generation, after the engine's work
         output_kind=RequestOutputKind.FINAL_ONLY,

@@ -59,6 +59,7 @@ class Learned:
     right_steps: Mapping[str, RightSteps]
     judges: JudgesReport
     verdicts: Mapping[str, dict[str, float]]
+    segment: dict[str, float]
     generate: dict[str, float]
     outcomes: dict[str, float]
     train: TrainingSummary

@@ -44,6 +44,16 @@ def judge_eval(
     output: Annotated[
         Path | None, typer.Option("--output", help="Where answers and report go (default: runs/judge-eval-<name>).")
     ] = None,
+    segmenters: Annotated[
+        str | None,
+        typer.Option(
+            "--segmenters", help="Compare these: labelled,structural,fixed:fixed_tokens=32 (KIND[:KEY=VALUE...])."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="With --segmenters: counts tokens (default: words stand for them)."),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """How good a config's judges are, alone and together, on solutions with labelled steps."""
@@ -63,6 +73,8 @@ def judge_eval(
         limit=limit,
         batch=batch,
         output=output,
+        segmenters=segmenters or "",
+        tokenizer=tokenizer,
         as_json=json_,
     )
 
@@ -155,9 +167,12 @@ def segment_text(
 ) -> None:
     """Show a text cut into steps, as the stage `segment` would cut it."""
     from bcpg_cluster.run.build.default_config import read_config
-    from bcpg_cluster.run.build.segmenters import make_segmenter, marked_cues
+    from bcpg_cluster.run.build.segmenters import marked_cues
+    from bcpg_cluster_cli.judging.own_segmenter import of_one_text, own_segmenter
     from bcpg_cluster_cli.judging.segment_text import run_segment_text
 
-    section = read_config(config, set_ or [], None).segment
-    cues = marked_cues(section)
-    run_segment_text(file, make_segmenter(section), tokenizer=tokenizer, cues=cues, as_json=json_)
+    chosen = read_config(config, set_ or [], None)
+    with own_segmenter(chosen) as segmenter:
+        run_segment_text(
+            file, of_one_text(segmenter), tokenizer=tokenizer, cues=marked_cues(chosen.segment), as_json=json_
+        )

@@ -19,6 +19,7 @@ from bcpg_cluster.stages.weigh.consensus import RULES, Abstention, ConsensusRule
 from bcpg_cluster.store.whole_files import write_whole
 from bcpg_cluster.watch.report.judge_quality import Labels, evaluation
 from bcpg_cluster_cli.console import percent
+from bcpg_cluster_cli.judging.compare_segmenters import run_compare_segmenters
 from bcpg_cluster_cli.judging.labelled_files import (
     LabelledData,
     MakeJudge,
@@ -45,6 +46,8 @@ def run_judge_eval(
     limit: int | None = None,
     batch: int = 64,
     output: Path | None = None,
+    segmenters: str = "",
+    tokenizer: str | None = None,
     as_json: bool = False,
 ) -> dict[str, Any]:
     """Ask the judges, print and write how good they are; the report.
@@ -62,6 +65,7 @@ def run_judge_eval(
         limit: so many solutions of every file, evenly spread over it.
         batch: solutions that a judge is asked about in one call; after each the answers are on disk.
         output: a directory, by default ``runs/judge-eval-<config's name>``.
+        segmenters: compare these on the same solutions instead (``compare_segmenters``), with the tokens of ``tokenizer``.
 
     Raises:
         ConfigError: no such judge, a rule that is invalid or does not fit the judges, or judges that call different steps
@@ -79,6 +83,17 @@ def run_judge_eval(
     combined = consensus_rules(rules, names, abstention, accuracies, prior)
     if combined:
         _check_same_rule(config, names)
+    if tokenizer is not None and not segmenters:
+        raise ConfigError(
+            f"--tokenizer {tokenizer} without --segmenters",
+            rule="tokens are counted where segmenters are compared",
+            remedy="add --segmenters, or leave --tokenizer out",
+        )
+    if segmenters:
+        return run_compare_segmenters(
+            data, config, make_judge, segmenters, judges=names, rules=combined, tokenizer=tokenizer, limit=limit,
+            batch=batch, output=output, as_json=as_json,
+        )  # fmt: skip
     asked = LabelledData(read_subsets(data, limit), output or default_folder(config), batch)
     say_left_out(asked, console := Terminal(stderr=as_json))
     asked.folder.mkdir(parents=True, exist_ok=True)

@@ -108,7 +108,7 @@ def ask_about_files(
         console.print(
             f"{name}: {without} of {len(asked)} solutions have no gold answer to show", highlight=False, markup=False
         )
-    with _engine_console(config, name, data.folder, console) as screen:
+    with engine_console(config, name, data.folder, console) as screen:
         with screen.status(f"{name}: starting"):
             judge = make_judge(config, name)
         with closing(judge), Progress(*_COLUMNS, console=screen, transient=True) as progress:
@@ -135,9 +135,9 @@ def _case(solution: LabelledSolution, *, show_gold: bool) -> JudgeCase:
 
 
 @contextmanager
-def _engine_console(config: Config, name: str, folder: Path, console: Console) -> Iterator[Console]:
-    """What to print to while a judge works: where it has an engine, that prints to a file of its own."""
-    if config.judges[name].kind not in ("llm", "prm"):
+def engine_console(config: Config, name: str | None, folder: Path, console: Console) -> Iterator[Console]:
+    """What to print to while a judge (or none) works: where it has an engine, that prints to a file of its own."""
+    if name is None or config.judges[name].kind not in ("llm", "prm"):
         yield console
         return
     log = folder / LOG

@@ -13,6 +13,7 @@ from bcpg_cluster.config.load import change_config
 from bcpg_cluster.errors import Interrupted, UserError
 from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.build.engines import snapshot_verifier
+from bcpg_cluster.run.build.segmenters import check_stored
 from bcpg_cluster.run.directory import load_run_config, open_run, write_config
 from bcpg_cluster.run.launch import check_inline
 from bcpg_cluster.run.listeners import listeners
@@ -22,6 +23,7 @@ from bcpg_cluster.run.snapshots import SnapshotCheck
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.path import RunPath
+from bcpg_cluster.store.shards import read_shard
 from bcpg_cluster_cli.console import ConsoleObserver
 from bcpg_cluster_cli.session import find_run, start_runtime
 from bcpg_cluster_cli.signals import stop_on_signals
@@ -79,7 +81,7 @@ def run_stage(
     directory = find_run(run_dir).absolute()
     before = load_run_config(directory)
     config = change_config(before.model_dump(mode="json"), overrides, str(directory))
-    data = data_stages({judge: config.judge_pool(judge) for judge in config.judges})
+    data = data_stages(config.judge_pools, config.segment_pool)
     measuring = evaluation_stages()
     outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": "reference"}
     if name not in outputs:
@@ -106,6 +108,9 @@ def run_stage(
                 rule="a result is never kept without the results it was made from",
                 remedy=f"add --discard-later to discard them (files stay on disk until then); {plan.sentence}",
             )
+        if name == "segment":
+            for receipt in manifest.state.receipts(round_, "rollouts"):
+                check_stored(config.segment, read_shard(directory, receipt))
         start = round_ if is_measuring else round_ - 1
         check_weights_are_there(manifest, start)
         SnapshotCheck(manifest, snapshot_verifier(config.train.kind))(start)  # before results are given up for it

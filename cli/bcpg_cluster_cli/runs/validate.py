@@ -22,7 +22,7 @@ from bcpg_cluster.run.build.workforce import QUIET
 from bcpg_cluster.run.directory import check_run_directory
 from bcpg_cluster.run.preflight.judges import judge_notes
 from bcpg_cluster.run.preflight.lengths import SetLengths, length_notes, measure_sets
-from bcpg_cluster.run.preflight.notes import machine_notes, skipped_notes
+from bcpg_cluster.run.preflight.notes import machine_notes, segmenter_notes, skipped_notes
 from bcpg_cluster.run.preflight.precision import precision_notes
 from bcpg_cluster.run.preflight.preflight import preflight, with_further_faults
 from bcpg_cluster.run.preflight.prompt_digests import check_prompts
@@ -119,7 +119,7 @@ def _look(config: Config, run_dir: str | RunPath | None, *, probe: bool) -> Find
         num_test=len(prompts.test),
         judges=list(config.judges),
         pools={name: config.pool(name).members for name in config.pool_names()},
-        notes=[*notes, *machine_notes(config), *tried],
+        notes=[*notes, *segmenter_notes(config), *machine_notes(config), *tried],
         lengths=lengths,
         skipped={key: [*rows] for key, rows in prompts.skipped.items()},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.layout import ray_namespace
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.reports import Estimate, RoundReport
-from bcpg_cluster.store.rows import weighted_from
+from bcpg_cluster.store.rows import rollouts_from, steps_from, weighted_from
 from bcpg_cluster.store.shards import read_table
 from bcpg_cluster.watch.observer import Faulted, Noted
 from bcpg_cluster_cli.console import ConsoleObserver, account_text, closing_lines, percent, points, print_report
@@ -269,6 +270,23 @@ def test_stage_says_what_it_will_train_again(bcpg: Bcpg, run_dir: Path):
     ended = bcpg("stage", "weigh", "--round", 3, "--run-dir", run_dir, "--inline", "--discard-later")
     said = "to be done again: weigh, evaluate, verify_evaluation, training of round 3 and its push"
     assert ended.code == 0 and f"discarding snapshot v3\n{said}\n" in ended.out
+
+
+def test_stage_segment_takes_a_segmenter_whose_numbers_are_stored(
+    bcpg: Bcpg, run_dir: Path, tree_digest: Callable[..., dict[str, str]]
+):
+    before = tree_digest(run_dir, ignore=("run.lock",))
+    again = ("stage", "segment", "--round", 3, "--run-dir", run_dir, "--inline", "--discard-later", "--set")
+    refused = bcpg(*again, "segment.kind=entropy")
+    assert refused.code == 2, refused.err
+    assert "segment.kind is 'entropy', and a response of" in refused.err and "has 0 entropies" in refused.err
+    assert tree_digest(run_dir, ignore=("run.lock",)) == before
+    ended = bcpg(*again, "segment.kind=confidence", "--set", "segment.below_probability=0.9")
+    assert ended.code == 0, ended.err
+    steps = steps_from(read_table(run_dir, read_manifest(run_dir).receipts(3, "steps")))
+    rollouts = {r.id: r for r in rollouts_from(read_table(run_dir, read_manifest(run_dir).receipts(3, "rollouts")))}
+    begins = [rollouts[id_].sampler_logprobs[step.start] for id_, cut in steps.items() for step in cut[1:]]
+    assert begins and all(math.exp(logprob) < 0.9 for logprob in begins)
 
 
 def test_stage_weigh_again(bcpg: Bcpg, run_dir: Path):
@@ -662,6 +680,12 @@ def test_what_judges_cost_and_what_could_not_be_parsed_is_shown(finished_run: An
     assert "calls of llm │ 1,200 (200 from the cache), tokens 5,000,000 in, 30,000 out, retries 2, cost 1.5000" in text
     assert "calls of prm" not in text
     assert "answers that could not be parsed │ 3 of 96" in text
+    assert "segmenter" not in usual and "segmenter" not in shown(segment={"samples": 9.0, "steps": 30.0})
+    asked = {"llm.calls": 12.0, "llm.calls.repair": 3.0, "llm.calls.repaired": 1.0, "llm.fallback.unreadable": 2.0}
+    assert (
+        "segmenter │ 12 questions (0 from the cache); 3 asked again, 1 readable then; cut by structure instead: 2 unreadable "
+        "of 9 responses"
+    ) in shown(segment={"samples": 9.0, **asked})
 
 
 def test_an_account_of_stored_answers_alone():

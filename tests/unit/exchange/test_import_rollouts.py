@@ -19,7 +19,7 @@ from bcpg_cluster.assets.chain.task import parse_question
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import DataError, UserError
+from bcpg_cluster.errors import ConfigError, DataError, UserError
 from bcpg_cluster.exchange.import_rollouts import IMPORT_FILE, check_round_trip, import_rollouts
 from bcpg_cluster.exchange.import_tokenizer import TransformersTokenizer
 from bcpg_cluster.exchange.rollout_file import RolloutFile
@@ -480,3 +480,13 @@ def test_a_run_directory_that_is_taken(tmp_path: Path, make_config: Callable[...
     with pytest.raises(DataError, match="already exists"):
         import_rollouts(source, tmp_path / "run", make_config(), ByteTokenizer())
     assert len(imported(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize("kind", ["confidence", "entropy"])
+def test_a_segmenter_that_reads_the_sampler_is_refused_first(
+    kind: str, tmp_path: Path, make_config: Callable[..., Config]
+):
+    config = make_config(segment={"kind": kind})
+    with pytest.raises(ConfigError, match=f"segment.kind is '{kind}', and imported responses come without"):
+        import_rollouts(tmp_path / "missing.jsonl", tmp_path / "run", config, ByteTokenizer())
+    assert not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ from bcpg_cluster.stages.fakes.judge import FakeJudge
 from bcpg_cluster.stages.generate.protocol import Sampling
 from bcpg_cluster.stages.generate.stage import generate
 from bcpg_cluster.stages.judge.stage import judge
+from bcpg_cluster.stages.segment.protocol import ByText
 from bcpg_cluster.stages.segment.segmenters import StructuralSegmenter
 from bcpg_cluster.stages.segment.stage import segment
 from bcpg_cluster.stages.verify.exact import ExactVerifier
@@ -41,7 +42,7 @@ def test_a_prompt_longer_than_the_context_is_a_named_drop():
     assert verified.metrics["status.prompt_too_long"] == 8
     tables["outcomes"] = verified.rows
     assert [row["reward"] for row in verified.rows[:8]] == [None] * 8
-    tables["steps"] = segment(tables, job(), cut=StructuralSegmenter(), min_verified_share=SHARE).rows
+    tables["steps"] = segment(tables, job(), cut=ByText(StructuralSegmenter()), min_verified_share=SHARE).rows
     tables["verdicts.llm"] = judge(tables, job(), engine=FakeJudge(), name="llm", show_gold=False).rows
     for truncated in ("negative", "mask", "drop"):
         metrics = run_weigh(tables, truncated=truncated).metrics
@@ -65,7 +66,7 @@ def test_the_stages_fit_together_on_fakes():
     tables["outcomes"] = verify(
         tables, job(), verifier=verifier, prompts_table="prompts", rollouts_table="rollouts"
     ).rows
-    tables["steps"] = segment(tables, job(), cut=StructuralSegmenter(), min_verified_share=SHARE).rows
+    tables["steps"] = segment(tables, job(), cut=ByText(StructuralSegmenter()), min_verified_share=SHARE).rows
     tables["verdicts.llm"] = judge(tables, job(), engine=FakeJudge(), name="llm", show_gold=False).rows
     assert len(tables["verdicts.llm"]) == len(tables["steps"]) > 0
     result = run_weigh(tables)

@@ -116,6 +116,11 @@ class LlmJudge:
         )
         return f"{self._transport.model}/{asked}:{settings}{windows}{marker}{scores}"
 
+    @property
+    def transport(self) -> Transport:
+        """What it asks over; a segmenter that asks its model shares it, limits and all."""
+        return self._transport
+
     def judge(self, cases: Sequence[JudgeCase]) -> Judged:
         """Grade every step of every case.
 

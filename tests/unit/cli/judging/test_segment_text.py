@@ -13,6 +13,7 @@ import pytest
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, StructuralSegmenter
 from bcpg_cluster_cli.judging.segment_text import run_segment_text, word_pieces
+from tests.judge_server import Server, completion, sends
 
 TEXT = "We have 2\x1b[31m apples.\n\nWait, 3.\n\nSo $x=3$"
 
@@ -31,6 +32,27 @@ def test_steps_sizes_and_cues_are_printed(file: str, capsys: pytest.CaptureFixtu
     assert "\x1b" not in shown  # the text's own control characters do not reach the terminal
     assert "2\u241b[31m apples." in shown
     assert "3 steps, 23 words: 6 / 7 / 10 a step (least / median / most); 2 begin with a cue; --tokenizer" in shown
+
+
+@pytest.mark.parametrize("kind", ["confidence", "entropy"])
+def test_a_text_has_no_log_probs(bcpg: Callable[..., Any], config_file: Path, file: str, kind: str):
+    ended = bcpg("segment-text", file, "-c", config_file, "--set", f"segment.kind={kind}")
+    assert ended.code == 2
+    assert "reads what the sampler said of each token, which a text lacks" in ended.err
+
+
+def test_a_model_cuts_a_text_and_its_absence_is_said(
+    bcpg: Callable[..., Any], config_file: Path, tmp_path: Path, file: str
+):
+    server = Server()
+    server.plays = [sends(completion('{"starts": [1, 3]}')), *[sends(completion("no"))] * 2]
+    api = f"judges.api={{kind: openai, model: m, role: spare, endpoint: {{base_url: '{server.url}'}}}}"
+    command = ("segment-text", file, "-c", config_file, "--set", api, "--set", "segment={kind: llm, judge: api}")
+    cut, unread = bcpg(*command), bcpg(*command)
+    server.close()
+    assert cut.code == 0 and "2 steps, 23 words" in cut.out and not cut.err
+    assert unread.code == 0 and "3 steps, 23 words" in unread.out
+    assert "the model's answer was unreadable: cut by structure" in unread.err
 
 
 def test_json_holds_every_step_whole(file: str, capsys: pytest.CaptureFixture[str]):

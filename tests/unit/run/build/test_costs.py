@@ -27,6 +27,7 @@ from bcpg_cluster.stages.judge.prm.conventions import Rendered
 from bcpg_cluster.stages.judge.prm.windows import to_judgements, window_inputs
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judged
 from bcpg_cluster.stages.judge.stage import judge as judge_stage
+from bcpg_cluster.stages.segment.protocol import ByText
 from bcpg_cluster.stages.segment.stage import segment
 from bcpg_cluster.store.rows import outcome_row, prompt_row, rollout_row
 
@@ -156,7 +157,7 @@ def calls_of(config: Config, groups: Sequence[Sequence[Response]], seed: int = 0
     job = StageJob(Path("/nowhere"), "x", "x", 1, 0, "a", {})
     tables = {"rollouts": list(map(rollout_row, rollouts)), "outcomes": list(map(outcome_row, outcomes))}
     steps = segment(
-        tables, job, cut=make_segmenter(config.segment), min_verified_share=config.weigh.min_verified_share
+        tables, job, cut=ByText(make_segmenter(config.segment)), min_verified_share=config.weigh.min_verified_share
     ).rows
     counts = {}
     for name in config.judges:

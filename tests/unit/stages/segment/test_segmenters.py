@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from codecs import getincrementaldecoder
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bcpg_cluster.records import Step
+from bcpg_cluster.stages.judge.llm.transport import Ask, Reply
+from bcpg_cluster.stages.segment.by_token import ConfidenceSegmenter, EntropySegmenter, FixedSegmenter
 from bcpg_cluster.stages.segment.cues import CUE_LANGUAGES, REFLECTION_CUES_BY_LANGUAGE, STEP_CUES_BY_LANGUAGE, cues_of
+from bcpg_cluster.stages.segment.llm.llm_segmenter import LlmOptions, LlmSegmenter
 from bcpg_cluster.stages.segment.merge import MergeRules
+from bcpg_cluster.stages.segment.protocol import ResponseSegmenter, SampledResponse
 from bcpg_cluster.stages.segment.sat import SatSegmenter
 from bcpg_cluster.stages.segment.segmenters import DelimiterSegmenter, Segmenter, StructuralSegmenter, delimiter_cuts
 from bcpg_cluster.stages.segment.structure import StepRules
@@ -57,7 +64,42 @@ class Sentences:
 
 SMALL = MergeRules(2, 4, 9, cues=cues_of(STEP_CUES_BY_LANGUAGE, CUE_LANGUAGES))
 ALL_CUES = cues_of(REFLECTION_CUES_BY_LANGUAGE, CUE_LANGUAGES)
+
+
+def by_sampler(cut: ResponseSegmenter) -> Segmenter:
+    """With log-probs and entropies that depend on the token's text: many are over, many under every threshold."""
+
+    def steps(tokens: Sequence[str]) -> list[Step]:
+        odd = [len(token.encode()) % 3 for token in tokens]
+        response = SampledResponse(tokens, [-0.01 - 2.0 * n for n in odd], [0.5 + n for n in odd])
+        return list(cut.cut([response]).steps[0])
+
+    return steps
+
+
+class EveryOther:
+    """A transport whose model says that every other line begins a step, or, every third time, nothing that can be read."""
+
+    model, decoding, is_bound = "lines", {}, False
+
+    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
+        for index, ask in enumerate(asks):
+            first, last = map(int, re.findall(r"the lines (\d+) to (\d+) begin", ask.messages[1]["content"])[-1])
+            said = {"starts": list(range(first, last + 1, 2))}
+            yield index, Reply("no" if len(ask.messages[1]["content"]) % 3 == 0 else json.dumps(said))
+
+
+ASKED = LlmSegmenter(EveryOther(), LlmOptions(StructuralSegmenter(), max_lines=4))  # type: ignore[arg-type]
+ASKED_MERGED = LlmSegmenter(EveryOther(), LlmOptions(StructuralSegmenter(), merge=SMALL))  # type: ignore[arg-type]
 SEGMENTERS: dict[str, Segmenter] = {
+    "fixed": FixedSegmenter(3),
+    "fixed, merged": FixedSegmenter(2, SMALL),
+    "confidence": by_sampler(ConfidenceSegmenter(0.5)),
+    "confidence, merged": by_sampler(ConfidenceSegmenter(0.5, 2, SMALL)),
+    "entropy": by_sampler(EntropySegmenter(1.0, 2)),
+    "entropy, merged": by_sampler(EntropySegmenter(1.0, 1, SMALL)),
+    "llm": by_sampler(ASKED),
+    "llm, merged": by_sampler(ASKED_MERGED),
     "lines": StructuralSegmenter(),
     "paragraphs": StructuralSegmenter(StepRules("paragraph", ALL_CUES, True, 2, 9)),
     "structural, merged": StructuralSegmenter(StepRules("line", ALL_CUES, True), SMALL),

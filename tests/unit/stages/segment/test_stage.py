@@ -6,6 +6,7 @@ from bcpg_cluster.records import (
     SampleId,
     StopReason,
 )
+from bcpg_cluster.stages.segment.protocol import ByText
 from bcpg_cluster.stages.segment.segmenters import StructuralSegmenter
 from bcpg_cluster.stages.segment.stage import segment
 from bcpg_cluster.store.rows import (
@@ -28,7 +29,7 @@ def test_segment_cuts_wrong_responses_of_kept_groups_only():
         ("a", 0): 1.0, ("a", 1): 0.0, ("a", 2): 0.0, ("b", 0): 0.0, ("b", 1): 0.0, ("c", 0): 1.0, ("c", 1): None,
     }  # fmt: skip
     tables = {"rollouts": rollout_rows(*rollouts), "outcomes": outcome_rows(rewards)}
-    result = segment(tables, job(), cut=StructuralSegmenter(), min_verified_share=SHARE)
+    result = segment(tables, job(), cut=ByText(StructuralSegmenter()), min_verified_share=SHARE)
     steps = steps_from(result.rows)
     assert set(steps) == {SampleId(1, "a", 1), SampleId(1, "a", 2)}
     of_wrong = steps[SampleId(1, "a", 1)]

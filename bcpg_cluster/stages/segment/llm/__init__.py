@@ -1,0 +1,1 @@
+"""Steps by a language model that is shown numbered lines."""
