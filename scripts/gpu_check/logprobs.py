@@ -17,7 +17,7 @@ BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2}  # of a gradient's largest value; l
 
 def check_logprob_chunks(bench: Bench) -> None:
     """Peak memory and seconds in chunks and whole, forward and backward; equality on a slice."""
-    tokens, hidden_size, chunk_tokens = (64, 64, 16) if bench.is_small else (4096, 896, 1024)
+    tokens, hidden_size, chunk_tokens = (256, 16, 16) if bench.is_small else (4096, 896, 1024)
     bench.note(vocabulary=VOCABULARY, tokens=tokens, hidden=hidden_size, chunk_tokens=chunk_tokens)
     for dtype in ("float32", "bfloat16") if bench.is_gpu else ("float32",):
         states = drawn(tokens, hidden_size, getattr(torch, dtype), bench.device)
