@@ -14,7 +14,7 @@ for argument in "$@"; do
 done
 repository=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
-"$python" -c 'import torch' 2>/dev/null || fail "$python has no torch" "set PYTHON to the interpreter that has it"
+"$python" -W ignore -c 'import torch' 2>/dev/null || fail "$python has no torch" "set PYTHON to the interpreter that has it"
 
 if [ -n "$wheels" ]; then
   [ -d "$wheels" ] || fail "--wheels: $wheels is no directory" "collect wheels there (scripts/gpu_check/wheels.txt says how)"
@@ -22,9 +22,10 @@ if [ -n "$wheels" ]; then
   trap 'rm -rf "$place"' EXIT
   "$python" -m venv --without-pip --system-site-packages "$place/venv" || fail "no venv can be made" "install Python's venv module"
   # An interpreter that is itself a venv's hands on its base's packages alone: name the folders where it finds its own.
-  "$python" -c 'import site, torch, pathlib; print(*dict.fromkeys([*site.getsitepackages(), str(pathlib.Path(torch.__file__).parents[1])]), sep="\n")' \
+  "$python" -W ignore -c 'import site, torch, pathlib; print(*dict.fromkeys([*site.getsitepackages(), str(pathlib.Path(torch.__file__).parents[1])]), sep="\n")' \
     > "$("$place/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/theirs.pth"
-  "$python" -m pip --python "$place/venv/bin/python" --disable-pip-version-check --quiet install \
+  # The list names all that is needed beside torch, so torch's own dependencies are left as they are. The newer of two versions wins.
+  "$python" -m pip --python "$place/venv/bin/python" --disable-pip-version-check --quiet install --no-deps --upgrade \
     --no-index --find-links "$wheels" --requirement "$repository/scripts/gpu_check/wheels.txt" ||
     fail "the wheels in $wheels do not suffice (pip's message is above)" "carry what is missing, for this Python and processor"
   python=$place/venv/bin/python

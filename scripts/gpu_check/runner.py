@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,6 +73,13 @@ def run_check(check: Check, *, device: str, is_small: bool, limit_s: float, shar
         return _result(check.name, folder, code, time.monotonic() - began, limit_s)
 
 
+def lacks(package: str) -> str:
+    """That a package is missing, and how to carry it where that is prepared."""
+    listed = (Path(__file__).with_name("wheels.txt")).read_text().splitlines()
+    is_carried = any(re.split(r"[^\w-]", line)[0] == package.replace("_", "-") for line in listed)
+    return f"{package} is not installed" + (": carry its wheel (--wheels DIR)" if is_carried else "")
+
+
 def _environment(is_small: bool) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "cli"), os.environ.get("PYTHONPATH")]))
     threads = {"OMP_NUM_THREADS": "1"} if is_small else {}
@@ -125,7 +133,7 @@ def judged(error: Exception) -> tuple[str, str]:
     if isinstance(error, CheckSkipped):
         return "skipped", str(error)
     if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) not in _OURS:
-        return "skipped", f"{package} is not installed (--wheels DIR installs wheels)"
+        return "skipped", lacks(package)
     where = traceback.extract_tb(error.__traceback__)[-1]
     words = " ".join(str(error).split())[:500]
     return "failed", f"{type(error).__name__}: {words} ({Path(where.filename).name}:{where.lineno})"
