@@ -29,7 +29,8 @@ def turn(shares: Sequence[float], index: int, *, total_s: float, elapsed_s: floa
 
     Args:
         shares: of all checks, in order and in any unit.
-        elapsed_s: since everything began.
+        total_s: for all checks.
+        elapsed_s: since the first began.
         least_s: what the check needs to say anything.
     """
     ends_s = (total_s - STOPPING_S) * sum(shares[: index + 1]) / sum(shares)

@@ -84,7 +84,7 @@ def _ray(bench: Bench) -> None:
 
 
 CHECKS = (
-    Check("trainer_float32", partial(_torch_trainer, dtype="float32"), 45),
+    Check("trainer_float32", partial(_torch_trainer, dtype="float32"), 60),
     Check("trainer_bfloat16", partial(_torch_trainer, dtype="bfloat16"), 35),
     *(Check(f"zero_{stage}", partial(_zero, stage=stage), 45, ("deepspeed",)) for stage in (1, 2, 3)),
     Check("digest", _digest, 20),

@@ -26,12 +26,14 @@ _OURS = ("bcpg_cluster", "bcpg_cluster_cli", "benchmarks", "scripts", "tests")
 
 def run_all(checks: Sequence[Check], *, device: str, is_small: bool, total_s: float, began: float) -> list[CheckResult]:
     """All of them in order, within ``total_s`` of ``began`` (``time.monotonic``); those that time is too short for are skipped."""
-    results = []
+    results: list[CheckResult] = []
     shares = [check.share_s for check in checks]
+    starts = time.monotonic()  # what installing and importing took is shared by all, not the first one's loss
+    left_s = total_s - (starts - began)
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as shared:
         for index, check in enumerate(checks):
-            elapsed_s = time.monotonic() - began
-            its_turn = turn(shares, index, total_s=total_s, elapsed_s=elapsed_s, least_s=check.least_s)
+            elapsed_s = time.monotonic() - starts
+            its_turn = turn(shares, index, total_s=left_s, elapsed_s=elapsed_s, least_s=check.least_s)
             if its_turn.starts:
                 result = run_check(
                     check, device=device, is_small=is_small, limit_s=its_turn.limit_s, shared=Path(shared)
@@ -51,9 +53,7 @@ def run_check(check: Check, *, device: str, is_small: bool, limit_s: float, shar
     """One check in a process of its own; stopped after ``limit_s``, with all that it started."""
     missing = [package for package in check.needs if importlib.util.find_spec(package) is None]
     if missing:
-        return CheckResult(
-            check.name, "skipped", f"{', '.join(missing)} is not installed (--wheels DIR installs wheels)"
-        )
+        return CheckResult(check.name, "skipped", "; ".join(map(lacks, missing)))
     with tempfile.TemporaryDirectory(prefix=f"gpu-check-{check.name}-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         command = [sys.executable, "-m", "scripts.gpu_check", "--one", check.name, "--device", device]
@@ -99,7 +99,8 @@ def _result(name: str, folder: Path, code: int | None, seconds: float, limit_s: 
     figures = _read(folder / "figures.json")
     outcome = _read(folder / "outcome.json")
     if not outcome:
-        last = (folder / "log").read_text(errors="replace").strip().splitlines()[-3:]
+        lines = (folder / "log").read_bytes().decode(errors="replace").split("\n")
+        last = [line.rsplit("\r", 1)[-1] for line in lines if line.strip()][-2:]  # a progress bar's last state
         how = (
             f"stopped after {limit_s:.0f} s, its share of the time"
             if code is None
