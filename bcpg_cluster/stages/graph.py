@@ -25,14 +25,28 @@ class StageSpec:
     units: str | None = None
 
 
-def data_stages(judge_pools: Mapping[str, str]) -> tuple[StageSpec, ...]:
-    """From prompts to weighted samples; ``judge_pools`` gives each judge's pool."""
+def data_stages(
+    judge_pools: Mapping[str, str], judged_after: Mapping[str, Sequence[str]] | None = None
+) -> tuple[StageSpec, ...]:
+    """From prompts to weighted samples. A judge that comes after others reads their verdicts too.
+
+    Args:
+        judge_pools: each judge's pool, every judge behind those it comes after.
+        judged_after: by judge, those that are asked before it; left out for a judge without any.
+    """
+    earlier = judged_after or {}
     return (
         StageSpec("generate", ROLLOUT_POOL, ("prompts",), "rollouts", "prompts"),
         StageSpec("verify", CPU_POOL, ("prompts", "rollouts"), "outcomes", "rollouts"),
         StageSpec("segment", CPU_POOL, ("rollouts", "outcomes"), "steps"),
         *(
-            StageSpec(f"judge.{judge}", pool, ("prompts", "steps"), f"verdicts.{judge}", "steps")
+            StageSpec(
+                f"judge.{judge}",
+                pool,
+                ("prompts", "steps", *(f"verdicts.{other}" for other in earlier.get(judge, ()))),
+                f"verdicts.{judge}",
+                "steps",
+            )
             for judge, pool in judge_pools.items()
         ),
         StageSpec(

@@ -265,6 +265,8 @@ def account_text(account: dict[str, float]) -> str:
         parts.append(f"{account['unkept']:,.0f} answers that the cache's disk did not take")
     if "cost" in account:
         parts.append(f"cost {account['cost']:,.4f}")
+    if account.get("not_made"):
+        parts.append(f"not needed {account['not_made']:,.0f}, which saved about {account['saved_tokens']:,.0f} tokens")
     return ", ".join(parts)
 
 
