@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -65,6 +66,13 @@ def rows(run_dir: Path, round_: int, table: str) -> list[Row]:
     return read_table(run_dir, state.receipts(round_, table))
 
 
+def _exported(bcpg: Callable[..., Any], run_dir: Path, out: Path) -> list[Row]:
+    done = bcpg("export", "steps", "--run-dir", run_dir, "--out", out)
+    assert done.code == 0, done.err
+    found: list[Row] = pq.read_table(out / "data").to_pylist()
+    return found
+
+
 def num_asked(run_dir: Path, round_: int) -> int:
     metrics = [receipt.metrics for receipt in read_manifest(run_dir).receipts(round_, "verdicts.llm")]
     return sum(
@@ -81,12 +89,25 @@ def test_weighted_rows_are_those_of_asking_all_and_a_lower_threshold_asks_what_i
         assert weighted == rows(everything, round_, "weighted")
         assert any(any(row["mined"]) for row in weighted)
         assert num_asked(cascade, round_) < 0.8 * num_asked(everything, round_)
-    report, full = (read_manifest(run).reports[2] for run in (cascade, everything))
-    assert report.judges is not None and full.judges is not None
-    assert report.judges.quality["consensus"] == full.judges.quality["consensus"]
-    assert report.judges.quality["prm"] == full.judges.quality["prm"]
-    assert report.judges.quality["llm"]["truth"].steps.count < full.judges.quality["llm"]["truth"].steps.count
+    report, asked = (read_manifest(run).reports[2] for run in (cascade, everything))
+    assert report.judges is not None and asked.judges is not None
+    assert report.judges.quality["consensus"] == asked.judges.quality["consensus"]
+    assert report.judges.quality["prm"] == asked.judges.quality["prm"]
+    assert report.judges.quality["llm"]["truth"].steps.count < asked.judges.quality["llm"]["truth"].steps.count
     assert not any(key.startswith("llm.") for key in report.judges.abstained)
+
+    trl = cascade.parent / "trl"
+    steps = [row["steps"] for row in _exported(bcpg, cascade, cascade.parent / "some")]
+    full = [row["steps"] for row in _exported(bcpg, everything, cascade.parent / "full")]
+    for some, every in zip(steps, full, strict=True):
+        assert [step["consensus"] for step in some[:-1]] == [step["consensus"] for step in every[:-1]]
+        assert some[-1]["consensus"] in (None, every[-1]["consensus"])
+    assert any(of[-1]["consensus"] is None for of in steps)
+    said = {verdict["status"] for of in steps for step in of for verdict in step["verdicts"]}
+    assert said == {"judged", "unparsable", "not_asked"}
+    done = bcpg("export", "weights", "--style", "trl", "--run-dir", cascade, "--out", trl)
+    assert done.code == 0, done.err
+    assert {len(row["completions"]) - len(row["labels"]) for row in pq.read_table(trl / "data").to_pylist()} == {0}
 
     before = num_asked(cascade, 1)
     higher = bcpg(
