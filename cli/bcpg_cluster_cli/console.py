@@ -253,7 +253,8 @@ def account_text(account: dict[str, float]) -> str:
     stored = f" ({account['stored']:,.0f} from the cache)" if account["stored"] else ""
     parts = [f"{account['calls']:,.0f}{stored}"]
     if account["calls"] > account["stored"]:
-        cached = f" ({account['cached_tokens']:,.0f} cached)" if account["cached_tokens"] else ""
+        most = f" of {account['shareable_tokens']:,.0f} shared" if account.get("shareable_tokens") else ""
+        cached = f" ({account['cached_tokens']:,.0f} cached{most})" if account["cached_tokens"] or most else ""
         parts.append(f"tokens {account['prompt_tokens']:,.0f}{cached} in, {account['answer_tokens']:,.0f} out")
     if account["uncounted"]:
         parts.append(f"tokens of {account['uncounted']:,.0f} unknown")

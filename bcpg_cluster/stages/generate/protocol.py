@@ -88,6 +88,7 @@ class Generation:
         token_texts: what each token adds to the text (see :class:`bcpg_cluster.records.Rollout`).
         policy_version: the weights that produced every token of it.
         top: the most probable tokens of every place; ``None`` where they were not asked for, or the engine has none.
+        num_cached_tokens: prompt tokens that came from the engine's prefix cache.
     """
 
     token_ids: tuple[int, ...]
@@ -96,6 +97,7 @@ class Generation:
     stop_reason: StopReason
     policy_version: int
     top: TopLogprobs | None = field(default=None, compare=False, repr=False)
+    num_cached_tokens: int = field(default=0, compare=False)
 
     @property
     def text(self) -> str:

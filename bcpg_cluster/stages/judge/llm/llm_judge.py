@@ -83,7 +83,8 @@ class LlmJudge:
 
     Its counts are ``calls``, ``calls.stored`` (answered by the cache), ``calls.unkept`` (which the cache could not take),
     ``calls.repair`` (second tries of an unreadable answer), ``calls.repaired`` (those that helped), ``retries``,
-    ``prompt_tokens``, ``prompt_tokens.cached``, ``answer_tokens`` and ``cost`` of what was not stored, and ``calls.uncounted``,
+    ``prompt_tokens``, ``prompt_tokens.cached`` (and ``prompt_tokens.shareable``, what an engine's prefix cache can serve of one
+    call's requests), ``answer_tokens`` and ``cost`` of what was not stored, and ``calls.uncounted``,
     whose tokens were not counted; of a cascade also ``calls.not_made`` and, by estimate, ``prompt_tokens.not_sent``.
     Calls of work that failed as a whole are in the counts of the next that does not, by the same object; if its process ends
     before, they are lost (the counts are a lower bound, then).
@@ -190,13 +191,17 @@ class LlmJudge:
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def _waves(self, cases: Sequence[JudgeCase]) -> Iterator[list[_Question]]:
-        """The questions that can go out together; a wave needs the verdicts of those before it."""
+        """The questions that can go out together; a wave needs the verdicts of those before it.
+
+        They are in the order in which an engine's prefix cache serves most: responses to one problem together, the steps of
+        a response one after another, since each call's prompt begins with the one before it.
+        """
         questions = [
             [
                 _Question(index, *window)
                 for window in needed_windows(self._cut(case), case.wanted, in_turn=self._is_in_turn)
             ]
-            for index, case in enumerate(cases)
+            for index, case in _problem_by_problem(cases)
         ]
         if self._is_in_turn:
             for wave in zip_longest(*questions):
@@ -320,6 +325,14 @@ class LlmJudge:
         ]
 
 
+def _problem_by_problem(cases: Sequence[JudgeCase]) -> list[tuple[int, JudgeCase]]:
+    """The cases with their places; those of one problem together, otherwise in the order given."""
+    first: dict[str, int] = {}
+    for index, case in enumerate(cases):
+        first.setdefault(case.problem, index)
+    return sorted(enumerate(cases), key=lambda placed: first[placed[1].problem])
+
+
 def _add(account: dict[str, float], more: Mapping[str, float]) -> None:
     for key, value in more.items():
         account[key] = account.get(key, 0.0) + value
@@ -338,6 +351,8 @@ def _count(reply: Reply, account: dict[str, float]) -> None:
         return
     account["prompt_tokens"] += reply.prompt_tokens
     account["prompt_tokens.cached"] += reply.cached_tokens
+    if reply.shareable_tokens:
+        account["prompt_tokens.shareable"] += reply.shareable_tokens
     account["answer_tokens"] += reply.answer_tokens
     if reply.cost is not None:
         account["cost"] += reply.cost

@@ -10,11 +10,13 @@ import pytest
 from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import (
     ErrorType,
+    Receipt,
     SampleId,
     Step,
     Verdict,
     VerdictStatus,
 )
+from bcpg_cluster.stages.judge.counts import num_requests
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 from bcpg_cluster.stages.judge.stage import judge
 from bcpg_cluster.stages.weigh.consensus import vote_label
@@ -180,3 +182,15 @@ def test_units_that_end_their_workers_leave_unwanted_steps_not_asked():
     given_up = replace(job(weigh=weigh_settings()), given_up="left out")
     result = judge(tables, given_up, engine=Scripted([]), name="llm", show_gold=False)
     assert [row["status"] for row in result.rows] == ["not_asked", "engine_lost", "not_asked"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "number"),
+    [
+        ({"judge.calls": 10.0, "judge.calls.stored": 4.0, "samples": 99.0}, 6.0),
+        ({"judge.calls.not_made": 3.0, "samples": 3.0}, 0.0),
+        ({"samples": 8.0, "samples.not_asked": 5.0}, 3.0),
+    ],
+)
+def test_what_a_shard_asked_of_its_engine(metrics: dict[str, float], number: float):
+    assert num_requests(Receipt("verdicts.llm", 1, 0, "a", "p", 1, 1, "c", 0.0, metrics)) == number
