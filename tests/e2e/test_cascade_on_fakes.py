@@ -10,14 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import VerdictStatus
 from bcpg_cluster.stages.judge.counts import verdict_statuses
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.rows import Row
 from bcpg_cluster.store.shards import read_table
+from bcpg_cluster.watch.observer import Event, ShardAccepted
 
 SCORER = """
 import hashlib
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import VerdictStatus
 from bcpg_cluster.stages.judge.protocol import Judged, Judgement
 class Scorer:
@@ -158,3 +161,42 @@ def test_weighted_rows_are_those_of_asking_all_and_a_lower_threshold_asks_what_i
     done = bcpg("stage", "weigh", "--round", 1, "--run-dir", cascade, "--inline", "--discard-later", *majority)
     assert done.code == 0, done.err
     assert num_asked(cascade, 1) == num_asked(everything, 1)
+
+
+class DriverGone(BaseException):
+    """As abrupt as a process in this process can end."""
+
+
+class EndsDriver:
+    """Ends the driver when a judge's second shard is accepted."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage, self._num_accepted = stage, 0
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, ShardAccepted) and event.stage == self._stage:
+            self._num_accepted += 1
+            if self._num_accepted == 2:
+                raise DriverGone
+
+
+def test_a_killed_driver_and_a_lost_shard_of_the_earlier_judge_change_nothing(
+    make_config: Callable[..., Config], run_rounds: Callable[..., Any], tmp_path: Path
+):
+    judges = {"llm": {"kind": "fake", "after": "prm"}, "prm": {"kind": "fake", "precision": 0.85, "recall": 0.7}}
+    config = make_config(judges=judges, generate={"prompts_per_shard": 2})
+    run_dir = tmp_path / "run"
+    with pytest.raises(DriverGone):
+        run_rounds(run_dir, config, 1, EndsDriver("judge.llm"))
+    state = read_manifest(run_dir)
+    assert (1, "verdicts.llm") not in state.sealed
+    lost = next(r for r in state.receipts(1, "verdicts.prm") if r.shard in state.shards[1, "verdicts.llm"])
+    (run_dir / lost.path).write_bytes(b"not a table")
+    run_rounds(run_dir, config, 1)
+    assert [remade.table for remade in read_manifest(run_dir).losses.remade] == ["verdicts.prm"]
+    run_rounds(tmp_path / "calm", config, 1)
+    for table in ("verdicts.prm", "verdicts.llm", "weighted"):
+        assert rows(run_dir, 1, table) == rows(tmp_path / "calm", 1, table)
+    everything = make_config(judges={**judges, "llm": {"kind": "fake"}}, generate={"prompts_per_shard": 2})
+    run_rounds(tmp_path / "everything", everything, 1)
+    assert rows(run_dir, 1, "weighted") == rows(tmp_path / "everything", 1, "weighted")
