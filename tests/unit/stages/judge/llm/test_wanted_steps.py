@@ -17,7 +17,7 @@ from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt
 from bcpg_cluster.stages.judge.llm.llm_judge import JudgeOptions, LlmJudge
 from bcpg_cluster.stages.judge.llm.transport import GeneratorTransport
 from bcpg_cluster.stages.judge.llm.windows import WindowLimits, needed_windows, unneeded_windows
-from bcpg_cluster.stages.judge.protocol import JudgeCase
+from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
 
 PROMPT = JudgePrompt("test", "", "$problem|$steps|$first $last", "$index $text;", answer="lines")
 IN_TURN = replace(PROMPT, user="$problem|$steps|$first $last|$earlier", earlier="found: $verdicts")
@@ -131,3 +131,12 @@ def test_needed_windows_by_hand() -> None:
     assert needed_windows(windows, frozenset({2}), in_turn=True) == [(0, 1), (2, 2)]
     assert unneeded_windows(windows, frozenset({2}), in_turn=True) == [(3, 5)]
     assert needed_windows(windows, frozenset(), in_turn=True) == []
+
+
+def test_every_vote_leaves_out_the_same_steps() -> None:
+    llm, reader = judge(view="causal", votes=3)
+    judged = llm.judge([case(1, 4)])
+    assert sorted(asked(reader)) == ["1 1"] * 3 + ["4 4"] * 3
+    assert [said.score is not None for said in judged.judgements[0]] == [step in (1, 4) for step in range(6)]
+    assert judged.judgements[0][0] == Judgement(VerdictStatus.NOT_ASKED)
+    assert (judged.counts["calls"], judged.counts["calls.not_made"]) == (6, 12)
