@@ -43,6 +43,7 @@ class VerdictStatus(StrEnum):
     REFUSED = "refused"  # the judge declined, or the step cannot be judged by it (e.g. beyond its context)
     TIMEOUT = "timeout"
     ENGINE_LOST = "engine_lost"
+    NOT_ASKED = "not_asked"  # judges before it had decided the step (judges.*.after): nothing is missing
 
 
 class ErrorType(StrEnum):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -21,6 +23,50 @@ class PoolLimits:
     max_attempts: int = 3
     placement_timeout_s: float = 1800.0
     silence_timeout_s: float = 60.0
+    in_flight: InFlight | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """When a member may hold more leases than ``leases_per_member``: while those it has are too few requests for its engine.
+
+    Attributes:
+        requests_at_once: what the engine works on at the same time.
+        most_leases: never more leases than this.
+    """
+
+    requests_at_once: int
+    most_leases: int
+
+
+class LeaseCount:
+    """How many leases a member may hold, by the requests that the last finished ones took.
+
+    Twice what the engine works on at once keeps its batch full: while one half is answered the other waits. One lease more, since
+    one of them is always at its last few requests.
+
+    Args:
+        least: also the number before any lease has finished.
+        in_flight: ``None`` keeps it at ``least``.
+    """
+
+    def __init__(self, least: int, in_flight: InFlight | None) -> None:
+        self._least, self._in_flight = least, in_flight
+        self._num_requests: deque[float] = deque(maxlen=32)
+
+    def note(self, num_requests: float) -> None:
+        """A lease has finished that took so many requests."""
+        self._num_requests.append(num_requests)
+
+    @property
+    def most(self) -> int:
+        """Leases of one member."""
+        if self._in_flight is None or not self._num_requests:
+            return self._least
+        most = max(self._least, self._in_flight.most_leases)
+        mean = sum(self._num_requests) / len(self._num_requests)
+        wanted = 2 * self._in_flight.requests_at_once
+        return most if mean * (most - 1) <= wanted else max(self._least, math.ceil(wanted / mean) + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +77,7 @@ class Work:
         label: unique among the pieces under way, and the label of the call that ``start`` makes: heartbeats name it.
         kind: pieces of one kind take alike long; what they took decides how long the next may take.
         is_alone: it is the only lease of its member, so that the loss of the member can be laid at its door.
+        num_requests: of a finished piece, by its result: what it asked of the member's engine; ``None`` where that is not known.
         take_back: asked when a member was lost under it (why): true when the asker deals with it and it is not tried again
             as it is; ``None`` tries it again until the pool's ``max_attempts``.
     """
@@ -41,6 +88,7 @@ class Work:
     kind: str = ""
     is_alone: bool = False
     take_back: Callable[[str], bool] | None = None
+    num_requests: Callable[[Any], float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from bcpg_cluster.cluster.leases import Done, Lease, PoolLimits, Slot, Work
+from bcpg_cluster.cluster.leases import Done, Lease, LeaseCount, PoolLimits, Slot, Work
 from bcpg_cluster.cluster.lifecycle import ping
 from bcpg_cluster.cluster.liveness.deadline import DeadlineRule
 from bcpg_cluster.cluster.liveness.heartbeats import Heartbeats
@@ -70,6 +70,7 @@ class Pool:
         self.on_news: Callable[[], object] = lambda: None
         # A poll checks the members of which a call has ended, and not all of them: there may be a thousand.
         self._news: deque[Slot] = deque()
+        self._lease_count = LeaseCount(limits.leases_per_member, limits.in_flight)
         self._deadlines = LeaseDeadlines(DeadlineRule(limits.lease_timeout_s, limits.max_attempts), clock)
         self._heartbeats = Heartbeats(limits.silence_timeout_s, clock)
 
@@ -206,7 +207,7 @@ class Pool:
         self._replace_silent()
         self._end_drained()
         if assign:
-            self._queue.hand_out(self._slots, self._limits.leases_per_member, self._lease)
+            self._queue.hand_out(self._slots, self._lease_count.most, self._lease)
         return done
 
     def settle(self) -> None:
@@ -309,6 +310,8 @@ class Pool:
                 if error is None:
                     self._release(slot, lease)
                     self._deadlines.end(lease)
+                    if lease.work.num_requests is not None:
+                        self._lease_count.note(lease.work.num_requests(lease.answer.result()))
                     yield Done(lease.work.key, lease.answer.result(), slot.member.name)
                 elif isinstance(error, MemberLostError):
                     self._replace(slot, str(error))

@@ -148,7 +148,7 @@ class Comparison:
 
     def _shared_tables(self) -> list[str]:
         config = self._base
-        stages = data_stages(config.judge_pools, config.segment_pool)
+        stages = data_stages(config.judge_pools, config.judged_after, config.segment_pool)
         return ["prompts", *(stage.output for stage in stages if stage.name != "weigh")]
 
     # --- arms

@@ -118,7 +118,14 @@ def arm_config(base: Config, arm: Arm, seed: int, tuned: Tuned | None) -> Config
 
 
 def _check_only_reweighs(base: Config, arm: Arm) -> None:
-    changes = deciding_changes(base, changed(base, arm.settings, f"arm {arm.name}"))
+    config = changed(base, arm.settings, f"arm {arm.name}")
+    if base.judged_after and config.deciding_beforehand != base.deciding_beforehand:
+        raise ConfigError(
+            f"arm {arm.name} changes what decides a step beforehand ({base.deciding_beforehand} -> {config.deciding_beforehand})",
+            rule="arms share one set of verdicts, and a judge with judges.<name>.after gave none on steps decided before it",
+            remedy="remove judges.<name>.after from the comparison's configuration, so that all are asked about everything",
+        )
+    changes = deciding_changes(base, config)
     refused = [change for change in changes if not marks_at(Config, change.path).may_change_with("weigh")]
     if refused:
         raise ConfigError(

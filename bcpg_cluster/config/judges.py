@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bcpg_cluster.config.identity import Decides, FirstReadBy
 from bcpg_cluster.config.section import Section, check_class, check_not_in_engine_args
@@ -78,6 +78,10 @@ class JudgeConfig(Section):
     role: Annotated[Literal["vote", "measure", "spare"], FirstReadBy("weigh")] = "vote"
     """``vote`` takes part in the consensus; ``measure`` is only compared with it (the truth, where it is known); ``spare``
     judges too, and its verdicts are kept for a later `weigh` that gives it another role."""
+    after: Annotated[tuple[str, ...], Decides.WHEN_SET, FirstReadBy("weigh")] = ()
+    """Judges (one name or a list) that are asked first: this one is asked only about what they leave open, which costs less and
+    changes no label. For voters, under ``weigh.rule`` ``all`` or ``any``. `bcpg-cluster stage weigh` asks what a change makes
+    necessary."""
     rule: Annotated[StepRule, Decides.WHEN_SET] = "propagated"
     """When a step is right: ``propagated`` calls what builds on a mistake wrong until it is corrected (the paper); ``local``
     judges each step by itself, given what is written before it. ``prm``: what the model was taught."""
@@ -149,6 +153,11 @@ class JudgeConfig(Section):
     pool: str | None = None
     """The pool it runs in; ``null`` is ``judge.<name>`` (``prm`` for the judge of that name, ``cpu`` for the truths and
     ``fake``)."""
+
+    @field_validator("after", mode="before")
+    @classmethod
+    def _one_name_is_a_list(cls, after: Any) -> Any:
+        return () if after is None else (after,) if isinstance(after, str) else after
 
     @model_validator(mode="after")
     def _one_place_each(self) -> JudgeConfig:

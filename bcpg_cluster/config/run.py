@@ -23,6 +23,7 @@ from bcpg_cluster.config.responses import SegmentConfig, VerifyConfig
 from bcpg_cluster.config.section import Section, num_ranks
 from bcpg_cluster.config.tracking import StorageConfig, TrackingConfig
 from bcpg_cluster.config.training import PushConfig, SnapshotsConfig, TrainConfig
+from bcpg_cluster.stages.judge.cascade import check_cascade, in_order
 from bcpg_cluster.stages.train.objective import Bcpg, Objective
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule
 
@@ -106,6 +107,11 @@ class Config(Section):
         return ConsensusRule(
             section.rule, section.abstention, section.num_needed, dict(section.accuracies), section.prior
         )
+
+    @model_validator(mode="after")
+    def _cascade_keeps_the_labels(self) -> Config:
+        check_cascade({name: judge.after for name, judge in self.judges.items()}, self.voters, self.consensus_rule)
+        return self
 
     @model_validator(mode="after")
     def _one_engine_a_pool(self) -> Config:
@@ -194,8 +200,22 @@ class Config(Section):
 
     @property
     def judge_pools(self) -> dict[str, str]:
-        """The pool of every judge, by the judge's name."""
-        return {judge: self.judge_pool(judge) for judge in self.judges}
+        """The pool of every judge, by the judge's name; each behind those it comes after."""
+        order = in_order({name: judge.after for name, judge in self.judges.items()})
+        return {judge: self.judge_pool(judge) for judge in order}
+
+    @property
+    def judged_after(self) -> dict[str, tuple[str, ...]]:
+        """By judge that comes after others: those."""
+        return {name: judge.after for name, judge in self.judges.items() if judge.after}
+
+    @property
+    def deciding_beforehand(self) -> dict[str, Any]:
+        """By judge that comes after others, all that says which steps it is not asked about."""
+        return {
+            name: {"rule": self.weigh.rule, **{other: self.judges[other].threshold for other in earlier}}
+            for name, earlier in self.judged_after.items()
+        }
 
     @property
     def segment_pool(self) -> str:

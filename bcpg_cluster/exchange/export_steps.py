@@ -70,8 +70,9 @@ COLUMNS = (
         "steps",
         pa.list_(_STEP),
         "in order. `start`, `end`: response tokens `start..end-1`; `consensus`: 1 the judges' consensus calls the step "
-        "right, 0 it does not; `mined_tokens`: how many of its tokens were trained on as right (null: the response is "
-        "in no training row of its own); `verdicts`: one a judge, with `status` (only `judged` carries a verdict), the "
+        "right, 0 it does not (null: a last step, never mined, that a judge with `after` was not asked about); "
+        "`mined_tokens`: how many of its tokens were trained on as right (null: the response is in no training row of its "
+        "own); `verdicts`: one a judge, with `status` (only `judged` carries a verdict), the "
         "judge's own `label` (0/1) or raw `score` in [0, 1], `says_right` (the label, or score above the judge's "
         "threshold; null: it abstained) and, where it labels, `error_type`",
     ),
@@ -191,7 +192,7 @@ def _steps(
             "text": step.text,
             "start": step.start,
             "end": step.end,
-            "consensus": decided.labels[index],
+            "consensus": None if index in decided.unasked else decided.labels[index],
             "mined_tokens": None if mined is None else sum(mined[step.start : step.end]),
             "verdicts": [_verdict(votes[name][index], judges.thresholds.get(name)) for name in judges.names],
         }

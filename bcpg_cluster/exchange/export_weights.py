@@ -211,12 +211,15 @@ def _stepwise(tables: Mapping[str, list[Row]], judges: JudgeSet) -> list[Row]:
     verdicts = {name: verdicts_from(tables[f"verdicts.{name}"]) for name in judges.voters}
     rows: list[Row] = []
     for id_, steps in steps_from(tables["steps"]).items():
-        labels = judges.decide({name: of_judge[id_] for name, of_judge in verdicts.items()}).labels
+        decided = judges.decide({name: of_judge[id_] for name, of_judge in verdicts.items()})
+        num_known = min(
+            decided.unasked, default=len(steps)
+        )  # of a last step that was not asked about there is no label
         rows.append(
             {
                 "prompt": prompts[id_.prompt_id],
-                "completions": [step.text for step in steps],
-                "labels": [bool(label) for label in labels],
+                "completions": [step.text for step in steps[:num_known]],
+                "labels": [bool(label) for label in decided.labels[:num_known]],
                 "id": f"{id_.round}/{id_.prompt_id}/{id_.sample}",
             }
         )

@@ -216,7 +216,7 @@ class Coordinator:
         )
 
     def _data_stages(self) -> tuple[StageSpec, ...]:
-        return data_stages(self._config.judge_pools, self._config.segment_pool)
+        return data_stages(self._config.judge_pools, self._config.judged_after, self._config.segment_pool)
 
     def _collect(self, round_: int, stages: tuple[StageSpec, ...]) -> dict[str, float]:
         """Have data stages of a round done; wall seconds by stage."""

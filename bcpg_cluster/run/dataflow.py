@@ -22,6 +22,7 @@ from bcpg_cluster.run.recovery.lost_shards import LostShards
 from bcpg_cluster.stages.frontier import Frontier
 from bcpg_cluster.stages.graph import StageSpec
 from bcpg_cluster.stages.job import StageJob, run_job
+from bcpg_cluster.stages.judge.counts import num_requests
 from bcpg_cluster.stages.parts import unit_keys
 from bcpg_cluster.stages.quarantine import Quarantine, Task
 from bcpg_cluster.store.layout import new_attempt
@@ -200,7 +201,10 @@ class Dataflow:
         label = task.label(self._round)
         start, take_back = partial(self._start, task, label), partial(self._quarantine.lost, task)
         kind = task.stage.name
-        work = Work((task,), start, label, kind=kind, is_alone=task.is_suspect, take_back=take_back)
+        requests = num_requests if kind.startswith("judge.") else None
+        work = Work(
+            (task,), start, label, kind=kind, is_alone=task.is_suspect, take_back=take_back, num_requests=requests
+        )
         self._pools[task.stage.pool].submit(work)
 
     def _start(self, task: Task, label: str, member: Member) -> Future[Receipt]:

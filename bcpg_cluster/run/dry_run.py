@@ -170,7 +170,7 @@ def dry_run(
 
 def _work_seconds(config: Config, state: ManifestState) -> dict[str, float]:
     """Seconds at work of each map stage: of its one shard."""
-    stages = (*data_stages(config.judge_pools, config.segment_pool), *evaluation_stages())
+    stages = (*data_stages(config.judge_pools, config.judged_after, config.segment_pool), *evaluation_stages())
     return {stage.name: sum(receipt.seconds for receipt in state.receipts(1, stage.output)) for stage in stages}
 
 
@@ -201,8 +201,10 @@ def parts_of(config: Config, report: RoundReport, took: Mapping[str, float], num
         "segment": ("wrong responses cut", more / config.pool(config.segment_pool).members),
     }
     for name in config.judges:
-        calls = report.verdicts.get(f"judge.{name}", {}).get("calls")
+        totals = report.verdicts.get(f"judge.{name}", {})
+        calls, not_made = totals.get("judge.calls"), totals.get("judge.calls.not_made")
         work = f"{calls:g} calls" if calls else "verdicts"
+        work += f", {not_made:g} not needed" if not_made else ""
         scales[f"judge.{name}"] = (work, more / config.pool(config.judge_pool(name)).members)
     scales |= {
         "weigh": ("weights", more / cpu),
@@ -222,7 +224,7 @@ def _push_words(report: RoundReport) -> str:
 
 
 def _round_cost(config: Config, report: RoundReport) -> float | None:
-    costs = [metrics["cost"] for metrics in report.verdicts.values() if "cost" in metrics]
+    costs = [metrics["judge.cost"] for metrics in report.verdicts.values() if "judge.cost" in metrics]
     group = min(config.generate.group_size, MOST_RESPONSES)
     more = config.prompts.per_round * config.generate.group_size / (NUM_PROMPTS * group)
     return sum(costs) * more if costs else None

@@ -19,7 +19,7 @@ from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.store.rows import outcomes_from, verdicts_from
 from bcpg_cluster.store.shards import read_table
 
-_SAID = (VerdictStatus.JUDGED, VerdictStatus.REFUSED)  # the judge did its part
+_SAID = (VerdictStatus.JUDGED, VerdictStatus.REFUSED, VerdictStatus.NOT_ASKED)  # the judge did its part, or had none
 _MAX_REASONS = 10  # rows of the table
 _MAX_FIRST = 2000  # characters of the first failure; its end
 
@@ -116,7 +116,8 @@ class Floors:
     def _missing(self, round_: int, table: str) -> str | None:
         receipts = self._manifest.state.receipts(round_, table)
         statuses = self._statuses(round_, table)
-        num_asked, num_refused, num_missing = statuses.total(), statuses[VerdictStatus.REFUSED], _num_missing(statuses)
+        num_asked = statuses.total() - statuses[VerdictStatus.NOT_ASKED]
+        num_refused, num_missing = statuses[VerdictStatus.REFUSED], _num_missing(statuses)
         if num_refused > self._max_missing_share * num_asked:
             judge = table.removeprefix("verdicts.")
             self._say(

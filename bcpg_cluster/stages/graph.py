@@ -25,14 +25,31 @@ class StageSpec:
     units: str | None = None
 
 
-def data_stages(judge_pools: Mapping[str, str], segment_pool: str = CPU_POOL) -> tuple[StageSpec, ...]:
-    """From prompts to weighted samples; ``judge_pools`` gives each judge's pool."""
+def data_stages(
+    judge_pools: Mapping[str, str],
+    judged_after: Mapping[str, Sequence[str]] | None = None,
+    segment_pool: str = CPU_POOL,
+) -> tuple[StageSpec, ...]:
+    """From prompts to weighted samples. A judge that comes after others reads their verdicts too.
+
+    Args:
+        judge_pools: each judge's pool, every judge behind those it comes after.
+        judged_after: by judge, those that are asked before it; left out for a judge without any.
+        segment_pool: where responses are cut.
+    """
+    earlier = judged_after or {}
     return (
         StageSpec("generate", ROLLOUT_POOL, ("prompts",), "rollouts", "prompts"),
         StageSpec("verify", CPU_POOL, ("prompts", "rollouts"), "outcomes", "rollouts"),
         StageSpec("segment", segment_pool, ("rollouts", "outcomes"), "steps"),
         *(
-            StageSpec(f"judge.{judge}", pool, ("prompts", "steps"), f"verdicts.{judge}", "steps")
+            StageSpec(
+                f"judge.{judge}",
+                pool,
+                ("prompts", "steps", *(f"verdicts.{other}" for other in earlier.get(judge, ()))),
+                f"verdicts.{judge}",
+                "steps",
+            )
             for judge, pool in judge_pools.items()
         ),
         StageSpec(

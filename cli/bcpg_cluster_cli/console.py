@@ -270,7 +270,8 @@ def account_text(account: dict[str, float]) -> str:
     stored = f" ({account['stored']:,.0f} from the cache)" if account["stored"] else ""
     parts = [f"{account['calls']:,.0f}{stored}"]
     if account["calls"] > account["stored"]:
-        cached = f" ({account['cached_tokens']:,.0f} cached)" if account["cached_tokens"] else ""
+        most = f" of {account['shareable_tokens']:,.0f} shared" if account.get("shareable_tokens") else ""
+        cached = f" ({account['cached_tokens']:,.0f} cached{most})" if account["cached_tokens"] or most else ""
         parts.append(f"tokens {account['prompt_tokens']:,.0f}{cached} in, {account['answer_tokens']:,.0f} out")
     if account["uncounted"]:
         parts.append(f"tokens of {account['uncounted']:,.0f} unknown")
@@ -282,6 +283,8 @@ def account_text(account: dict[str, float]) -> str:
         parts.append(f"{account['unkept']:,.0f} answers that the cache's disk did not take")
     if "cost" in account:
         parts.append(f"cost {account['cost']:,.4f}")
+    if account.get("not_made"):
+        parts.append(f"not needed {account['not_made']:,.0f}, which saved about {account['saved_tokens']:,.0f} tokens")
     return ", ".join(parts)
 
 

@@ -396,6 +396,20 @@ def test_prm_needs_its_separator(prm_path: str) -> None:
     assert judgement(0.0).score == 0.0
 
 
+@pytest.mark.engine
+def test_causal_calls_reach_the_bound_of_the_prefix_cache(tied_engine: Any) -> None:
+    transport = GeneratorTransport(tied_engine, "m", Sampling(2, 0.0), tied_engine.max_model_len - 2)
+    judge = LlmJudge(
+        "judge", transport, JudgeOptions(replace(PROMPT, repair="", user="$problem $steps|$first $last"), "causal")
+    )
+    # Responses to two problems, in turns: the calls about one problem have to come together.
+    steps = tuple(f"{k}+1={k + 1}" for k in range(12))
+    cases = [JudgeCase(f"problem {n % 2} " + "7 +" * 20, (*steps[: 6 + n], "end")) for n in range(6)]
+    counts = judge.judge(cases).counts
+    assert counts["prompt_tokens.shareable"] > 0.3 * counts["prompt_tokens"]
+    assert counts["prompt_tokens.cached"] >= 0.9 * counts["prompt_tokens.shareable"]
+
+
 # --- the truth and the fake ------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bcpg_cluster.config.judges import JudgeConfig
@@ -14,6 +15,7 @@ from bcpg_cluster.run.build.model_files import model_bytes, model_shape
 from bcpg_cluster.run.build.model_memory import ModelShape, activation_bytes, training_state_bytes
 from bcpg_cluster.stages.judge.llm.llm_judge import most_calls
 from bcpg_cluster.stages.judge.prm.windows import most_windows
+from bcpg_cluster.store.reports import RoundReport
 
 # Bytes a sample takes in the store for each response token (ids, log-probs, texts, weights, reference), before compression.
 _BYTES_PER_TOKEN = 24
@@ -50,6 +52,39 @@ class WorkBound:
             optimiser_steps=self.optimiser_steps * rounds,
             trained_tokens=self.trained_tokens * rounds,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeFacts:
+    """A judge that comes after others, and what that saves.
+
+    Attributes:
+        calls: of a round at most, which is where those before it decide nothing.
+        saved_share: of its calls, as an earlier round of this run saved them: an estimate. ``None`` before there is one.
+        round: that round.
+    """
+
+    judge: str
+    after: tuple[str, ...]
+    calls: int
+    saved_share: float | None = None
+    round: int | None = None
+
+
+def cascade_facts(config: Config, reports: Mapping[int, RoundReport]) -> list[CascadeFacts]:
+    """What cascades save, by the newest round that judged; ``reports`` are empty for a new run."""
+    bounds = judge_calls(config)
+    found = []
+    for name, earlier in config.judged_after.items():
+        facts = CascadeFacts(name, earlier, bounds[name])
+        for round_, report in sorted(reports.items(), reverse=True):
+            totals = report.verdicts.get(f"judge.{name}", {})
+            made, not_made = totals.get("judge.calls", 0.0), totals.get("judge.calls.not_made", 0.0)
+            if made + not_made:
+                facts = replace(facts, saved_share=not_made / (made + not_made), round=round_)
+                break
+        found.append(facts)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ _CONTEXT_STEP: Final = 256
 _SEQUENCES: Final = 16  # whole contexts a derived KV cache holds, within these bytes:
 _LEAST_CACHE, _MOST_CACHE = 64_000_000, 1_000_000_000
 _BLOCK: Final = 32  # the CPU attention kernels take multiples of it
+_MAX_NUM_SEQS: Final = 256  # what vLLM takes where nothing is said; more on the largest GPUs
 _LEAST_SHARE = 0.01  # of a CPU; Ray counts in ten-thousandths
 
 
@@ -136,3 +137,16 @@ def default_notes(config: Config) -> list[str]:
             f"num_cpus of a member on this machine, where its pool says nothing: {each:g} ({', '.join(silent)})"
         )
     return lines
+
+
+def judge_requests_at_once(config: Config, pool: str) -> int | None:
+    """What the engine of a judge pool's member works on at the same time: vLLM's ``max_num_seqs``, or the open requests to
+    endpoints. ``None`` for other pools, and for judges that take one response after another or may do so (``engine: auto``).
+    """
+    judges = [judge for name, judge in config.judges.items() if config.judge_pool(name) == pool]
+    to_endpoints = sum(judge.endpoint.concurrency for judge in judges if judge.endpoint is not None)
+    if to_endpoints:
+        return to_endpoints
+    if not any(judge.kind == "llm" or (judge.kind == "prm" and judge.engine == "vllm") for judge in judges):
+        return None
+    return int(engine_options(config, pool).get("max_num_seqs") or _MAX_NUM_SEQS)

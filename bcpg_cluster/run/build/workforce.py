@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from bcpg_cluster.cluster.gang import Gang
-from bcpg_cluster.cluster.leases import PoolLimits
+from bcpg_cluster.cluster.leases import InFlight, PoolLimits
 from bcpg_cluster.cluster.liveness.rank_watch import ProgressLimits, ProgressWatch
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import MemberSpec, Runtime
@@ -20,7 +20,7 @@ from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.pools import PoolConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import Interrupted
-from bcpg_cluster.run.build.engine_defaults import engine_options
+from bcpg_cluster.run.build.engine_defaults import engine_options, judge_requests_at_once
 from bcpg_cluster.run.build.engines import verify_lease_s
 from bcpg_cluster.run.build.footprint import member_group
 from bcpg_cluster.run.build.members import host_cpu, host_judges, host_rollout, host_trainer
@@ -179,7 +179,20 @@ def _limits(config: Config, pool: str) -> PoolLimits:
         settings.max_attempts,
         settings.placement_timeout_s,
         settings.silence_timeout_s,
+        in_flight(config, pool),
     )
+
+
+def in_flight(config: Config, pool: str) -> InFlight | None:
+    """By what a member's leases follow its engine's queue; ``None`` for pools whose members hold a fixed number."""
+    at_once = judge_requests_at_once(config, pool)
+    return None if at_once is None else InFlight(at_once, config.pool(pool).max_leases_per_member)
+
+
+def most_leases(config: Config, pool: str) -> int:
+    """The most leases that a member of a pool ever holds, each in a thread of its own."""
+    follows, least = in_flight(config, pool), config.pool(pool).leases_per_member
+    return least if follows is None else max(least, follows.most_leases)
 
 
 def pool_bounds(settings: PoolConfig) -> PoolBounds:
@@ -230,7 +243,7 @@ def _spec(config: Config, pool: str, host: _Host, member: int) -> MemberSpec:
         name=name,
         factory=host.factory,
         arguments=host.arguments(member),
-        work_threads=settings.leases_per_member,
+        work_threads=most_leases(config, pool),
         num_cpus=settings.cpus,
         num_gpus=0.0 if has_ray_workers else settings.num_gpus,  # those take the GPUs of the member's group themselves
         resources=settings.resources,

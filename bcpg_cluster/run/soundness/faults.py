@@ -88,6 +88,6 @@ class Subject:
     def stages(self) -> tuple[StageSpec, ...]:
         """The data stages of its rounds; without a config by the tables that are there."""
         if self.config is not None:
-            return data_stages(self.config.judge_pools, self.config.segment_pool)
+            return data_stages(self.config.judge_pools, self.config.judged_after, self.config.segment_pool)
         judges = {table.removeprefix("verdicts.") for _, table in self.state.shards if table.startswith("verdicts.")}
         return data_stages(dict.fromkeys(sorted(judges), ""))

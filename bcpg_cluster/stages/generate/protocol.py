@@ -91,6 +91,7 @@ class Generation:
         policy_version: the weights that produced every token of it.
         top: the most probable tokens of every place; ``None`` where they were not asked for, or the engine has none.
         entropies: nats, one per token, at temperature 1 (``stages.generate.entropy``); none where none were asked for.
+        num_cached_tokens: prompt tokens that came from the engine's prefix cache.
     """
 
     token_ids: tuple[int, ...]
@@ -100,6 +101,7 @@ class Generation:
     policy_version: int
     top: TopLogprobs | None = field(default=None, compare=False, repr=False)
     entropies: tuple[float, ...] = ()
+    num_cached_tokens: int = field(default=0, compare=False)
 
     @property
     def text(self) -> str:

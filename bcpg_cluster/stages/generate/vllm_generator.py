@@ -59,6 +59,7 @@ class VllmGenerator:
             self._loop = EngineLoop(lambda: _build(model, engine_args, weight_transfer_backend), name="vllm-rollout")
         self._tokenizer = self._loop.between_steps(lambda llm: llm.get_tokenizer())
         self._seeds_kill = self._loop.between_steps(_dies_of_seeds)
+        self._prefix_block = self._loop.between_steps(_prefix_block)
         self._max_model_len: int = self._loop.between_steps(lambda llm: llm.model_config.max_model_len)
         self._tokenizer_lock = threading.Lock()  # fast tokenizers raise "Already borrowed" when two threads meet in one
         self._version = UNKNOWN_VERSION
@@ -109,6 +110,11 @@ class VllmGenerator:
         """Stop the engine and free its memory."""
         self._loop.close()
         gc.collect()  # engine, scheduler and worker refer to one another in circles
+
+    @property
+    def prefix_block_tokens(self) -> int | None:
+        """See :class:`bcpg_cluster.stages.judge.llm.shared_prefixes.CachesPrefixes`."""
+        return self._prefix_block
 
     # --- WeightReceiver ----------------------------------------------------------------------------------------------
 
@@ -210,7 +216,8 @@ class VllmGenerator:
             top = TopLogprobs(flat.start_indices, flat.token_ids, flat.logprobs, self._text_of)
         entropies = position_entropies(flat, len(logprobs)) if sampling.entropy_top_k > 0 else ()
         stop = {"stop": StopReason.STOP, "length": StopReason.LENGTH}.get(completion.finish_reason, StopReason.ABORTED)
-        return Generation(token_ids, logprobs, texts, stop, versions.pop(), top, entropies)
+        num_cached = output.num_cached_tokens or 0
+        return Generation(token_ids, logprobs, texts, stop, versions.pop(), top, entropies, num_cached)
 
     def _text_of(self, token_id: int) -> str:
         with self._tokenizer_lock:
@@ -243,6 +250,12 @@ def _dies_of_seeds(llm: Any) -> bool:
     from vllm.platforms import current_platform
 
     return current_platform.is_cpu() and llm.llm_engine.vllm_config.scheduler_config.enable_chunked_prefill
+
+
+def _prefix_block(llm: Any) -> int | None:
+    """Tokens of a block of the prefix cache; ``None`` without one."""
+    cache = llm.llm_engine.vllm_config.cache_config
+    return int(cache.block_size) if cache.enable_prefix_caching else None
 
 
 def _build(model: str, engine_args: Mapping[str, Any], weight_transfer_backend: str | None) -> Any:

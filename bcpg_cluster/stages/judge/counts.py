@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from bcpg_cluster.records import VerdictStatus
+from bcpg_cluster.records import Receipt, VerdictStatus
 
 _STATUS = "status."
 
@@ -18,3 +18,11 @@ def status_metrics(statuses: Mapping[VerdictStatus, int]) -> dict[str, float]:
 def verdict_statuses(metrics: Mapping[str, float]) -> Counter[VerdictStatus]:
     """Steps by the status of their verdict, from a receipt's metrics or their sums."""
     return Counter({status: int(metrics.get(f"{_STATUS}{status}", 0)) for status in VerdictStatus})
+
+
+def num_requests(receipt: Receipt) -> float:
+    """What a judge's receipt took of its engine: calls, or responses for a judge that does not count calls."""
+    metrics = receipt.metrics
+    if "judge.calls" in metrics or "judge.calls.not_made" in metrics:
+        return metrics.get("judge.calls", 0.0) - metrics.get("judge.calls.stored", 0.0)
+    return metrics.get("samples", 0.0) - metrics.get("samples.not_asked", 0.0)

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bcpg_cluster.records import ErrorType, VerdictStatus
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeCase:
-    """A wrong response to be judged step by step. ``gold`` is ``None`` when the judge may not see it."""
+    """A wrong response to be judged step by step.
+
+    Attributes:
+        gold: the right answer; ``None`` when the judge may not see it.
+        wanted: the steps whose verdicts can still change anything (``judge.cascade``); ``None`` is all. A judge may answer for
+            the others too, or give them the status ``NOT_ASKED``.
+    """
 
     problem: str
     steps: tuple[str, ...]
     gold: str | None = None
+    wanted: frozenset[int] | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anything is to be asked."""
+        return self.wanted is None or bool(self.wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,15 @@ class Judged:
 
     judgements: tuple[tuple[Judgement, ...], ...]
     counts: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class SavingsCount(Protocol):
+    """A judge that can say what not being asked saves."""
+
+    def savings(self, cases: Sequence[JudgeCase]) -> Mapping[str, float]:
+        """What calls about these whole cases would have taken, by the names of :attr:`Judged.counts`."""
+        ...
 
 
 class Judge(Protocol):

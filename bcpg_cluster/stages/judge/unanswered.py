@@ -22,7 +22,7 @@ def mostly_unanswered(rows: Sequence[Sequence[Judgement]], max_unanswered: float
         rows: the judgements of every case.
         max_unanswered: the largest share of the steps that may have no answer, in [0, 1].
     """
-    said = [judgement for row in rows for judgement in row]
+    said = [judgement for row in rows for judgement in row if judgement.status is not VerdictStatus.NOT_ASKED]
     lost = [judgement for judgement in said if judgement.status in UNANSWERED]
     num_cases = sum(any(judgement.status in UNANSWERED for judgement in row) for row in rows)
     is_gone = bool(said) and all(judgement.status is VerdictStatus.ENGINE_LOST for judgement in said)

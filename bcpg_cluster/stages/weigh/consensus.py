@@ -19,6 +19,8 @@ RULES = ("all", "any", "k_of_n", "majority", "weighted")
 
 Abstention = Literal["against", "left_out"]
 
+_NO_ABSTENTION = (VerdictStatus.JUDGED, VerdictStatus.NOT_ASKED)
+
 
 class JudgeVote(Protocol):
     """What is read of a verdict: satisfied by ``records.Verdict`` and by ``stages.judge.protocol.Judgement``."""
@@ -46,15 +48,19 @@ class Consensus:
     Attributes:
         labels: I_{i,k} of Eq. 5 (or of another rule), one per step: 1 means right (it may be mined).
         judge_labels: each judge's own labels by Eqs. 3-4, ``None`` where it abstained.
-        abstained: by judge, how many of its verdicts have which status other than ``JUDGED``.
+        abstained: by judge, how many of its verdicts have which status other than ``JUDGED``; where it was not asked
+            (``NOT_ASKED``) it did not abstain.
         num_undecided: steps on which at least one judge abstained; rule ``all`` mines none of them, unless abstentions are
             left out.
+        unasked: by step, the judges that were not asked about it though their answers would decide it; empty where all were
+            asked that had to be. Their label here is not known: 0 stands in its place.
     """
 
     labels: list[int]
     judge_labels: dict[str, list[int | None]]
     abstained: dict[str, dict[VerdictStatus, int]]
     num_undecided: int
+    unasked: dict[int, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +143,12 @@ class ConsensusRule:
         if self.abstention == "left_out":
             return None if all(label is None for label in labels.values()) else 0
         return None if self.decide({judge: 1 if label is None else label for judge, label in labels.items()}) else 0
+
+    def is_open(self, labels: Mapping[str, int | None], unasked: Collection[str]) -> bool:
+        """Whether the decision would depend on what the ``unasked`` judges say, or on their saying nothing."""
+        # Every rule is monotone: the two extremes bound all that they might say.
+        answers = {self.decide({**labels, **dict.fromkeys(unasked, said)}) for said in (None, 0, 1)}
+        return len(answers) > 1
 
     def log_odds(self, labels: Mapping[str, int | None]) -> float:
         """Log-odds that the step is right, given the labels, under ``weighted`` (judges independent given the step).
@@ -221,10 +233,18 @@ def consensus(
     abstained: dict[str, dict[VerdictStatus, int]] = {}
     for judge, of_judge in votes.items():
         statuses: Counter[VerdictStatus] = Counter(vote.status for vote in of_judge)
-        abstained[judge] = {status: n for status, n in statuses.items() if status is not VerdictStatus.JUDGED}
+        abstained[judge] = {status: n for status, n in statuses.items() if status not in _NO_ABSTENTION}
+    unasked = [
+        [judge for judge, vote in zip(votes, of_step, strict=True) if vote.status is VerdictStatus.NOT_ASKED]
+        for of_step in zip(*votes.values(), strict=True)
+    ]
     return Consensus(
         labels=[rule.decide(labels) for labels in by_step],
         judge_labels=judge_labels,
         abstained=abstained,
-        num_undecided=sum(None in labels.values() for labels in by_step),
+        num_undecided=sum(
+            any(label is None and judge not in out for judge, label in labels.items())
+            for labels, out in zip(by_step, unasked, strict=True)
+        ),
+        unasked={step: out for step, out in enumerate(unasked) if out and rule.is_open(by_step[step], out)},
     )

@@ -6,11 +6,11 @@ Cheap, so another beta, lambda or objective calls no judge.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain, combinations, compress
 
-from bcpg_cluster.errors import StoreError
+from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import DropReason, Rollout, SampleId, Step, StopReason, Verdict
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.stages.train.objective import Dpo, Objective
@@ -19,6 +19,7 @@ from bcpg_cluster.stages.weigh.counts import CONSENSUS, PairCell, QualityCell, S
 from bcpg_cluster.stages.weigh.groups import shard_groups
 from bcpg_cluster.stages.weigh.pairing import PAIRINGS, mismatches
 from bcpg_cluster.stages.weigh.right_steps import RightStepCounts, gradient_masses
+from bcpg_cluster.stages.weigh.unasked import judges_to_ask, not_asked
 from bcpg_cluster.stages.weigh.weights import Mine, Truncated, flip_labels, mined_steps, mined_tokens, token_weights
 from bcpg_cluster.store.rows import (
     Rival,
@@ -60,6 +61,11 @@ class WeighSettings:
     seed: int
     objective: Objective
     mine: Mine = "consensus"
+
+    @property
+    def consensus_rule(self) -> ConsensusRule:
+        """The rule as an object."""
+        return ConsensusRule(self.rule) if isinstance(self.rule, str) else self.rule
 
 
 def weigh(tables: Tables, job: StageJob) -> StageResult:
@@ -201,27 +207,46 @@ def _decide(
     settings: WeighSettings,
     counts: WeighCounts,
 ) -> list[int]:
-    """Which steps of a wrong response are mined; everything worth knowing about their labels is added to ``counts``."""
+    """Which steps of a wrong response are mined; everything worth knowing about their labels is added to ``counts``.
+
+    Raises:
+        RunDirectoryError: a judge was not asked about a step, since others had decided it by settings that have changed since.
+    """
 
     def votes(names: Sequence[str]) -> dict[str, Sequence[Verdict]]:
         return {name: _of(verdicts[name], rollout.id, cut) for name in names}
 
-    decided = consensus(votes(settings.voters), settings.thresholds, settings.rule)
+    said, known = votes(settings.voters), votes(settings.measures)
+    _check_asked(rollout.id, judges_to_ask(said, known, settings.thresholds, settings.consensus_rule))
+    decided = consensus(said, settings.thresholds, settings.rule)
     labels = flip_labels(decided.labels, settings.flip_rate, flip_seed(settings.seed, rollout.id))
     mined = mined_steps(labels, settings.mine)
     truths: Mapping[str, Sequence[int | None]] = {}
-    if settings.measures:
-        truths = consensus(votes(settings.measures), settings.thresholds).judge_labels
+    if known:
+        truths = consensus(known, settings.thresholds).judge_labels
     for name, by_status in decided.abstained.items():
         for status, number in by_status.items():
             counts.abstained[name, str(status)] += number
     counts.undecided_steps += decided.num_undecided
     counts.wrong_steps += len(cut)
     counts.mined_steps += sum(mined[:-1])
-    _count_votes(cut, {**decided.judge_labels, CONSENSUS: [*labels]}, truths, settings.voters, counts)
+    _count_votes(cut, {**decided.judge_labels, CONSENSUS: [*labels]}, truths, settings.voters, not_asked(said), counts)
     for source, of_source in {CONSENSUS: labels, **truths}.items():
         counts.right_steps.setdefault(source, RightStepCounts()).add(cut, of_source, masses)
     return mined
+
+
+def _check_asked(id_: SampleId, to_ask: Mapping[int, Sequence[str]]) -> None:
+    """Raises :class:`RunDirectoryError` where a verdict that matters was not asked for."""
+    for step, judges in to_ask.items():
+        raise RunDirectoryError(
+            f"{' and '.join(judges)} {'was' if len(judges) == 1 else 'were'} not asked about step {step} of {id_}, and the labels "
+            "depend on that now",
+            rule="a judge with judges.<name>.after is asked where those before it leave the consensus open, by the thresholds, "
+            "rule and roles of that time",
+            remedy=f"run `bcpg-cluster stage judge.{judges[0]} --round {id_.round}`, which asks by the present settings, or take "
+            "back what was changed",
+        )
 
 
 def flip_seed(seed: int, id_: SampleId) -> str:
@@ -234,14 +259,22 @@ def _count_votes(
     labels: Mapping[str, Sequence[int | None]],
     truths: Mapping[str, Sequence[int | None]],
     voters: Sequence[str],
+    out: Set[tuple[str, int]],
     counts: WeighCounts,
 ) -> None:
-    """What voters said beside one another, and what they and the consensus said beside each measure."""
+    """What voters said beside one another, and what they and the consensus said beside each measure.
+
+    Args:
+        out: judges with the steps they were not asked about: these say nothing of how good a judge is.
+    """
     for index, step in enumerate(cut[:-1]):
-        for first, second in combinations(voters, 2):
+        asked = [name for name in voters if (name, index) not in out]
+        for first, second in combinations(asked, 2):
             counts.pairs[PairCell(first, second, _said(labels[first][index]), _said(labels[second][index]))] += 1
         for measure, truth in truths.items():
             for name, of_judge in labels.items():
+                if (name, index) in out:
+                    continue
                 known, said = _said(truth[index]), _said(of_judge[index])
                 counts.quality[QualityCell(name, measure, known, said, "steps")] += 1
                 counts.quality[QualityCell(name, measure, known, said, "tokens")] += step.end - step.start

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.records import Verdict
+from bcpg_cluster.records import Verdict, VerdictStatus
 from bcpg_cluster.stages.weigh.consensus import vote_label
 
 
@@ -71,7 +71,10 @@ def _voters_said(index: int, said: Mapping[str, Sequence[Verdict]], config: Conf
         verdict = said[name][index]
         label = vote_label(verdict, config.judges[name].threshold)
         status = str(verdict.status).replace("_", " ")
-        words.append(f"gave no verdict ({status})" if label is None else f"called it {_word(label)}")
+        if verdict.status is VerdictStatus.NOT_ASKED:
+            words.append("was not asked")
+        else:
+            words.append(f"gave no verdict ({status})" if label is None else f"called it {_word(label)}")
     if len(words) > 1 and len(set(words)) == 1:
         return f"{'both' if len(words) == 2 else f'all {len(words)}'} voters {words[0]}"
     return ", ".join(f"{name} {word}" for name, word in zip(config.voters, words, strict=True))

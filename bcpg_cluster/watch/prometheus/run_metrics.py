@@ -116,7 +116,8 @@ class RunMetrics:
             self._judges(WeighCounts.read(sums))
         elif stage.startswith("judge."):
             for status in VerdictStatus:
-                if status is not VerdictStatus.JUDGED and metrics.get(f"status.{status}"):
+                is_without = status not in (VerdictStatus.JUDGED, VerdictStatus.NOT_ASKED)
+                if is_without and metrics.get(f"status.{status}"):
                     lost = metrics[f"status.{status}"]
                     sink.add(
                         "bcpg_steps_without_verdict", lost, judge=stage.removeprefix("judge."), status=status.value

@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import Any
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
-from bcpg_cluster.records import SampleId, Step, Verdict
+from bcpg_cluster.records import SampleId, Step, Verdict, VerdictStatus
 from bcpg_cluster.stages.weigh.consensus import vote_label
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.path import RunPath
@@ -29,11 +29,13 @@ class Opinion:
         label: 1 right, 0 wrong, ``None`` when it abstained.
         certainty: P(step is right) as the judge has it: its score, or its label; ``None`` when it abstained.
         words: how it is shown: ``right``, ``wrong (error type)``, a score, or the status of an abstention.
+        is_asked: false where judges before it had decided the step (``judges.*.after``): that is no abstention.
     """
 
     label: int | None
     certainty: float | None
     words: str
+    is_asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def opinion(verdict: Verdict | None, threshold: float | None) -> Opinion:
         return Opinion(None, None, "not judged")
     label = vote_label(verdict, threshold)
     if label is None:
-        return Opinion(None, None, str(verdict.status))
+        return Opinion(None, None, str(verdict.status), verdict.status is not VerdictStatus.NOT_ASKED)
     if verdict.score is not None:
         return Opinion(label, verdict.score, f"{verdict.score:.2f} {'right' if label else 'wrong'}")
     has_kind = not label and verdict.error_type is not None
@@ -192,13 +194,14 @@ def summary(samples: Sequence[JudgedSample]) -> dict[str, Any]:
 
     Returns:
         ``num_samples``, ``num_steps``, ``num_disputed``, ``num_disputed_samples``; ``pairs`` by two judges
-        (``judge_quality.pair_quality``); ``truth`` by measure and judge (``judge_quality.truth_quality``).
+        (``judge_quality.pair_quality``, over the steps both answered for); ``truth`` by measure and judge
+        (``judge_quality.truth_quality``, over the steps the judge was asked about); ``num_not_asked`` by judge.
     """
     steps = [step for sample in samples for step in sample.steps if not step.is_last]
     judges = list(samples[0].steps[0].opinions) if samples else []
     measures = list(samples[0].steps[0].truths) if samples else []
     labels = {name: [step.opinions[name].label for step in steps] for name in judges}
-    truths = {name: [step.truths[name].label for step in steps] for name in measures}
+    asked = {name: [step for step in steps if step.opinions[name].is_asked] for name in judges}
     return {
         "num_samples": len(samples),
         "num_steps": len(steps),
@@ -206,7 +209,13 @@ def summary(samples: Sequence[JudgedSample]) -> dict[str, Any]:
         "num_disputed_samples": sum(sample.num_disputed > 0 for sample in samples),
         "pairs": pair_quality(labels),
         "truth": {
-            measure: {judge: truth_quality(said, truth) for judge, said in labels.items()}
-            for measure, truth in truths.items()
+            measure: {
+                judge: truth_quality(
+                    [step.opinions[judge].label for step in of_judge], [step.truths[measure].label for step in of_judge]
+                )
+                for judge, of_judge in asked.items()
+            }
+            for measure in measures
         },
+        "num_not_asked": {judge: len(steps) - len(of_judge) for judge, of_judge in asked.items()},
     }

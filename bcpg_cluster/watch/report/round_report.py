@@ -225,10 +225,12 @@ def judge_account(verdicts: Mapping[str, float]) -> dict[str, float] | None:
     Returns:
         ``calls``, of them ``stored`` (answered by the cache) and ``uncounted`` (their tokens are unknown); ``repair`` and
         ``repaired`` (second tries of unreadable answers, and those that helped), ``retries``, ``prompt_tokens``, of them
-        ``cached_tokens``, ``answer_tokens``; where prices were given, ``cost``, and where the cache could not take answers,
-        ``unkept``.
+        ``cached_tokens``, ``answer_tokens``; where prices were given, ``cost``, where the cache could not take answers,
+        ``unkept``, where an engine keeps the beginnings of prompts, ``shareable_tokens`` (what its cache can serve at most of one
+        shard's calls by themselves), and where judges before this one had decided steps, ``not_made`` (calls that this saved) and
+        ``saved_tokens``: an estimate of their prompts, and of answers as long as the mean of those that came.
     """
-    if "judge.calls" not in verdicts:
+    if "judge.calls" not in verdicts and "judge.calls.not_made" not in verdicts:
         return None
     names = {
         "calls": "calls", "stored": "calls.stored", "uncounted": "calls.uncounted", "repair": "calls.repair",
@@ -236,8 +238,18 @@ def judge_account(verdicts: Mapping[str, float]) -> dict[str, float] | None:
         "cached_tokens": "prompt_tokens.cached", "answer_tokens": "answer_tokens",
     }  # fmt: skip
     account = {ours: verdicts.get(f"judge.{key}", 0.0) for ours, key in names.items()}
-    where_any = {"cost": "judge.cost", "unkept": "judge.calls.unkept"}
-    return account | {ours: verdicts[key] for ours, key in where_any.items() if key in verdicts}
+    where_any = {
+        "cost": "judge.cost",
+        "unkept": "judge.calls.unkept",
+        "shareable_tokens": "judge.prompt_tokens.shareable",
+    }
+    account |= {ours: verdicts[key] for ours, key in where_any.items() if key in verdicts}
+    if not_made := verdicts.get("judge.calls.not_made"):
+        answered = account["calls"] - account["stored"] - account["uncounted"]
+        answer = account["answer_tokens"] / answered if answered else 0.0
+        account["not_made"] = not_made
+        account["saved_tokens"] = verdicts.get("judge.prompt_tokens.not_sent", 0.0) + not_made * answer
+    return account
 
 
 def _quality(weighed: WeighCounts, judge: str, measure: str, unit: Unit) -> UnitQuality:

@@ -23,6 +23,8 @@ from bcpg_cluster.watch.examples.truth_words import truth_lines
 from bcpg_cluster.watch.report.disagreement import opinion
 from bcpg_cluster.watch.tracking.tracker import TrackedRun
 
+_IN_ORDER = (VerdictStatus.JUDGED, VerdictStatus.NOT_ASKED)
+
 Span = Mapping[str, Any]  # trackio's: id, name, kind, input, output, ...
 
 
@@ -114,7 +116,7 @@ def _judges(row: WeightedRow, samples: RoundSamples, config: Config) -> list[Spa
     steps, spans = samples.steps[row.id], list[Span]()
     for name, verdicts in samples.said_of(row.id).items():
         judge = config.judges[name]
-        missing = sorted({str(v.status) for v in verdicts if v.status is not VerdictStatus.JUDGED})
+        missing = sorted({str(v.status) for v in verdicts if v.status not in _IN_ORDER})
         words = [opinion(verdict, judge.threshold).words for verdict in verdicts]
         span = {
             "id": f"judge.{name}",

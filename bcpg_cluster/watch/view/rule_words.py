@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.records import SampleId, Verdict
+from bcpg_cluster.records import SampleId, Verdict, VerdictStatus
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule, consensus
 from bcpg_cluster.stages.weigh.stage import flip_seed
 from bcpg_cluster.stages.weigh.weights import flip_labels, mined_steps
@@ -72,10 +72,13 @@ def _why(rule: ConsensusRule, labels: Mapping[str, int | None], statuses: Mappin
     """Who said what, and what the rule makes of it."""
     right = [name for name, label in labels.items() if label == 1]
     wrong = [name for name, label in labels.items() if label == 0]
-    silent = [name for name, label in labels.items() if label is None]
+    spared = [name for name, status in statuses.items() if status == VerdictStatus.NOT_ASKED]
+    silent = [name for name, label in labels.items() if label is None and name not in spared]
     parts = []
     if wrong:
         parts.append(f"{listed(wrong)} {_call(wrong)} it wrong")
+    if spared:
+        parts.append(f"{listed(spared)} {_was(spared)} not asked, since that decides it")
     if silent:
         said = ", ".join(dict.fromkeys(statuses[name].replace("_", " ") for name in silent))
         counted = "which counts against it" if rule.abstention == "against" else "and is left out of the count"
@@ -113,6 +116,10 @@ def listed(names: Sequence[str]) -> str:
 
 def _call(names: Sequence[str]) -> str:
     return "calls" if len(names) == 1 else "call"
+
+
+def _was(names: Sequence[str]) -> str:
+    return "was" if len(names) == 1 else "were"
 
 
 def _has(names: Sequence[str]) -> str:

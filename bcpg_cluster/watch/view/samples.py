@@ -157,8 +157,8 @@ class _StepCounts:
 
 
 def is_missing(verdict: Verdict) -> bool:
-    """A verdict that should be there and is not usable."""
-    return verdict.status is not VerdictStatus.JUDGED
+    """A verdict that should be there and is not usable. One that was not asked for should not."""
+    return verdict.status not in (VerdictStatus.JUDGED, VerdictStatus.NOT_ASKED)
 
 
 def labels_at(

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError, DataError, UserError
-from bcpg_cluster.records import Verdict
+from bcpg_cluster.records import Verdict, VerdictStatus
 from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.stages.judge.protocol import Judgement
 from bcpg_cluster.stages.weigh.consensus import vote_label
@@ -41,6 +41,7 @@ class FoundSteps:
 
     Attributes:
         unscored: steps for which the judge has no score (a status); they are never mined.
+        not_asked: steps it was not asked about, since judges before it had decided them (``judges.*.after``).
         unlabelled: scored steps of which the other judge says nothing.
         last: last steps of their responses, which are never mined, whatever their score.
     """
@@ -49,11 +50,14 @@ class FoundSteps:
     unscored: int = 0
     unlabelled: int = 0
     last: int = 0
+    not_asked: int = 0
 
     def counts(self) -> dict[str, int]:
         """For reports: steps used, the right ones of them, and those left out by reason."""
         right = sum(step.is_right for step in self.steps)
         left_out = {"unscored": self.unscored, "unlabelled": self.unlabelled, "last": self.last}
+        if self.not_asked:
+            left_out["not_asked"] = self.not_asked
         return {"used": len(self.steps), "right": right, **left_out}
 
 
@@ -209,6 +213,8 @@ def add_step(
         raise gives_labels(judge)
     if is_last:
         found.last += 1
+    elif said.status is VerdictStatus.NOT_ASKED:
+        found.not_asked += 1
     elif said.score is None:
         found.unscored += 1
     elif label is None:
@@ -292,7 +298,8 @@ def _print(
     counts = found.counts()
     console.print(
         f"{counts['used']} steps, {counts['right']} of them right; left out: {counts['unscored']} without a score, "
-        f"{counts['unlabelled']} without a label, {counts['last']} last steps (never mined)",
+        f"{counts['unlabelled']} without a label, {counts['last']} last steps (never mined)"
+        + (f", {found.not_asked} that it was not asked about (judges.*.after)" if found.not_asked else ""),
         highlight=False,
     )
     rule = "the best F1" if precision is None else f"the most recall at a precision of {precision:g} or more"

@@ -106,9 +106,12 @@ def _show(console: Console, samples: list[JudgedSample], disputed: list[JudgedSa
         )
     for measure, of_judges in facts["truth"].items():
         for judge, quality in of_judges.items():
+            where = (
+                f" (of the {quality['num_steps']} steps it was asked about)" if facts["num_not_asked"][judge] else ""
+            )
             console.print(
                 f"{judge} against {measure}: precision {percent(quality['precision'])}, recall "
-                f"{percent(quality['recall'])}, F1 {percent(quality['f1'])}",
+                f"{percent(quality['recall'])}, F1 {percent(quality['f1'])}{where}",
                 highlight=False,
             )
     for sample in disputed:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,9 +17,10 @@ from bcpg_cluster.cluster.on_ray.runtime import choose_cluster, look_at
 from bcpg_cluster.cluster.placement import Plan
 from bcpg_cluster.cluster.placement import table as placement_table
 from bcpg_cluster.errors import HubError
-from bcpg_cluster.run.build.costs import GpuMemory, PlanFacts, judge_calls, plan_facts
+from bcpg_cluster.run.build.costs import CascadeFacts, GpuMemory, PlanFacts, cascade_facts, judge_calls, plan_facts
 from bcpg_cluster.run.build.default_config import choose_config, place, read_config
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster_cli.terminal import Terminal
 
 
@@ -38,17 +40,31 @@ def run_plan(rounds: int, source: str | None, overrides: Sequence[str], address:
         console.print(f"[yellow]the prompts cannot be read here, so evaluation counts as nothing: {error.problem}[/]")
         num_test = 0
     facts = plan_facts(config, rounds, num_test=num_test)
+    run_dir = Path("runs") / config.name
+    cascades = cascade_facts(config, read_manifest(run_dir).reports if config.judged_after and run_dir.is_dir() else {})
     if as_json:
-        typer.echo(json.dumps(asdict(facts) | _placement(found), indent=2))
+        told = {"cascades": [asdict(each) for each in cascades]} if cascades else {}
+        typer.echo(json.dumps(asdict(facts) | told | _placement(found), indent=2))
         return
     _print_work(facts, rounds, console)
     by_judge = ", ".join(f"{name} {number:,}" for name, number in judge_calls(config).items())
     console.print(f"judge calls of a round at most, a step being one token: {by_judge}", highlight=False, markup=False)
+    for each in cascades:
+        console.print(_cascade_text(each), highlight=False, markup=False)
     _print_machines(facts, console)
     _print_gpu_memory(facts.gpu_memory, console)
     if found is not None:
         console.print(f"placement: {found.verdict.replace('_', ' ')} {found.why}", highlight=False)
         console.print(placement_table(found.lines), highlight=False)
+
+
+def _cascade_text(cascade: CascadeFacts) -> str:
+    text = f"{cascade.judge} is asked only where {' and '.join(cascade.after)} leave a step open"
+    if cascade.saved_share is None:
+        return (
+            f"{text}: how many of these calls that saves, a judged round says (`iterate --dry-run` tries two problems)"
+        )
+    return f"{text}: estimated by round {cascade.round} of this run, {cascade.saved_share:.0%} of these calls are not needed"
 
 
 def _placement(found: Plan | None) -> dict[str, Any]:

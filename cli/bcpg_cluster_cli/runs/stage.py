@@ -19,6 +19,7 @@ from bcpg_cluster.run.launch import check_inline
 from bcpg_cluster.run.listeners import listeners
 from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.run.preflight.prompt_digests import hold_prompts
+from bcpg_cluster.run.recovery.unasked import judges_to_ask_again
 from bcpg_cluster.run.snapshots import SnapshotCheck
 from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState
@@ -71,7 +72,8 @@ def run_stage(
 ) -> None:
     """Let go of what the stage made (and, if asked, of what was made from it), then do it again.
 
-    ``overrides`` change the run's configuration from here on: another beta or lambda needs no judge again.
+    ``overrides`` change the run's configuration from here on: another beta or lambda needs no judge again, except one that was
+    not asked about steps that it decides now (``judges.*.after``).
 
     Raises:
         UserError: no such stage, the round is not that far, a changed key is read before the stage, or later results depend on
@@ -81,7 +83,7 @@ def run_stage(
     directory = find_run(run_dir).absolute()
     before = load_run_config(directory)
     config = change_config(before.model_dump(mode="json"), overrides, str(directory))
-    data = data_stages(config.judge_pools, config.segment_pool)
+    data = data_stages(config.judge_pools, config.judged_after, config.segment_pool)
     measuring = evaluation_stages()
     outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": "reference"}
     if name not in outputs:
@@ -93,6 +95,10 @@ def run_stage(
     if not is_measuring:
         tables += ["reference", *(stage.output for stage in measuring)]
     with open_run(directory, before, take_over=take_over) as manifest, stop_on_signals(console) as stop_asked:
+        if name == "weigh":  # what was not asked for by the settings of then may decide by those of now
+            again = judges_to_ask_again(directory, manifest.state, round_, config)
+            asked = {table for judge in again for table in downstream(data, f"verdicts.{judge}")}
+            tables = [stage.output for stage in data if stage.output in asked and stage.output not in tables] + tables
         later = later_results(manifest.state, round_, is_measuring=is_measuring)
         made = [stage.name for stage in (*data, *measuring) if stage.output in tables]
         plan = Rerun(round_, made, max(manifest.state.reports, default=round_), is_training=not is_measuring)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from bcpg_cluster.comparison.methods import METHODS, PAPER_METHODS, parse_methods
+from bcpg_cluster.comparison.setup import Arm, arm_config
 from bcpg_cluster.config.load import change_config, shipped_configs
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
@@ -168,3 +169,11 @@ def test_wrong_names_are_told(text, problem, remedy):
     assert problem in caught.value.problem
     assert remedy in caught.value.remedy
     assert "weighted_reinforce" in caught.value.rule
+
+
+def test_arms_may_not_change_what_decides_a_step_before_a_judge_is_asked():
+    base = laptop("judges.llm.after=prm")
+    assert arm_config(base, Arm("same", ("weigh.beta=0.5",), 1), 0, None).weigh.beta == 0.5
+    for setting in ("judges.prm.threshold=0.1", "judges.llm.after=[]"):
+        with pytest.raises(ConfigError, match="changes what decides a step beforehand"):
+            arm_config(base, Arm("other", (setting,), 1), 0, None)

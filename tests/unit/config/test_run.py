@@ -292,3 +292,39 @@ def test_assets():
     assert Path(resolve_asset("embedded:judge_prompts/taxonomy.toml")).is_file()
     with pytest.raises(ConfigError, match="'embedded:nothing' is not shipped"):
         resolve_asset("embedded:nothing")
+
+
+CASCADE = {
+    "llm": {"kind": "fake", "after": "prm"},
+    "prm": {"kind": "fake"},
+    "truth": {"kind": "chain_truth", "role": "measure"},
+}
+
+
+def test_a_judge_comes_behind_those_it_waits_for(make_config: Callable[..., Config]):
+    config = make_config(judges=CASCADE)
+    assert (config.judges["llm"].after, list(config.judge_pools)) == (("prm",), ["prm", "llm", "truth"])
+    assert config.judged_after == {"llm": ("prm",)}
+    assert make_config(judges={"llm": {"kind": "fake", "after": ["prm"]}}).judges["llm"].after == ("prm",)
+    assert make_config(judges={"llm": {"kind": "fake", "after": None}}).judged_after == {}
+
+
+@pytest.mark.parametrize(
+    ("judges", "weigh", "said"),
+    [
+        ({}, {"rule": "majority"}, "would depend on the order of the judges"),
+        ({"llm": {"kind": "fake", "after": "prn"}}, {}, "judges.llm.after names prn"),
+        ({"prm": {"kind": "fake", "after": "llm"}}, {}, "wait for each other"),
+        ({"truth": {"kind": "chain_truth", "role": "measure", "after": "prm"}}, {}, "judges.truth.after: only a judge"),
+        ({"llm": {"kind": "fake", "after": "truth"}}, {}, "without a vote"),
+    ],
+)
+def test_a_cascade_that_would_change_labels_is_refused(make_config: Callable[..., Config], judges, weigh, said):
+    with pytest.raises(ConfigError, match=said):
+        make_config(judges=CASCADE | judges, weigh=weigh)
+
+
+def test_after_decides_results_only_where_it_is_set(make_config: Callable[..., Config]):
+    content = make_config().deciding
+    assert all("after" not in judge for judge in content["judges"].values())
+    assert make_config(judges=CASCADE).deciding["judges"]["llm"]["after"] == ["prm"]

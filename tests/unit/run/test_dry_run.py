@@ -46,13 +46,13 @@ def test_a_round_takes_as_many_times_as_long_as_it_has_pieces(make_config: Calla
     )  # fmt: skip
     report = RoundReport(
         round=1, train=TrainingSummary(steps=1), push=push, samples=SampleAccount(asked=8, kept=8, dropped={}),
-        verdicts={"judge.llm": {"calls": 5}},
+        verdicts={"judge.llm": {"judge.calls": 5.0, "judge.calls.not_made": 2.0, "judge.cost": 0.5}},
     )  # fmt: skip
     took = {"generate": 2.0, "judge.llm": 3.0, "train": 4.0, "push": 0.5, "evaluate": 1.0}
     parts = {part.name: part for part in parts_of(config, report, took, num_test=32)}
     assert parts["generate"].round_seconds == 2.0 * 12 / 2  # 96 responses for 8, by two engines
     assert parts["judge.llm"].round_seconds == 3.0 * 12
-    assert parts["judge.llm"].work == "5 calls"
+    assert parts["judge.llm"].work == "5 calls, 2 not needed"
     assert parts["train"].round_seconds == 4.0 * 6 * 2  # 96 / 16 steps, each of 16 rows for 8
     assert parts["push"].round_seconds == 0.5
     assert parts["evaluate"].round_seconds == 1.0 * (32 * 5) / (2 * 2) / 2  # 4 samples and a greedy one; 1 and 1 here

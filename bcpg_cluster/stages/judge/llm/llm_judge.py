@@ -19,7 +19,7 @@ from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt, render_judge
 from bcpg_cluster.stages.judge.llm.transport import Ask, Reply, Transport, cached_answers
 from bcpg_cluster.stages.judge.llm.verdict_odds import scores_of
 from bcpg_cluster.stages.judge.llm.votes import Says, decided
-from bcpg_cluster.stages.judge.llm.windows import WHOLE, WindowLimits, cut_windows
+from bcpg_cluster.stages.judge.llm.windows import WHOLE, WindowLimits, cut_windows, needed_windows, unneeded_windows
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 from bcpg_cluster.stages.judge.unanswered import mostly_unanswered
 
@@ -83,9 +83,11 @@ class LlmJudge:
 
     Its counts are ``calls``, ``calls.stored`` (answered by the cache), ``calls.unkept`` (which the cache could not take),
     ``calls.repair`` (second tries of an unreadable answer), ``calls.repaired`` (those that helped), ``retries``,
-    ``prompt_tokens``, ``prompt_tokens.cached``, ``answer_tokens`` and ``cost`` of what was not stored, and ``calls.uncounted``,
-    whose tokens were not counted. Calls of work that failed as a whole are in the counts of the next that does not, by the same
-    object; if its process ends before, they are lost (the counts are a lower bound, then).
+    ``prompt_tokens``, ``prompt_tokens.cached`` (and ``prompt_tokens.shareable``, what an engine's prefix cache can serve of one
+    call's requests), ``answer_tokens`` and ``cost`` of what was not stored, and ``calls.uncounted``,
+    whose tokens were not counted; of a cascade also ``calls.not_made`` and, by estimate, ``prompt_tokens.not_sent``.
+    Calls of work that failed as a whole are in the counts of the next that does not, by the same object; if its process ends
+    before, they are lost (the counts are a lower bound, then).
 
     Args:
         transport: owned from here on: closing the judge closes it.
@@ -130,7 +132,7 @@ class LlmJudge:
         account: dict[str, float] = defaultdict(float)
         votes = self._options.votes
         asked = [case for case in cases for _ in range(votes)]
-        drawn: list[list[Judgement]] = [[Judgement(VerdictStatus.REFUSED)] * len(case.steps) for case in asked]
+        drawn: list[list[Judgement]] = [[Judgement(VerdictStatus.NOT_ASKED)] * len(case.steps) for case in asked]
         try:
             for wave in self._waves(asked):
                 for question, judged in zip(wave, self._judged(wave, asked, drawn, account), strict=True):
@@ -147,7 +149,29 @@ class LlmJudge:
         with self._lock:
             _add(account, self._lost_account)
             self._lost_account.clear()
+        _add(account, self._savings(cases))
         return Judged(tuple(map(tuple, rows)), dict(account))
+
+    def savings(self, cases: Sequence[JudgeCase]) -> Mapping[str, float]:
+        """See :class:`~bcpg_cluster.stages.judge.protocol.SavingsCount`."""
+        return self._savings([replace(case, wanted=frozenset()) for case in cases])
+
+    def _savings(self, cases: Sequence[JudgeCase]) -> dict[str, float]:
+        """The calls that are not made since nothing they ask about is wanted, and about how many prompt tokens those have."""
+        spared = [
+            (case, window)
+            for case in cases
+            if case.wanted is not None
+            for window in unneeded_windows(self._cut(case), case.wanted, in_turn=self._is_in_turn)
+        ]
+        if not spared:
+            return {}
+        tokens = 0
+        for case, (first, last) in spared:
+            messages = self._ask(_Question(0, first, last), case, ()).messages
+            tokens += self._transport.count_tokens("\n".join(message["content"] for message in messages))
+        votes = self._options.votes
+        return {"calls.not_made": float(votes * len(spared)), "prompt_tokens.not_sent": float(votes * tokens)}
 
     def sleep(self) -> bool:
         """See :class:`~bcpg_cluster.stages.job.Sleeper`; false for a transport that cannot sleep."""
@@ -172,13 +196,28 @@ class LlmJudge:
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def _waves(self, cases: Sequence[JudgeCase]) -> Iterator[list[_Question]]:
-        """The questions that can go out together; a wave needs the verdicts of those before it."""
-        questions = [[_Question(index, *window) for window in self._cut(case)] for index, case in enumerate(cases)]
-        if self._options.view == "full" and self._prompt.earlier:
+        """The questions that can go out together; a wave needs the verdicts of those before it.
+
+        They are in the order in which an engine's prefix cache serves most: responses to one problem together, the steps of
+        a response one after another, since each call's prompt begins with the one before it.
+        """
+        questions = [
+            [
+                _Question(index, *window)
+                for window in needed_windows(self._cut(case), case.wanted, in_turn=self._is_in_turn)
+            ]
+            for index, case in _problem_by_problem(cases)
+        ]
+        if self._is_in_turn:
             for wave in zip_longest(*questions):
                 yield [question for question in wave if question is not None]
         else:
             yield [question for of_case in questions for question in of_case]
+
+    @property
+    def _is_in_turn(self) -> bool:
+        """Whether a window is told what earlier ones found."""
+        return self._options.view == "full" and bool(self._prompt.earlier)
 
     def _cut(self, case: JudgeCase) -> list[tuple[int, int]]:
         if self._options.view == "causal":
@@ -291,6 +330,14 @@ class LlmJudge:
         ]
 
 
+def _problem_by_problem(cases: Sequence[JudgeCase]) -> list[tuple[int, JudgeCase]]:
+    """The cases with their places; those of one problem together, otherwise in the order given."""
+    first: dict[str, int] = {}
+    for index, case in enumerate(cases):
+        first.setdefault(case.problem, index)
+    return sorted(enumerate(cases), key=lambda placed: first[placed[1].problem])
+
+
 def _add(account: dict[str, float], more: Mapping[str, float]) -> None:
     for key, value in more.items():
         account[key] = account.get(key, 0.0) + value
@@ -309,6 +356,8 @@ def _count(reply: Reply, account: dict[str, float]) -> None:
         return
     account["prompt_tokens"] += reply.prompt_tokens
     account["prompt_tokens.cached"] += reply.cached_tokens
+    if reply.shareable_tokens:
+        account["prompt_tokens.shareable"] += reply.shareable_tokens
     account["answer_tokens"] += reply.answer_tokens
     if reply.cost is not None:
         account["cost"] += reply.cost

@@ -13,6 +13,7 @@ from bcpg_cluster.records import StopReason, VerdictStatus
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Sampling, TextGenerator
 from bcpg_cluster.stages.job import Sleeper
 from bcpg_cluster.stages.judge.llm.cache import CachedAnswer, VerdictCache, request_key
+from bcpg_cluster.stages.judge.llm.shared_prefixes import CachesPrefixes, shareable_tokens
 from bcpg_cluster.stages.judge.llm.verdict_odds import ScoredVerdict, scored_verdicts
 
 
@@ -37,6 +38,7 @@ class Reply:
         text: the answer, or what is known of the failure.
         prompt_tokens, answer_tokens: ``None`` where they were not counted.
         cached_tokens: prompt tokens among them that came from the engine's prefix cache.
+        shareable_tokens: prompt tokens that the request shares with those sent before it in its call; 0 where no cache is known.
         cost: in the currency of the prices given; ``None`` without prices or counts.
         num_retries: tries before this one.
         is_stored: an answer of earlier, which cost nothing now.
@@ -49,6 +51,7 @@ class Reply:
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
     cached_tokens: int = 0
+    shareable_tokens: int = 0
     cost: float | None = None
     num_retries: int = 0
     is_stored: bool = False
@@ -179,7 +182,10 @@ class GeneratorTransport:
             sent.append(index)
             seed = ask.seed if self._sampling.temperature > 0.0 else None
             requests.append(GenerateRequest(token_ids, replace(self._sampling, json_schema=ask.schema), seed))
-        for index, request, drawn in zip(sent, requests, self._generator.generate(requests), strict=True):
+        shared = self._shareable(requests)
+        for index, request, drawn, num_shared in zip(
+            sent, requests, self._generator.generate(requests), shared, strict=True
+        ):
             yield (
                 index,
                 Reply(
@@ -188,8 +194,16 @@ class GeneratorTransport:
                     prompt_tokens=len(request.prompt_token_ids),
                     answer_tokens=len(drawn.token_ids),
                     verdicts=None if drawn.top is None else scored_verdicts(drawn.token_texts, drawn.top.at),
+                    cached_tokens=drawn.num_cached_tokens,
+                    shareable_tokens=num_shared,
                 ),
             )
+
+    def _shareable(self, requests: Sequence[GenerateRequest]) -> list[int]:
+        block = self._generator.prefix_block_tokens if isinstance(self._generator, CachesPrefixes) else None
+        if block is None:
+            return [0] * len(requests)
+        return shareable_tokens([request.prompt_token_ids for request in requests], block)
 
     def sleep(self) -> bool:
         """See :class:`~bcpg_cluster.stages.job.Sleeper`; false for a generator that cannot sleep."""

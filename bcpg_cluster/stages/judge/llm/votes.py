@@ -25,7 +25,7 @@ def decided(votes: Sequence[Judgement], says: Says) -> Judgement:
     Args:
         votes: the label drawn, and P(right) as ``score`` where it is wanted and known.
     """
-    if says == "label" and len(votes) == 1:
+    if (says == "label" and len(votes) == 1) or all(vote.status is VerdictStatus.NOT_ASKED for vote in votes):
         return votes[0]
     raw = votes[0].raw if len(votes) == 1 else json.dumps({"votes": [vote.raw for vote in votes]}, ensure_ascii=False)
     values = [value for vote in votes if (value := _value(vote, says)) is not None]

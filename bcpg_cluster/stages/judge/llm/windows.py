@@ -60,3 +60,27 @@ def cut_windows(
             first, tokens = step, 0
         tokens += size
     return [*windows, (first, num_steps - 1)] if num_steps else []
+
+
+Window = tuple[int, int]
+"""First and last step, both inclusive."""
+
+
+def needed_windows(windows: Sequence[Window], wanted: frozenset[int] | None, *, in_turn: bool) -> list[Window]:
+    """The windows to ask about, so that every wanted step gets the answer it would get if all were asked.
+
+    Args:
+        windows: of one response, in order.
+        wanted: the steps that matter; ``None`` is all.
+        in_turn: a window is told what those before it found, so these are needed with it.
+    """
+    if wanted is None:
+        return list(windows)
+    holds = [any(first <= step <= last for step in wanted) for first, last in windows]
+    return [window for index, window in enumerate(windows) if (any(holds[index:]) if in_turn else holds[index])]
+
+
+def unneeded_windows(windows: Sequence[Window], wanted: frozenset[int] | None, *, in_turn: bool) -> list[Window]:
+    """The others."""
+    needed = set(needed_windows(windows, wanted, in_turn=in_turn))
+    return [window for window in windows if window not in needed]

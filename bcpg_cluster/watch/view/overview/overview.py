@@ -142,7 +142,7 @@ def _round_state(number: int, seen: RunSeen) -> str:
 
 
 def _specs(config: Config) -> tuple[StageSpec, ...]:
-    return data_stages(config.judge_pools, config.segment_pool)
+    return data_stages(config.judge_pools, config.judged_after, config.segment_pool)
 
 
 def _stages(number: int, seen: RunSeen) -> tuple[StageCount, ...]:

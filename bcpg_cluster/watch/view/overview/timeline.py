@@ -81,8 +81,7 @@ def _begin(bar: Bar) -> float:
 
 def _stages(config: Config) -> dict[str, tuple[str, str]]:
     """By table, the stage that writes it and the pool it runs in."""
-    judges = config.judge_pools
-    specs = (*data_stages(judges, config.segment_pool), *evaluation_stages())
+    specs = (*data_stages(config.judge_pools, config.judged_after, config.segment_pool), *evaluation_stages())
     return {spec.output: (spec.name, spec.pool) for spec in specs} | {"reference": ("reference", TRAINER)}
 
 
@@ -177,7 +176,7 @@ def bound_of(report: RoundReport, shards: Shards, config: Config) -> Bound:
 
 def _data_half(round_: int, shards: Shards, config: Config) -> tuple[float | None, str]:
     """Seconds of the longest pool's work, or of the longest shard's way through all stages, and what was taken in words."""
-    specs = data_stages(config.judge_pools, config.segment_pool)
+    specs = data_stages(config.judge_pools, config.judged_after, config.segment_pool)
     found = {spec: shards.get((round_, spec.output), {}) for spec in specs}
     if not all(found.values()):
         return None, "No bound: shards of the data half are missing."

@@ -3,6 +3,7 @@
 /** One verdict as a cell: right, wrong, missing and not asked look and read differently. */
 function verdictCell(verdict) {
   if (!verdict) return h("span", { class: "verdict waiting" }, "– no verdict yet");
+  if (verdict.status === "not_asked") return h("span", { class: "verdict waiting" }, "– not asked");
   if (verdict.status !== "judged") {
     return h("span", { class: "verdict missing" }, `? missing: ${plain(verdict.status)}`);
   }
@@ -15,7 +16,7 @@ function verdictCell(verdict) {
 
 function verdictWords(verdict) {
   if (!verdict || verdict.status === "judged") return null;
-  return h("p", { class: "soft small" }, VERDICT_WORDS[verdict.status] ? `No verdict: ${VERDICT_WORDS[verdict.status]}.` : null);
+  return h("p", { class: "soft small" }, VERDICT_WORDS[verdict.status] ? `${verdict.status === "not_asked" ? "Not asked" : "No verdict"}: ${VERDICT_WORDS[verdict.status]}.` : null);
 }
 
 /** Seconds an answer took the judge, on average over the shard; null where no verdict says. */

@@ -14,6 +14,7 @@ const VERDICT_WORDS = {
   refused: "it declined, or the step is beyond its context",
   timeout: "it ran out of time",
   engine_lost: "its engine was lost",
+  not_asked: "the judges before it had decided the step, or nothing could be mined here",
 };
 
 const OUTCOME_WORDS = {

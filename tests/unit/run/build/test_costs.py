@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Outcome, OutcomeStatus, Prompt, Rollout, SampleId, StopReason
-from bcpg_cluster.run.build.costs import calls_each, judge_calls, plan_facts, work_bound
+from bcpg_cluster.run.build.costs import calls_each, cascade_facts, judge_calls, plan_facts, work_bound
 from bcpg_cluster.run.build.judges import judge_options
 from bcpg_cluster.run.build.segmenters import make_segmenter
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
@@ -29,6 +29,7 @@ from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judged
 from bcpg_cluster.stages.judge.stage import judge as judge_stage
 from bcpg_cluster.stages.segment.protocol import ByText
 from bcpg_cluster.stages.segment.stage import segment
+from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.store.rows import outcome_row, prompt_row, rollout_row
 
 MakeConfig = Callable[..., Config]
@@ -318,3 +319,16 @@ def test_calls_of_all_judges_and_rounds(make_config: MakeConfig) -> None:
     facts = plan_facts(config, 3, num_test=2)
     assert facts.total.judge_calls == 3 * facts.per_round.judge_calls == 3 * (45 + 150 + 60)
     assert facts.total.evaluation_samples == 4 * facts.per_round.evaluation_samples  # the base is measured too
+
+
+def test_what_a_cascade_saves_is_estimated_by_the_newest_round_that_judged(make_config: MakeConfig) -> None:
+    config = make_config(judges={"llm": {"kind": "fake", "after": "prm"}})
+    (new,) = cascade_facts(config, {})
+    assert (new.judge, new.after, new.saved_share) == ("llm", ("prm",), None)
+    assert new.calls == judge_calls(config)["llm"]
+    judged = RoundReport(
+        round=1, verdicts={"judge.llm": {"judge.calls": 10.0, "judge.calls.not_made": 30.0}, "judge.prm": {}}
+    )
+    (known,) = cascade_facts(config, {0: RoundReport(round=0), 1: judged, 2: RoundReport(round=2)})
+    assert (known.saved_share, known.round) == (0.75, 1)
+    assert cascade_facts(make_config(), {1: judged}) == []

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bcpg_cluster.cluster.leases import InFlight
 from bcpg_cluster.cluster.placement import ClusterNodes
 from bcpg_cluster.config.load import load_config
 from bcpg_cluster.config.run import Config
@@ -17,8 +18,10 @@ from bcpg_cluster.run.build.engine_defaults import (
     default_notes,
     derived_options,
     engine_options,
+    judge_requests_at_once,
     with_member_cpus,
 )
+from bcpg_cluster.run.build.workforce import in_flight, most_leases
 
 MakeConfig = Callable[..., Config]
 # keys and values: 2 heads of 16 numbers, a layer 256 bytes a token in float32
@@ -173,3 +176,20 @@ def test_notes_say_what_was_derived(silent: Any, monkeypatch: pytest.MonkeyPatch
     assert any(line.startswith("engines of rollout, where engine_args say nothing:") for line in told)
     assert "dtype float32" in told[0] and "max_model_len 3072" in told[0]
     assert told[-1].startswith("num_cpus of a member on this machine, where its pool says nothing: 0.5")
+
+
+def test_a_judge_pools_leases_follow_what_its_engine_takes_at_once(make_config: Callable[..., Config]):
+    endpoint = {"base_url": "http://h/v1", "concurrency": 12}
+    config = make_config(
+        judges={
+            "llm": {"kind": "llm", "model": "m", "engine_args": {"max_num_seqs": 48, "max_model_len": 64}},
+            "far": {"kind": "openai", "model": "m", "endpoint": endpoint},
+            "prm": {"kind": "prm", "model": "p"},
+            "fast": {"kind": "prm", "model": "p", "engine": "vllm"},
+        },
+        pools={"judge.llm": {"max_leases_per_member": 9}},
+    )
+    pools = ("judge.llm", "judge.far", "prm", "judge.fast", "cpu", "rollout")
+    assert [judge_requests_at_once(config, pool) for pool in pools] == [48, 12, None, 256, None, None]
+    assert in_flight(config, "judge.llm") == InFlight(48, 9) and in_flight(config, "prm") is None
+    assert [most_leases(config, pool) for pool in pools] == [9, 32, 2, 32, 2, 2]

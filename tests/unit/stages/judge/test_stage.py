@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import (
     ErrorType,
+    Receipt,
     SampleId,
     Step,
     Verdict,
     VerdictStatus,
 )
+from bcpg_cluster.stages.judge.counts import num_requests
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 from bcpg_cluster.stages.judge.stage import judge
 from bcpg_cluster.stages.weigh.consensus import vote_label
@@ -21,11 +24,12 @@ from bcpg_cluster.store.rows import (
     Row,
     prompt_row,
     step_rows,
+    verdict_row,
     verdicts_from,
     weighted_from,
 )
 from tests.unit.stages.judge.llm.test_content_seeds import member
-from tests.unit.stages.rows import NONSENSE, PROMPTS, RIGHT_STEP, SCORED, job, run_weigh, weighing
+from tests.unit.stages.rows import NONSENSE, PROMPTS, RIGHT_STEP, SCORED, job, run_weigh, weigh_settings, weighing
 
 
 class Scripted:
@@ -130,3 +134,63 @@ def test_scores_of_votes_meet_the_threshold_when_weights_are_made():
     for threshold in (0.0, 0.5, 0.6):
         assert [vote_label(one, threshold) for one in said] == [int(score > threshold) for score in scores]
     assert result.metrics["judge.calls"] == 24 * 5
+
+
+def said_before(**labels: Sequence[int]) -> list[Row]:
+    """Verdicts of an earlier judge, by sample."""
+    return [
+        verdict_row(Verdict(SampleId(1, "a", int(name[1:])), step, "prm", "v", VerdictStatus.JUDGED, label))
+        for name, of_sample in labels.items()
+        for step, label in enumerate(of_sample)
+    ]
+
+
+NOT_ASKED = Judgement(VerdictStatus.NOT_ASKED)
+
+
+def test_a_judge_after_another_is_asked_about_responses_that_are_open():
+    engine = Scripted([(RIGHT_STEP, NONSENSE, NOT_ASKED)], calls=1.0)
+    tables = {**judging(s0=3, s1=2), "verdicts.prm": said_before(s0=[1, 0, 1], s1=[0, 1])}
+    result = judge(tables, job(weigh=weigh_settings()), engine=engine, name="llm", show_gold=False)
+    assert [(case.steps, case.wanted) for case in engine.asked] == [(("s0.0", "s0.1", "s0.2"), frozenset({0}))]
+    verdicts = verdicts_from(result.rows)
+    assert [v.status for v in verdicts[SampleId(1, "a", 0)]] == ["judged", "unparsable", "not_asked"]
+    assert [v.status for v in verdicts[SampleId(1, "a", 1)]] == ["not_asked"] * 2
+    assert result.metrics["status.not_asked"] == 3 and result.metrics["samples.not_asked"] == 1
+    assert (result.metrics["samples"], result.metrics["steps"], result.metrics["tokens"]) == (2, 5, 3)
+
+
+def test_nothing_is_asked_where_everything_is_decided():
+    engine = Scripted([])
+    tables = {**judging(s0=2), "verdicts.prm": said_before(s0=[0, 1])}
+    result = judge(tables, job(weigh=weigh_settings()), engine=engine, name="llm", show_gold=False)
+    assert engine.asked == [] and result.metrics["status.not_asked"] == 2
+
+
+def test_a_judge_cannot_say_that_it_was_not_asked_about_a_step_that_is_wanted():
+    tables = {**judging(s0=2), "verdicts.prm": said_before(s0=[1, 1])}
+    with pytest.raises(EngineError, match="not asked about step 0"):
+        judge(
+            tables, job(weigh=weigh_settings()), engine=Scripted([(NOT_ASKED, RIGHT_STEP)]), name="llm", show_gold=False
+        )
+    with pytest.raises(EngineError, match="not asked about step 1"):
+        judge(judging(s0=2), job(), engine=Scripted([(RIGHT_STEP, NOT_ASKED)]), name="llm", show_gold=False)
+
+
+def test_units_that_end_their_workers_leave_unwanted_steps_not_asked():
+    tables = {**judging(s0=3), "verdicts.prm": said_before(s0=[0, 1, 1])}
+    given_up = replace(job(weigh=weigh_settings()), given_up="left out")
+    result = judge(tables, given_up, engine=Scripted([]), name="llm", show_gold=False)
+    assert [row["status"] for row in result.rows] == ["not_asked", "engine_lost", "not_asked"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "number"),
+    [
+        ({"judge.calls": 10.0, "judge.calls.stored": 4.0, "samples": 99.0}, 6.0),
+        ({"judge.calls.not_made": 3.0, "samples": 3.0}, 0.0),
+        ({"samples": 8.0, "samples.not_asked": 5.0}, 3.0),
+    ],
+)
+def test_what_a_shard_asked_of_its_engine(metrics: dict[str, float], number: float):
+    assert num_requests(Receipt("verdicts.llm", 1, 0, "a", "p", 1, 1, "c", 0.0, metrics)) == number

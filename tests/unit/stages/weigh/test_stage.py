@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bcpg_cluster.errors import EngineError, StoreError
+from bcpg_cluster.errors import EngineError, RunDirectoryError, StoreError
 from bcpg_cluster.records import (
     ErrorType,
     SampleId,
@@ -94,7 +94,10 @@ def test_thresholds_belong_to_weigh():
     assert mined == [12, 0, 0]  # a score must exceed lambda
 
 
-@pytest.mark.parametrize("status", [s for s in VerdictStatus if s is not VerdictStatus.JUDGED])
+ABSTENTIONS = [s for s in VerdictStatus if s not in (VerdictStatus.JUDGED, VerdictStatus.NOT_ASKED)]
+
+
+@pytest.mark.parametrize("status", ABSTENTIONS)
 def test_whoever_abstains_mines_nothing_and_is_counted(status: VerdictStatus):
     said = {"llm": [Judgement(status), RIGHT_STEP, RIGHT_STEP], "prm": [SCORED] * 3}
     result = run_weigh(weighing(said), voters=["llm", "prm"])
@@ -406,3 +409,35 @@ def test_every_sample_is_accounted_for_whatever_the_objective(
     assert {k: v for k, v in metrics.items() if k not in OF_ROWS} == {
         k: v for k, v in plain.items() if k not in OF_ROWS
     }
+
+
+NOT_ASKED = Judgement(VerdictStatus.NOT_ASKED)
+LOW = Judgement(VerdictStatus.JUDGED, score=0.1)  # below the 0.2 of these settings
+
+
+def test_a_step_that_was_not_asked_about_is_no_abstention_and_says_nothing_of_the_judge():
+    said = {
+        "llm": [RIGHT_STEP, NOT_ASKED, NOT_ASKED],
+        "prm": [SCORED, LOW, SCORED],
+        "truth": [RIGHT_STEP, RIGHT_STEP, WRONG_STEP],
+    }
+    result = run_weigh(weighing(said), voters=["llm", "prm"], measures=["truth"])
+    asked = run_weigh(weighing({**said, "llm": [RIGHT_STEP] * 3}), voters=["llm", "prm"], measures=["truth"])
+    assert result.rows == asked.rows
+    metrics = result.metrics
+    assert metrics["steps.undecided"] == 0 and not any(key.startswith("abstained.") for key in metrics)
+    assert {key: number for key, number in metrics.items() if key.startswith("pair.")} == {
+        "pair.llm+prm.right.right": 1
+    }
+    llm = {key: number for key, number in metrics.items() if key.startswith("quality.llm") and key.endswith("steps")}
+    assert llm == {"quality.llm.truth.right.right.steps": 1}
+    assert metrics["quality.prm.truth.right.wrong.steps"] == 1  # it was asked about the second step too
+
+
+def test_verdicts_that_a_changed_threshold_needs_stop_the_weighing_with_the_remedy():
+    said = {"llm": [RIGHT_STEP, NOT_ASKED, NOT_ASKED], "prm": [SCORED, LOW, SCORED]}
+    with pytest.raises(RunDirectoryError, match="llm was not asked about step 1") as caught:
+        run_weigh(weighing(said), voters=["llm", "prm"], thresholds={"prm": 0.05})
+    assert "stage judge.llm --round 1" in caught.value.remedy
+    with pytest.raises(RunDirectoryError, match="llm was not asked about step 1"):  # nor is it a truth to measure by
+        run_weigh(weighing(said), voters=["prm"], measures=["llm"])

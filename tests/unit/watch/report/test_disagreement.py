@@ -190,3 +190,17 @@ def test_a_round_that_was_not_judged_and_judges_that_are_none(finished_run: Any)
         run_disagreements(finished_run.directory, 1, 1, None, ["llm"], as_json=False)
     with pytest.raises(ConfigError, match="no judge 'who'"):
         run_disagreements(finished_run.directory, 1, 1, None, ["llm", "who"], as_json=False)
+
+
+def test_a_judge_is_measured_on_the_steps_it_was_asked_about():
+    def judged(index: int, llm: Opinion, prm: Opinion, truth: Opinion) -> JudgedStep:
+        return JudgedStep(index, "s", {"llm": llm, "prm": prm}, {"truth": truth}, False)
+
+    unasked = opinion(Verdict(SampleId(1, "p", 0), 0, "llm", "v", VerdictStatus.NOT_ASKED), None)
+    assert (unasked.label, unasked.words, unasked.is_asked) == (None, "not_asked", False)
+    steps = (judged(0, RIGHT, RIGHT, RIGHT), judged(1, unasked, WRONG, RIGHT), judged(2, SILENT, RIGHT, RIGHT))
+    facts = summary([JudgedSample(SampleId(1, "p", 0), "q", "1", None, 0, steps, {})])
+    assert facts["num_not_asked"] == {"llm": 1, "prm": 0}
+    assert facts["truth"]["truth"]["llm"]["recall"] == 0.5  # one of the two it was asked about: silence is a miss
+    assert facts["truth"]["truth"]["prm"]["recall"] == pytest.approx(2 / 3)
+    assert facts["pairs"]["llm+prm"]["num_steps"] == 1

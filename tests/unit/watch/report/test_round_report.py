@@ -176,6 +176,15 @@ def test_a_judges_account_by_hand():
     assert judge_account({"status.judged": 30.0, "tokens": 5.0}) is None  # fakes keep no account
 
 
+def test_what_a_cascade_saved_by_hand():
+    spent = {"judge.calls": 10.0, "judge.calls.stored": 4.0, "judge.calls.uncounted": 1.0, "judge.answer_tokens": 50.0}
+    saved = judge_account(spent | {"judge.calls.not_made": 30.0, "judge.prompt_tokens.not_sent": 900.0})
+    assert saved is not None
+    assert (saved["not_made"], saved["saved_tokens"]) == (30.0, 900.0 + 30 * 50 / 5)  # five answers were counted
+    nothing = judge_account({"judge.calls.not_made": 2.0, "judge.prompt_tokens.not_sent": 70.0})
+    assert nothing is not None and (nothing["calls"], nothing["saved_tokens"]) == (0.0, 70.0)
+
+
 def test_a_rounds_faults_are_counted_by_kind_and_those_left_out_are_named():
     faults = [
         FaultEvent(FaultKind.REQUEUE, "judge.llm round 1 shard 3", "worker died", num_times=12),

@@ -121,3 +121,12 @@ def test_the_last_step_of_an_answer_that_was_cut_off_states_nothing(make_config:
     for verdicts in (said("a", 1, 1), None):
         last = decisions(ID, 2, {"a": verdicts}, config, is_cut_off=True)[-1]
         assert last.rule == "The last step is never mined (the answer was cut off)."
+
+
+def test_a_voter_that_was_not_asked_is_no_missing_one(make_config: Callable[..., Config]):
+    config = voters(make_config, "llm", "prm")
+    verdicts = {"llm": said("llm", VerdictStatus.NOT_ASKED, 1), "prm": said("prm", 0.1, 0.9)}
+    first = decisions(ID, 2, verdicts, config)[0]
+    assert first.rule == (
+        "prm calls it wrong; llm was not asked, since that decides it (all voters must call it right)."
+    )
