@@ -124,10 +124,15 @@ class JudgeConfig(Section):
     """``openai``, and needed there: the endpoint to ask."""
     threshold: Annotated[float, FirstReadBy("weigh")] = Field(0.5, ge=0, le=1)
     """Lambda of Eq. 4, for judges that score; applied when weights are made, never when judging."""
-    convention: Literal["auto", "qwen", "math_shepherd", "rlhflow", "skywork", "trl"] = "auto"
+    convention: Literal["auto", "qwen", "math_shepherd", "rlhflow", "skywork", "trl", "implicit", "pathfinder"] = "auto"
     """``prm``: how steps are shown to the model; ``auto`` goes by its architecture or name."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """``prm``: what runs the model; ``auto`` is transformers for skywork and trl, else vLLM."""
+    """``prm``: what runs the model; ``auto`` is transformers for skywork, trl, implicit and pathfinder, else vLLM."""
+    reference_model: Annotated[str | None, Decides.WHEN_SET] = None
+    """``implicit``, and needed there: the model that the process reward model was trained from."""
+    reward_beta: Annotated[float, Decides.WHEN_SET] = Field(0.001, gt=0)
+    """``implicit``: beta of a step's reward, beta * (log p of the model - log p of ``reference_model``); its sigmoid is the
+    score."""
     context_tokens: int = Field(512, ge=0)
     """``prm``: least number of earlier tokens that a later window over a long response shows, at most half the model's
     context."""
@@ -166,6 +171,21 @@ class JudgeConfig(Section):
             raise ValueError(f"a judge of kind {self.kind!r} needs a model")
         if (self.kind == "openai") != (self.endpoint is not None):
             raise ValueError("a judge of kind 'openai' needs an endpoint section, and no other kind takes one")
+        return self
+
+    @model_validator(mode="after")
+    def _reference_is_for_implicit(self) -> JudgeConfig:
+        can_have = self.kind == "prm" and self.convention in ("auto", "implicit")
+        if self.reference_model is not None and not can_have:
+            raise ValueError("reference_model is for judges of kind 'prm' and convention 'implicit'")
+        if self.reference_model is None and self.convention == "implicit":
+            raise ValueError("a judge of convention 'implicit' needs a reference_model, the model it was trained from")
+        if self.reference_model is None and self.reward_beta != 0.001:
+            raise ValueError("reward_beta is for judges of convention 'implicit', which have a reference_model")
+        return self
+
+    @model_validator(mode="after")
+    def _structured_is_for_llm(self) -> JudgeConfig:
         if self.structured != "schema" and self.kind != "llm":
             raise ValueError("structured is for judges of kind 'llm'; for an endpoint, set endpoint.structured")
         return self

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from bcpg_cluster.errors import ConfigError
-from bcpg_cluster.stages.judge.prm.conventions import CONVENTIONS, Convention
+from bcpg_cluster.stages.judge.prm.conventions import CONVENTIONS
+from bcpg_cluster.stages.judge.prm.layout import Convention
+from bcpg_cluster.stages.judge.prm.pathfinder import PathFinder
+
+NAMES: Final = (*CONVENTIONS, PathFinder.name)
+ON_TRANSFORMERS: Final = ("skywork", "trl", "implicit", "pathfinder")
+"""Conventions that vLLM does not serve here: a head it does not know, two models, or two passes."""
 
 _ARCHITECTURES: Final[Mapping[str, str]] = {"Qwen2ForProcessRewardModel": "qwen", "Qwen2ForPrmModel": "skywork"}
 _CLASSIFIER: Final = "ForTokenClassification"  # of any family: TRL's
 _TRL_LABELS: Final = {"0": "LABEL_0", "1": "LABEL_1"}
 # Causal models of these families look like any other one from their files alone: only a name tells.
-_NAMES: Final[Mapping[str, str]] = {"shepherd": "math_shepherd", "rlhflow": "rlhflow", "llama3.1-8b-prm": "rlhflow"}
+_NAMES: Final[Mapping[str, str]] = {
+    "shepherd": "math_shepherd",
+    "rlhflow": "rlhflow",
+    "llama3.1-8b-prm": "rlhflow",
+    "eurusprm": "implicit",
+    "implicitprm": "implicit",
+    "pathfinder-prm": "pathfinder",
+}
+# Generative ones write their verdicts: each is a judge of kind llm with the prompt of that name.
+_WRITERS: Final[Mapping[str, str]] = {"thinkprm": "thinkprm", "genprm": "genprm", "r-prm": "rprm"}
 
 
 def detect_convention(model: str, config: Mapping[str, Any]) -> str:
@@ -28,11 +43,12 @@ def detect_convention(model: str, config: Mapping[str, Any]) -> str:
     found = {convention for part, convention in _NAMES.items() if any(part in name.lower() for name in names)}
     if len(found) == 1:
         return found.pop()
+    _refuse_writers(names)
     raise ConfigError(
         f"{model} ({', '.join(config.get('architectures') or ['no architecture stated'])}) does not say which kind of "
         "process reward model it is",
         rule=f"the architecture ({', '.join(_ARCHITECTURES)}, ...{_CLASSIFIER}) or the model's name determines the convention",
-        remedy=f"set the judge's convention: {', '.join(CONVENTIONS)}; a language model is a judge of kind: llm",
+        remedy=f"set the judge's convention: {', '.join(NAMES)}; a language model is a judge of kind: llm",
     )
 
 
@@ -44,21 +60,29 @@ def choose_convention(name: str, model: str, config: Mapping[str, Any]) -> str:
     """
     detected = {_family(kind) for kind in config.get("architectures") or ()}
     name = detect_convention(model, config) if name == "auto" else name
-    if name not in CONVENTIONS:
-        raise ConfigError(
-            f"unknown convention {name!r}", rule=f"auto, {', '.join(CONVENTIONS)}", remedy="correct the name"
-        )
+    if name not in NAMES:
+        raise ConfigError(f"unknown convention {name!r}", rule=f"auto, {', '.join(NAMES)}", remedy="correct the name")
     wanted = name if name in (*_ARCHITECTURES.values(), "trl") else "causal"
     if detected and wanted not in detected:
         raise ConfigError(
             f"{model} is a {', '.join(config['architectures'])}, which is not scored by the convention {name!r}",
-            rule="qwen and skywork read a head of their own, trl a token classifier's, math_shepherd and rlhflow the output of a "
-            "causal language model",
+            rule="qwen and skywork read a head of their own, trl a token classifier's, math_shepherd, rlhflow, implicit and "
+            "pathfinder the output of a causal language model",
             remedy="set the model's own convention, or leave it to be detected",
         )
     if name == "trl":
         _check_labels(model, config)
     return name
+
+
+def _refuse_writers(names: Sequence[str]) -> None:
+    for part, prompt in _WRITERS.items():
+        if any(part in name.lower() for name in names):
+            raise ConfigError(
+                f"{names[0]} writes its verdicts, by its name",
+                rule="a process reward model of kind: prm gives numbers; one that writes is an LLM judge",
+                remedy=f"set kind: llm and prompt: embedded:{prompt}",
+            )
 
 
 def _family(architecture: str) -> str:
@@ -96,6 +120,12 @@ def make_convention(
         ConfigError: an unknown name, one that is not the model's, or a tokenizer that does not fit it.
     """
     name = choose_convention(name, model, config)
+    if name not in CONVENTIONS:
+        raise ConfigError(
+            f"the convention {name!r} asks twice about every step",
+            rule=f"vLLM and windows serve {', '.join(CONVENTIONS)}",
+            remedy="set the judge's engine to transformers, or leave it to be chosen",
+        )
     try:
         convention = CONVENTIONS[name](tokenizer, model, separator, system)
         tried = convention.render("What is 1+1?", ("First, 1+1=2.", "So it is 2."))
@@ -127,13 +157,40 @@ def load_convention(
     Raises:
         ConfigError: see :func:`~bcpg_cluster.stages.judge.prm.detection.make_convention`.
     """
+    config = model_config_of(model, engine_args)
+    tokenizer = load_tokenizer(model, engine_args)
+    return make_convention(name, tokenizer, model, config, separator=separator, system=system), tokenizer, config
+
+
+def load_pathfinder(
+    model: str, engine_args: Mapping[str, Any], separator: str | None, system: str | None
+) -> tuple[PathFinder, dict[str, Any]]:
+    """PathFinder's inputs on the model's own tokenizer, tried on a case; also the model's ``config.json``.
+
+    Raises:
+        ConfigError: another kind of model, or a tokenizer that does not fit.
+    """
+    config = model_config_of(model, engine_args)
+    choose_convention("pathfinder", model, config)
+    try:
+        family = PathFinder(load_tokenizer(model, engine_args), model, separator, system)
+        tried = family.errors("What is 1+1?", ("First, 1+1=2.", "So it is 2."))
+    except ConfigError:
+        raise
+    except Exception as error:  # a chat template raises what its author likes
+        raise _unfit(model, "pathfinder", f"its chat template fails: {error}") from error
+    if tried is None:
+        raise _unfit(model, "pathfinder", "the labels of a plain example cannot be told apart in its input")
+    return family, config
+
+
+def load_tokenizer(model: str, engine_args: Mapping[str, Any]) -> Any:
+    """The tokenizer that ``engine_args`` names, else the model's own."""
     from transformers import AutoTokenizer
 
-    config = model_config_of(model, engine_args)
-    tokenizer = AutoTokenizer.from_pretrained(
+    return AutoTokenizer.from_pretrained(
         engine_args.get("tokenizer") or model, trust_remote_code=engine_args.get("trust_remote_code", False)
     )
-    return make_convention(name, tokenizer, model, config, separator=separator, system=system), tokenizer, config
 
 
 def model_config_of(model: str, engine_args: Mapping[str, Any]) -> dict[str, Any]:

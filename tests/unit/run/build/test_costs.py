@@ -23,7 +23,7 @@ from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, S
 from bcpg_cluster.stages.job import StageJob
 from bcpg_cluster.stages.judge.llm.llm_judge import LlmJudge
 from bcpg_cluster.stages.judge.llm.transport import Ask, GeneratorTransport, Reply
-from bcpg_cluster.stages.judge.prm.conventions import Rendered
+from bcpg_cluster.stages.judge.prm.layout import Rendered
 from bcpg_cluster.stages.judge.prm.windows import to_judgements, window_inputs
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judged
 from bcpg_cluster.stages.judge.stage import judge as judge_stage

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.records import VerdictStatus
-from bcpg_cluster.stages.judge.prm.conventions import CONVENTIONS, QWEN_SYSTEM, Rendered
+from bcpg_cluster.stages.judge.prm.conventions import CONVENTIONS, QWEN_SYSTEM
 from bcpg_cluster.stages.judge.prm.detection import detect_convention, make_convention
+from bcpg_cluster.stages.judge.prm.layout import Rendered
 from bcpg_cluster.stages.judge.prm.windows import (
     Window,
     WindowInput,
