@@ -171,6 +171,8 @@ class JudgeConfig(Section):
             raise ValueError(f"a judge of kind {self.kind!r} needs a model")
         if (self.kind == "openai") != (self.endpoint is not None):
             raise ValueError("a judge of kind 'openai' needs an endpoint section, and no other kind takes one")
+        if self.structured != "schema" and self.kind != "llm":
+            raise ValueError("structured is for judges of kind 'llm'; for an endpoint, set endpoint.structured")
         return self
 
     @model_validator(mode="after")
@@ -182,12 +184,6 @@ class JudgeConfig(Section):
             raise ValueError("a judge of convention 'implicit' needs a reference_model, the model it was trained from")
         if self.reference_model is None and self.reward_beta != 0.001:
             raise ValueError("reward_beta is for judges of convention 'implicit', which have a reference_model")
-        return self
-
-    @model_validator(mode="after")
-    def _structured_is_for_llm(self) -> JudgeConfig:
-        if self.structured != "schema" and self.kind != "llm":
-            raise ValueError("structured is for judges of kind 'llm'; for an endpoint, set endpoint.structured")
         return self
 
     @model_validator(mode="after")

@@ -168,7 +168,7 @@ def gpu_memory(config: Config, pool: str) -> GpuMemory | None:
         return None
     row = GpuMemory(pool, _model_of(config, pool))
     shape = model_shape(row.model)
-    if shape is None:
+    if shape is None or any(model_shape(reference) is None for reference in _references(config, pool)):
         return row
     parts = _trainer_parts(config, shape) if pool == "trainer" else _engine_parts(config, pool, shape)
     return replace(row, parameters=shape.num_parameters(), parts=parts)
@@ -178,6 +178,12 @@ def _model_of(config: Config, pool: str) -> str:
     if pool in ("rollout", "trainer"):
         return config.policy.model
     return next(judge.model or "" for name, judge in config.judges.items() if config.judge_pool(name) == pool)
+
+
+def _references(config: Config, pool: str) -> list[str]:
+    """The second models of a pool's judges."""
+    of_pool = [judge for name, judge in config.judges.items() if config.judge_pool(name) == pool]
+    return [judge.reference_model for judge in of_pool if judge.reference_model is not None]
 
 
 def _trainer_parts(config: Config, shape: ModelShape) -> dict[str, float]:
@@ -198,6 +204,10 @@ def _engine_parts(config: Config, pool: str, shape: ModelShape) -> dict[str, flo
     ranks = num_ranks(args)
     longest = int(args.get("max_model_len") or 0)
     parts = {"weights": shape.num_parameters() * item / ranks / 2**30}
+    for reference in _references(config, pool):
+        found = model_shape(reference)
+        assert found is not None  # gpu_memory looked
+        parts[f"weights of {reference}"] = found.num_parameters() * item / 2**30
     if longest:
         parts[f"KV cache of one sequence of {longest:,} tokens"] = shape.kv_bytes(longest, item) / ranks / 2**30
     return parts

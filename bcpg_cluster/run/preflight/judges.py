@@ -10,6 +10,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.build.judges import check_taught_rule, judge_endpoint, load_judge_prompt
 from bcpg_cluster.stages.judge.llm.cache import VerdictCache
+from bcpg_cluster.stages.judge.llm.families.families import FAMILIES, check_fit
 from bcpg_cluster.stages.judge.llm.verdict_odds import NUM_TOP_LOGPROBS, SCORED_FORMATS
 from bcpg_cluster.stages.plugin import check_plugin
 
@@ -17,6 +18,7 @@ from bcpg_cluster.stages.plugin import check_plugin
 _JSON_TOKENS_PER_STEP, _LINE_TOKENS_PER_STEP = 90, 8
 _COMMON_LINES = ("12 correct none", "12 wrong calculation")
 _STEPS_OF_LONG_RESPONSES = 32
+_THOUGHT_TOKENS = 2048  # GenPRM's published code allows a critique so many; ThinkPRM's thoughts are longer
 _REASONING_OPTIONS = (
     "reasoning_parser",
     "structured_outputs_config",
@@ -25,8 +27,8 @@ _REASONING_OPTIONS = (
 
 def check_judge(name: str, judge: JudgeConfig) -> None:
     """Raises :class:`ConfigError` for an invalid judge prompt or one without words for the judge's rule, a model that was taught
-    another rule, a key that is not set, a cache that cannot be written, a class that is not there, or an engine that would
-    bind a judge's thoughts to the schema of its answer.
+    another rule, a setting that the prompt's family was not trained for, a key that is not set, a cache that cannot be written,
+    a class that is not there, or an engine that would bind a judge's thoughts to the schema of its answer.
     """
     if judge.cache is not None:
         VerdictCache(Path(judge.cache).expanduser())
@@ -38,6 +40,15 @@ def check_judge(name: str, judge: JudgeConfig) -> None:
     prompt = load_judge_prompt(judge.prompt, judge.rule)
     if judge.says == "probability":
         _check_logprobs(name, judge, prompt.answer)
+    if prompt.answer in FAMILIES:
+        check_fit(
+            f"judges.{name}",
+            FAMILIES[prompt.answer],
+            view=judge.view,
+            shows_gold=judge.show_gold,
+            is_windowed=bool(judge.window_steps or judge.window_tokens or judge.look_ahead),
+            answer_after=judge.answer_after,
+        )
     if judge.kind == "openai":
         judge_endpoint(judge).read_key()
         return
@@ -83,7 +94,12 @@ def judge_notes(config: Config) -> list[str]:
                 f"judges.{name} samples {judge.votes} votes from an endpoint that is sent no seed: a second try draws others. Set "
                 f"judges.{name}.endpoint.send_seed: true where it knows the field"
             )
-        if judge.kind not in ("llm", "openai") or judge.view == "causal":
+        if judge.kind not in ("llm", "openai"):
+            continue
+        if load_judge_prompt(judge.prompt, judge.rule).answer in FAMILIES:
+            lines += _thought_notes(name, judge)
+            continue
+        if judge.view == "causal":
             continue
         is_json = load_judge_prompt(judge.prompt, judge.rule).answer == "json"
         per_step = _JSON_TOKENS_PER_STEP if is_json else _tokens_of_a_line(judge)
@@ -98,6 +114,15 @@ def judge_notes(config: Config) -> list[str]:
             "raise max_tokens"
         )
     return lines
+
+
+def _thought_notes(name: str, judge: JudgeConfig) -> list[str]:
+    if judge.max_tokens >= _THOUGHT_TOKENS:
+        return []
+    return [
+        f"judges.{name} thinks before its verdicts, and max_tokens {judge.max_tokens} cuts thoughts off: such answers are "
+        f"`unparsable`. Set max_tokens to {_THOUGHT_TOKENS} or more"
+    ]
 
 
 def _tokens_of_a_line(judge: JudgeConfig) -> int:

@@ -15,6 +15,8 @@ from bcpg_cluster.records import VerdictStatus
 from bcpg_cluster.stages.job import Sleeper
 from bcpg_cluster.stages.judge.llm.answer_schema import parse_answer, verdict_schema
 from bcpg_cluster.stages.judge.llm.cache import VerdictCache, content_seed, request_key
+from bcpg_cluster.stages.judge.llm.families.families import FAMILIES, NOT_REACHED, check_fit
+from bcpg_cluster.stages.judge.llm.families.family import Said, Shown
 from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt, render_judge_messages, render_repair
 from bcpg_cluster.stages.judge.llm.transport import Ask, Reply, Transport, cached_answers
 from bcpg_cluster.stages.judge.llm.verdict_odds import scores_of
@@ -90,6 +92,9 @@ class LlmJudge:
     Args:
         transport: owned from here on: closing the judge closes it.
         cache: answers of earlier runs; ``None`` asks always.
+
+    Raises:
+        ConfigError: options that the prompt's family was not trained for.
     """
 
     def __init__(
@@ -99,6 +104,16 @@ class LlmJudge:
         self._transport = transport
         self._options = options
         self._prompt = options.prompt
+        self._family = FAMILIES.get(options.prompt.answer)
+        if self._family is not None:
+            check_fit(
+                f"judges.{name}",
+                self._family,
+                view=options.view,
+                shows_gold=False,
+                is_windowed=options.windows != WHOLE,
+                answer_after=options.answer_after,
+            )
         self._cache = cache
         self._lost_account: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
@@ -127,7 +142,7 @@ class LlmJudge:
         asked = [case for case in cases for _ in range(votes)]
         drawn: list[list[Judgement]] = [[Judgement(VerdictStatus.REFUSED)] * len(case.steps) for case in asked]
         try:
-            for wave in self._waves(asked):
+            for wave in self._waves(asked, drawn):
                 for question, judged in zip(wave, self._judged(wave, asked, drawn, account), strict=True):
                     drawn[question.case][question.first : question.last + 1] = judged
             rows = [
@@ -166,10 +181,13 @@ class LlmJudge:
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    def _waves(self, cases: Sequence[JudgeCase]) -> Iterator[list[_Question]]:
+    def _waves(self, cases: Sequence[JudgeCase], rows: list[list[Judgement]]) -> Iterator[list[_Question]]:
         """The questions that can go out together; a wave needs the verdicts of those before it."""
         questions = [[_Question(index, *window) for window in self._cut(case)] for index, case in enumerate(cases)]
-        if self._options.view == "full" and self._prompt.earlier:
+        if self._family is not None and self._family.is_conversation:
+            for wave in zip_longest(*questions):
+                yield [question for question in wave if question is not None and _is_open(question, rows)]
+        elif self._options.view == "full" and self._prompt.earlier:
             for wave in zip_longest(*questions):
                 yield [question for question in wave if question is not None]
         else:
@@ -183,6 +201,12 @@ class LlmJudge:
         return cut_windows(len(case.steps), max_steps=limits.steps, sizes=sizes, max_tokens=limits.tokens)
 
     def _ask(self, question: _Question, case: JudgeCase, row: Sequence[Judgement]) -> Ask:
+        sample = self._options.sample * self._options.votes + question.case % self._options.votes
+        if self._family is not None:
+            shown = Shown(
+                case.problem, case.steps[: question.last + 1], tuple(said.raw for said in row[: question.first])
+            )
+            return self._seeded(Ask(tuple(self._family.messages(self._prompt, shown)), sample=sample))
         earlier = {}
         if self._options.view == "full":
             earlier = {step: said.error_type for step, said in enumerate(row[: question.first]) if said.label == 0}
@@ -198,8 +222,6 @@ class LlmJudge:
         )
         num_steps = question.last - question.first + 1
         schema = verdict_schema(num_steps, rule=self._prompt.rule) if self._is_bound else None
-        options = self._options
-        sample = options.sample * options.votes + question.case % options.votes
         return self._seeded(Ask(tuple(messages), schema, sample=sample))
 
     def _seeded(self, ask: Ask) -> Ask:
@@ -270,6 +292,8 @@ class LlmJudge:
         num_steps = question.last - question.first + 1
         if reply.failure is not None:
             return [Judgement(reply.failure, raw=reply.text)] * num_steps
+        if self._family is not None:
+            return _of_family(self._family.read(reply.text, num_steps), reply.text, num_steps)
         answer = self._tail(reply.text)
         parsed = None
         if answer is not None:
@@ -284,6 +308,28 @@ class LlmJudge:
             Judgement(VerdictStatus.JUDGED, verdict.label, score, verdict.error_type, reply.text)
             for verdict, score in zip(parsed, scores, strict=True)
         ]
+
+
+def _is_open(question: _Question, rows: list[list[Judgement]]) -> bool:
+    """Whether a conversation has come to this step. Where the step before got no answer, this one gets none either."""
+    row = rows[question.case]
+    before = row[question.first - 1] if question.first else None
+    if before is None or before.status in (VerdictStatus.JUDGED, VerdictStatus.UNPARSABLE):
+        return True
+    row[question.first] = before
+    return False
+
+
+def _of_family(said: Sequence[Said] | None, text: str, num_steps: int) -> list[Judgement]:
+    """A trained judge's answer as judgements. Each step has its own part of the thought; one not come to is ``REFUSED``."""
+    if said is None:
+        return [Judgement(VerdictStatus.UNPARSABLE, raw=text)] * num_steps
+    return [
+        Judgement(VerdictStatus.REFUSED, raw=NOT_REACHED)
+        if one.label is None
+        else Judgement(VerdictStatus.JUDGED, label=one.label, raw=one.thought)
+        for one in said
+    ]
 
 
 def _add(account: dict[str, float], more: Mapping[str, float]) -> None:

@@ -100,6 +100,25 @@ def _check_labels(model: str, config: Mapping[str, Any]) -> None:
         )
 
 
+def check_needs(model: str, convention: str, engine: str, *, has_reference: bool) -> None:
+    """Raises :class:`ConfigError` for a reference model without use, one that is missing, and an engine that does not serve."""
+    if (convention == "implicit") != has_reference:
+        raise ConfigError(
+            f"{model} follows the convention {convention!r}, and "
+            + ("a reference_model was given" if has_reference else "no reference_model was given"),
+            rule="an implicit process reward model is compared with the model it was trained from; no other family has one",
+            remedy="remove reference_model, or set convention: implicit"
+            if has_reference
+            else "set reference_model (EurusPRM's is Qwen/Qwen2.5-Math-7B-Instruct)",
+        )
+    if engine == "vllm" and convention in ON_TRANSFORMERS:
+        raise ConfigError(
+            f"{model} follows the convention {convention!r}, which vLLM does not serve here",
+            rule=f"value heads, token classifiers, two models and two passes ({', '.join(ON_TRANSFORMERS)}) run on transformers",
+            remedy="set the judge's engine to transformers, or leave it to be chosen",
+        )
+
+
 def make_convention(
     name: str,
     tokenizer: Any,

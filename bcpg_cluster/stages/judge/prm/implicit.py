@@ -100,10 +100,6 @@ def _spans(
     if has_end:
         borders[-1] += 1
     is_cut = borders[0] == 0 or borders[0] == len(begins) or begins[borders[0]] != start
-    if (
-        is_cut
-        or borders[-1] > len(token_ids)
-        or any(after <= before for before, after in pairwise(borders))
-    ):
+    if is_cut or borders[-1] > len(token_ids) or any(after <= before for before, after in pairwise(borders)):
         return None
     return Rendered(token_ids, tuple(border - 1 for border in borders[1:]), borders[0])
