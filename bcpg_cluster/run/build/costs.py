@@ -10,9 +10,11 @@ from bcpg_cluster.config.section import num_ranks
 from bcpg_cluster.run.build.engine_defaults import engine_options
 from bcpg_cluster.run.build.footprint import ask_of, held_together
 from bcpg_cluster.run.build.judges import judge_options
-from bcpg_cluster.run.build.model_files import model_bytes, model_shape
+from bcpg_cluster.run.build.model_files import config_json, model_bytes, model_shape
 from bcpg_cluster.run.build.model_memory import ModelShape, activation_bytes, training_state_bytes
 from bcpg_cluster.stages.judge.llm.llm_judge import most_calls
+from bcpg_cluster.stages.judge.prm.detection import convention_by_name
+from bcpg_cluster.stages.judge.prm.pathfinder import most_passes
 from bcpg_cluster.stages.judge.prm.windows import most_windows
 
 # Bytes a sample takes in the store for each response token (ids, log-probs, texts, weights, reference), before compression.
@@ -153,7 +155,15 @@ def calls_each(judge: JudgeConfig, max_tokens: int) -> int:
     max_steps = max_tokens
     if judge.kind in ("llm", "openai"):
         return most_calls(judge_options(judge), max_steps)
-    return most_windows(max_steps) if judge.kind == "prm" else 1
+    if judge.kind != "prm":
+        return 1
+    return most_passes(max_steps) if _is_asked_twice(judge) else most_windows(max_steps)
+
+
+def _is_asked_twice(judge: JudgeConfig) -> bool:
+    model = judge.model or ""
+    named = judge.convention == "auto" and convention_by_name(model, config_json(model) or {}) == "pathfinder"
+    return judge.convention == "pathfinder" or named
 
 
 def memory_gib(config: Config) -> float:

@@ -10,7 +10,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.build.judges import check_taught_rule, judge_endpoint, load_judge_prompt
 from bcpg_cluster.stages.judge.llm.cache import VerdictCache
-from bcpg_cluster.stages.judge.llm.families.families import FAMILIES, check_fit
+from bcpg_cluster.stages.judge.llm.families.families import FAMILIES, check_fit, family_of
 from bcpg_cluster.stages.judge.llm.verdict_odds import NUM_TOP_LOGPROBS, SCORED_FORMATS
 from bcpg_cluster.stages.plugin import check_plugin
 
@@ -41,6 +41,13 @@ def check_judge(name: str, judge: JudgeConfig) -> None:
     if judge.says == "probability":
         _check_logprobs(name, judge, prompt.answer)
     if prompt.answer in FAMILIES:
+        named = family_of(judge.model or "")
+        if named not in (None, prompt.answer):
+            raise ConfigError(
+                f"judges.{name}: {judge.model} is a {named} by its name, and its prompt has answer = {prompt.answer!r}",
+                rule="a model that was trained to judge is asked as it was trained",
+                remedy=f"set prompt: embedded:{named}",
+            )
         check_fit(
             f"judges.{name}",
             FAMILIES[prompt.answer],
@@ -96,9 +103,15 @@ def judge_notes(config: Config) -> list[str]:
             )
         if judge.kind not in ("llm", "openai"):
             continue
-        if load_judge_prompt(judge.prompt, judge.rule).answer in FAMILIES:
+        answer, named = load_judge_prompt(judge.prompt, judge.rule).answer, family_of(judge.model or "")
+        if answer in FAMILIES:
             lines += _thought_notes(name, judge)
             continue
+        if named is not None:
+            lines.append(
+                f"judges.{name}.model {judge.model} was trained to judge, by its name, but not by its prompt {judge.prompt}. Set "
+                f"prompt: embedded:{named}"
+            )
         if judge.view == "causal":
             continue
         is_json = load_judge_prompt(judge.prompt, judge.rule).answer == "json"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.stages.judge.llm.families.families import family_of
 from bcpg_cluster.stages.judge.prm.conventions import CONVENTIONS
 from bcpg_cluster.stages.judge.prm.layout import Convention
 from bcpg_cluster.stages.judge.prm.pathfinder import PathFinder
@@ -26,8 +27,6 @@ _NAMES: Final[Mapping[str, str]] = {
     "implicitprm": "implicit",
     "pathfinder-prm": "pathfinder",
 }
-# Generative ones write their verdicts: each is a judge of kind llm with the prompt of that name.
-_WRITERS: Final[Mapping[str, str]] = {"thinkprm": "thinkprm", "genprm": "genprm", "r-prm": "rprm"}
 
 
 def detect_convention(model: str, config: Mapping[str, Any]) -> str:
@@ -39,17 +38,23 @@ def detect_convention(model: str, config: Mapping[str, Any]) -> str:
     for architecture in config.get("architectures") or ():
         if (family := _family(architecture)) != "causal":
             return family
-    names = (model, str(config.get("_name_or_path") or ""))
-    found = {convention for part, convention in _NAMES.items() if any(part in name.lower() for name in names)}
-    if len(found) == 1:
-        return found.pop()
-    _refuse_writers(names)
+    named = convention_by_name(model, config)
+    if named is not None:
+        return named
+    _refuse_writers((model, str(config.get("_name_or_path") or "")))
     raise ConfigError(
         f"{model} ({', '.join(config.get('architectures') or ['no architecture stated'])}) does not say which kind of "
         "process reward model it is",
         rule=f"the architecture ({', '.join(_ARCHITECTURES)}, ...{_CLASSIFIER}) or the model's name determines the convention",
         remedy=f"set the judge's convention: {', '.join(NAMES)}; a language model is a judge of kind: llm",
     )
+
+
+def convention_by_name(model: str, config: Mapping[str, Any]) -> str | None:
+    """The family that a causal model's name is of; ``None`` where it says nothing, or two things."""
+    names = (model, str(config.get("_name_or_path") or ""))
+    found = {convention for part, convention in _NAMES.items() if any(part in name.lower() for name in names)}
+    return found.pop() if len(found) == 1 else None
 
 
 def choose_convention(name: str, model: str, config: Mapping[str, Any]) -> str:
@@ -76,13 +81,13 @@ def choose_convention(name: str, model: str, config: Mapping[str, Any]) -> str:
 
 
 def _refuse_writers(names: Sequence[str]) -> None:
-    for part, prompt in _WRITERS.items():
-        if any(part in name.lower() for name in names):
-            raise ConfigError(
-                f"{names[0]} writes its verdicts, by its name",
-                rule="a process reward model of kind: prm gives numbers; one that writes is an LLM judge",
-                remedy=f"set kind: llm and prompt: embedded:{prompt}",
-            )
+    prompt = next(filter(None, map(family_of, names)), None)
+    if prompt is not None:
+        raise ConfigError(
+            f"{names[0]} writes its verdicts, by its name",
+            rule="a process reward model of kind: prm gives numbers; one that writes is an LLM judge",
+            remedy=f"set kind: llm and prompt: embedded:{prompt}",
+        )
 
 
 def _family(architecture: str) -> str:

@@ -84,5 +84,10 @@ class PathFinder:
         return Rendered(tuple(token_ids), tuple(places)) if len(places) == num_masks else None
 
 
+def most_passes(num_steps: int) -> int:
+    """The most inputs that a response of at most so many steps is asked by."""
+    return 2 * num_steps
+
+
 def _label(is_good: bool) -> str:
     return GOOD if is_good else BAD

@@ -66,7 +66,7 @@ class VllmStepScorer:
         if self._convention.head in ("value", "labels", "log_ratio"):
             raise ConfigError(
                 f"the head of {model} is not read by vLLM here",
-                rule="models with a value head (skywork), token classifiers (trl) and pairs of models (implicit) are served by "
+                rule="models with a value head (skywork), pairs of models (implicit) and token classifiers (trl) are served by "
                 "transformers",
                 remedy="set the judge's engine to transformers, or leave it to be chosen",
             )

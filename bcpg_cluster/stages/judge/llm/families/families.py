@@ -20,6 +20,14 @@ _SIGN: Final = re.compile(
 )
 
 
+_NAMES: Final = {"thinkprm": "thinkprm", "genprm": "genprm", "rprm": r"(?:^|[/_])r-?prm"}
+
+
+def family_of(model: str) -> str | None:
+    """The family that a model's name says it is of; ``None`` where it says nothing."""
+    return next((family for family, part in _NAMES.items() if re.search(part, model, re.IGNORECASE)), None)
+
+
 def check_fit(
     key: str, family: Family, *, view: str, shows_gold: bool, is_windowed: bool, answer_after: str | None
 ) -> None:

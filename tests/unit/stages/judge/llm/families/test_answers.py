@@ -99,7 +99,7 @@ def test_a_thought_cut_off_anywhere_gives_no_label(rights: list[bool], data: st.
 # --- GenPRM ----------------------------------------------------------------------------------------------------------
 
 CRITIQUE = "<analyze>\nLet's analyze the Paragraph 1 step by step: fine.\n</analyze>\n"
-CODE = "<verify>\nLet's use python code to find any potential error:\n```python\nprint(1)\n```\n[Code Output]\n\n```\n1\n```\n</verify>\n"
+CODE = "<verify>\nLet's use python code:\n```python\nprint(1)\n```\n[Code Output]\n\n```\n1\n```\n</verify>\n"
 
 
 @pytest.mark.parametrize(
