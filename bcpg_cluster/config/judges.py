@@ -118,6 +118,9 @@ class JudgeConfig(Section):
     structured: Literal["schema", "none"] = "schema"
     """``llm``: ``schema`` has vLLM enforce the JSON prompt's schema; ``none`` is for judges that think aloud first, which the
     schema would prevent."""
+    run_code: Annotated[bool, Decides.WHEN_SET] = False
+    """``llm`` with the prompt ``genprm``: run the programs that the judge writes, in the sandbox of ``verify.kind: code``, and let
+    it continue from what they print; ``false`` leaves it with what it expects them to print."""
     cache: Annotated[str | None, Decides.NEVER] = None
     """Directory of answers shared between runs; ``null`` shares none."""
     endpoint: EndpointConfig | None = None
@@ -173,6 +176,10 @@ class JudgeConfig(Section):
             raise ValueError("a judge of kind 'openai' needs an endpoint section, and no other kind takes one")
         if self.structured != "schema" and self.kind != "llm":
             raise ValueError("structured is for judges of kind 'llm'; for an endpoint, set endpoint.structured")
+        if self.run_code and self.kind != "llm":
+            raise ValueError(
+                "run_code is for judges of kind 'llm': an endpoint does not continue an answer that has begun"
+            )
         return self
 
     @model_validator(mode="after")

@@ -129,6 +129,11 @@ def _make_llm_judge(config: Config, name: str, generators: dict[str, TextGenerat
     options = replace(judge_options(section), run_seed=config.seed)
     cache = VerdictCache(Path(section.cache).expanduser()) if section.cache else None
     transport = _to_endpoint(section) if section.kind == "openai" else _to_generator(config, name, generators)
+    if section.run_code:
+        from bcpg_cluster.stages.judge.llm.families.run_code import CodeRunning
+        from bcpg_cluster.stages.verify.code.sandbox import Sandbox
+
+        transport = CodeRunning(transport, Sandbox())
     return LlmJudge(name, transport, options, cache)
 
 

@@ -28,7 +28,8 @@ _REASONING_OPTIONS = (
 def check_judge(name: str, judge: JudgeConfig) -> None:
     """Raises :class:`ConfigError` for an invalid judge prompt or one without words for the judge's rule, a model that was taught
     another rule, a setting that the prompt's family was not trained for, a key that is not set, a cache that cannot be written,
-    a class that is not there, or an engine that would bind a judge's thoughts to the schema of its answer.
+    a class that is not there, programs that cannot be run, or an engine that would bind a judge's thoughts to the schema of its
+    answer.
     """
     if judge.cache is not None:
         VerdictCache(Path(judge.cache).expanduser())
@@ -40,6 +41,8 @@ def check_judge(name: str, judge: JudgeConfig) -> None:
     prompt = load_judge_prompt(judge.prompt, judge.rule)
     if judge.says == "probability":
         _check_logprobs(name, judge, prompt.answer)
+    if judge.run_code:
+        _check_run_code(name, prompt.answer)
     if prompt.answer in FAMILIES:
         named = family_of(judge.model or "")
         if named not in (None, prompt.answer):
@@ -83,6 +86,18 @@ def _check_logprobs(name: str, judge: JudgeConfig, answer: str) -> None:
             rule=f"P(right) is read from the {NUM_TOP_LOGPROBS} most probable tokens",
             remedy=f"leave max_logprobs out of engine_args, or set {NUM_TOP_LOGPROBS} or more",
         )
+
+
+def _check_run_code(name: str, answer: str) -> None:
+    from bcpg_cluster.stages.verify.code.sandbox import Sandbox
+
+    if answer != "genprm":
+        raise ConfigError(
+            f"judges.{name}: run_code, and a prompt with answer = {answer!r}",
+            rule="programs are run in GenPRM's critiques, which have a place for them",
+            remedy="set run_code: false, or prompt: embedded:genprm",
+        )
+    Sandbox()  # says why, where programs cannot be isolated on this machine
 
 
 def judge_notes(config: Config) -> list[str]:
