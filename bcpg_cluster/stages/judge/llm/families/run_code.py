@@ -60,6 +60,11 @@ class CodeRunning:
         """See :class:`~bcpg_cluster.stages.judge.llm.transport.Transport`."""
         return self._inner.is_bound
 
+    @property
+    def enforces(self) -> bool:
+        """See :class:`~bcpg_cluster.stages.judge.llm.transport.Transport`."""
+        return self._inner.enforces
+
     def settings(self, *, sample: int, is_json: bool) -> str:
         """The inner one's, and that programs are run."""
         return self._inner.settings(sample=sample, is_json=is_json) + ":code"

@@ -27,7 +27,7 @@ YES, NO = (
 class Scripted:
     """A transport that would enforce a schema, and answers by a function of the messages."""
 
-    model, decoding, is_bound = "m1", {}, True
+    model, decoding, is_bound, enforces = "m1", {}, True, True
 
     def __init__(self, answer: Callable[[Sequence[Mapping[str, str]]], str | Reply]) -> None:
         self._answer = answer
@@ -113,6 +113,38 @@ def test_a_conversation_ends_where_no_answer_came() -> None:
     (row,) = genprm.judge([CASE]).judgements
     assert [one.status for one in row] == [VerdictStatus.JUDGED, VerdictStatus.UNPARSABLE, VerdictStatus.JUDGED]
     assert transport.waves[2][0].messages[4] == {"role": "assistant", "content": "hm"}
+
+
+def test_votes_of_one_model_each_have_a_conversation_of_their_own() -> None:
+    drawn: list[str] = []
+
+    def answer(messages: Sequence[Mapping[str, str]]) -> str:
+        drawn.append(NO if len(drawn) == 1 else YES)  # the second vote on the first step says no
+        return drawn[-1]
+
+    transport = Scripted(answer)
+    options = JudgeOptions(load_judge_prompt("embedded:genprm"), "causal", votes=3)
+    (row,) = LlmJudge("j", transport, options).judge([CASE]).judgements
+    assert [one.score for one in row] == [2 / 3, 1.0, 1.0]
+    assert [ask.sample for ask in transport.waves[0]] == [0, 1, 2]
+    assert [ask.messages[2]["content"] for ask in transport.waves[1]] == [YES, NO, YES]
+
+
+def test_steps_that_most_votes_do_not_come_to_have_no_score() -> None:
+    """One vote stops at the first step, the other goes to the end: half of them is enough. Of three, one is not."""
+    short, whole = (
+        "Step 1: \\boxed{incorrect}\n</think>",
+        "".join(f"Step {n}: \\boxed{{correct}}\n" for n in (1, 2, 3)) + "</think>",
+    )
+    for answers, scores, status in (
+        ([short, whole], [0.5, 1.0, 1.0], "judged"),
+        ([short, short, whole], [1 / 3, None, None], "refused"),
+    ):
+        transport = Scripted(lambda _, rest=iter(answers): next(rest))
+        options = JudgeOptions(load_judge_prompt("embedded:thinkprm"), votes=len(answers))
+        (row,) = LlmJudge("j", transport, options).judge([CASE]).judgements
+        assert [one.score for one in row] == scores
+        assert row[2].status == status
 
 
 def test_rprm_is_asked_about_one_step_at_a_time() -> None:

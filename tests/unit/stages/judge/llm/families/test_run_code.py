@@ -35,7 +35,7 @@ def printed(text: str) -> str:
 class Continuing:
     """Gives its answers one after another; what it was asked to continue is kept."""
 
-    model, decoding, is_bound = "m1", {"temperature": 0.0}, True
+    model, decoding, is_bound, enforces = "m1", {"temperature": 0.0}, True, True
 
     def __init__(self, *answers: str | Reply) -> None:
         self._answers = list(answers)
