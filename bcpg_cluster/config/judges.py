@@ -122,16 +122,24 @@ class JudgeConfig(Section):
     structured: Literal["schema", "none"] = "schema"
     """``llm``: ``schema`` has vLLM enforce the JSON prompt's schema; ``none`` is for judges that think aloud first, which the
     schema would prevent."""
+    run_code: Annotated[bool, Decides.WHEN_SET] = False
+    """``llm`` with the prompt ``genprm``: run the programs that the judge writes, in the sandbox of ``verify.kind: code``, and let
+    it continue from what they print; ``false`` leaves it with what it expects them to print."""
     cache: Annotated[str | None, Decides.NEVER] = None
     """Directory of answers shared between runs; ``null`` shares none."""
     endpoint: EndpointConfig | None = None
     """``openai``, and needed there: the endpoint to ask."""
     threshold: Annotated[float, FirstReadBy("weigh")] = Field(0.5, ge=0, le=1)
     """Lambda of Eq. 4, for judges that score; applied when weights are made, never when judging."""
-    convention: Literal["auto", "qwen", "math_shepherd", "rlhflow", "skywork", "trl"] = "auto"
+    convention: Literal["auto", "qwen", "math_shepherd", "rlhflow", "skywork", "trl", "implicit", "pathfinder"] = "auto"
     """``prm``: how steps are shown to the model; ``auto`` goes by its architecture or name."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """``prm``: what runs the model; ``auto`` is transformers for skywork and trl, else vLLM."""
+    """``prm``: what runs the model; ``auto`` is transformers for skywork, trl, implicit and pathfinder, else vLLM."""
+    reference_model: Annotated[str | None, Decides.WHEN_SET] = None
+    """``implicit``, and needed there: the model that the process reward model was trained from."""
+    reward_beta: Annotated[float, Decides.WHEN_SET] = Field(0.001, gt=0)
+    """``implicit``: beta of a step's reward, beta * (log p of the model - log p of ``reference_model``); its sigmoid is the
+    score."""
     context_tokens: int = Field(512, ge=0)
     """``prm``: least number of earlier tokens that a later window over a long response shows, at most half the model's
     context."""
@@ -177,6 +185,21 @@ class JudgeConfig(Section):
             raise ValueError("a judge of kind 'openai' needs an endpoint section, and no other kind takes one")
         if self.structured != "schema" and self.kind != "llm":
             raise ValueError("structured is for judges of kind 'llm'; for an endpoint, set endpoint.structured")
+        if self.run_code and self.kind != "llm":
+            raise ValueError(
+                "run_code is for judges of kind 'llm': an endpoint does not continue an answer that has begun"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reference_is_for_implicit(self) -> JudgeConfig:
+        can_have = self.kind == "prm" and self.convention in ("auto", "implicit")
+        if self.reference_model is not None and not can_have:
+            raise ValueError("reference_model is for judges of kind 'prm' and convention 'implicit'")
+        if self.reference_model is None and self.convention == "implicit":
+            raise ValueError("a judge of convention 'implicit' needs a reference_model, the model it was trained from")
+        if self.reference_model is None and self.reward_beta != 0.001:
+            raise ValueError("reward_beta is for judges of convention 'implicit', which have a reference_model")
         return self
 
     @model_validator(mode="after")

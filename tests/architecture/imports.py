@@ -20,7 +20,7 @@ VENDORS = {
         "stages/generate/prompt_lengths.py",
         "stages/generate/tokenizer_check.py",
         "stages/judge/prm/detection.py",
-        "stages/judge/prm/transformers_scorer.py",
+        "stages/judge/prm/transformers_model.py",
         "stages/train/forward.py",
         "stages/train/lora.py",
         "prompts/hub.py",

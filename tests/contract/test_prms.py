@@ -16,9 +16,11 @@ import pytest
 
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.records import VerdictStatus
-from bcpg_cluster.stages.judge.prm.conventions import MathShepherd, QwenPrm, Rendered, RlhFlow
+from bcpg_cluster.stages.judge.prm.conventions import MathShepherd, QwenPrm, RlhFlow
+from bcpg_cluster.stages.judge.prm.layout import Rendered
 from bcpg_cluster.stages.judge.prm.make_scorer import make_step_scorer
-from bcpg_cluster.stages.judge.prm.transformers_scorer import TransformersStepScorer, _batches
+from bcpg_cluster.stages.judge.prm.transformers_model import batches
+from bcpg_cluster.stages.judge.prm.transformers_scorer import TransformersStepScorer
 from bcpg_cluster.stages.judge.prm.vllm_scorer import VllmStepScorer, _good_scores
 from bcpg_cluster.stages.judge.prm.windows import Window, WindowInput, judgement
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judgement
@@ -420,9 +422,9 @@ def test_what_cannot_be_served_is_said_before_it_starts(tmp_path: Path, shepherd
 
 def test_batches_stay_within_their_tokens() -> None:
     lengths = [5, 100, 7, 30, 31, 5]
-    batches = list(_batches(lengths, 64))
-    assert sorted(index for batch in batches for index in batch) == list(range(6))
-    assert batches == [[0, 5, 2], [3, 4], [1]]  # one alone may be longer
+    cut = list(batches(lengths, 64))
+    assert sorted(index for batch in cut for index in batch) == list(range(6))
+    assert cut == [[0, 5, 2], [3, 4], [1]]  # one alone may be longer
 
 
 def test_rows_that_do_not_fit_the_steps_are_an_error() -> None:

@@ -11,9 +11,11 @@ from bcpg_cluster.config.section import num_ranks
 from bcpg_cluster.run.build.engine_defaults import engine_options
 from bcpg_cluster.run.build.footprint import ask_of, held_together
 from bcpg_cluster.run.build.judges import judge_options
-from bcpg_cluster.run.build.model_files import model_bytes, model_shape
+from bcpg_cluster.run.build.model_files import config_json, model_bytes, model_shape
 from bcpg_cluster.run.build.model_memory import ModelShape, activation_bytes, training_state_bytes
 from bcpg_cluster.stages.judge.llm.llm_judge import most_calls
+from bcpg_cluster.stages.judge.prm.detection import convention_by_name
+from bcpg_cluster.stages.judge.prm.pathfinder import most_passes
 from bcpg_cluster.stages.judge.prm.windows import most_windows
 from bcpg_cluster.store.reports import RoundReport
 
@@ -196,7 +198,15 @@ def calls_each(judge: JudgeConfig, max_tokens: int) -> int:
     max_steps = max_tokens
     if judge.kind in ("llm", "openai"):
         return most_calls(judge_options(judge), max_steps)
-    return most_windows(max_steps) if judge.kind == "prm" else 1
+    if judge.kind != "prm":
+        return 1
+    return most_passes(max_steps) if _is_asked_twice(judge) else most_windows(max_steps)
+
+
+def _is_asked_twice(judge: JudgeConfig) -> bool:
+    model = judge.model or ""
+    named = judge.convention == "auto" and convention_by_name(model, config_json(model) or {}) == "pathfinder"
+    return judge.convention == "pathfinder" or named
 
 
 def memory_gib(config: Config) -> float:
@@ -211,7 +221,7 @@ def gpu_memory(config: Config, pool: str) -> GpuMemory | None:
         return None
     row = GpuMemory(pool, _model_of(config, pool))
     shape = model_shape(row.model)
-    if shape is None:
+    if shape is None or any(model_shape(reference) is None for reference in _references(config, pool)):
         return row
     parts = _trainer_parts(config, shape) if pool == "trainer" else _engine_parts(config, pool, shape)
     return replace(row, parameters=shape.num_parameters(), parts=parts)
@@ -221,6 +231,12 @@ def _model_of(config: Config, pool: str) -> str:
     if pool in ("rollout", "trainer"):
         return config.policy.model
     return next(judge.model or "" for name, judge in config.judges.items() if config.judge_pool(name) == pool)
+
+
+def _references(config: Config, pool: str) -> list[str]:
+    """The second models of a pool's judges."""
+    of_pool = [judge for name, judge in config.judges.items() if config.judge_pool(name) == pool]
+    return [judge.reference_model for judge in of_pool if judge.reference_model is not None]
 
 
 def _trainer_parts(config: Config, shape: ModelShape) -> dict[str, float]:
@@ -241,6 +257,10 @@ def _engine_parts(config: Config, pool: str, shape: ModelShape) -> dict[str, flo
     ranks = num_ranks(args)
     longest = int(args.get("max_model_len") or 0)
     parts = {"weights": shape.num_parameters() * item / ranks / 2**30}
+    for reference in _references(config, pool):
+        found = model_shape(reference)
+        assert found is not None  # gpu_memory looked
+        parts[f"weights of {reference}"] = found.num_parameters() * item / 2**30
     if longest:
         parts[f"KV cache of one sequence of {longest:,} tokens"] = shape.kv_bytes(longest, item) / ranks / 2**30
     return parts

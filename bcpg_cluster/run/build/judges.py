@@ -27,6 +27,7 @@ from bcpg_cluster.stages.judge.protocol import Judge
 if TYPE_CHECKING:
     from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
     from bcpg_cluster.stages.judge.endpoint.settings import Endpoint
+    from bcpg_cluster.stages.judge.prm.implicit import Reference
 
 TAUGHT_RULE = "bcpg_step_rule"
 """Key of a judge model's config.json: the rule by which the steps it was trained on were labelled."""
@@ -106,8 +107,19 @@ def _make_prm(config: Config, name: str) -> Judge:
         separator=section.separator,
         system=section.system,
         convention=section.convention,
+        reference=reference_of(section),
         context_tokens=section.context_tokens,
     )
+
+
+def reference_of(section: JudgeConfig) -> Reference | None:
+    """What an implicit process reward model is compared with; ``None`` without a reference model."""
+    from bcpg_cluster.stages.judge.prm.implicit import Reference
+
+    if section.reference_model is None:
+        return None
+    model = resolve_asset(section.reference_model)
+    return Reference(model, model_digest(model), section.reward_beta)
 
 
 def _make_llm_judge(config: Config, name: str, generators: dict[str, TextGenerator]) -> Judge:
@@ -117,6 +129,11 @@ def _make_llm_judge(config: Config, name: str, generators: dict[str, TextGenerat
     options = replace(judge_options(section), run_seed=config.seed)
     cache = VerdictCache(Path(section.cache).expanduser()) if section.cache else None
     transport = _to_endpoint(section) if section.kind == "openai" else _to_generator(config, name, generators)
+    if section.run_code:
+        from bcpg_cluster.stages.judge.llm.families.run_code import CodeRunning
+        from bcpg_cluster.stages.verify.code.sandbox import Sandbox
+
+        transport = CodeRunning(transport, Sandbox())
     return LlmJudge(name, transport, options, cache)
 
 

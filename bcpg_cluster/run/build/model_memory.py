@@ -52,6 +52,9 @@ KNOWN: Mapping[str, ModelShape] = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": ModelShape(5120, 48, 40, 8, 13824, 152064),
     "Qwen/Qwen2.5-7B-Instruct": _QWEN_7B,
     "Qwen/Qwen2.5-Math-PRM-7B": _QWEN_7B,  # its head of two numbers replaces the vocabulary's; some 0.5 B less
+    "Qwen/Qwen2.5-Math-7B-Instruct": _QWEN_7B,
+    "PRIME-RL/EurusPRM-Stage1": _QWEN_7B,
+    "PRIME-RL/EurusPRM-Stage2": _QWEN_7B,
     "Qwen/Qwen2.5-32B-Instruct": ModelShape(5120, 64, 40, 8, 27648, 152064),
 }
 

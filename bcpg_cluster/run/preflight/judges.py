@@ -10,6 +10,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.build.judges import check_taught_rule, judge_endpoint, load_judge_prompt
 from bcpg_cluster.stages.judge.llm.cache import VerdictCache
+from bcpg_cluster.stages.judge.llm.families.families import FAMILIES, check_fit, family_of
 from bcpg_cluster.stages.judge.llm.verdict_odds import NUM_TOP_LOGPROBS, SCORED_FORMATS
 from bcpg_cluster.stages.plugin import check_plugin
 
@@ -17,6 +18,7 @@ from bcpg_cluster.stages.plugin import check_plugin
 _JSON_TOKENS_PER_STEP, _LINE_TOKENS_PER_STEP = 90, 8
 _COMMON_LINES = ("12 correct none", "12 wrong calculation")
 _STEPS_OF_LONG_RESPONSES = 32
+_THOUGHT_TOKENS = 2048  # GenPRM's published code allows a critique so many; ThinkPRM's thoughts are longer
 _REASONING_OPTIONS = (
     "reasoning_parser",
     "structured_outputs_config",
@@ -25,8 +27,9 @@ _REASONING_OPTIONS = (
 
 def check_judge(name: str, judge: JudgeConfig) -> None:
     """Raises :class:`ConfigError` for an invalid judge prompt or one without words for the judge's rule, a model that was taught
-    another rule, a key that is not set, a cache that cannot be written, a class that is not there, or an engine that would
-    bind a judge's thoughts to the schema of its answer.
+    another rule, a setting that the prompt's family was not trained for, a key that is not set, a cache that cannot be written,
+    a class that is not there, programs that cannot be run, or an engine that would bind a judge's thoughts to the schema of its
+    answer.
     """
     if judge.cache is not None:
         VerdictCache(Path(judge.cache).expanduser())
@@ -38,6 +41,24 @@ def check_judge(name: str, judge: JudgeConfig) -> None:
     prompt = load_judge_prompt(judge.prompt, judge.rule)
     if judge.says == "probability":
         _check_logprobs(name, judge, prompt.answer)
+    if judge.run_code:
+        _check_run_code(name, prompt.answer)
+    if prompt.answer in FAMILIES:
+        named = family_of(judge.model or "")
+        if named not in (None, prompt.answer):
+            raise ConfigError(
+                f"judges.{name}: {judge.model} is a {named} by its name, and its prompt has answer = {prompt.answer!r}",
+                rule="a model that was trained to judge is asked as it was trained",
+                remedy=f"set prompt: embedded:{named}",
+            )
+        check_fit(
+            f"judges.{name}",
+            FAMILIES[prompt.answer],
+            view=judge.view,
+            shows_gold=judge.show_gold,
+            is_windowed=bool(judge.window_steps or judge.window_tokens or judge.look_ahead),
+            answer_after=judge.answer_after,
+        )
     if judge.kind == "openai":
         judge_endpoint(judge).read_key()
         return
@@ -67,6 +88,18 @@ def _check_logprobs(name: str, judge: JudgeConfig, answer: str) -> None:
         )
 
 
+def _check_run_code(name: str, answer: str) -> None:
+    from bcpg_cluster.stages.verify.code.sandbox import Sandbox
+
+    if answer != "genprm":
+        raise ConfigError(
+            f"judges.{name}: run_code, and a prompt with answer = {answer!r}",
+            rule="programs are run in GenPRM's critiques, which have a place for them",
+            remedy="set run_code: false, or prompt: embedded:genprm",
+        )
+    Sandbox()  # says why, where programs cannot be isolated on this machine
+
+
 def judge_notes(config: Config) -> list[str]:
     """For people: judges whose answers will probably be cut off, and measures of another rule than the voters', a line each."""
     lines = []
@@ -83,7 +116,18 @@ def judge_notes(config: Config) -> list[str]:
                 f"judges.{name} samples {judge.votes} votes from an endpoint that is sent no seed: a second try draws others. Set "
                 f"judges.{name}.endpoint.send_seed: true where it knows the field"
             )
-        if judge.kind not in ("llm", "openai") or judge.view == "causal":
+        if judge.kind not in ("llm", "openai"):
+            continue
+        answer, named = load_judge_prompt(judge.prompt, judge.rule).answer, family_of(judge.model or "")
+        if answer in FAMILIES:
+            lines += _thought_notes(name, judge)
+            continue
+        if named is not None:
+            lines.append(
+                f"judges.{name}.model {judge.model} was trained to judge, by its name, but not by its prompt {judge.prompt}. Set "
+                f"prompt: embedded:{named}"
+            )
+        if judge.view == "causal":
             continue
         is_json = load_judge_prompt(judge.prompt, judge.rule).answer == "json"
         per_step = _JSON_TOKENS_PER_STEP if is_json else _tokens_of_a_line(judge)
@@ -98,6 +142,15 @@ def judge_notes(config: Config) -> list[str]:
             "raise max_tokens"
         )
     return lines
+
+
+def _thought_notes(name: str, judge: JudgeConfig) -> list[str]:
+    if judge.max_tokens >= _THOUGHT_TOKENS:
+        return []
+    return [
+        f"judges.{name} thinks before its verdicts, and max_tokens {judge.max_tokens} cuts thoughts off: such answers are "
+        f"`unparsable`. Set max_tokens to {_THOUGHT_TOKENS} or more"
+    ]
 
 
 def _tokens_of_a_line(judge: JudgeConfig) -> int:

@@ -82,6 +82,8 @@ def _files(config: Config) -> Iterator[tuple[str, FilesDigest]]:
     for name, judge in config.judges.items():
         if judge.kind in ("llm", "prm") and judge.model:
             yield f"judges.{name}.model", digest_files(judge.model, judge.engine_args.get("revision"))
+        if judge.reference_model is not None:
+            yield f"judges.{name}.reference_model", digest_files(judge.reference_model)
         if judge.kind in ("llm", "openai"):
             yield f"judges.{name}.prompt", digest_files(judge.prompt, place=judge_prompt_path(judge.prompt))
     if config.segment.kind == "sat" and config.segment.model:

@@ -14,6 +14,7 @@ from bcpg_cluster.prompts.hub import is_hub_id, near_paths, why_no_answer
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.run.build.engines import policy_engine_args
 from bcpg_cluster.run.build.judges import judge_engine_args, load_judge_prompt
+from bcpg_cluster.run.build.model_files import config_json
 from bcpg_cluster.run.build.segmenters import check_segmenter
 from bcpg_cluster.run.build.settings import lora_settings
 from bcpg_cluster.run.preflight.context import model_config
@@ -21,7 +22,8 @@ from bcpg_cluster.run.preflight.judges import check_judge
 from bcpg_cluster.run.preflight.model_files import Purpose, check_model_files
 from bcpg_cluster.stages.generate import tokenizer_check
 from bcpg_cluster.stages.generate.tokenizer_check import TokenizerCheck
-from bcpg_cluster.stages.judge.prm.detection import choose_convention
+from bcpg_cluster.stages.judge.prm.detection import check_needs, choose_convention
+from bcpg_cluster.stages.judge.prm.trial import ConventionTrial, try_conventions
 
 _NUM_PROBES = 64  # problems a tokenizer is tried on
 
@@ -40,9 +42,12 @@ def check_model_claims(config: Config) -> None:
             continue
         key = f"judges.{name}.model"
         _check_claims(key, judge.model, "causal" if judge.kind == "llm" else "prm", judge.engine_args)
+        if judge.reference_model is not None:
+            _check_claims(f"judges.{name}.reference_model", judge.reference_model, "causal", {})
         if judge.kind == "prm" and (content := model_config(resolve_asset(judge.model))):
             try:
-                choose_convention(judge.convention, resolve_asset(judge.model), content)
+                convention = choose_convention(judge.convention, resolve_asset(judge.model), content)
+                check_needs(judge.model, convention, judge.engine, has_reference=judge.reference_model is not None)
             except ConfigError as error:
                 raise ConfigError(f"{key}: {error.problem}", rule=error.rule, remedy=error.remedy) from None
 
@@ -66,6 +71,7 @@ def check_models(config: Config) -> None:
         check_judge(name, judge)
     models = {"policy.model": config.policy.model} if config.policy.kind != "fake" else {}
     models |= {f"judges.{n}.model": j.model for n, j in config.judges.items() if j.kind in ("llm", "prm") and j.model}
+    models |= {f"judges.{n}.reference_model": j.reference_model for n, j in config.judges.items() if j.reference_model}
     for key, name in models.items():
         path = Path(resolve_asset(name))
         if not path.exists() and is_hub_id(name):
@@ -88,7 +94,7 @@ def check_models(config: Config) -> None:
 
 
 def tokenizer_checks(config: Config, prompts: PromptSets) -> list[TokenizerCheck]:
-    """What is checked of the policy's and the LLM judges' tokenizers; PRMs check theirs when they load."""
+    """What is checked of the policy's and the LLM judges' tokenizers."""
     everything = [*prompts.train, *(prompt for of_set in prompts.measured().values() for prompt in of_set)]
     spread = max(len(everything) // _NUM_PROBES, 1)
     texts = tuple(prompt.question for prompt in everything[::spread][:_NUM_PROBES])
@@ -123,16 +129,35 @@ def tokenizer_checks(config: Config, prompts: PromptSets) -> list[TokenizerCheck
     return checks
 
 
+def convention_trials(config: Config) -> list[ConventionTrial]:
+    """The process reward models whose files are on this machine, with what their input is made of."""
+    return [
+        ConventionTrial(
+            f"judges.{name}.model",
+            resolve_asset(judge.model or ""),
+            judge.convention,
+            {**judge.engine_args, "trust_remote_code": judge.trust_remote_code},
+            judge.separator,
+            judge.system,
+            None if judge.reference_model is None else resolve_asset(judge.reference_model),
+        )
+        for name, judge in config.judges.items()
+        if judge.kind == "prm"
+        and all(config_json(model) is not None for model in (judge.model, judge.reference_model) if model)
+    ]
+
+
 def check_tokenizers(config: Config, prompts: PromptSets) -> None:
     """Check tokenizers and chat templates, in a separate process: what transformers imports would stay in the driver.
 
     Raises:
-        DataError, ConfigError: see ``stages.generate.tokenizer_check``.
+        DataError, ConfigError: see ``stages.generate.tokenizer_check`` and ``stages.judge.prm.trial``.
     """
-    checks = tokenizer_checks(config, prompts)
-    if checks:
+    checks, trials = tokenizer_checks(config, prompts), convention_trials(config)
+    if checks or trials:
         with child_processes(1) as child:
             child.submit(tokenizer_check.check_tokenizers, checks).result()
+            child.submit(try_conventions, trials).result()
 
 
 def check_vendor_options(config: Config) -> None:

@@ -123,7 +123,7 @@ class TextGenerator(Protocol):
         ...
 
     def render(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
-        """The chat template's token ids, generation prompt included."""
+        """The chat template's token ids, generation prompt included; or an assistant's last message, to be continued."""
         ...
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:

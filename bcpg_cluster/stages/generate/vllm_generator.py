@@ -78,10 +78,16 @@ class VllmGenerator:
         return self._max_model_len
 
     def render(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
-        """The chat template's token ids, generation prompt included."""
+        """The chat template's token ids, generation prompt included; or an assistant's last message, to be continued."""
+        is_begun = messages[-1]["role"] == "assistant"
         with self._tokenizer_lock:
             return tuple(
-                self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+                self._tokenizer.apply_chat_template(
+                    list(messages),
+                    add_generation_prompt=not is_begun,
+                    continue_final_message=is_begun,
+                    return_dict=False,
+                )
             )
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:

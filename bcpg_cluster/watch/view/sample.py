@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Receipt, SampleId, Step, StopReason, Verdict, VerdictStatus
-from bcpg_cluster.stages.judge.llm.votes import reasons_in
+from bcpg_cluster.stages.judge.llm.families.families import thought_in
+from bcpg_cluster.stages.judge.llm.votes import answers_in, reasons_in
 from bcpg_cluster.stages.weigh.consensus import vote_label
 from bcpg_cluster.watch.view.records import SampleSummary
 from bcpg_cluster.watch.view.rule_words import Decision, decisions
@@ -223,7 +224,12 @@ def _verdicts(name: str, of_judge: Sequence[Verdict], config: Config, latency_s:
 
 
 def _words(verdict: Verdict, notes_in_raw: bool) -> str:
-    """What stands in the place of a reason: a failure's message, or what a process reward model notes beside its score."""
+    """What stands in the place of a reason: a trained judge's thought (its first vote's), a failure's message, or what a process
+    reward model notes beside its score.
+    """
+    thought = next(filter(None, map(thought_in, answers_in(verdict.raw))), "")
+    if thought:
+        return thought
     is_note = (verdict.score is not None and notes_in_raw) or verdict.status not in (
         VerdictStatus.JUDGED,
         VerdictStatus.UNPARSABLE,

@@ -1,8 +1,9 @@
 """What an LLM judge is asked and how its answer is read. Pure text in, pure text out.
 
 A prompt says which of two formats it asks for. ``lines``: one line for each step asked about, in order,
-``<index> correct none`` or ``<index> wrong <error type>``. ``json``: see ``stages.judge.llm.answer_schema``. Anything else is
-unparsable: a judge's answer is never guessed at (fail closed).
+``<index> correct none`` or ``<index> wrong <error type>``. ``json``: see ``stages.judge.llm.answer_schema``. The names of
+``stages.judge.llm.families`` are the formats of models that were trained to judge. Anything else is unparsable: a judge's answer
+is never guessed at (fail closed).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from string import Template
 from typing import Final, Literal
 
 from bcpg_cluster.records import ErrorType, StepRule
+from bcpg_cluster.stages.judge.llm.families.families import FAMILIES
 from bcpg_cluster.stages.judge.llm.prompt_rules import with_rule
 
 # Fields that came later: left out of the digest while unset, so that old prompts keep the version they were recorded with.
@@ -48,7 +50,8 @@ class JudgePrompt:
         step: template of one step with ``$index`` and ``$text``.
         gold: template of the gold answer with ``$answer``; used only when the judge may see it.
         collapse_whitespace: put each step on one line.
-        answer: the format asked for; ``json`` is enforced by a schema where the engine can.
+        answer: the format asked for; ``json`` is enforced by a schema where the engine can. A family's name gives ``user`` and
+            ``step`` other placeholders, and takes no ``gold`` and ``earlier``.
         earlier: template with ``$verdicts``, what an earlier window of the same response found wrong; empty carries
             nothing from window to window.
         repair: what a judge is told once when its answer cannot be read, with ``$first``, ``$last``, ``$count``; empty
@@ -63,7 +66,7 @@ class JudgePrompt:
     step: str
     gold: str = ""
     collapse_whitespace: bool = False
-    answer: Literal["lines", "json"] = "lines"
+    answer: Literal["lines", "json", "thinkprm", "genprm", "rprm"] = "lines"
     earlier: str = ""
     repair: str = ""
     tags: tuple[str, ...] = ()
@@ -97,8 +100,13 @@ def parse_judge_prompt(text: str, rule: StepRule = "propagated") -> JudgePrompt:
     for name, value in asdict(prompt).items():
         if name not in ("collapse_whitespace", "tags") and not isinstance(value, str):
             raise ValueError(f"judge prompt {prompt.name!r}: {name} must be text, not {value!r}")
-    if prompt.answer not in ("lines", "json"):
-        raise ValueError(f"judge prompt {prompt.name!r}: answer must be 'lines' or 'json', not {prompt.answer!r}")
+    if prompt.answer not in ("lines", "json", *FAMILIES):
+        known = ", ".join(map(repr, ("json", *FAMILIES)))
+        raise ValueError(f"judge prompt {prompt.name!r}: answer must be 'lines' or {known}, not {prompt.answer!r}")
+    if prompt.answer in FAMILIES and (prompt.gold or prompt.earlier or prompt.tags):
+        raise ValueError(
+            f"judge prompt {prompt.name!r}: with answer {prompt.answer!r} there is no gold, earlier or tags"
+        )
     if not all(isinstance(tag, str) and tag for tag in prompt.tags):
         raise ValueError(f"judge prompt {prompt.name!r}: tags must be names, not {list(prompt.tags)!r}")
     for field in _PLACEHOLDERS:
@@ -110,6 +118,9 @@ def parse_judge_prompt(text: str, rule: StepRule = "propagated") -> JudgePrompt:
 
 def _check_template(prompt: JudgePrompt, field: str) -> None:
     needed, allowed = _PLACEHOLDERS[field]
+    if prompt.answer in FAMILIES and field in ("user", "step"):
+        family = FAMILIES[prompt.answer]
+        needed, allowed = set(family.user_places if field == "user" else family.step_places), set()
     text: str = getattr(prompt, field)
     if not text and field not in ("user", "step"):
         return

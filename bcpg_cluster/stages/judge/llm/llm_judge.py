@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import Literal
 
 from bcpg_cluster.cluster.liveness.progress import present_work
@@ -15,11 +14,14 @@ from bcpg_cluster.records import VerdictStatus
 from bcpg_cluster.stages.job import Sleeper
 from bcpg_cluster.stages.judge.llm.answer_schema import parse_answer, verdict_schema
 from bcpg_cluster.stages.judge.llm.cache import VerdictCache, content_seed, request_key
+from bcpg_cluster.stages.judge.llm.families.families import FAMILIES, NOT_REACHED, check_fit
+from bcpg_cluster.stages.judge.llm.families.family import Said, Shown
 from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt, render_judge_messages, render_repair
+from bcpg_cluster.stages.judge.llm.questions import Question, Turns, waves
 from bcpg_cluster.stages.judge.llm.transport import Ask, Reply, Transport, cached_answers
 from bcpg_cluster.stages.judge.llm.verdict_odds import scores_of
 from bcpg_cluster.stages.judge.llm.votes import Says, decided
-from bcpg_cluster.stages.judge.llm.windows import WHOLE, WindowLimits, cut_windows, needed_windows, unneeded_windows
+from bcpg_cluster.stages.judge.llm.windows import WHOLE, WindowLimits, cut_windows, unneeded_windows
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 from bcpg_cluster.stages.judge.unanswered import mostly_unanswered
 
@@ -68,15 +70,6 @@ def most_calls(options: JudgeOptions, num_steps: int) -> int:
     return windows * options.votes * (2 if options.prompt.repair else 1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """One call of the judge: steps ``first..last`` of a case; every vote has its own copy of the cases."""
-
-    case: int
-    first: int
-    last: int
-
-
 class LlmJudge:
     """A :class:`~bcpg_cluster.stages.judge.protocol.Judge` that asks a language model over a
     :class:`~bcpg_cluster.stages.judge.llm.transport.Transport`.
@@ -92,6 +85,9 @@ class LlmJudge:
     Args:
         transport: owned from here on: closing the judge closes it.
         cache: answers of earlier runs; ``None`` asks always.
+
+    Raises:
+        ConfigError: options that the prompt's family was not trained for.
     """
 
     def __init__(
@@ -101,6 +97,16 @@ class LlmJudge:
         self._transport = transport
         self._options = options
         self._prompt = options.prompt
+        self._family = FAMILIES.get(options.prompt.answer)
+        if self._family is not None:
+            check_fit(
+                f"judges.{name}",
+                self._family,
+                view=options.view,
+                shows_gold=False,
+                is_windowed=options.windows != WHOLE,
+                answer_after=options.answer_after,
+            )
         self._cache = cache
         self._lost_account: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
@@ -134,7 +140,7 @@ class LlmJudge:
         asked = [case for case in cases for _ in range(votes)]
         drawn: list[list[Judgement]] = [[Judgement(VerdictStatus.NOT_ASKED)] * len(case.steps) for case in asked]
         try:
-            for wave in self._waves(asked):
+            for wave in waves(asked, drawn, self._cut, self._turns):
                 for question, judged in zip(wave, self._judged(wave, asked, drawn, account), strict=True):
                     drawn[question.case][question.first : question.last + 1] = judged
             rows = [
@@ -162,13 +168,13 @@ class LlmJudge:
             (case, window)
             for case in cases
             if case.wanted is not None
-            for window in unneeded_windows(self._cut(case), case.wanted, in_turn=self._is_in_turn)
+            for window in unneeded_windows(self._cut(case), case.wanted, in_turn=self._turns != "at once")
         ]
         if not spared:
             return {}
         tokens = 0
         for case, (first, last) in spared:
-            messages = self._ask(_Question(0, first, last), case, ()).messages
+            messages = self._ask(Question(0, first, last), case, ()).messages
             tokens += self._transport.count_tokens("\n".join(message["content"] for message in messages))
         votes = self._options.votes
         return {"calls.not_made": float(votes * len(spared)), "prompt_tokens.not_sent": float(votes * tokens)}
@@ -195,29 +201,11 @@ class LlmJudge:
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    def _waves(self, cases: Sequence[JudgeCase]) -> Iterator[list[_Question]]:
-        """The questions that can go out together; a wave needs the verdicts of those before it.
-
-        They are in the order in which an engine's prefix cache serves most: responses to one problem together, the steps of
-        a response one after another, since each call's prompt begins with the one before it.
-        """
-        questions = [
-            [
-                _Question(index, *window)
-                for window in needed_windows(self._cut(case), case.wanted, in_turn=self._is_in_turn)
-            ]
-            for index, case in _problem_by_problem(cases)
-        ]
-        if self._is_in_turn:
-            for wave in zip_longest(*questions):
-                yield [question for question in wave if question is not None]
-        else:
-            yield [question for of_case in questions for question in of_case]
-
     @property
-    def _is_in_turn(self) -> bool:
-        """Whether a window is told what earlier ones found."""
-        return self._options.view == "full" and bool(self._prompt.earlier)
+    def _turns(self) -> Turns:
+        if self._family is not None and self._family.is_conversation:
+            return "conversation"
+        return "in turn" if self._options.view == "full" and self._prompt.earlier else "at once"
 
     def _cut(self, case: JudgeCase) -> list[tuple[int, int]]:
         if self._options.view == "causal":
@@ -226,7 +214,13 @@ class LlmJudge:
         sizes = [self._transport.count_tokens(step) for step in case.steps] if limits.tokens is not None else []
         return cut_windows(len(case.steps), max_steps=limits.steps, sizes=sizes, max_tokens=limits.tokens)
 
-    def _ask(self, question: _Question, case: JudgeCase, row: Sequence[Judgement]) -> Ask:
+    def _ask(self, question: Question, case: JudgeCase, row: Sequence[Judgement]) -> Ask:
+        sample = self._options.sample * self._options.votes + question.case % self._options.votes
+        if self._family is not None:
+            shown = Shown(
+                case.problem, case.steps[: question.last + 1], tuple(said.raw for said in row[: question.first])
+            )
+            return self._seeded(Ask(tuple(self._family.messages(self._prompt, shown)), sample=sample))
         earlier = {}
         if self._options.view == "full":
             earlier = {step: said.error_type for step, said in enumerate(row[: question.first]) if said.label == 0}
@@ -242,8 +236,6 @@ class LlmJudge:
         )
         num_steps = question.last - question.first + 1
         schema = verdict_schema(num_steps, rule=self._prompt.rule) if self._is_bound else None
-        options = self._options
-        sample = options.sample * options.votes + question.case % options.votes
         return self._seeded(Ask(tuple(messages), schema, sample=sample))
 
     def _seeded(self, ask: Ask) -> Ask:
@@ -255,7 +247,7 @@ class LlmJudge:
 
     def _judged(
         self,
-        wave: Sequence[_Question],
+        wave: Sequence[Question],
         cases: Sequence[JudgeCase],
         rows: Sequence[Sequence[Judgement]],
         account: dict[str, float],
@@ -277,7 +269,7 @@ class LlmJudge:
                 judged[i] = second
         return judged
 
-    def _repair(self, ask: Ask, text: str, question: _Question) -> Ask:
+    def _repair(self, ask: Ask, text: str, question: Question) -> Ask:
         messages = render_repair(self._prompt, ask.messages, self._tail(text) or "", question.first, question.last)
         return self._seeded(replace(ask, messages=tuple(messages)))
 
@@ -306,7 +298,7 @@ class LlmJudge:
         _, marker, tail = text.rpartition(self._options.answer_after)
         return tail if marker else None
 
-    def _read(self, reply: Reply, question: _Question) -> list[Judgement]:
+    def _read(self, reply: Reply, question: Question) -> list[Judgement]:
         """The judgements of one answer, with its label and, where it is wanted and known, P(right).
 
         Fails closed: an answer not exactly in the format says nothing of any step.
@@ -314,6 +306,8 @@ class LlmJudge:
         num_steps = question.last - question.first + 1
         if reply.failure is not None:
             return [Judgement(reply.failure, raw=reply.text)] * num_steps
+        if self._family is not None:
+            return _of_family(self._family.read(reply.text, num_steps), reply.text, num_steps)
         answer = self._tail(reply.text)
         parsed = None
         if answer is not None:
@@ -330,12 +324,16 @@ class LlmJudge:
         ]
 
 
-def _problem_by_problem(cases: Sequence[JudgeCase]) -> list[tuple[int, JudgeCase]]:
-    """The cases with their places; those of one problem together, otherwise in the order given."""
-    first: dict[str, int] = {}
-    for index, case in enumerate(cases):
-        first.setdefault(case.problem, index)
-    return sorted(enumerate(cases), key=lambda placed: first[placed[1].problem])
+def _of_family(said: Sequence[Said] | None, text: str, num_steps: int) -> list[Judgement]:
+    """A trained judge's answer as judgements. Each step has its own part of the thought; one not come to is ``REFUSED``."""
+    if said is None:
+        return [Judgement(VerdictStatus.UNPARSABLE, raw=text)] * num_steps
+    return [
+        Judgement(VerdictStatus.REFUSED, raw=NOT_REACHED)
+        if one.label is None
+        else Judgement(VerdictStatus.JUDGED, label=one.label, raw=one.thought)
+        for one in said
+    ]
 
 
 def _add(account: dict[str, float], more: Mapping[str, float]) -> None:

@@ -9,7 +9,8 @@ A prompt file may have a table for each rule it can ask by::
     what_counts = "each step by itself"
 
 The texts of the rule asked for take the places of the same names in ``system`` and ``user``. A file without such tables
-asks by the paper's rule, ``propagated``.
+asks by the paper's rule, ``propagated``; one for a model that was trained to judge (``stages.judge.llm.families``) by whichever
+rule that model was taught, which no word of a prompt changes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, get_args
 
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.records import StepRule
+from bcpg_cluster.stages.judge.llm.families.families import FAMILIES
 
 RULES: tuple[StepRule, ...] = get_args(StepRule)
 
@@ -34,7 +36,7 @@ def with_rule(fields: Mapping[str, Any], rule: StepRule) -> dict[str, Any]:
     fields = dict(fields)
     tables = fields.pop("rules", {})
     texts = _texts_of(tables, fields.get("name"))
-    served = tuple(texts) or ("propagated",)
+    served = tuple(texts) or (RULES if fields.get("answer") in FAMILIES else ("propagated",))
     if rule not in served:
         raise ConfigError(
             f"judge prompt {fields.get('name')!r} has no words for the rule {rule!r}; it asks by {', '.join(served)}",

@@ -11,7 +11,10 @@ math_shepherd  ``question step ки\nstep ки``                                
 rlhflow        chat; a user turn a step (the first with the problem), answered "+"  next-token before each ``+``
 skywork        beginning of text, ``problem\n``, then every step and a ``\n``       value head at the ``\n``
 trl            beginning of text, ``problem``, then every step and a separator      two labels at the separator's end
+implicit       chat; the assistant's turn is ``step\n\nstep\n\nstep``                 log-ratio of two models, a step
 ============== ==================================================================== =================================
+
+``pathfinder`` asks twice a step and has rules of its own: ``stages.judge.prm.pathfinder``.
 
 Sources: the model cards Qwen/Qwen2.5-Math-PRM-7B and peiyi9979/math-shepherd-mistral-7b-prm; RLHFlow/RLHF-Reward-Modeling
 (math-rm); SkyworkAI/skywork-o1-prm-inference; TRL's PRM trainer (https://huggingface.co/docs/trl/prm_trainer).
@@ -19,49 +22,24 @@ Sources: the model cards Qwen/Qwen2.5-Math-PRM-7B and peiyi9979/math-shepherd-mi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final
 
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.stages.judge.prm.implicit import ImplicitPrm
+from bcpg_cluster.stages.judge.prm.layout import (
+    MARKER,
+    Convention,
+    Head,
+    Rendered,
+    at_separators,
+    digest,
+    holds_any,
+    require_chat_template,
+    special_tokens,
+)
 
 QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
-_MARKER = "\ue000"  # of Unicode's private use area: stands where a "+" goes while a chat is laid out
-
-Head = Literal["two_way", "token_pair", "value", "labels"]
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A model's input: its token ids, and for every step the position whose output is the step's score."""
-
-    token_ids: tuple[int, ...]
-    positions: tuple[int, ...]
-
-
-class Convention(Protocol):
-    """One family's input format.
-
-    Attributes:
-        name: as in the table above.
-        head: ``two_way`` is softmax over two logits, the second one good; ``token_pair`` is softmax over the next-token
-            logits of :attr:`pair`, the first one good; ``value`` is the sigmoid of one number; ``labels`` is softmax over a
-            token classifier's two labels, the second one good.
-        pair: token ids of good and bad; ``None`` without ``token_pair``.
-        separator_id: the token that stands at the positions and nowhere else; ``None`` where there is no such token.
-        version: names all that decides the input.
-    """
-
-    name: str
-    head: Head
-    pair: tuple[int, int] | None
-    separator_id: int | None
-    version: str
-
-    def render(self, problem: str, steps: Sequence[str]) -> Rendered | None:
-        """The input for some steps; ``None`` when they cannot be told apart in it (a separator in the text, say)."""
-        ...
 
 
 class QwenPrm:
@@ -79,7 +57,7 @@ class QwenPrm:
         self._tokenizer = tokenizer
         self._separator = "<extra_0>" if separator is None else separator
         self._system = QWEN_SYSTEM if system is None else system
-        self._special = _special_tokens(tokenizer)
+        self._special = special_tokens(tokenizer)
         token_id = tokenizer.get_vocab().get(self._separator)
         if token_id is None:
             raise ConfigError(
@@ -88,20 +66,20 @@ class QwenPrm:
                 remedy="set the separator the model was trained with",
             )
         self.separator_id: int | None = int(token_id)
-        other = "" if self._system == QWEN_SYSTEM else f"/system:{_digest(self._system)}"
+        other = "" if self._system == QWEN_SYSTEM else f"/system:{digest(self._system)}"
         self.version = f"qwen-prm/{self._separator}{other}"
-        _require_chat_template(tokenizer, model)
+        require_chat_template(tokenizer, model)
 
     def render(self, problem: str, steps: Sequence[str]) -> Rendered | None:
         """See :class:`Convention`."""
-        if _holds_any((problem, *steps), (self._separator, *self._special)):
+        if holds_any((problem, *steps), (self._separator, *self._special)):
             return None
         messages = [{"role": "system", "content": self._system}] if self._system else []
         response = "".join(step.strip("\n") + self._separator for step in steps)
         messages += [{"role": "user", "content": problem}, {"role": "assistant", "content": response}]
         token_ids = self._tokenizer.apply_chat_template(messages, add_generation_prompt=False, return_dict=False)
         # Counted again in ids: some other spelling of the token in the text would shift every score after it.
-        return _at_separators(token_ids, self.separator_id, len(steps))
+        return at_separators(token_ids, self.separator_id, len(steps))
 
 
 class MathShepherd:
@@ -118,7 +96,7 @@ class MathShepherd:
         self._tokenizer = tokenizer
         self._tag = "ки" if separator is None else separator
         self._system = system or ""  # the model was trained without one
-        self._special = _special_tokens(tokenizer)
+        self._special = special_tokens(tokenizer)
         tag = tokenizer.encode(self._tag, add_special_tokens=False)
         pair = tokenizer.encode("+ -", add_special_tokens=False)
         unknown = tokenizer.unk_token_id
@@ -131,16 +109,16 @@ class MathShepherd:
             )
         self.separator_id: int | None = int(tag[0])
         self.pair: tuple[int, int] | None = (int(pair[0]), int(pair[1]))
-        other = f"/system:{_digest(self._system)}" if self._system else ""
+        other = f"/system:{digest(self._system)}" if self._system else ""
         self.version = f"math-shepherd-prm/{self._tag}{other}"
 
     def render(self, problem: str, steps: Sequence[str]) -> Rendered | None:
         """See :class:`Convention`."""
-        if _holds_any((problem, *steps), self._special):
+        if holds_any((problem, *steps), self._special):
             return None
         tagged = "\n".join(f"{step.strip()} {self._tag}" for step in steps)
         text = (self._system + "\n" if self._system else "") + f"{problem} {tagged}"
-        return _at_separators(self._tokenizer.encode(text), self.separator_id, len(steps))
+        return at_separators(self._tokenizer.encode(text), self.separator_id, len(steps))
 
 
 class RlhFlow:
@@ -160,10 +138,10 @@ class RlhFlow:
     def __init__(self, tokenizer: Any, model: str, separator: str | None = None, system: str | None = None) -> None:
         self._tokenizer = tokenizer
         self._system = system or ""
-        self._special = _special_tokens(tokenizer)
+        self._special = special_tokens(tokenizer)
         self.pair: tuple[int, int] | None = None
-        self.version = "rlhflow-prm" + (f"/system:{_digest(self._system)}" if self._system else "")
-        _require_chat_template(tokenizer, model)
+        self.version = "rlhflow-prm" + (f"/system:{digest(self._system)}" if self._system else "")
+        require_chat_template(tokenizer, model)
         good, bad = (self._lay_out("1+1?", ("1+1=2",), answer) if tokenizer.is_fast else None for answer in "+-")
         if separator is not None or good is None or bad is None or not _differ_there(good, bad):
             raise ConfigError(
@@ -177,7 +155,7 @@ class RlhFlow:
 
     def render(self, problem: str, steps: Sequence[str]) -> Rendered | None:
         """See :class:`Convention`."""
-        if _holds_any((problem, *steps), (_MARKER, *self._special)):
+        if holds_any((problem, *steps), (MARKER, *self._special)):
             return None
         laid_out = self._lay_out(problem, steps, "+")
         assert self.pair is not None
@@ -190,11 +168,11 @@ class RlhFlow:
         messages = [{"role": "system", "content": self._system}] if self._system else []
         for index, step in enumerate(steps):
             text = step.strip("\n") if index else f"{problem} {step.strip(chr(10))}"
-            messages += [{"role": "user", "content": text}, {"role": "assistant", "content": _MARKER}]
+            messages += [{"role": "user", "content": text}, {"role": "assistant", "content": MARKER}]
         text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=False, tokenize=False)
-        marks = [index for index, character in enumerate(text) if character == _MARKER]
+        marks = [index for index, character in enumerate(text) if character == MARKER]
         encoded = self._tokenizer(
-            text.replace(_MARKER, answer), add_special_tokens=False, return_offsets_mapping=True, return_tensors=None
+            text.replace(MARKER, answer), add_special_tokens=False, return_offsets_mapping=True, return_tensors=None
         )
         ends = {
             start: index
@@ -225,7 +203,7 @@ class Skywork:
         self._tokenizer = tokenizer
         self._separator = "\n" if separator is None else separator
         self._system = system or ""
-        self._special = _special_tokens(tokenizer)
+        self._special = special_tokens(tokenizer)
         tag = tokenizer.encode(self._separator, add_special_tokens=False)
         if not self._separator or len(tag) != 1 or tag[0] == tokenizer.unk_token_id:
             raise ConfigError(
@@ -235,12 +213,12 @@ class Skywork:
             )
         self._tag_id = int(tag[0])
         self.separator_id: int | None = None  # a line break may be in the problem too
-        other = f"/system:{_digest(self._system)}" if self._system else ""
+        other = f"/system:{digest(self._system)}" if self._system else ""
         self.version = f"skywork-prm/{self._separator!r}{other}"
 
     def render(self, problem: str, steps: Sequence[str]) -> Rendered | None:
         """See :class:`Convention`."""
-        if _holds_any((problem, *steps), self._special):
+        if holds_any((problem, *steps), self._special):
             return None
         head = (self._tokenizer.bos_token or "") + (self._system + "\n" if self._system else "") + problem + "\n"
         token_ids = list(self._tokenizer.encode(head, add_special_tokens=False))
@@ -271,7 +249,7 @@ class TrlTokenClassification:
         self._tokenizer = tokenizer
         self._separator = "\n" if separator is None else separator
         self._system = system or ""
-        self._special = _special_tokens(tokenizer)
+        self._special = special_tokens(tokenizer)
         self._separator_ids = (
             list(tokenizer.encode(self._separator, add_special_tokens=False)) if self._separator else []
         )
@@ -281,12 +259,12 @@ class TrlTokenClassification:
                 rule="every step ends with a separator that the token classifier was trained with",
                 remedy="set the separator that was PRMConfig.step_separator in training",
             )
-        other = f"/system:{_digest(self._system)}" if self._system else ""
+        other = f"/system:{digest(self._system)}" if self._system else ""
         self.version = f"trl-prm/{self._separator!r}{other}"
 
     def render(self, problem: str, steps: Sequence[str]) -> Rendered | None:
         """See :class:`Convention`."""
-        if _holds_any((problem, *steps), self._special):
+        if holds_any((problem, *steps), self._special):
             return None
         bos = self._tokenizer.bos_token_id
         head = (self._system + "\n" if self._system else "") + problem
@@ -301,7 +279,7 @@ class TrlTokenClassification:
 
 
 CONVENTIONS: Final[Mapping[str, Callable[[Any, str, str | None, str | None], Convention]]] = {
-    kind.name: kind for kind in (QwenPrm, MathShepherd, RlhFlow, Skywork, TrlTokenClassification)
+    kind.name: kind for kind in (QwenPrm, MathShepherd, RlhFlow, Skywork, TrlTokenClassification, ImplicitPrm)
 }
 
 
@@ -309,30 +287,3 @@ def _differ_there(good: tuple[list[int], list[int]], bad: tuple[list[int], list[
     """Whether two layouts have the same tokens up to their first answer, and another one there."""
     (good_ids, (place, *_)), (bad_ids, (other, *_)) = good, bad
     return place == other and good_ids[:place] == bad_ids[:place] and good_ids[place] != bad_ids[place]
-
-
-def _require_chat_template(tokenizer: Any, model: str) -> None:
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            f"{model} has no chat template",
-            rule="this convention lays the steps out as a conversation",
-            remedy="put the model's chat_template.jinja beside its tokenizer",
-        )
-
-
-def _special_tokens(tokenizer: Any) -> tuple[str, ...]:
-    return tuple(token for token in tokenizer.all_special_tokens if token.strip())
-
-
-def _holds_any(texts: Sequence[str], parts: Sequence[str]) -> bool:
-    return any(part in text for text in texts for part in parts)
-
-
-def _at_separators(token_ids: Sequence[int], separator_id: int | None, num_steps: int) -> Rendered | None:
-    """Positions are those of the separator; ``None`` unless there is one for every step, no more and no less."""
-    positions = tuple(index for index, token_id in enumerate(token_ids) if token_id == separator_id)
-    return Rendered(tuple(token_ids), positions) if len(positions) == num_steps else None
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]

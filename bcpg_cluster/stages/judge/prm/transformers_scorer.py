@@ -7,22 +7,26 @@ code is never run: the backbone is a transformers class, and the head's tensors 
 from __future__ import annotations
 
 import gc
-import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bcpg_cluster.cluster.liveness.progress import present_work
 from bcpg_cluster.errors import ConfigError, EngineError
-from bcpg_cluster.stages.judge.prm.conventions import Convention
 from bcpg_cluster.stages.judge.prm.detection import CONTEXT_TOKENS, load_convention
+from bcpg_cluster.stages.judge.prm.layout import Convention
+from bcpg_cluster.stages.judge.prm.transformers_model import (
+    batch_tokens_of,
+    capacity_of,
+    check_options,
+    checkpoint_tensors,
+    hidden_states,
+    load_model,
+    pair_rows,
+)
 from bcpg_cluster.stages.judge.prm.windows import to_judgements, window_inputs
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged
 
-# vLLM's names, so that one configuration serves either engine.
-OPTIONS = ("dtype", "max_model_len", "max_num_batched_tokens", "revision", "tokenizer", "trust_remote_code")
-_HEAD_PREFIXES = {"two_way": "score.", "value": "v_head.summary.", "token_pair": "lm_head.", "labels": "score."}
+_HEAD_PREFIXES = {"two_way": "score.", "value": "v_head.summary.", "labels": "score."}
 
 
 class TransformersStepScorer:
@@ -51,22 +55,13 @@ class TransformersStepScorer:
         convention: str = "auto",
         context_tokens: int = CONTEXT_TOKENS,
     ) -> None:
-        unknown = sorted(set(engine_args) - set(OPTIONS))
-        if unknown:
-            raise ConfigError(
-                f"engine_args {unknown} mean nothing to a process reward model served by transformers",
-                rule=f"known: {', '.join(OPTIONS)}",
-                remedy="remove them",
-            )
+        check_options(engine_args)
         self.name = name
         self._model_version = model_version or model
         self._context_tokens = context_tokens
         self._convention, self._tokenizer, config = load_convention(model, engine_args, convention, separator, system)
-        self._capacity = min(
-            int(engine_args.get("max_model_len") or config["max_position_embeddings"]),
-            int(config["max_position_embeddings"]),
-        )
-        self._max_batch_tokens = max(int(engine_args.get("max_num_batched_tokens") or 16384), self._capacity)
+        self._capacity = capacity_of(engine_args, config)
+        self._max_batch_tokens = batch_tokens_of(engine_args, self._capacity)
         self._lock = threading.Lock()
         self._backbone: Any
         self._backbone, self._head = _load(model, engine_args, self._convention)
@@ -99,27 +94,13 @@ class TransformersStepScorer:
         gc.collect()
 
     def _score(self, inputs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
-        """P(good) at the positions of every input, in order; like lengths share a forward."""
+        """P(good) at the positions of every input, in order."""
         import torch
 
         scores: list[list[float]] = [[] for _ in inputs]
-        device = next(self._backbone.parameters()).device
-        for batch in _batches([len(token_ids) for token_ids, _ in inputs], self._max_batch_tokens):
-            longest = max(len(inputs[index][0]) for index in batch)
-            ids = torch.zeros(len(batch), longest, dtype=torch.long)  # [B, T]; padding is on the right, behind the mask
-            mask = torch.zeros_like(ids)
-            for row, index in enumerate(batch):
-                length = len(inputs[index][0])
-                ids[row, :length] = torch.tensor(inputs[index][0])
-                mask[row, :length] = 1
-            with torch.no_grad():
-                hidden = self._backbone(
-                    input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
-                ).last_hidden_state  # [B, T, H]
-                for row, index in enumerate(batch):
-                    places = torch.tensor(inputs[index][1], device=device)
-                    scores[index] = _apply_head(self._convention, self._head, hidden[row, places].float()).tolist()
-            present_work().mark()
+        for index, hidden in hidden_states(self._backbone, [ids for ids, _ in inputs], self._max_batch_tokens):
+            places = torch.tensor(inputs[index][1], device=hidden.device)
+            scores[index] = _apply_head(self._convention, self._head, hidden[places].float()).tolist()
         return scores
 
 
@@ -135,85 +116,26 @@ def _apply_head(convention: Convention, head: Mapping[str, Any], hidden: Any) ->
     return (hidden @ head["weight"].T).softmax(-1)[:, 0]
 
 
-def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices by length, in batches of at most ``max_tokens`` with their padding."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batch and (len(batch) + 1) * lengths[index] > max_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
 def _load(model: str, engine_args: Mapping[str, Any], convention: Convention) -> tuple[Any, dict[str, Any]]:
     """The backbone without its output head, and the head's tensors in fp32."""
-    import torch
-    from transformers import AutoModel
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = AutoModel.from_pretrained(
-        model,
-        dtype=engine_args.get("dtype", "auto"),
-        revision=engine_args.get("revision"),
-        trust_remote_code=engine_args.get("trust_remote_code", False),
-    )
-    prefix = _HEAD_PREFIXES[convention.head]
-    head = {name.removeprefix(prefix): tensor for name, tensor in _tensors(model, engine_args, prefix).items()}
+    backbone = load_model(model, engine_args)
     if convention.pair is not None:
-        # Tied models have no lm_head in their files: the embedding is it.
-        rows = head["weight"] if "weight" in head else backbone.get_input_embeddings().weight.detach()
-        head = {"weight": rows[list(convention.pair)]}
+        return backbone, {"weight": pair_rows(backbone, model, engine_args, convention.pair)}
+    prefix = _HEAD_PREFIXES[convention.head]
+    head = {
+        name.removeprefix(prefix): tensor for name, tensor in checkpoint_tensors(model, engine_args, prefix).items()
+    }
     needed = {
         "two_way": {"0.weight", "0.bias", "2.weight", "2.bias"},
         "value": {"weight", "bias"},
         "labels": {"weight", "bias"},
     }
-    missing = sorted(prefix + name for name in needed.get(convention.head, set()) - head.keys())
+    missing = sorted(prefix + name for name in needed[convention.head] - head.keys())
     if missing:
         raise ConfigError(
             f"the checkpoint of {model} has no {', '.join(missing)}",
             rule=f"the convention {convention.name!r} reads the model's scores through this head",
             remedy="use the whole checkpoint, or set the model's own convention",
         )
-    return backbone.eval().to(device), {name: tensor.float().to(device) for name, tensor in head.items()}
-
-
-def _tensors(model: str, engine_args: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The checkpoint's tensors whose names start with ``prefix`` (safetensors or PyTorch files, in shards or not)."""
-    import torch
-    from safetensors import safe_open
-
-    found: dict[str, Any] = {}
-    for path in _weight_files(model, engine_args, prefix):
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                found |= {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            found |= {name: tensor for name, tensor in loaded.items() if name.startswith(prefix)}
-    return found
-
-
-def _weight_files(model: str, engine_args: Mapping[str, Any], prefix: str) -> list[Path]:
-    """The files that may hold such tensors, on this disk (fetched from the hub by transformers if need be)."""
-    from transformers.utils import cached_file
-
-    def fetch(name: str) -> Path | None:
-        found = cached_file(
-            model, name, revision=engine_args.get("revision"), _raise_exceptions_for_missing_entries=False
-        )
-        return None if found is None else Path(found)
-
-    for whole in ("model.safetensors", "pytorch_model.bin"):
-        index = fetch(f"{whole}.index.json")
-        if index is not None:
-            names = {
-                file for name, file in json.loads(index.read_text())["weight_map"].items() if name.startswith(prefix)
-            }
-            return [path for name in sorted(names) if (path := fetch(name)) is not None]
-        single = fetch(whole)
-        if single is not None:
-            return [single]
-    return []
+    device = next(backbone.parameters()).device
+    return backbone, {name: tensor.float().to(device) for name, tensor in head.items()}

@@ -8,8 +8,7 @@ context are shown in windows (``stages.judge.prm.windows``). vLLM's pooling runn
   softmax over the logits of "+" and "-", all steps in one pass. (Next-token log-probs by ``logprob_token_ids`` would need
   a request a step, and change what other requests of the batch get.)
 
-``skywork`` and ``trl`` models are served by transformers:
-:class:`~bcpg_cluster.stages.judge.prm.transformers_scorer.TransformersStepScorer`.
+All other conventions are served by transformers: ``stages.judge.prm.make_scorer``.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from typing import Any
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.stages.generate.vllm_loop import EngineLoop
 from bcpg_cluster.stages.generate.vllm_options import check_engine_args, with_workers
-from bcpg_cluster.stages.judge.prm.conventions import Convention
 from bcpg_cluster.stages.judge.prm.detection import (
     CONTEXT_TOKENS,
     load_convention,
 )
+from bcpg_cluster.stages.judge.prm.layout import Convention
 from bcpg_cluster.stages.judge.prm.windows import WindowInput, to_judgements, window_inputs
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged
 
@@ -64,10 +63,11 @@ class VllmStepScorer:
         self._context_tokens = context_tokens
         self._tokenizer_lock = threading.Lock()
         self._convention, tokenizer, _ = load_convention(model, engine_args, convention, separator, system)
-        if self._convention.head in ("value", "labels"):
+        if self._convention.head in ("value", "labels", "log_ratio"):
             raise ConfigError(
                 f"the head of {model} is not read by vLLM here",
-                rule="models with a value head (skywork) and token classifiers (trl) are served by transformers",
+                rule="models with a value head (skywork), pairs of models (implicit) and token classifiers (trl) are served by "
+                "transformers",
                 remedy="set the judge's engine to transformers, or leave it to be chosen",
             )
         options = _engine_options(self._convention, tokenizer, engine_args)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import VerdictStatus
-from bcpg_cluster.stages.judge.prm.conventions import Convention, Rendered
+from bcpg_cluster.stages.judge.prm.layout import Convention, Rendered
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
 
 

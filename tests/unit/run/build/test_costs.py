@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Outcome, OutcomeStatus, Prompt, Rollout, SampleId, StopReason
-from bcpg_cluster.run.build.costs import calls_each, cascade_facts, judge_calls, plan_facts, work_bound
+from bcpg_cluster.run.build.costs import (
+    GpuMemory,
+    calls_each,
+    cascade_facts,
+    gpu_memory,
+    judge_calls,
+    plan_facts,
+    work_bound,
+)
 from bcpg_cluster.run.build.judges import judge_options
 from bcpg_cluster.run.build.segmenters import make_segmenter
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
@@ -23,7 +31,7 @@ from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, S
 from bcpg_cluster.stages.job import StageJob
 from bcpg_cluster.stages.judge.llm.llm_judge import LlmJudge
 from bcpg_cluster.stages.judge.llm.transport import Ask, GeneratorTransport, Reply
-from bcpg_cluster.stages.judge.prm.conventions import Rendered
+from bcpg_cluster.stages.judge.prm.layout import Rendered
 from bcpg_cluster.stages.judge.prm.windows import to_judgements, window_inputs
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judged
 from bcpg_cluster.stages.judge.stage import judge as judge_stage
@@ -309,6 +317,26 @@ def test_windows_of_a_process_reward_model() -> None:
     judged = scorer.judge([JudgeCase("p", ("a\n",) * 6)])
     assert all(said.score == 0.5 for said in judged.judgements[0])
     assert scorer.num_asked == calls_each(JudgeConfig(kind="prm", model="m"), max_tokens=6) == 5
+
+
+def test_pathfinder_is_asked_twice_about_every_step() -> None:
+    for section in ({"model": "m", "convention": "pathfinder"}, {"model": "declare-lab/PathFinder-PRM-7B"}):
+        assert calls_each(JudgeConfig(kind="prm", **section), max_tokens=6) == 12
+
+
+def test_the_second_model_of_a_judge_takes_memory_too(make_config: MakeConfig) -> None:
+    section = {"kind": "prm", "model": "PRIME-RL/EurusPRM-Stage2", "convention": "implicit"}
+    pools = {"judge.j": {"members": 1, "num_gpus": 1}}
+
+    def memory(reference: str) -> GpuMemory | None:
+        judges = {"j": section | {"reference_model": reference, "engine_args": {"dtype": "bfloat16"}}}
+        return gpu_memory(make_config(judges=judges, pools=pools), "judge.j")
+
+    row = memory("Qwen/Qwen2.5-Math-7B-Instruct")
+    assert row is not None and row.parts is not None
+    assert row.parts["weights of Qwen/Qwen2.5-Math-7B-Instruct"] == row.parts["weights"] == pytest.approx(14.2, abs=0.1)
+    unknown = memory("nobody/knows-its-size")
+    assert unknown is not None and unknown.parts is None  # half the memory would be worse than none said
 
 
 def test_calls_of_all_judges_and_rounds(make_config: MakeConfig) -> None:

@@ -197,3 +197,56 @@ def test_a_measure_of_another_rule_has_a_note(make_config: MakeConfig):
 
 def test_judges_without_answers_have_no_notes(make_config: MakeConfig):
     assert judge_notes(make_config()) == []
+
+
+def test_generative_prms_are_asked_as_they_were_trained(make_config: MakeConfig):
+    fits = {
+        "thinkprm": {"view": "full", "max_tokens": 8192},
+        "genprm": {"view": "causal", "max_tokens": 2048},
+        "rprm": {"view": "causal", "max_tokens": 2048},
+    }
+    for name, options in fits.items():
+        of_family = {"prompt": f"embedded:{name}", **options}
+        config = judge(make_config, **of_family)
+        check_judge("j", config.judges["j"])
+        assert judge_notes(config) == []
+        check_judge("j", of_rule(make_config, kind="llm", **of_family))  # the model's labels say by which rule
+        other = {"view": "causal" if options["view"] == "full" else "full"}
+        for change in (
+            other,
+            {"show_gold": True},
+            {"window_steps": 8},
+            {"look_ahead": True},
+            {"answer_after": "</think>"},
+        ):
+            with pytest.raises(ConfigError, match=rf"judges\.j: .*its prompt has answer = '{name}'"):
+                check_judge("j", judge(make_config, **of_family | change).judges["j"])
+        (note,) = judge_notes(judge(make_config, **of_family | {"max_tokens": 512}))
+        assert "max_tokens 512 cuts thoughts off" in note
+
+
+def test_a_generative_prm_that_its_prompt_is_not_for(make_config: MakeConfig):
+    section = {"model": "launch/ThinkPRM-14B", "view": "causal", "max_tokens": 2048}
+    with pytest.raises(ConfigError, match=r"is a thinkprm by its name.*answer = 'rprm'") as caught:
+        check_judge("j", judge(make_config, **section, prompt="embedded:rprm").judges["j"])
+    assert caught.value.remedy == "set prompt: embedded:thinkprm"
+    (note,) = judge_notes(judge(make_config, **section, prompt="embedded:taxonomy"))
+    assert "was trained to judge" in note
+    assert "Set prompt: embedded:thinkprm" in note
+    assert judge_notes(judge(make_config, **section | {"model": "some/Our-PRM-7B"}, prompt="embedded:taxonomy")) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"kind": "prm", "convention": "implicit"}, "needs a reference_model"),
+        ({"kind": "prm", "convention": "qwen", "reference_model": "r"}, "reference_model is for judges of kind 'prm'"),
+        ({"kind": "llm", "reference_model": "r"}, "reference_model is for judges of kind 'prm'"),
+        ({"kind": "prm", "reward_beta": 0.5}, "reward_beta is for judges of convention 'implicit'"),
+        ({"kind": "prm", "convention": "implicit", "reference_model": "r", "reward_beta": 0}, "greater than 0"),
+    ],
+)
+def test_reference_models_belong_to_implicit_prms(make_config: MakeConfig, section: dict[str, Any], words: str):
+    with pytest.raises(ConfigError, match=words):
+        judge(make_config, **section)
+    judge(make_config, kind="prm", convention="implicit", reference_model="r", reward_beta=0.05)

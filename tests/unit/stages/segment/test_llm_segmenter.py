@@ -178,7 +178,9 @@ def _config(make_config: MakeConfig, **segment: Any) -> Config:
 def test_it_is_served_where_its_judge_is(make_config: MakeConfig):
     config = _config(make_config)
     assert config.segment_pool == "judge.api"
-    pools = {stage.name: stage.pool for stage in data_stages(config.judge_pools, config.judged_after, config.segment_pool)}
+    pools = {
+        stage.name: stage.pool for stage in data_stages(config.judge_pools, config.judged_after, config.segment_pool)
+    }
     assert pools["segment"] == pools["judge.api"] == "judge.api"
     worker = host_judges(config.model_dump(mode="json"), "judge.api")
     assert {"segment", "judge.api"} <= set(worker._stages)

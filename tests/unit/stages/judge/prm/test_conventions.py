@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from bcpg_cluster.errors import ConfigError, EngineError
 from bcpg_cluster.records import VerdictStatus
-from bcpg_cluster.stages.judge.prm.conventions import CONVENTIONS, QWEN_SYSTEM, Rendered
-from bcpg_cluster.stages.judge.prm.detection import detect_convention, make_convention
+from bcpg_cluster.stages.judge.prm.conventions import CONVENTIONS, QWEN_SYSTEM
+from bcpg_cluster.stages.judge.prm.detection import check_needs, detect_convention, make_convention
+from bcpg_cluster.stages.judge.prm.implicit_scorer import sigmoid, step_sums
+from bcpg_cluster.stages.judge.prm.layout import Rendered
 from bcpg_cluster.stages.judge.prm.windows import (
     Window,
     WindowInput,
@@ -123,6 +126,36 @@ def test_trl_reads_the_end_of_a_separator_and_leaves_line_breaks_inside_a_step()
     assert tokenizer.show(convention("trl", tokenizer).render("a", ("b",)).token_ids) == "ab\n"
 
 
+def test_implicit_counts_a_separator_for_the_step_before_and_the_end_of_turn_for_the_last() -> None:
+    tokenizer = CharTokenizer()
+    rendered = convention("implicit", tokenizer).render("a?", ("bc\n", "d", "ef"))
+    assert tokenizer.show(rendered.token_ids) == "[user]a?<end>[assistant]bc\n\nd\n\nef<end>"
+    borders = [rendered.start, *(position + 1 for position in rendered.positions)]
+    parts = [tokenizer.show(rendered.token_ids[begin:end]) for begin, end in pairwise(borders)]
+    assert parts == ["bc\n\n", "d\n\n", "ef<end>"]
+    assert convention("implicit", tokenizer).version == "implicit-prm/'\\n\\n'"
+
+
+def test_implicit_refuses_what_has_no_tokens_of_its_own() -> None:
+    implicit = convention("implicit", CharTokenizer())
+    assert implicit.render("a?", ("b", "", "c")) is not None  # its separator is a token here
+    assert implicit.render("a?", ("b", "")) is not None  # and here the end of the turn is
+    assert convention("implicit", CharTokenizer(template="[{role}]{content}")).render("a?", ("b", "")) is None
+    # A token that spans a border belongs to the step it begins in; the step after it has none left.
+    assert convention("implicit", CharTokenizer(("<s>", "<end>", "b\n\nc\n\n"))).render("a?", ("b", "c", "d")) is None
+
+
+def test_steps_add_up_by_hand() -> None:
+    rendered = Rendered((9,) * 8, (3, 5, 6), start=2)
+    assert step_sums([-1.0, -2.0, -4.0, -8.0, -16.0], rendered) == [-3.0, -12.0, -16.0]
+    assert sigmoid(0.0) == 0.5
+    assert sigmoid(0.001 * 20) == pytest.approx(
+        0.504999833
+    )  # 20 nats at EurusPRM's beta: close to 0.5, on the right side
+    assert (sigmoid(-1e6), sigmoid(1e6)) == (0.0, 1.0)
+    assert judgement(sigmoid(float("nan"))).status is VerdictStatus.UNPARSABLE
+
+
 def test_system_and_separator_are_in_the_version() -> None:
     tokenizer = CharTokenizer(("<s>", "<end>", "<extra_0>", "<extra_1>", " ки"))
     made = [
@@ -209,11 +242,46 @@ def test_chats_need_a_template() -> None:
         ("peiyi9979/math-shepherd-mistral-7b-prm", {"architectures": ["MistralForCausalLM"]}, "math_shepherd"),
         ("RLHFlow/Llama3.1-8B-PRM-Deepseek-Data", CAUSAL, "rlhflow"),
         ("/models/mine", CAUSAL | {"_name_or_path": "RLHFlow/Llama3.1-8B-PRM-Mistral-Data"}, "rlhflow"),
+        ("PRIME-RL/EurusPRM-Stage2", {"architectures": ["Qwen2ForCausalLM"]}, "implicit"),
     ],
 )
 def test_detection(model: str, config: dict[str, Any], found: str) -> None:
     assert detect_convention(model, config) == found
     assert make_convention("auto", CharTokenizer(), model, config).name == found
+
+
+def test_families_with_rules_of_their_own_are_detected_too() -> None:
+    assert detect_convention("declare-lab/PathFinder-PRM-7B", {"architectures": ["Qwen2ForCausalLM"]}) == "pathfinder"
+    with pytest.raises(ConfigError, match="'pathfinder' asks twice about every step"):
+        make_convention("auto", CharTokenizer(), "declare-lab/PathFinder-PRM-7B", CAUSAL)
+    for model, prompt in (
+        ("launch/ThinkPRM-1.5B", "thinkprm"),
+        ("GenPRM/GenPRM-7B", "genprm"),
+        ("kevinpro/R-PRM-7B-DPO", "rprm"),
+    ):
+        with pytest.raises(ConfigError, match="writes its verdicts") as caught:
+            detect_convention(model, CAUSAL)
+        assert caught.value.remedy == f"set kind: llm and prompt: embedded:{prompt}"
+
+
+@pytest.mark.parametrize(
+    ("convention", "engine", "has_reference", "words"),
+    [
+        ("implicit", "auto", False, "no reference_model was given"),
+        ("qwen", "auto", True, "a reference_model was given"),
+        ("implicit", "vllm", True, "which vLLM does not serve"),
+        ("pathfinder", "vllm", False, "which vLLM does not serve"),
+        ("trl", "vllm", False, "which vLLM does not serve"),
+        ("implicit", "auto", True, None),
+        ("qwen", "vllm", False, None),
+    ],
+)
+def test_what_a_convention_needs(convention: str, engine: str, has_reference: bool, words: str | None) -> None:
+    if words is None:
+        check_needs("m", convention, engine, has_reference=has_reference)
+        return
+    with pytest.raises(ConfigError, match=words):
+        check_needs("m", convention, engine, has_reference=has_reference)
 
 
 def test_an_ordinary_model_is_not_taken_for_a_reward_model() -> None:
