@@ -44,14 +44,25 @@ def judge_eval(
     output: Annotated[
         Path | None, typer.Option("--output", help="Where answers and report go (default: runs/judge-eval-<name>).")
     ] = None,
+    stress: Annotated[
+        bool, typer.Option("--stress", help="How the judges bear perturbed solutions, instead of how good they are.")
+    ] = False,
+    perturbations: Annotated[
+        str | None, typer.Option("--perturbations", help="With --stress: some of them, as split,padded (default: all).")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """How good a config's judges are, alone and together, on solutions with labelled steps."""
+    from functools import partial
+
     from bcpg_cluster.run.build.default_config import read_config
     from bcpg_cluster.run.build.judges import make_judge
     from bcpg_cluster_cli.judging.judge_eval import run_judge_eval
+    from bcpg_cluster_cli.judging.judge_stress import check_stress, run_judge_stress
 
-    run_judge_eval(
+    check_stress(stress, perturbations)
+    measure = partial(run_judge_stress, perturbations=perturbations) if stress else run_judge_eval
+    measure(
         data,
         read_config(config, set_ or [], None),
         make_judge,

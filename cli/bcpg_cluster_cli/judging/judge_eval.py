@@ -69,7 +69,7 @@ def run_judge_eval(
         DataError: invalid files.
         EngineError: a judge failed; what was answered is kept.
     """
-    names = _chosen(config, judges)
+    names = chosen_judges(config, judges)
     if abstention not in get_args(Abstention):
         raise ConfigError(
             f"--abstention {abstention!r}",
@@ -78,7 +78,7 @@ def run_judge_eval(
         )
     combined = consensus_rules(rules, names, abstention, accuracies, prior)
     if combined:
-        _check_same_rule(config, names)
+        check_same_rule(config, names)
     asked = LabelledData(read_subsets(data, limit), output or default_folder(config), batch)
     say_left_out(asked, console := Terminal(stderr=as_json))
     asked.folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,12 @@ def run_judge_eval(
     return report
 
 
-def _chosen(config: Config, judges: Sequence[str]) -> list[str]:
+def chosen_judges(config: Config, judges: Sequence[str]) -> list[str]:
+    """The judges of these names; without any, those of the config that vote.
+
+    Raises:
+        ConfigError: the config has no such judge.
+    """
     unknown = sorted(set(judges) - set(config.judges))
     if unknown:
         raise ConfigError(
@@ -116,7 +121,8 @@ def _chosen(config: Config, judges: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(judges)) or list(config.voters)
 
 
-def _check_same_rule(config: Config, judges: Sequence[str]) -> None:
+def check_same_rule(config: Config, judges: Sequence[str]) -> None:
+    """Raises ``ConfigError`` when these judges call different steps right."""
     by_rule = {name: config.judges[name].rule for name in judges}
     if len(set(by_rule.values())) > 1:
         raise ConfigError(
