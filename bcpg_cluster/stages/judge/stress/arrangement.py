@@ -45,16 +45,19 @@ def split(solution: Solution, rng: random.Random) -> Perturbed | None:
 def reordered(solution: Solution, rng: random.Random) -> Perturbed | None:
     """Two neighbours change places, of which neither needs the other, so that all steps keep their truth.
 
-    The second has no number and no symbol that the first brings in, and no word that points back (so, then, it, ...); the
-    first is not wrong, and the last step, which states the answer, stays. ``None`` where there is no such pair.
+    They share no number and no single-letter symbol, and the second has no word that points back (so, then, it, ...); the first
+    is not wrong, and the last step, which states the answer, stays. That is a rule of thumb: it passes over many pairs that could
+    change places. ``None`` where there is no such pair.
     """
-    known = _names(solution.problem)
-    places = []
-    for index, (first, second) in enumerate(pairwise(solution.steps[:-1])):
-        brought, known = _names(first) - known, known | _names(first)
-        is_free = not (brought & _names(second)) and not _REFERENCE.search(second)
-        if is_free and solution.truth[index] != 0 and first.strip() and second.strip():
-            places.append(index)
+    places = [
+        index
+        for index, (first, second) in enumerate(pairwise(solution.steps[:-1]))
+        if solution.truth[index] != 0
+        and first.strip()
+        and second.strip()
+        and not _names(first) & _names(second)
+        and not _REFERENCE.search(second)
+    ]
     if not places:
         return None
     at = rng.choice(places)

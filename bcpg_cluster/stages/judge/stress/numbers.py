@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from bcpg_cluster.stages.judge.stress.perturbed import Effect, Perturbed, Solution
 
 _RESULT = re.compile(r"(?<![<>!:=])=[ \t]*(?:\\?\$)?[ \t]*-?[ \t]*(\d+)")
-_ASSUMPTION = re.compile(r"\b(?:let|assume|suppose|if|denote|set|when|where|try|guess)\b[^.\n]*$", re.IGNORECASE)
+_ASSUMPTION = re.compile(
+    r"\b(?:let|assume|suppose|if|denote|set|when|where|try|guess|put|take|choose|for|substitut\w*|plug\w*)\b[^.\n]*$",
+    re.IGNORECASE,
+)
 
 
 def number(solution: Solution, rng: random.Random) -> Perturbed | None:

@@ -125,12 +125,14 @@ def test_only_neighbours_that_need_nothing_of_each_other_change_places():
     assert made.origins == (1, 0, 2, 3)
     chained = Solution("17 +25 -8", ("17+25=42\n", "42-8=34\n", "answer 34"), (1, 1, 1))
     assert perturb("reordered", chained, 0) is None
+    shared = Solution("?", ("4^a = 5", "\\log 4^a = \\log 5", "a is 1.16"), (1, 1, 1))
+    assert perturb("reordered", shared, 0) is None
     wrong = Solution(SOLUTION.problem, STEPS, (0, 1, 1, 1))
     assert perturb("reordered", wrong, 0) is None
 
 
 def test_equations_that_are_no_claim_are_left_alone():
-    for step in ("Let n = 5.", "x >= 5", "a != 5", "f(x) := 5", "12 is even"):
+    for step in ("Let n = 5.", "Substituting x = 5 gives", "x >= 5", "a != 5", "f(x) := 5", "12 is even"):
         assert perturb("number", Solution("?", (step,), (1,)), 0) is None
     assert perturb("number", Solution("?", ("2+3 = 5",), (0,)), 0) is None
     made = perturb("number", Solution("?", ("It costs 2 + 3 = \\$ 5.50.",), (1,)), 0)
