@@ -17,7 +17,7 @@ def print_stress(console: Console, report: Mapping[str, Any], written: Sequence[
         if facts["num_skipped"]:
             _line(
                 console,
-                f"{name}: {facts['num_skipped']} of {report['num_solutions']} solutions have not {facts['needs']}",
+                f"{name}: {facts['num_skipped']} of {report['num_solutions']} solutions lack {facts['needs']}",
             )
         for judge, number in facts["num_left_alone"].items():
             _line(console, f"{name}: changes nothing for {judge} in {number} solutions")
@@ -34,7 +34,7 @@ def print_stress(console: Console, report: Mapping[str, Any], written: Sequence[
 
 
 def _table(title: str, by_perturbation: Mapping[str, Any]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("", "of", "flips, %", "precision", "recall", "lost"):
         table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
     for name, facts in by_perturbation.items():
@@ -74,17 +74,23 @@ def _print_scores(console: Console, by_perturbation: Mapping[str, Any]) -> None:
 
 
 def interval_text(interval: Mapping[str, Any] | None, *, sign: str = "+") -> str:
-    """A share and its interval in per cent, ``-3.4 (-8.1..+1.2)``; ``-`` where there is none. ``sign`` shows a plus."""
+    """A share and its interval in per cent, ``-13.4 (-18..+1.2)``; ``-`` where there is none.
+
+    Bounds of 10 and more are whole numbers, so that a table has room. ``sign`` shows a plus.
+    """
     if interval is None:
         return "-"
-    mean, low, high = (
-        None if interval[key] is None else f"{_tidy(interval[key]):{sign}.1f}" for key in ("mean", "low", "high")
-    )
-    return f"{mean} ({low}..{high})" if low is not None else str(mean)
+    mean, low, high = (None if interval[key] is None else 100 * interval[key] for key in ("mean", "low", "high"))
+    assert mean is not None
+    shown = f"{round(mean, 1) + 0.0:{sign}.1f}"  # no -0.0
+    if low is None or high is None:
+        return shown
+    return f"{shown} ({_bound(low, sign)}..{_bound(high, sign)})"
 
 
-def _tidy(share: float) -> float:
-    return round(100 * share, 1) + 0.0  # no -0.0
+def _bound(value: float, sign: str) -> str:
+    number = round(value, 1) + 0.0
+    return f"{number:{sign}.0f}" if abs(number) >= 10 else f"{number:{sign}.1f}"
 
 
 def _line(console: Console, text: str) -> None:
