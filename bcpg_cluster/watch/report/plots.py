@@ -141,6 +141,8 @@ def stress_png(overall: Mapping[str, Any]) -> bytes:
             shift = 0.7 * ((place + 0.5) / len(said) - 0.5)
             _marks(panel, [said[name][perturbation][measure] for perturbation in perturbations], name, place, shift)
         panel.axvline(0, color=_GREY, linewidth=1, zorder=0)
+        for border in range(1, len(perturbations)):
+            panel.axhline(border - 0.5, color="#dddddd", linewidth=0.6, zorder=0)
         panel.set_title(title, fontsize=11)
         panel.set_xlabel("% of steps" if measure == "flips" else "points")
         panel.tick_params(axis="y", length=0)
