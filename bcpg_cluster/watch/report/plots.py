@@ -148,7 +148,7 @@ def stress_png(overall: Mapping[str, Any]) -> bytes:
         panel.tick_params(axis="y", length=0)
         _tidy(panel, "x")
     panels[0].set_yticks(range(len(perturbations)), perturbations)
-    panels[0].set_ylim(len(perturbations) - 0.5, -0.5)  # the first perturbation on top
+    panels[0].set_ylim(max(len(perturbations), 1) - 0.5, -0.5)  # the first perturbation on top
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(said), 5), frameon=False, fontsize=9)
     return _png(figure)

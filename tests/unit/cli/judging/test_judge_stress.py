@@ -17,8 +17,10 @@ from bcpg_cluster.records import VerdictStatus
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 from bcpg_cluster.stages.judge.stress.perturbations import PERTURBATIONS
 from bcpg_cluster.stages.judge.stress.phrases import INJECTIONS
+from bcpg_cluster.watch.report.plots import stress_png
 from bcpg_cluster_cli.app import app
 from bcpg_cluster_cli.judging.judge_stress import chosen_perturbations, run_judge_stress
+from bcpg_cluster_cli.judging.stress_tables import interval_text
 
 JUDGED = VerdictStatus.JUDGED
 _SUM = re.compile(r"(\d+)\+(\d+)=(\d+)")
@@ -101,7 +103,10 @@ def test_weaknesses_that_are_known_are_found(sums: str, config: Config, tmp_path
     assert set(of["rules"]) == {"all", "any", "majority"}
     assert report["subsets"]["sums"] == of
     shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= 80 or "written" in shown.splitlines()[-1]
+    table = [line for line in shown.splitlines() if not line.startswith("written: ")]
+    assert max(map(len, table)) <= 80
+    assert "…" not in shown  # nothing is cut off
+    assert "split: 8 of 8 solutions lack a step with a line or sentence border" in shown
     assert json.loads((tmp_path / "out" / "judge-stress.json").read_text()) == report
     assert (tmp_path / "out" / "judge-stress.png").read_bytes().startswith(b"\x89PNG")
 
@@ -113,6 +118,14 @@ def test_what_a_perturbation_needs_and_lacks_is_counted(sums: str, config: Confi
     assert (drawn["split"]["num_solutions"], drawn["split"]["num_skipped"]) == (0, 8)
     assert (drawn["number"]["num_solutions"], drawn["number"]["num_skipped"]) == (8, 0)
     assert (drawn["gold_shown"]["num_solutions"], drawn["gold_shown"]["needs"]) == (1, "a gold answer")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_perturbation_that_fits_no_solution_is_said_so(sums: str, config: Config, tmp_path: Path, capsys) -> None:
+    report = stressed(sums, config, tmp_path / "out", {"llm": Careful()}, judges=["llm"], perturbations="split")
+    facts = report["overall"]["judges"]["llm"]["split"]
+    assert (facts["num_solutions"], facts["flips"], facts["precision"]) == (0, None, None)
+    assert "8 of 8 solutions lack" in capsys.readouterr().out
 
 
 def test_the_gold_answer_is_shown_and_hidden(sums: str, make_config: Callable[..., Config], tmp_path: Path) -> None:
@@ -142,6 +155,29 @@ def test_a_stopped_command_resumes_and_asks_nothing_twice(sums: str, config: Con
     assert (len(first.asked), len(second.asked), len(whole.asked)) == (12, 12, 24)
     assert set(first.asked) | set(second.asked) == set(whole.asked)
     assert resumed["overall"] == straight["overall"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "shown"),
+    [
+        (-0.1342, -0.18, 0.0123, "-13.4 (-18..+1.2)"),
+        (0.0, -0.00001, 0.0, "+0.0 (+0.0..+0.0)"),
+        (0.5, None, None, "+50.0"),
+        (-1.0, -1.0, -0.985, "-100.0 (-100..-98)"),
+    ],
+)
+def test_intervals_are_short_enough_for_a_table(mean: float, low: float | None, high: float | None, shown: str) -> None:
+    assert interval_text({"mean": mean, "low": low, "high": high, "n": 9}) == shown
+    assert interval_text(None) == "-"
+
+
+def test_a_picture_shows_what_it_is_given(sums: str, config: Config, tmp_path: Path) -> None:
+    judges = {"llm": Careful(), "prm": LikesLength()}
+    overall = stressed(sums, config, tmp_path / "out", judges, perturbations="padded,number")["overall"]
+    picture = (tmp_path / "out" / "judge-stress.png").read_bytes()
+    assert picture == stress_png(overall)
+    without = {**overall, "rules": {}}
+    assert stress_png(without) != picture
 
 
 def test_the_seed_of_the_config_draws_the_perturbations(sums: str, config: Config, tmp_path: Path) -> None:
