@@ -118,6 +118,59 @@ def write_lines_plot(
     write_whole(path, _png(figure))
 
 
+def stress_png(overall: Mapping[str, Any]) -> bytes:
+    """What perturbations do: a panel each for flipped verdicts and the change of precision and of recall, per cent.
+
+    Every judge and rule has a colour and a mark; bars are 95 % intervals.
+
+    Args:
+        overall: ``overall`` of ``judge-stress.json``: ``judges`` and ``rules``, each by name and perturbation.
+    """
+    from matplotlib.figure import Figure
+
+    said = {**overall["judges"], **overall["rules"]}
+    perturbations = [
+        name for name in next(iter(said.values())) if any(of[name]["num_solutions"] for of in said.values())
+    ]
+    height = 1.5 + 0.14 * len(perturbations) * (len(said) + 1.5)
+    figure = Figure(figsize=(10.5, height), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True, squeeze=False)[0]
+    titles = {"flips": "verdicts that flip", "precision": "change of precision", "recall": "change of recall"}
+    for panel, (measure, title) in zip(panels, titles.items(), strict=True):
+        for place, name in enumerate(said):
+            shift = 0.7 * ((place + 0.5) / len(said) - 0.5)
+            _marks(panel, [said[name][perturbation][measure] for perturbation in perturbations], name, place, shift)
+        panel.axvline(0, color=_GREY, linewidth=1, zorder=0)
+        for border in range(1, len(perturbations)):
+            panel.axhline(border - 0.5, color="#dddddd", linewidth=0.6, zorder=0)
+        panel.set_title(title, fontsize=11)
+        panel.set_xlabel("% of steps" if measure == "flips" else "points")
+        panel.tick_params(axis="y", length=0)
+        _tidy(panel, "x")
+    panels[0].set_yticks(range(len(perturbations)), perturbations)
+    panels[0].set_ylim(max(len(perturbations), 1) - 0.5, -0.5)  # the first perturbation on top
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(said), 5), frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def _marks(panel: Axes, intervals: Sequence[Mapping[str, Any] | None], name: str, place: int, shift: float) -> None:
+    """One judge's or rule's estimates, a row each."""
+    colour, known = _COLOURS[place % len(_COLOURS)], [(row, cell) for row, cell in enumerate(intervals) if cell]
+    panel.plot(
+        [100 * cell["mean"] for _, cell in known],
+        [row + shift for row, _ in known],
+        _MARKERS[place % len(_MARKERS)],
+        color=colour,
+        markersize=5,
+        linewidth=0,
+        label=name,
+    )
+    for row, cell in known:
+        if cell["low"] is not None:
+            panel.plot([100 * cell["low"], 100 * cell["high"]], [row + shift] * 2, color=colour, linewidth=1.5)
+
+
 def _tidy(axes: Axes, grid: Literal["x", "y", "both"]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="#dddddd", linewidth=0.6)

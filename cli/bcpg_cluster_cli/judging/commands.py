@@ -54,14 +54,29 @@ def judge_eval(
         str | None,
         typer.Option("--tokenizer", help="With --segmenters: counts tokens (default: words stand for them)."),
     ] = None,
+    stress: Annotated[
+        bool, typer.Option("--stress", help="How the judges bear perturbed solutions, instead of how good they are.")
+    ] = False,
+    perturbations: Annotated[
+        str | None, typer.Option("--perturbations", help="With --stress: some of them, as split,padded (default: all).")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """How good a config's judges are, alone and together, on solutions with labelled steps."""
+    from functools import partial
+
     from bcpg_cluster.run.build.default_config import read_config
     from bcpg_cluster.run.build.judges import make_judge
     from bcpg_cluster_cli.judging.judge_eval import run_judge_eval
+    from bcpg_cluster_cli.judging.judge_stress import check_stress, run_judge_stress
 
-    run_judge_eval(
+    check_stress(stress, perturbations, segmenters)
+    measure = (
+        partial(run_judge_stress, perturbations=perturbations)
+        if stress
+        else partial(run_judge_eval, segmenters=segmenters or "", tokenizer=tokenizer)
+    )
+    measure(
         data,
         read_config(config, set_ or [], None),
         make_judge,
@@ -73,8 +88,6 @@ def judge_eval(
         limit=limit,
         batch=batch,
         output=output,
-        segmenters=segmenters or "",
-        tokenizer=tokenizer,
         as_json=json_,
     )
 

@@ -73,7 +73,7 @@ def run_judge_eval(
         DataError: invalid files.
         EngineError: a judge failed; what was answered is kept.
     """
-    names = _chosen(config, judges)
+    names = chosen_judges(config, judges)
     if abstention not in get_args(Abstention):
         raise ConfigError(
             f"--abstention {abstention!r}",
@@ -82,7 +82,7 @@ def run_judge_eval(
         )
     combined = consensus_rules(rules, names, abstention, accuracies, prior)
     if combined:
-        _check_same_rule(config, names)
+        check_same_rule(config, names)
     if tokenizer is not None and not segmenters:
         raise ConfigError(
             f"--tokenizer {tokenizer} without --segmenters",
@@ -120,7 +120,12 @@ def run_judge_eval(
     return report
 
 
-def _chosen(config: Config, judges: Sequence[str]) -> list[str]:
+def chosen_judges(config: Config, judges: Sequence[str]) -> list[str]:
+    """The judges of these names; without any, those of the config that vote.
+
+    Raises:
+        ConfigError: the config has no such judge.
+    """
     unknown = sorted(set(judges) - set(config.judges))
     if unknown:
         raise ConfigError(
@@ -131,7 +136,8 @@ def _chosen(config: Config, judges: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(judges)) or list(config.voters)
 
 
-def _check_same_rule(config: Config, judges: Sequence[str]) -> None:
+def check_same_rule(config: Config, judges: Sequence[str]) -> None:
+    """Raises ``ConfigError`` when these judges call different steps right."""
     by_rule = {name: config.judges[name].rule for name in judges}
     if len(set(by_rule.values())) > 1:
         raise ConfigError(

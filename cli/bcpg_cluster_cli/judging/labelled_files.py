@@ -98,16 +98,39 @@ def ask_about_files(
         EngineError: the judge failed; what was answered is kept.
         DataError: the folder has something else in the place of answers.
     """
-    settings = config.judges[name]
+    show_gold = config.judges[name].show_gold
     cases = {
-        of_file: [_case(solution, show_gold=settings.show_gold) for solution in file.solutions]
+        of_file: [case_of(solution, show_gold=show_gold) for solution in file.solutions]
         for of_file, file in data.files.items()
     }
     asked = [case for of_file in cases.values() for case in of_file]
-    if settings.show_gold and (without := sum(case.gold is None for case in asked)):
+    say_without_gold(config, name, asked, console)
+    answers, facts = ask_about_cases(config, name, asked, data, make_judge, console)
+    said = iter(answers)
+    return JudgeAnswers({of_file: [next(said) for _ in of_cases] for of_file, of_cases in cases.items()}, facts)
+
+
+def say_without_gold(config: Config, name: str, asked: Sequence[JudgeCase], console: Console) -> None:
+    """Print how many solutions have no gold answer, where the judge is to see it."""
+    if config.judges[name].show_gold and (without := sum(case.gold is None for case in asked)):
         console.print(
             f"{name}: {without} of {len(asked)} solutions have no gold answer to show", highlight=False, markup=False
         )
+
+
+def ask_about_cases(
+    config: Config,
+    name: str,
+    asked: Sequence[JudgeCase],
+    data: LabelledData,
+    make_judge: MakeJudge,
+    console: Console,
+) -> tuple[list[tuple[Judgement, ...]], dict[str, Any]]:
+    """As :func:`ask_about_files`, about these cases: their answers, and facts about the judge and them.
+
+    ``data`` says where answers are kept and how many cases go into one call.
+    """
+    settings = config.judges[name]
     with engine_console(config, name, data.folder, console) as screen:
         with screen.status(f"{name}: starting"):
             judge = make_judge(config, name)
@@ -126,11 +149,11 @@ def ask_about_files(
         "num_solutions_asked": num_asked,
         "seconds": seconds,
     }
-    said = iter(answers)
-    return JudgeAnswers({of_file: [next(said) for _ in of_cases] for of_file, of_cases in cases.items()}, facts)
+    return answers, facts
 
 
-def _case(solution: LabelledSolution, *, show_gold: bool) -> JudgeCase:
+def case_of(solution: LabelledSolution, *, show_gold: bool) -> JudgeCase:
+    """What a judge is asked about a labelled solution."""
     return JudgeCase(solution.problem, solution.steps, solution.gold if show_gold else None)
 
 
