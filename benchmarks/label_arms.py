@@ -99,11 +99,11 @@ NOTHING = Labels(1.0, 1.0, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An arm of a seed that was run; ``labels`` and ``achieved`` are ``None`` for the start."""
+    """An arm of a seed. ``labels`` and ``achieved`` are ``None`` for the start, ``accuracy`` where nothing was trained."""
 
     arm: str
     seed: int
-    accuracy: Accuracy
+    accuracy: Accuracy | None
     labels: Labels | None = None
     achieved: Achieved | None = None
     cpu_s: float = 0.0

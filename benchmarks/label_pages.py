@@ -7,14 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from label_arms import BETAS, BLOCKS, NOTHING, START, Done, Labels
+from label_arms import BETAS, BLOCKS, NOTHING, START, Accuracy, Achieved, Done, Labels
 
 from bcpg_cluster.watch.report.plots import write_lines_plot
 from bcpg_cluster.watch.report.statistics import Interval, PairedDifference, mean_interval, paired_test
 
+
+def accuracy_of(done: Done) -> Accuracy:
+    """Raises ``ValueError`` for an arm that was only labelled."""
+    if done.accuracy is None:
+        raise ValueError(f"{done.arm} of seed {done.seed} was not trained")
+    return done.accuracy
+
+
 MEASURES: dict[str, Callable[[Done], float]] = {
-    "sampled": lambda done: done.accuracy.sampled,
-    "greedy": lambda done: done.accuracy.greedy,
+    "sampled": lambda done: accuracy_of(done).sampled,
+    "greedy": lambda done: accuracy_of(done).greedy,
 }
 QUESTIONS = {
     "errors": "Which error hurts?",
@@ -94,6 +102,35 @@ def write_pages(done: Sequence[Done], out: Path) -> None:
         lines += [f"## What an error costs (blocks {', '.join(singles)})", "", *_costs(results, arms, seeds), ""]
         _draw(results, arms, seeds, out / "label-quality.png")
     (out / "label-quality.md").write_text("\n".join(lines))
+
+
+def write_labels_page(done: Sequence[Done], out: Path) -> None:
+    """``labels.md``: how right the labels are, and what they mine."""
+    results = Results(done)
+    named = {one.arm: one.labels for one in done}
+    seeds = sorted({one.seed for one in done})
+    columns: dict[str, Callable[[Achieved], float | None]] = {
+        "precision": lambda a: a.precision,
+        "recall": lambda a: a.recall,
+        "steps falsely right": lambda a: a.false_right,
+        "falsely wrong": lambda a: a.false_wrong,
+        "kappa": lambda a: a.kappa,
+        "tokens mined": lambda a: a.mined,
+        "gradient mass mined": lambda a: a.mined_mass,
+        "wrong tokens mined": lambda a: a.mined_wrong,
+    }
+    lines = [
+        f"In %, kappa likewise; ± is the 95 % t interval over {len(seeds)} seeds.",
+        "",
+        f"| labels | {' | '.join(columns)} |",
+        f"|---{'|---' * len(columns)}|",
+    ]
+    for name, labels in named.items():
+        achieved = [one.achieved for one in results.of(name).values() if one.achieved is not None]
+        values = [[value for a in achieved if (value := of(a)) is not None] for of in columns.values()]
+        lines.append(f"| {_title(labels)} | {' | '.join(_shown(mean_interval(v)) if v else '–' for v in values)} |")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "labels.md").write_text("\n".join([*lines, ""]))
 
 
 def _table(results: Results, arms: Sequence[Labels], seeds: Sequence[int]) -> list[str]:

@@ -3,13 +3,14 @@
     python benchmarks/label_quality.py --out runs/label-quality                       # everything, hours on one core
     python benchmarks/label_quality.py --out runs/label-quality --limit-minutes 40    # a piece of it; run it again for the next
     python benchmarks/label_quality.py --out runs/label-quality --blocks errors       # one question alone
+    python benchmarks/label_quality.py --out runs/label-quality --labels-only         # a minute: the labels, and no training
     python benchmarks/label_quality.py --out runs/small --small                       # a check that it all runs
 
 Judges are oracles: the truth, wrong at rates that give the precision and recall asked for ("this step is right"). A seed's arms
 share its offline set, reference log-probs, training order and the random numbers of its test; they differ in labels and beta alone.
 ``<out>/arms.jsonl`` gets a line as each arm is done, and what it has is not done again: block by block, and seed by seed within a
 block, so that what is there at any time compares. ``<out>/label-quality.md`` and its picture are written at the end of each piece.
-One process, one thread.
+One process, one thread. ``--labels-only`` writes ``<out>/labels.md`` alone: what the labels of all arms are, and what they mine.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from label_arms import BLOCKS, START, Done, Journal, Labels, Size
-from label_pages import write_pages
-from label_round import SharedRound, make_round, run_arm
+from label_arms import BETAS, BLOCKS, START, Done, Journal, Labels, Size
+from label_pages import write_labels_page, write_pages
+from label_round import SharedRound, draw_offline_set, labelled_rows, make_round, run_arm
 from measure import facts
 
 from bcpg_cluster.errors import ConfigError
@@ -54,6 +55,17 @@ def work(size: Size, blocks: list[str], seeds: range, journal: Journal, until: f
     return len(left)
 
 
+def label_only(size: Size, blocks: list[str], seeds: range) -> list[Done]:
+    """The labels of all arms, which are the same at every beta."""
+    found = []
+    for seed in seeds:
+        offline = draw_offline_set(size, seed)
+        for labels in dict.fromkeys(replace(arm, beta=BETAS[0]) for block in blocks for arm in BLOCKS[block]):
+            _, achieved = labelled_rows(offline, labels, size.step_rule)
+            found.append(Done(labels.name, seed, None, labels, achieved))
+    return found
+
+
 def main() -> None:
     """Run the blocks."""
     import torch
@@ -64,12 +76,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--step-rule", choices=("propagated", "local"), default="propagated")
     parser.add_argument("--limit-minutes", type=float, default=120.0, help="begin no arm later (default: %(default)s)")
+    parser.add_argument("--labels-only", action="store_true", help="train nothing")
     parser.add_argument("--small", action="store_true", help="6 prompts, 8 problems: a check that it runs")
     for name in ("prompts", "epochs", "test-problems", "test-samples"):
         parser.add_argument(f"--{name}", type=int, help="instead of the published size")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     size = chosen_size(arguments)
+    if arguments.labels_only:
+        write_labels_page(label_only(size, arguments.blocks, range(arguments.seeds)), arguments.out)
+        return
     journal = Journal(arguments.out / "arms.jsonl", {"size": asdict(size)})
     journal.note(machine=facts())
     until = time.monotonic() + 60 * arguments.limit_minutes

@@ -42,13 +42,20 @@ TRUTH = "truth"
 
 
 @dataclass(frozen=True, slots=True)
-class SharedRound:
-    """What all arms of a seed share. ``base_rate``: right steps among those that can be mined."""
+class OfflineSet:
+    """A seed's responses, cut and truly labelled. ``base_rate``: right steps among those that can be mined."""
 
     seed: int
     config: Config
     tables: Mapping[str, list[Row]]
     base_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRound:
+    """What all arms of a seed share."""
+
+    offline: OfflineSet
     reference: Mapping[SampleId, ReferenceLogprobs]
     test: Sequence[Prompt]
     start: Accuracy
@@ -71,14 +78,12 @@ def make_config(size: Size, seed: int) -> Config:
     )
 
 
-def make_round(size: Size, seed: int) -> SharedRound:
-    """Draw a seed's offline set from the embedded policy, verify and cut it, and label it with the truth."""
+def draw_offline_set(size: Size, seed: int) -> OfflineSet:
+    """Draw from the embedded policy, verify and cut, and label with the truth."""
     config = make_config(size, seed)
-    policy = TorchSampler(_policy_path())
-    train = read_prompts(resolve_asset(config.prompts.train))
-    prompts = random.Random(seed).sample(train, size.prompts)
+    prompts = random.Random(seed).sample(read_prompts(resolve_asset(config.prompts.train)), size.prompts)
     tables = {"prompts": [prompt_row(prompt) for prompt in prompts]}
-    tables["rollouts"] = [rollout_row(rollout) for rollout in _rollouts(policy, prompts, config)]
+    tables["rollouts"] = [rollout_row(rollout) for rollout in _rollouts(TorchSampler(_policy_path()), prompts, config)]
     verifier = ExactVerifier(config.verify.answer_pattern, config.verify.numeric)
     tables["outcomes"] = verify(
         tables, _job("verify"), verifier=verifier, prompts_table="prompts", rollouts_table="rollouts"
@@ -88,42 +93,41 @@ def make_round(size: Size, seed: int) -> SharedRound:
         tables, _job("segment"), cut=make_segmenter(config.segment), min_verified_share=share
     ).rows
     tables[f"verdicts.{TRUTH}"] = _verdicts(tables, TRUTH, TaskTruth("sums", size.step_rule))
+    return OfflineSet(seed, config, tables, _base_rate(_weighed(config, tables, (TRUTH,), "all", 1.0)[1]))
+
+
+def make_round(size: Size, seed: int) -> SharedRound:
+    """A seed's offline set, its reference log-probs, and the accuracy it starts from."""
+    offline = draw_offline_set(size, seed)
+    config = offline.config
+    rows, _ = _weighed(config, offline.tables, (TRUTH,), "all", 1.0)
     test = read_prompts(resolve_asset(config.prompts.test))[: size.test_problems]
-    rows, counts = _weighed(config, tables, (TRUTH,), "all", 1.0)
-    reference = _reference(rows, _settings(config))
-    return SharedRound(
-        seed,
-        config,
-        tables,
-        _base_rate(counts),
-        reference,
-        test,
-        measure(policy, test, config, size.test_samples, seed),
-    )
+    start = measure(TorchSampler(_policy_path()), test, config, size.test_samples, seed)
+    return SharedRound(offline, _reference(rows, _settings(config)), test, start)
 
 
 def run_arm(shared: SharedRound, labels: Labels, size: Size) -> tuple[Achieved, Accuracy, float]:
     """Label, weigh, train and measure; the last is the processor seconds it took."""
-    started = time.process_time()
-    rows, achieved = labelled_rows(shared, labels, size.step_rule)
+    started, config = time.process_time(), shared.offline.config
+    rows, achieved = labelled_rows(shared.offline, labels, size.step_rule)
     trainer = TorchTrainer("cpu")
-    trainer.open(_policy_path(), _settings(shared.config))
+    trainer.open(_policy_path(), _settings(config))
     trainer.train([_train_row(row, shared.reference[row.id]) for row in rows], None)
     with tempfile.TemporaryDirectory() as place:
         snapshot = str(Path(place, "snapshot"))
         trainer.save_snapshot(snapshot)
         trainer.close()
         policy = TorchSampler(snapshot)
-    accuracy = measure(policy, shared.test, shared.config, size.test_samples, shared.seed)
+    accuracy = measure(policy, shared.test, config, size.test_samples, shared.offline.seed)
     return achieved, accuracy, time.process_time() - started
 
 
-def labelled_rows(shared: SharedRound, labels: Labels, step_rule: StepRule) -> tuple[list[WeightedRow], Achieved]:
+def labelled_rows(offline: OfflineSet, labels: Labels, step_rule: StepRule) -> tuple[list[WeightedRow], Achieved]:
     """The rows an arm trains on, by the labels of its judges, and how right those are."""
-    judges = oracle_judges(labels, shared.base_rate, shared.seed, step_rule)
-    verdicts = {f"verdicts.{name}": _verdicts(shared.tables, name, oracle) for name, oracle in judges.items()}
+    judges = oracle_judges(labels, offline.base_rate, offline.seed, step_rule)
+    verdicts = {f"verdicts.{name}": _verdicts(offline.tables, name, oracle) for name, oracle in judges.items()}
     rule = "all" if labels.rule == "single" else labels.rule
-    rows, counts = _weighed(shared.config, {**shared.tables, **verdicts}, tuple(judges), rule, labels.beta)
+    rows, counts = _weighed(offline.config, {**offline.tables, **verdicts}, tuple(judges), rule, labels.beta)
     return rows, achieved_quality(counts, tuple(judges))
 
 

@@ -63,7 +63,7 @@ def test_greedy_draws_are_those_of_transformers(sampler: Any):
 def test_logprobs_are_the_trainers(sampler: Any, shared: Any):
     from bcpg_cluster.store.rows import rollouts_from
 
-    drawn = {rollout.id: rollout.sampler_logprobs for rollout in rollouts_from(shared.tables["rollouts"])}
+    drawn = {rollout.id: rollout.sampler_logprobs for rollout in rollouts_from(shared.offline.tables["rollouts"])}
     for id_, reference in shared.reference.items():
         assert drawn[id_] == pytest.approx(reference.response, abs=1e-4)
 
@@ -92,7 +92,7 @@ def test_labels_are_as_wrong_as_asked(shared: Any, arms: ModuleType):
     from label_round import labelled_rows
 
     for precision, recall in ((1.0, 1.0), (0.7, 1.0), (1.0, 0.7), (0.8, 0.8)):
-        _, found = labelled_rows(shared, arms.Labels(precision, recall, -0.5), "propagated")
+        _, found = labelled_rows(shared.offline, arms.Labels(precision, recall, -0.5), "propagated")
         assert found.precision == pytest.approx(precision, abs=0.12)  # some 200 steps
         assert found.recall == pytest.approx(recall, abs=0.12)
         assert (found.false_right == 0) == (precision == 1) and (found.false_wrong == 0) == (recall == 1)
@@ -104,8 +104,8 @@ def test_arms_differ_in_weights_alone(shared: Any, arms: ModuleType):
 
     from label_round import labelled_rows
 
-    plain, _ = labelled_rows(shared, arms.NOTHING, "propagated")
-    mined, found = labelled_rows(shared, arms.Labels(0.8, 0.8, -0.5, "majority", 0.5), "propagated")
+    plain, _ = labelled_rows(shared.offline, arms.NOTHING, "propagated")
+    mined, found = labelled_rows(shared.offline, arms.Labels(0.8, 0.8, -0.5, "majority", 0.5), "propagated")
     assert {weight for row in plain for weight in row.token_weights} == {1.0}
     assert {weight for row in mined for weight in row.token_weights} == {1.0, -0.5}
     same = [replace(row, token_weights=(), mined=()) for row in plain]
@@ -118,7 +118,7 @@ def test_rules_trade_one_error_for_the_other_and_correlation_takes_their_use_awa
     from label_round import labelled_rows
 
     def of(rule: str, correlation: float) -> Any:
-        return labelled_rows(shared, arms.Labels(0.8, 0.8, 0.5, rule, correlation), "propagated")[1]
+        return labelled_rows(shared.offline, arms.Labels(0.8, 0.8, 0.5, rule, correlation), "propagated")[1]
 
     apart = [of(rule, 0.0) for rule in ("all", "majority", "any")]
     assert apart[0].false_right < apart[1].false_right < apart[2].false_right
@@ -202,6 +202,17 @@ def test_the_page_has_whole_seeds_alone(arms: ModuleType, pages: ModuleType, tmp
     assert (tmp_path / "label-quality.png").stat().st_size > 1000
     pages.write_pages(some[:3], tmp_path / "none")  # no whole seed: nothing to say
     assert not (tmp_path / "none").exists()
+
+
+def test_the_labels_page_trains_nothing(arms: ModuleType, tmp_path: Path):
+    from label_pages import write_labels_page
+    from label_quality import SMALL, label_only
+
+    found = label_only(SMALL, ["errors", "rules"], range(2))
+    assert len(found) == 2 * (3 + 1 + 6) and {one.accuracy for one in found} == {None}
+    write_labels_page(found, tmp_path)
+    text = (tmp_path / "labels.md").read_text()
+    assert "over 2 seeds" in text and "| truth | 100.0 ± 0.0 | 100.0 ± 0.0 | 0.0 ± 0.0 |" in text
 
 
 @pytest.mark.slow
