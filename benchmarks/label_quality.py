@@ -46,7 +46,7 @@ def work(size: Size, blocks: list[str], seeds: range, journal: Journal, until: f
     shared: SharedRound | None = None
     while left and time.monotonic() < until:
         seed, labels = left.pop(0)
-        if shared is None or shared.seed != seed:
+        if shared is None or shared.offline.seed != seed:
             shared = make_round(size, seed)
             if (START, seed) not in journal.done:
                 journal.add(Done(START, seed, shared.start))
