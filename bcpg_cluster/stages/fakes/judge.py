@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import NormalDist
 
 from bcpg_cluster.assets.chain.task import step_truths
 from bcpg_cluster.records import ErrorType, StepRule, VerdictStatus
 from bcpg_cluster.stages.fakes.faults import Faults, _CallCounter
 from bcpg_cluster.stages.fakes.skill import hash_unit
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
+
+_NORMAL = NormalDist()
+_LEAST_UNIT = 2.0**-64  # hash_unit may be 0, which no normal quantile is
 
 
 class FakeJudge:
@@ -21,6 +26,9 @@ class FakeJudge:
         truth: of every step of a case; the embedded task's by default.
         rule: which truth of the embedded task it is.
         scores: say it as a score (0.9 and 0.1) instead of a label.
+        correlation: in [0, 1], of the normal latents that decide what two judges of one ``ensemble`` say of a step. Each errs
+            as often as without; two that err on half of the steps err together on 1/4 + asin(correlation)/(2 pi) of them.
+        ensemble: judges of another name here share nothing.
     """
 
     def __init__(
@@ -33,9 +41,15 @@ class FakeJudge:
         truth: Callable[[JudgeCase], Sequence[bool]] | None = None,
         rule: StepRule = "propagated",
         scores: bool = False,
+        correlation: float = 0.0,
+        ensemble: str = "fake-judges",
         faults: Faults = Faults(),
     ) -> None:
+        if not 0.0 <= correlation <= 1.0:
+            raise ValueError(f"a correlation of latents is in [0, 1], got {correlation}")
         self.name = name
+        self._correlation = correlation
+        self._ensemble = ensemble
         self._recall = recall
         # precision = recall b / (recall b + f (1 - b)), solved for f: the chance that a wrong step is called right.
         self._false_accept = recall * base_rate * (1 - precision) / (precision * (1 - base_rate))
@@ -49,9 +63,10 @@ class FakeJudge:
 
     @property
     def version(self) -> str:
-        """Its name, noise and rule."""
+        """Its name, noise, rule, and what it shares with others."""
         rule = "" if self._rule == "propagated" else f"/{self._rule}"
-        return f"{self.name}/{self._recall}/{self._false_accept:.6g}{rule}"
+        shared = f"/{self._ensemble}:{self._correlation}" if self._correlation else ""
+        return f"{self.name}/{self._recall}/{self._false_accept:.6g}{rule}{shared}"
 
     def judge(self, cases: Sequence[JudgeCase]) -> Judged:
         """Noisy verdicts; with ``Faults.output`` set every step comes back without one."""
@@ -75,11 +90,20 @@ class FakeJudge:
 
     def _judge_step(self, case: JudgeCase, index: int, is_right: bool) -> Judgement:
         chance = self._recall if is_right else self._false_accept
-        says_right = hash_unit(self.name, case.problem, *case.steps[: index + 1]) < chance
+        says_right = self._draw(case.problem, *case.steps[: index + 1]) < chance
         if self._scores:
             return Judgement(VerdictStatus.JUDGED, score=0.9 if says_right else 0.1)
         error_type = ErrorType.NONE if says_right else ErrorType.CALCULATION
         return Judgement(VerdictStatus.JUDGED, label=int(says_right), error_type=error_type)
+
+    def _draw(self, *seen: str) -> float:
+        """A number in [0, 1], uniform over what is seen; in part that of the whole ensemble where errors are correlated."""
+        own = hash_unit(self.name, *seen)
+        if not self._correlation:
+            return own
+        shared = hash_unit(self._ensemble, *seen)
+        of_all, of_this = (_NORMAL.inv_cdf(max(unit, _LEAST_UNIT)) for unit in (shared, own))
+        return _NORMAL.cdf(math.sqrt(self._correlation) * of_all + math.sqrt(1 - self._correlation) * of_this)
 
 
 def _chain_truth(case: JudgeCase, rule: StepRule) -> list[bool]:
