@@ -174,7 +174,8 @@ class LlmJudge:
             return {}
         tokens = 0
         for case, (first, last) in spared:
-            messages = self._ask(Question(0, first, last), case, ()).messages
+            unasked = [Judgement(VerdictStatus.NOT_ASKED)] * first  # a lower bound: no answers between the steps
+            messages = self._ask(Question(0, first, last), case, unasked).messages
             tokens += self._transport.count_tokens("\n".join(message["content"] for message in messages))
         votes = self._options.votes
         return {"calls.not_made": float(votes * len(spared)), "prompt_tokens.not_sent": float(votes * tokens)}

@@ -209,3 +209,11 @@ def test_the_command_takes_perturbations_only_with_stress(sums: str, tmp_path: P
     common = ["judge-eval", "--config", fakes, "--data", sums, "--output", str(tmp_path / "out")]
     refused = CliRunner().invoke(app, [*common, "--perturbations", "padded"])
     assert isinstance(refused.exception, ConfigError)
+
+
+def test_segmenters_are_compared_without_stress(sums: str, tmp_path: Path) -> None:
+    fakes = str(Path(__file__).parents[2] / "fakes.yaml")
+    common = ["judge-eval", "--config", fakes, "--data", sums, "--output", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, [*common, "--stress", "--segmenters", "labelled,fixed"])
+    assert isinstance(refused.exception, ConfigError) and "--segmenters" in str(refused.exception)
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,6 +101,22 @@ def test_genprm_is_a_conversation() -> None:
         {"role": "assistant", "content": NO},
         {"role": "user", "content": "answer 4"},
     ]
+
+
+def test_a_conversation_in_a_cascade_runs_up_to_the_last_wanted_step() -> None:
+    """Each prompt holds the answers before it, so no earlier step may be left out; a later one may."""
+
+    def answer(messages: Sequence[Mapping[str, str]]) -> str:
+        return NO if "2+1=4" in messages[-1]["content"] else YES
+
+    genprm, transport = judge("genprm", answer, "causal")
+    (whole,) = genprm.judge([CASE]).judgements
+    asked = [ask.messages for wave in transport.waves for ask in wave]
+    transport.waves.clear()
+    (row,) = genprm.judge([replace(CASE, wanted=frozenset({1}))]).judgements
+    assert [ask.messages for wave in transport.waves for ask in wave] == asked[:2]
+    assert row[:2] == whole[:2]
+    assert {said.status for said in row[2:]} == {VerdictStatus.NOT_ASKED}
 
 
 def test_a_conversation_ends_where_no_answer_came() -> None:
