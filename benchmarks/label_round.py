@@ -29,6 +29,7 @@ from bcpg_cluster.stages.job import StageJob
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase
 from bcpg_cluster.stages.judge.stage import judge
 from bcpg_cluster.stages.judge.task_truth import TaskTruth
+from bcpg_cluster.stages.segment.protocol import ByText
 from bcpg_cluster.stages.segment.stage import segment
 from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, TrainRow, TrainSettings
 from bcpg_cluster.stages.train.torch_trainer import TorchTrainer
@@ -90,7 +91,7 @@ def draw_offline_set(size: Size, seed: int) -> OfflineSet:
     ).rows
     share = config.weigh.min_verified_share
     tables["steps"] = segment(
-        tables, _job("segment"), cut=make_segmenter(config.segment), min_verified_share=share
+        tables, _job("segment"), cut=ByText(make_segmenter(config.segment)), min_verified_share=share
     ).rows
     tables[f"verdicts.{TRUTH}"] = _verdicts(tables, TRUTH, TaskTruth("sums", size.step_rule))
     return OfflineSet(seed, config, tables, _base_rate(_weighed(config, tables, (TRUTH,), "all", 1.0)[1]))
@@ -237,7 +238,10 @@ def _rollouts(policy: TorchSampler, prompts: Sequence[Prompt], config: Config) -
 
 
 def _verdicts(tables: Mapping[str, list[Row]], name: str, engine: Judge) -> list[Row]:
-    return judge(tables, _job("judge"), engine=engine, name=name, show_gold=False).rows
+    seen = {
+        table: tables[table] for table in ("prompts", "steps")
+    }  # no other judge's verdicts: that would be a cascade
+    return judge(seen, _job("judge"), engine=engine, name=name, show_gold=False).rows
 
 
 def _weighed(
