@@ -238,7 +238,10 @@ def _rollouts(policy: TorchSampler, prompts: Sequence[Prompt], config: Config) -
 
 
 def _verdicts(tables: Mapping[str, list[Row]], name: str, engine: Judge) -> list[Row]:
-    return judge(tables, _job("judge"), engine=engine, name=name, show_gold=False).rows
+    seen = {
+        table: tables[table] for table in ("prompts", "steps")
+    }  # no other judge's verdicts: that would be a cascade
+    return judge(seen, _job("judge"), engine=engine, name=name, show_gold=False).rows
 
 
 def _weighed(
