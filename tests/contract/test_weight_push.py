@@ -23,7 +23,7 @@ from bcpg_cluster.stages.push.arrivals import arrival_faults
 from bcpg_cluster.stages.push.canaries import Canary, judge_canaries
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.objective import Bcpg
-from bcpg_cluster.stages.train.protocol import TrainRow, TrainSettings
+from bcpg_cluster.stages.train.protocol import LoraSettings, TrainRow, TrainSettings
 from tests.listening import beyond_loopback, listening
 
 PREFIX = tuple(range(70, 70 + 75))  # two whole cache blocks and a rest
@@ -264,6 +264,45 @@ def test_a_tied_head_that_keeps_the_old_weights_is_found_by_canaries(
     with pytest.raises(PushError, match="do not hold the weights"):
         judge_canaries(canaries, [tied_engine.score_tokens(CANARIES)], None, 1e-3, seconds=0.0)
     tied_engine.load_snapshot(tied_model[1], 0)
+
+
+@pytest.mark.engine
+def test_adapters_that_were_left_out_of_a_push_are_found(tied_engine: Any, tied_model: tuple[Any, str]) -> None:
+    """With the merged weights an engine says what the model with its adapters says; with the bare ones it is caught."""
+    import torch
+
+    from bcpg_cluster.stages.push.digest import tensor_digest
+    from bcpg_cluster.stages.train.lora import add_adapters, merged
+
+    base, path = tied_model
+    adapted = copy.deepcopy(base)
+    adapters = add_adapters(adapted, LoraSettings(rank=4, alpha=8.0), seed=1)
+    with torch.no_grad():
+        for adapter in adapters.values():
+            adapter.up.normal_(std=0.05, generator=torch.Generator().manual_seed(2))
+    whole = [
+        (spec, merged(tensor, adapters[spec.name].down, adapters[spec.name].up, adapters[spec.name].scaling).detach())
+        if spec.name in adapters
+        else (spec, tensor)
+        for spec, tensor in named_tensors(base)
+    ]
+    written = {spec.name: tensor_digest(tensor) for spec, tensor in whole}
+    wanted = reference_scores(adapted)
+    assert worst(reference_scores(base), wanted) > 100 * EXACT
+
+    assert arrival_faults(written, push(tied_engine, whole, 7)) == ""
+    assert worst(engine_scores(tied_engine), wanted) < EXACT
+
+    assert f"{len(adapters)} parameters differ" in arrival_faults(written, push(tied_engine, named_tensors(base), 8))
+    scores = iter(wanted)
+    canaries = [
+        Canary(prompt, response, said, said)
+        for prompt, response in CANARIES
+        for said in [tuple(next(scores) for _ in response)]
+    ]
+    with pytest.raises(PushError, match="do not hold the weights"):
+        judge_canaries(canaries, [tied_engine.score_tokens(CANARIES)], None, 1e-3, seconds=0.0)
+    tied_engine.load_snapshot(path, 0)
 
 
 @pytest.mark.engine
