@@ -166,7 +166,7 @@ class Floors:
         for id_ in said[names[0]]:
             for votes in zip(*(said[name][id_] for name in names), strict=True):
                 by_name = dict(zip(names, votes, strict=True))
-                if self._rule.opinion({name: self._label(name, vote) for name, vote in by_name.items()}) is None:
+                if self._rule.opinion(self._labels(by_name)) is None:
                     num_undecided += 1
                     failures += [
                         Failure(f"{vote.status} of {name}", vote.raw)
@@ -180,9 +180,16 @@ class Floors:
         )
         return problem + _table("missing", failures)
 
-    def _label(self, name: str, vote: Verdict) -> int | None:
-        """A step that was declined is no failure: it is as one called wrong."""
-        return 0 if vote.status is VerdictStatus.REFUSED else vote_label(vote, self._thresholds.get(name))
+    def _labels(self, votes: Mapping[str, Verdict]) -> dict[str, int | None]:
+        """By voter that was asked about a step. One that was not leaves nothing open, and the last step is asked of the first alone.
+
+        A step that was declined is no failure: it is as one called wrong.
+        """
+        return {
+            name: 0 if vote.status is VerdictStatus.REFUSED else vote_label(vote, self._thresholds.get(name))
+            for name, vote in votes.items()
+            if vote.status is not VerdictStatus.NOT_ASKED
+        }
 
 
 def _where(round_: int, table: str) -> str:

@@ -169,8 +169,13 @@ TWO = data_stages({"llm": "judge.llm", "prm": "prm"})
 
 
 def two_voters(manifest: Manifest, llm: str, prm: str, rule: ConsensusRule | None = None, most: float = 0.5) -> None:
-    """Both voters' verdicts on the steps of one sample, a letter each: right, wrong, unparsable, timeout, declined (x)."""
-    status = {"u": VerdictStatus.UNPARSABLE, "t": VerdictStatus.TIMEOUT, "x": VerdictStatus.REFUSED}
+    """Both voters' verdicts on the steps of one sample, a letter each: right, wrong, unparsable, timeout, declined (x), not asked (-)."""
+    status = {
+        "u": VerdictStatus.UNPARSABLE,
+        "t": VerdictStatus.TIMEOUT,
+        "x": VerdictStatus.REFUSED,
+        "-": VerdictStatus.NOT_ASKED,
+    }
     for name, said in (("llm", llm), ("prm", prm)):
         found = []
         for step, letter in enumerate(said):
@@ -220,6 +225,7 @@ def test_voters_that_miss_few_steps_each_and_most_together_stop_the_run(manifest
         ("xxrrr", "rruur", None),  # what was declined is as called wrong
         ("uurrr", "rruur", ConsensusRule("any")),  # one that says right is enough
         ("uurrr", "rruur", ConsensusRule("all", abstention="left_out")),
+        ("rwtr-", "uurrr", None),  # llm after prm: 2 of 5 cannot be decided; the last step is asked of prm alone
     ],
 )
 def test_steps_that_are_decided_all_the_same_stop_nothing(
