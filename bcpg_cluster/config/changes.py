@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from bcpg_cluster.config.identity import marks_at
 from bcpg_cluster.config.run import TRAINER_RANKS, Config
@@ -12,6 +12,23 @@ from bcpg_cluster.config.section import key_of
 from bcpg_cluster.errors import UserError, page
 
 _ABSENT = object()
+_OF_VERDICTS_ALONE: Final = frozenset(
+    {
+        "role",
+        "after",
+        "rule",
+        "prompt",
+        "view",
+        "show_gold",
+        "window_steps",
+        "window_tokens",
+        "look_ahead",
+        "votes",
+        "says",
+        "threshold",
+    }
+)
+"""Keys of a judge that are not read where its model only says where steps begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +59,24 @@ def deciding_changes(before: Config, after: Config) -> list[Change]:
     return sorted(changes, key=lambda change: change.path)
 
 
-def tables_reading(path: tuple[str, ...]) -> frozenset[str] | None:
+def tables_reading(path: tuple[str, ...], segmenting_judge: str | None = None) -> frozenset[str] | None:
     """The tables whose rows depend on a key that may be mended while there are none of them; ``None`` for any other key.
 
     What a failed start or a round that was stopped for its failures makes one change: engine options, how answers are
     checked, a judge.
+
+    Args:
+        segmenting_judge: the judge whose model cuts responses (``segment.judge``).
     """
     match path:
         case ("policy", "engine_args", *_):
             return frozenset({"rollouts", "eval_rollouts"})
         case ("verify", *_):
             return frozenset({"outcomes", "eval_outcomes"})
-        case ("judges", name, *_):
-            return frozenset({f"verdicts.{name}", "weighted"})
+        case ("judges", name, *rest):
+            of_judge = frozenset({f"verdicts.{name}", "weighted"})
+            is_cutting = name == segmenting_judge and not _OF_VERDICTS_ALONE.intersection(rest[:1])
+            return of_judge | {"steps"} if is_cutting else of_judge
     return None
 
 

@@ -72,9 +72,10 @@ def check_run_directory(run_dir: RunPath, config: Config, *, take_over: bool = F
 
 def mended_keys(run_dir: RunPath, state: ManifestState, config: Config) -> list[Change]:
     """The keys that differ from the run's, where each may still change since no result depends on it yet; none otherwise."""
-    changes = deciding_changes(load_run_config(run_dir), config)
+    before = load_run_config(run_dir)
+    changes = deciding_changes(before, config)
     there = {table for (_, table), shards in state.shards.items() if shards}
-    reading = [tables_reading(change.path) for change in changes]
+    reading = [tables_reading(change.path, before.segment.judge) for change in changes]
     return changes if all(tables is not None and not tables & there for tables in reading) else []
 
 

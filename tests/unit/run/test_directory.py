@@ -184,6 +184,26 @@ def test_what_stopped_a_run_may_be_mended_until_results_depend_on_it(
     refused(tmp_path / "after", mended, tree_digest)
 
 
+LLM = {"kind": "llm", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("change", "may_change"),
+    [({"temperature": 0.5}, False), ({"model": "other"}, False), ({"prompt": "embedded:compact"}, True)],
+)
+def test_a_judge_whose_model_cut_the_responses_is_not_mended_behind_the_steps(
+    tmp_path: Path, make_config: Callable[..., Config], change: dict[str, object], may_change: bool
+):
+    segment = {"kind": "llm", "judge": "llm"}
+    _with_table(tmp_path, make_config(segment=segment, judges={"llm": LLM}), "steps")
+    mended = make_config(segment=segment, judges={"llm": LLM | change})
+    if may_change:
+        check_run_directory(tmp_path, mended)
+        return
+    with pytest.raises(RunDirectoryError, match=f"judges.llm.{next(iter(change))}"):
+        check_run_directory(tmp_path, mended)
+
+
 def test_nothing_else_may_change_with_what_is_mended(
     tmp_path: Path, make_config: Callable[..., Config], tree_digest: Tree
 ):
