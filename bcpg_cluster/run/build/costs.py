@@ -82,6 +82,9 @@ def cascade_facts(config: Config, reports: Mapping[int, RoundReport]) -> list[Ca
         for round_, report in sorted(reports.items(), reverse=True):
             totals = report.verdicts.get(f"judge.{name}", {})
             made, not_made = totals.get("judge.calls", 0.0), totals.get("judge.calls.not_made", 0.0)
+            if not made + not_made:  # a judge that is not asked by calls is asked by responses
+                not_made = totals.get("samples.not_asked", 0.0)
+                made = totals.get("samples", 0.0) - not_made
             if made + not_made:
                 facts = replace(facts, saved_share=not_made / (made + not_made), round=round_)
                 break

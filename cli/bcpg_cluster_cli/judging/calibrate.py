@@ -309,7 +309,7 @@ def _print(
         highlight=False,
     )
     console.print(
-        f"Scores are kept raw, so no judge runs again: --set judges.{judge}.threshold={chosen.threshold!r} on the next "
+        f"Scores are kept raw, so {judge} does not run again: --set judges.{judge}.threshold={chosen.threshold!r} on the next "
         f"run, or `bcpg-cluster stage weigh --round N --set judges.{judge}.threshold={chosen.threshold!r}` on this one.",
         highlight=False,
         markup=False,

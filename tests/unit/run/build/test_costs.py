@@ -360,3 +360,10 @@ def test_what_a_cascade_saves_is_estimated_by_the_newest_round_that_judged(make_
     (known,) = cascade_facts(config, {0: RoundReport(round=0), 1: judged, 2: RoundReport(round=2)})
     assert (known.saved_share, known.round) == (0.75, 1)
     assert cascade_facts(make_config(), {1: judged}) == []
+
+
+def test_a_judge_that_is_not_asked_by_calls_saves_responses(make_config: MakeConfig) -> None:
+    config = make_config(judges={"llm": {"kind": "fake", "after": "prm"}})
+    judged = RoundReport(round=1, verdicts={"judge.llm": {"samples": 40.0, "samples.not_asked": 10.0}})
+    (known,) = cascade_facts(config, {1: judged})
+    assert (known.saved_share, known.round) == (0.25, 1)

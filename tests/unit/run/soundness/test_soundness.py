@@ -20,6 +20,7 @@ from bcpg_cluster.run.soundness.faults import Fate, Fault
 from bcpg_cluster.run.soundness.file_faults import manifest_faults
 from bcpg_cluster.run.soundness.mend import mend_run
 from bcpg_cluster.run.training import steps_path
+from bcpg_cluster.stages.graph import downstream
 from bcpg_cluster.stages.train.step_checkpoints.record import (
     CheckpointFile,
     CheckpointRecord,
@@ -342,3 +343,11 @@ def test_step_checkpoints_of_a_round_under_way(interrupted: Path):
     fault = only(interrupted)
     assert (fault.path, fault.fate) == (str(later.relative_to(interrupted)), Fate.REMADE)
     assert "resumes from the step checkpoint before" in fault.follows
+
+
+def test_without_a_config_any_judge_may_come_after_any_other(interrupted: Path):
+    """What is let go of takes along what may have been made from it, if it comes out different."""
+    subject = replace(read_subject(interrupted), config=None)
+    for table, other in (("verdicts.llm", "verdicts.prm"), ("verdicts.prm", "verdicts.llm")):
+        assert {other, "weighted"} <= set(downstream(subject.stages, table))
+    assert "steps" not in downstream(subject.stages, "verdicts.llm")
