@@ -213,7 +213,11 @@ class Config(Section):
     def deciding_beforehand(self) -> dict[str, Any]:
         """By judge that comes after others, all that says which steps it is not asked about."""
         return {
-            name: {"rule": self.weigh.rule, **{other: self.judges[other].threshold for other in earlier}}
+            name: {
+                "rule": self.weigh.rule,
+                "abstention": self.weigh.abstention,
+                **{other: self.judges[other].threshold for other in earlier},
+            }
             for name, earlier in self.judged_after.items()
         }
 

@@ -181,7 +181,7 @@ class Floors:
         return problem + _table("missing", failures)
 
     def _labels(self, votes: Mapping[str, Verdict]) -> dict[str, int | None]:
-        """By voter that was asked about a step. One that was not leaves nothing open, and the last step is asked of the first alone.
+        """By voter that was asked about a step: one that was not leaves nothing open.
 
         A step that was declined is no failure: it is as one called wrong.
         """

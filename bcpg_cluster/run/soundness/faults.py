@@ -90,5 +90,7 @@ class Subject:
         if self.config is not None:
             return data_stages(self.config.judge_pools, self.config.judged_after, self.config.segment_pool)
         judges = {table.removeprefix("verdicts.") for _, table in self.state.shards if table.startswith("verdicts.")}
-        may_be_read = {judge: sorted(judges - {judge}) for judge in judges}  # which judge comes after which is not known
+        may_be_read = {
+            judge: sorted(judges - {judge}) for judge in judges
+        }  # which judge comes after which is not known
         return data_stages(dict.fromkeys(sorted(judges), ""), may_be_read)

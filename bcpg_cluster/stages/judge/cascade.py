@@ -21,8 +21,9 @@ def wanted_steps(
 ) -> frozenset[int]:
     """The steps of a response on which a later judge's answer can still change what is mined.
 
-    The last step is never mined. A step on which an earlier judge has no verdict stays wanted: its silence decides nothing of its
-    own, and under ``abstention: left_out`` the later judge alone does.
+    The last step is never mined. A step on which an earlier judge failed to give a verdict stays wanted, and so does one that it
+    declined where that is left out of the count: the later judge alone decides it then. Where what is declined counts against the
+    step, it is as one called wrong.
 
     Args:
         earlier: by judge, a verdict a step.
@@ -44,8 +45,10 @@ def wanted_steps(
 
 def _decides(verdict: Verdict, threshold: float | None, rule: ConsensusRule) -> bool:
     """Whether the step needs no further vote. A judge that was not asked about it had that from one before it."""
-    is_unasked = verdict.status is VerdictStatus.NOT_ASKED
-    return is_unasked or vote_label(verdict, threshold) == DECIDING_LABEL[rule.name]
+    if verdict.status is VerdictStatus.NOT_ASKED:
+        return True
+    is_against = verdict.status is VerdictStatus.REFUSED and rule.abstention == "against"
+    return (0 if is_against else vote_label(verdict, threshold)) == DECIDING_LABEL[rule.name]
 
 
 def in_order(after: Mapping[str, Sequence[str]]) -> list[str]:

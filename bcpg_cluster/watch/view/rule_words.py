@@ -77,12 +77,12 @@ def _why(rule: ConsensusRule, labels: Mapping[str, int | None], statuses: Mappin
     parts = []
     if wrong:
         parts.append(f"{listed(wrong)} {_call(wrong)} it wrong")
-    if spared:
-        parts.append(f"{listed(spared)} {_was(spared)} not asked, since that decides it")
     if silent:
         said = ", ".join(dict.fromkeys(statuses[name].replace("_", " ") for name in silent))
         counted = "which counts against it" if rule.abstention == "against" else "and is left out of the count"
         parts.append(f"{listed(silent)} gave no verdict ({said}), {counted}")
+    if spared:
+        parts.append(f"{listed(spared)} {_was(spared)} not asked, since that decides it")
     if right and not parts:
         who = (
             f"{right[0]} calls"

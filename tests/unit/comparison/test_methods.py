@@ -174,6 +174,6 @@ def test_wrong_names_are_told(text, problem, remedy):
 def test_arms_may_not_change_what_decides_a_step_before_a_judge_is_asked():
     base = laptop("judges.llm.after=prm")
     assert arm_config(base, Arm("same", ("weigh.beta=0.5",), 1), 0, None).weigh.beta == 0.5
-    for setting in ("judges.prm.threshold=0.1", "judges.llm.after=[]"):
+    for setting in ("judges.prm.threshold=0.1", "judges.llm.after=[]", "weigh.abstention=left_out"):
         with pytest.raises(ConfigError, match="changes what decides a step beforehand"):
             arm_config(base, Arm("other", (setting,), 1), 0, None)

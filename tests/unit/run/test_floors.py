@@ -169,7 +169,7 @@ TWO = data_stages({"llm": "judge.llm", "prm": "prm"})
 
 
 def two_voters(manifest: Manifest, llm: str, prm: str, rule: ConsensusRule | None = None, most: float = 0.5) -> None:
-    """Both voters' verdicts on the steps of one sample, a letter each: right, wrong, unparsable, timeout, declined (x), not asked (-)."""
+    """Both voters' verdicts on the steps of one sample, a letter each: right, wrong, unparsable, timeout, declined (x), or -."""
     status = {
         "u": VerdictStatus.UNPARSABLE,
         "t": VerdictStatus.TIMEOUT,

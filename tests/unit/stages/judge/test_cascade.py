@@ -45,6 +45,18 @@ def test_every_judge_before_may_decide_and_what_one_was_not_asked_about_is_decid
     assert wanted_steps(earlier, {}, ALL, 4) == {0}
 
 
+def test_what_a_judge_declined_is_decided_where_that_counts_against_the_step():
+    """ThinkPRM stops at the first wrong step, and declines those after it."""
+    thinker = {"thinker": verdicts(1, 0, VerdictStatus.REFUSED, VerdictStatus.REFUSED, VerdictStatus.REFUSED)}
+    left_out = ConsensusRule("all", abstention="left_out")
+    assert wanted_steps(thinker, {}, ALL, 5) == {0}
+    assert wanted_steps(thinker, {}, left_out, 5) == {0, 2, 3}
+    assert wanted_steps(thinker, {}, ANY, 5) == {1, 2, 3}
+    asked = {**thinker, "llm": verdicts(1, *[VerdictStatus.NOT_ASKED] * 4)}
+    assert judges_to_ask(asked, {}, {}, ALL) == {}
+    assert judges_to_ask(asked, {}, {}, left_out) == {2: ["llm"], 3: ["llm"]}
+
+
 def test_a_response_whose_only_right_step_is_its_last_is_not_asked_about():
     assert wanted_steps({"prm": verdicts(0, 0, 1)}, {}, ALL, 3) == frozenset()
     assert wanted_steps({"prm": verdicts(1)}, {}, ALL, 1) == frozenset()
