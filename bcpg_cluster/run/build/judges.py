@@ -244,6 +244,17 @@ def load_judge_prompt(source: str, rule: StepRule = "propagated") -> JudgePrompt
         ) from None
 
 
+def can_see_gold(section: JudgeConfig) -> bool:
+    """Whether ``show_gold`` changes what a judge is asked: not where it, or its prompt, has no place for the gold answer.
+
+    Raises:
+        ConfigError: its prompt does not exist or is not a judge prompt.
+    """
+    if section.kind in ("llm", "openai"):
+        return bool(load_judge_prompt(section.prompt, section.rule).gold)
+    return section.kind != "prm"
+
+
 def model_digest(model: str) -> str:
     """Names a model in verdict records and in the keys of cached answers: a digest of a local directory, else the name itself.
 

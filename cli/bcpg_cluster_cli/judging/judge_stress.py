@@ -14,6 +14,7 @@ import typer
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.prompts.labelled_steps import LabelledSolution, read_subsets
+from bcpg_cluster.run.build.judges import can_see_gold
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judgement
 from bcpg_cluster.stages.judge.stress.perturbations import PERTURBATIONS, perturb
 from bcpg_cluster.stages.judge.stress.perturbed import (
@@ -52,7 +53,7 @@ class _Asked:
 
     Attributes:
         before, after: by judge, its answers to the original and to the perturbed solution. A judge that the perturbation leaves
-            alone (it sees the gold answer anyway) is not in ``affected``.
+            alone (it sees the gold answer anyway, or never does) is not in ``affected``.
     """
 
     subset: str
@@ -188,7 +189,8 @@ def _ask(
     show_gold = config.judges[name].show_gold
     originals = [case_of(solution, show_gold=show_gold) for file in data.files.values() for solution in file.solutions]
     say_without_gold(config, name, originals, console)
-    cases = [*originals, *(_case_after(one, show_gold=show_gold) for one in asked)]
+    sees_gold = can_see_gold(config.judges[name])
+    cases = [*originals, *(_case_after(one, show_gold=show_gold, sees_gold=sees_gold) for one in asked)]
     answers, facts = ask_about_cases(config, name, cases, data, make_judge, console)
     said = dict(zip(cases, answers, strict=True))
     for one, case in zip(asked, cases[len(originals) :], strict=True):
@@ -199,8 +201,9 @@ def _ask(
     return facts
 
 
-def _case_after(one: _Asked, *, show_gold: bool) -> JudgeCase:
-    shows_gold = show_gold if one.perturbed.shows_gold is None else one.perturbed.shows_gold
+def _case_after(one: _Asked, *, show_gold: bool, sees_gold: bool) -> JudgeCase:
+    is_turned_round = sees_gold and one.perturbed.shows_gold is not None
+    shows_gold = one.perturbed.shows_gold if is_turned_round else show_gold
     return JudgeCase(one.solution.problem, one.perturbed.steps, one.solution.gold if shows_gold else None)
 
 

@@ -142,6 +142,24 @@ def test_the_gold_answer_is_shown_and_hidden(sums: str, make_config: Callable[..
     assert sorted(str(case.gold) for case in judge.asked) == ["15", *["None"] * 8]
 
 
+@pytest.mark.parametrize(
+    ("section", "sees_it"),
+    [
+        ({"kind": "prm", "model": "m"}, False),
+        ({"kind": "llm", "model": "m", "prompt": "embedded:genprm", "view": "causal"}, False),
+        ({"kind": "llm", "model": "m", "prompt": "embedded:compact"}, False),
+        ({"kind": "llm", "model": "m", "prompt": "embedded:taxonomy"}, True),
+    ],
+)
+def test_a_judge_that_never_sees_the_gold_answer_is_not_measured_on_it(
+    sums: str, make_config: Callable[..., Config], tmp_path: Path, section: dict[str, Any], sees_it: bool
+) -> None:
+    config = make_config(judges={"llm": section})
+    report = stressed(sums, config, tmp_path / "out", {"llm": Careful()}, judges=["llm"], perturbations="gold_shown")
+    assert report["perturbations"]["gold_shown"]["num_left_alone"] == ({} if sees_it else {"llm": 1})
+    assert report["overall"]["judges"]["llm"]["gold_shown"]["num_solutions"] == int(sees_it)
+
+
 def test_a_stopped_command_resumes_and_asks_nothing_twice(sums: str, config: Config, tmp_path: Path) -> None:
     def options() -> dict[str, Any]:
         return {"judges": ["llm"], "batch": 4, "perturbations": "padded,number"}
