@@ -81,9 +81,7 @@ def _why(rule: ConsensusRule, labels: Mapping[str, int | None], statuses: Mappin
         said = ", ".join(dict.fromkeys(statuses[name].replace("_", " ") for name in silent))
         counted = "which counts against it" if rule.abstention == "against" else "and is left out of the count"
         parts.append(f"{listed(silent)} gave no verdict ({said}), {counted}")
-    if spared:
-        parts.append(f"{listed(spared)} {_was(spared)} not asked, since that decides it")
-    if right and not parts:
+    if right and not parts and not spared:
         who = (
             f"{right[0]} calls"
             if len(labels) == 1
@@ -92,6 +90,8 @@ def _why(rule: ConsensusRule, labels: Mapping[str, int | None], statuses: Mappin
         parts.append(f"{who} it right")
     elif right and rule.name != "all":
         parts.append(f"{listed(right)} {_call(right)} it right")
+    if spared:
+        parts.append(f"{listed(spared)} {_was(spared)} not asked, since that decides it")
     return f"{'; '.join(parts)} ({_rule(rule, labels)})"
 
 

@@ -234,4 +234,4 @@ def _words(verdict: Verdict, notes_in_raw: bool) -> str:
         VerdictStatus.JUDGED,
         VerdictStatus.UNPARSABLE,
     )
-    return verdict.raw[:400] if is_note else ""
+    return next(filter(None, answers_in(verdict.raw)), "")[:400] if is_note else ""

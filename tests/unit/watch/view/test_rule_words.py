@@ -130,3 +130,27 @@ def test_a_voter_that_was_not_asked_is_no_missing_one(make_config: Callable[...,
     assert first.rule == (
         "prm calls it wrong; llm was not asked, since that decides it (all voters must call it right)."
     )
+
+
+@pytest.mark.parametrize(
+    ("rule", "prm", "words"),
+    [
+        (
+            "any",
+            0.9,
+            "prm calls it right; llm was not asked, since that decides it (one voter is enough).",
+        ),
+        (
+            "all",
+            VerdictStatus.REFUSED,
+            "prm gave no verdict (refused), which counts against it; llm was not asked, since that decides it (all voters must "
+            "call it right).",
+        ),
+    ],
+)
+def test_what_decided_stands_before_who_was_not_asked_for_it(
+    make_config: Callable[..., Config], rule: str, prm: Any, words: str
+):
+    config = voters(make_config, "llm", "prm", rule=rule)
+    verdicts = {"llm": said("llm", VerdictStatus.NOT_ASKED, 1), "prm": said("prm", prm, 0.9)}
+    assert decisions(ID, 2, verdicts, config)[0].rule == words

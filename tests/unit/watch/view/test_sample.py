@@ -142,6 +142,8 @@ def test_an_llm_judge_that_scores_meets_its_threshold_and_keeps_its_reasons(
 def test_a_failure_gives_its_message_as_reason(make_tables: Callable[..., ShardTables], config: Config):
     tables = make_tables(llm=(VerdictStatus.REFUSED, 1, 0), raw="beyond the context")
     assert view(tables, config).steps[0].verdicts[0].reason == "beyond the context"
+    votes = make_tables(llm=(VerdictStatus.TIMEOUT, 1, 0), raw=json.dumps({"votes": ["", "no answer in 120 s"]}))
+    assert view(votes, config).steps[0].verdicts[0].reason == "no answer in 120 s"
 
 
 @pytest.mark.parametrize("field", ["question", "text"])
