@@ -189,7 +189,7 @@ def step_letters(
     Args:
         verdicts: by judge, a verdict a step; ``None`` for a judge that has not come to the response.
         mined: by token, from the response's own row. Without one (a rival, or an answer that the objective does not train on,
-            has no weights) a step that all voters call right counts as mined.
+            has no weights) a step that the voters together call right counts as mined.
     """
     return "".join(_step_letter(index, steps, verdicts, mined, config) for index in range(len(steps)))
 
@@ -211,7 +211,7 @@ def _step_letter(
     if step_dispute(verdicts, index, config) > 0.0:
         return "d"
     if mined is None:
-        is_mined = all(label == 1 for label in labels_at(verdicts, config.voters, index, config).values())
+        is_mined = bool(config.consensus_rule.decide(labels_at(verdicts, config.voters, index, config)))
     else:
         is_mined = any(mined[steps[index].start : steps[index].end])
     return "m" if is_mined else "x"

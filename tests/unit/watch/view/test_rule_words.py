@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.records import SampleId, Verdict, VerdictStatus
+from bcpg_cluster.records import SampleId, Step, Verdict, VerdictStatus
 from bcpg_cluster.watch.view.rule_words import Decision, decisions
+from bcpg_cluster.watch.view.samples import step_letters
 
 ID = SampleId(1, "p", 0)
 LAST = "The last step states the wrong answer and is never mined."
@@ -154,3 +155,11 @@ def test_what_decided_stands_before_who_was_not_asked_for_it(
     config = voters(make_config, "llm", "prm", rule=rule)
     verdicts = {"llm": said("llm", VerdictStatus.NOT_ASKED, 1), "prm": said("prm", prm, 0.9)}
     assert decisions(ID, 2, verdicts, config)[0].rule == words
+
+
+def test_a_response_without_weights_shows_what_the_voters_decide_together(make_config: Callable[..., Config]):
+    """A rival in a pair has none. Under ``any`` a later judge is not asked about what the first calls right."""
+    config = voters(make_config, "llm", "prm", rule="any")
+    verdicts = {"llm": said("llm", VerdictStatus.NOT_ASKED, 0, 1), "prm": said("prm", 0.9, 0.1, 0.9)}
+    steps = [Step(step, step + 1, "text") for step in range(3)]
+    assert step_letters(steps, verdicts, None, config) == "mxe"
