@@ -20,7 +20,12 @@ from tests.chaos.damage import KINDS, damage
 
 DATA = Path(__file__).parents[1] / "data"
 BY_THE_CLOCK = {"seconds", "tokens_per_s", "evaluation_tokens_per_s"}
-ADDED_SINCE = {"mined_gradient_share", "uncertain_right_share", "right_steps", "segment"}  # in reports that this program makes
+ADDED_SINCE = {
+    "mined_gradient_share",
+    "uncertain_right_share",
+    "right_steps",
+    "segment",
+}  # in reports that this program makes
 
 
 @pytest.fixture(scope="module")

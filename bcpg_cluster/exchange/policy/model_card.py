@@ -279,6 +279,9 @@ def _judges(config: Config, state: ManifestState, facts: CardFacts) -> list[str]
 
 def _judge_words(judge: JudgeConfig) -> tuple[str, str, str, str]:
     what = judge.kind if judge.model is None else f"{judge.kind}: `{public_name(judge.model)}`"
+    what += f", {judge.votes} votes" if judge.votes > 1 else ""
+    what += ", by P(right)" if judge.says == "probability" else ""
+    what += f", after {' and '.join(f'`{name}`' for name in judge.after)}" if judge.after else ""
     return judge.role, what, judge.rule, "-" if judge.only_labels else f"{judge.threshold:g}"
 
 

@@ -120,6 +120,13 @@ def test_method_data_and_judges(config: Config, state: ManifestState) -> None:
     assert "arXiv 2505.14403" in text
 
 
+def test_how_a_judge_says_what_it_says(config: Config, state: ManifestState) -> None:
+    config.judges["llm"].__dict__.update(votes=5, says="probability", after=("prm",))
+    assert "| `llm` | vote | llm: `judge-7b`, 5 votes, by P(right), after `prm` | propagated | 0.5 |" in card(
+        config, state
+    )
+
+
 def test_versions_and_how_to_make_it_again(config: Config, state: ManifestState) -> None:
     text = card(config, state)
     assert "| torch | 2.13.0 |" in text and "A CPU, 8 processors, A GPU" in text and "`ab12`" in text
