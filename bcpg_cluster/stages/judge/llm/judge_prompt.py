@@ -213,14 +213,15 @@ def render_verdicts(first: int, verdicts: Sequence[StepVerdict]) -> str:
 def parse_verdicts(text: str, first: int, last: int) -> list[StepVerdict] | None:
     """Read a judge's answer about steps ``first..last``; ``None`` when it is not exactly that.
 
-    Strict: every index once and in order, a known word and a known error type, ``none`` exactly with ``correct``.
+    Strict: every index once and in order, a known word and a known error type, ``none`` exactly with ``correct``. A colon, dot or
+    parenthesis behind the index says nothing: models take it over from the list of steps.
     """
     lines = [line.split() for line in text.strip().splitlines() if line.strip()]
     if len(lines) != last - first + 1:
         return None
     verdicts = []
     for index, words in enumerate(lines, start=first):
-        if len(words) != 3 or words[0] != str(index) or words[1] not in ("correct", "wrong"):
+        if len(words) != 3 or words[0] not in _index_words(index) or words[1] not in ("correct", "wrong"):
             return None
         try:
             error_type = ErrorType(words[2])
@@ -231,3 +232,7 @@ def parse_verdicts(text: str, first: int, last: int) -> list[StepVerdict] | None
             return None
         verdicts.append(StepVerdict(label, error_type))
     return verdicts
+
+
+def _index_words(index: int) -> tuple[str, ...]:
+    return (str(index), *(f"{index}{mark}" for mark in ":.)"))

@@ -30,7 +30,7 @@ SCORED_FORMATS: Final = frozenset({"json", "lines"})
 NUM_TOP_LOGPROBS: Final = 20
 """Of each token of an answer; the most that vLLM gives unless its ``max_logprobs`` says otherwise, and that OpenAI gives."""
 
-_LINE: Final = re.compile(r"^[ \t]*(\d+)[ \t]+(correct|wrong)\b", re.MULTILINE)
+_LINE: Final = re.compile(r"^[ \t]*(\d+)[:.)]?[ \t]+(correct|wrong)\b", re.MULTILINE)
 _KEY: Final = re.compile(r'"(?:correct"\s*:\s*(?P<digit>[01])(?![\d.])|error_type"\s*:\s*"(?P<error>\w+)")')
 _ANSWER_KEY: Final = '"verdicts"'
 
