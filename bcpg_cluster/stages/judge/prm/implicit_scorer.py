@@ -6,17 +6,16 @@ tokens at a time.
 
 from __future__ import annotations
 
-import gc
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from bcpg_cluster.errors import ConfigError, EngineError
+from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.stages.judge.prm.detection import CONTEXT_TOKENS, load_convention, load_tokenizer, model_config_of
 from bcpg_cluster.stages.judge.prm.implicit import Reference
 from bcpg_cluster.stages.judge.prm.layout import Convention, Rendered
 from bcpg_cluster.stages.judge.prm.transformers_model import (
+    HeldModels,
     batch_tokens_of,
     capacity_of,
     check_options,
@@ -62,9 +61,8 @@ class ImplicitStepScorer:
         reference_config = check_reference(self._convention, model, reference.model, engine_args)
         self._capacity = min(capacity_of(engine_args, config), capacity_of(engine_args, reference_config))
         self._max_batch_tokens = batch_tokens_of(engine_args, self._capacity)
-        self._lock = threading.Lock()
         others = {option: value for option, value in engine_args.items() if option != "revision"}
-        self._models = [_load(model, engine_args), _load(reference.model, others)]
+        self._held = HeldModels(_load(model, engine_args), _load(reference.model, others))
 
     @property
     def version(self) -> str:
@@ -77,16 +75,9 @@ class ImplicitStepScorer:
         Raises:
             EngineError: the scorer was closed, or a forward failed.
         """
-        with self._lock:
-            if not self._models:
-                raise EngineError("the engine is closed")
+        with self._held.in_use() as models:
             inputs = window_inputs(self._convention, cases, self._capacity, self._context_tokens)
-            try:
-                own, reference = (
-                    self._step_logprobs(model, [part.rendered for part in inputs]) for model in self._models
-                )
-            except RuntimeError as error:  # torch's, out of memory among them
-                raise EngineError(f"the forward of the process reward model failed: {error}") from error
+            own, reference = (self._step_logprobs(model, [part.rendered for part in inputs]) for model in models)
         scores = [
             [sigmoid(self._beta * (of_model - of_reference)) for of_model, of_reference in zip(*steps, strict=True)]
             for steps in zip(own, reference, strict=True)
@@ -95,9 +86,7 @@ class ImplicitStepScorer:
 
     def close(self) -> None:
         """Free both models."""
-        with self._lock:
-            self._models = []
-        gc.collect()
+        self._held.free()
 
     def _step_logprobs(self, model: Any, inputs: Sequence[Rendered]) -> list[list[float]]:
         """Of every input, the sum of log p over each step's tokens, in nats."""

@@ -1,20 +1,51 @@
-"""What scorers on plain transformers share: their options, loading a model, its checkpoint's tensors, and hidden states in batches.
+"""What scorers on plain transformers share: their options, models in memory, a checkpoint's tensors, and hidden states in batches.
 
 The model's own code is never run: models are transformers' classes, and a head that those do not know is read from the files.
 """
 
 from __future__ import annotations
 
+import gc
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bcpg_cluster.cluster.liveness.progress import present_work
-from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.errors import ConfigError, EngineError
 
 # vLLM's names, so that one configuration serves either engine.
 OPTIONS = ("dtype", "max_model_len", "max_num_batched_tokens", "revision", "tokenizer", "trust_remote_code")
+
+
+class HeldModels:
+    """What a scorer has in memory, for one caller at a time, until it is freed."""
+
+    def __init__(self, *models: Any) -> None:
+        self._models, self._lock = models, threading.Lock()
+
+    @contextmanager
+    def in_use(self) -> Iterator[tuple[Any, ...]]:
+        """The models as they were given.
+
+        Raises:
+            EngineError: they were freed, or torch failed (out of memory, say).
+        """
+        with self._lock:
+            if not self._models:
+                raise EngineError("the engine is closed")
+            try:
+                yield self._models
+            except RuntimeError as error:
+                raise EngineError(f"the forward of the process reward model failed: {error}") from error
+
+    def free(self) -> None:
+        """Let go of them, once no caller uses them."""
+        with self._lock:
+            self._models = ()
+        gc.collect()
 
 
 def check_options(engine_args: Mapping[str, Any]) -> None:

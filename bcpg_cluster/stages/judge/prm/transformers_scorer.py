@@ -6,15 +6,14 @@ code is never run: the backbone is a transformers class, and the head's tensors 
 
 from __future__ import annotations
 
-import gc
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bcpg_cluster.errors import ConfigError, EngineError
+from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.stages.judge.prm.detection import CONTEXT_TOKENS, load_convention
-from bcpg_cluster.stages.judge.prm.layout import Convention
+from bcpg_cluster.stages.judge.prm.layout import Convention, Rendered
 from bcpg_cluster.stages.judge.prm.transformers_model import (
+    HeldModels,
     batch_tokens_of,
     capacity_of,
     check_options,
@@ -62,9 +61,7 @@ class TransformersStepScorer:
         self._convention, self._tokenizer, config = load_convention(model, engine_args, convention, separator, system)
         self._capacity = capacity_of(engine_args, config)
         self._max_batch_tokens = batch_tokens_of(engine_args, self._capacity)
-        self._lock = threading.Lock()
-        self._backbone: Any
-        self._backbone, self._head = _load(model, engine_args, self._convention)
+        self._held = HeldModels(*_load(model, engine_args, self._convention))
 
     @property
     def version(self) -> str:
@@ -77,30 +74,23 @@ class TransformersStepScorer:
         Raises:
             EngineError: the scorer was closed, or the forward failed.
         """
-        with self._lock:
-            if self._backbone is None:
-                raise EngineError("the engine is closed")
+        with self._held.in_use() as (backbone, head):
             inputs = window_inputs(self._convention, cases, self._capacity, self._context_tokens)
-            try:
-                scores = self._score([(part.rendered.token_ids, part.rendered.positions) for part in inputs])
-            except RuntimeError as error:  # torch's, out of memory among them
-                raise EngineError(f"the forward of the process reward model failed: {error}") from error
+            scores = self._score(backbone, head, [part.rendered for part in inputs])
         return Judged(to_judgements(cases, inputs, scores))
 
     def close(self) -> None:
         """Free the model."""
-        with self._lock:
-            self._backbone, self._head = None, {}
-        gc.collect()
+        self._held.free()
 
-    def _score(self, inputs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
+    def _score(self, backbone: Any, head: Mapping[str, Any], inputs: Sequence[Rendered]) -> list[list[float]]:
         """P(good) at the positions of every input, in order."""
         import torch
 
         scores: list[list[float]] = [[] for _ in inputs]
-        for index, hidden in hidden_states(self._backbone, [ids for ids, _ in inputs], self._max_batch_tokens):
-            places = torch.tensor(inputs[index][1], device=hidden.device)
-            scores[index] = _apply_head(self._convention, self._head, hidden[places].float()).tolist()
+        for index, hidden in hidden_states(backbone, [part.token_ids for part in inputs], self._max_batch_tokens):
+            places = torch.tensor(inputs[index].positions, device=hidden.device)
+            scores[index] = _apply_head(self._convention, head, hidden[places].float()).tolist()
         return scores
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import VerdictStatus
 from bcpg_cluster.stages.judge.prm.detection import CONTEXT_TOKENS, load_pathfinder
 from bcpg_cluster.stages.judge.prm.layout import Rendered
 from bcpg_cluster.stages.judge.prm.pathfinder import PathFinder
 from bcpg_cluster.stages.judge.prm.transformers_model import (
+    HeldModels,
     batch_tokens_of,
     capacity_of,
     check_options,
@@ -65,9 +63,8 @@ class TwoPassStepScorer:
         self._family, config = load_pathfinder(model, engine_args, separator, system)
         self._capacity = capacity_of(engine_args, config)
         self._max_batch_tokens = batch_tokens_of(engine_args, self._capacity)
-        self._lock = threading.Lock()
-        self._backbone: Any = load_model(model, engine_args)
-        self._head: Any = pair_rows(self._backbone, model, engine_args, self._family.pair)
+        backbone = load_model(model, engine_args)
+        self._held = HeldModels(backbone, pair_rows(backbone, model, engine_args, self._family.pair))
 
     @property
     def version(self) -> str:
@@ -81,36 +78,31 @@ class TwoPassStepScorer:
             EngineError: the scorer was closed, or a forward failed.
         """
         rows = [[Judgement(VerdictStatus.REFUSED)] * len(case.steps) for case in cases]
-        with self._lock:
-            if self._backbone is None:
-                raise EngineError("the engine is closed")
+        with self._held.in_use() as (backbone, head):
             asked = [
                 one for index, case in enumerate(cases) for one in _asked(self._family, index, case, self._capacity)
             ]
-            try:
-                errors = self._score([one.errors for one in asked])
-                found = [(sound > 0.5, consistent > 0.5) for sound, consistent in errors]
-                rewards = self._score(
-                    [_second(self._family, cases[one.case], one, *two) for one, two in zip(asked, found, strict=True)]
-                )
-            except RuntimeError as error:  # torch's, out of memory among them
-                raise EngineError(f"the forward of the process reward model failed: {error}") from error
+            errors = self._score(backbone, head, [one.errors for one in asked])
+            found = [(sound > 0.5, consistent > 0.5) for sound, consistent in errors]
+            rewards = self._score(
+                backbone,
+                head,
+                [_second(self._family, cases[one.case], one, *two) for one, two in zip(asked, found, strict=True)],
+            )
         for one, two, (reward,) in zip(asked, found, rewards, strict=True):
             rows[one.case][one.step] = judgement(reward, _note(one, *two))
         return Judged(tuple(map(tuple, rows)))
 
     def close(self) -> None:
         """Free the model."""
-        with self._lock:
-            self._backbone = self._head = None
-        gc.collect()
+        self._held.free()
 
-    def _score(self, inputs: Sequence[Rendered]) -> list[list[float]]:
+    def _score(self, backbone: Any, head: Any, inputs: Sequence[Rendered]) -> list[list[float]]:
         """P(``<+>``) against ``<->`` at the positions of every input, in order."""
         scores: list[list[float]] = [[] for _ in inputs]
-        for index, hidden in hidden_states(self._backbone, [part.token_ids for part in inputs], self._max_batch_tokens):
+        for index, hidden in hidden_states(backbone, [part.token_ids for part in inputs], self._max_batch_tokens):
             states = hidden[list(inputs[index].positions)].float()  # [N, H]
-            scores[index] = (states @ self._head.T).softmax(-1)[:, 0].tolist()
+            scores[index] = (states @ head.T).softmax(-1)[:, 0].tolist()
         return scores
 
 
