@@ -129,8 +129,7 @@ def judge_notes(config: Config) -> list[str]:
             )
         if judge.view == "causal":
             continue
-        is_json = load_judge_prompt(judge.prompt, judge.rule).answer == "json"
-        per_step = _JSON_TOKENS_PER_STEP if is_json else _tokens_of_a_line(judge)
+        per_step = _JSON_TOKENS_PER_STEP if answer == "json" else _tokens_of_a_line(judge)
         room = judge.max_tokens // per_step
         asked = judge.window_steps
         if (asked or _STEPS_OF_LONG_RESPONSES) <= room:

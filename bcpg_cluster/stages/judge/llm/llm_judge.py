@@ -21,7 +21,7 @@ from bcpg_cluster.stages.judge.llm.questions import Question, Turns, waves
 from bcpg_cluster.stages.judge.llm.transport import Ask, Reply, Transport, cached_answers
 from bcpg_cluster.stages.judge.llm.verdict_odds import scores_of
 from bcpg_cluster.stages.judge.llm.votes import Says, decided
-from bcpg_cluster.stages.judge.llm.windows import WHOLE, WindowLimits, cut_windows, unneeded_windows
+from bcpg_cluster.stages.judge.llm.windows import WHOLE, Window, WindowLimits, cut_windows, unneeded_windows
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 from bcpg_cluster.stages.judge.unanswered import mostly_unanswered
 
@@ -208,7 +208,7 @@ class LlmJudge:
             return "conversation"
         return "in turn" if self._options.view == "full" and self._prompt.earlier else "at once"
 
-    def _cut(self, case: JudgeCase) -> list[tuple[int, int]]:
+    def _cut(self, case: JudgeCase) -> list[Window]:
         if self._options.view == "causal":
             return cut_windows(len(case.steps), max_steps=1)
         limits = self._options.windows
