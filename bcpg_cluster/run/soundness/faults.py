@@ -88,7 +88,7 @@ class Subject:
     def stages(self) -> tuple[StageSpec, ...]:
         """The data stages of its rounds; without a config by the tables that are there."""
         if self.config is not None:
-            return data_stages(self.config.judge_pools, self.config.judged_after, self.config.segment_pool)
+            return self.config.data_stages
         judges = {table.removeprefix("verdicts.") for _, table in self.state.shards if table.startswith("verdicts.")}
         may_be_read = {
             judge: sorted(judges - {judge}) for judge in judges
