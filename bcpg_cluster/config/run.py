@@ -23,13 +23,11 @@ from bcpg_cluster.config.responses import SegmentConfig, VerifyConfig
 from bcpg_cluster.config.section import Section, num_ranks
 from bcpg_cluster.config.tracking import StorageConfig, TrackingConfig
 from bcpg_cluster.config.training import PushConfig, SnapshotsConfig, TrainConfig
+from bcpg_cluster.stages.generate.protocol import MOST_LOGPROBS
 from bcpg_cluster.stages.graph import StageSpec, data_stages
 from bcpg_cluster.stages.judge.cascade import check_cascade, in_order
 from bcpg_cluster.stages.train.objective import Bcpg, Objective
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule
-
-MOST_LOGPROBS = 20
-"""Tokens at one place whose log-probs vLLM gives, unless ``max_logprobs`` says otherwise (its ModelConfig)."""
 
 TRAINER_RANKS = "trainer_ranks"
 """Stands in a run's identity for ``pools.trainer.members``, which decides the last bits of the results."""
