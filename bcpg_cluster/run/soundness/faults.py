@@ -90,7 +90,6 @@ class Subject:
         if self.config is not None:
             return self.config.data_stages
         judges = {table.removeprefix("verdicts.") for _, table in self.state.shards if table.startswith("verdicts.")}
-        may_be_read = {
-            judge: sorted(judges - {judge}) for judge in judges
-        }  # which judge comes after which is not known
+        # Which judge comes after which is not known.
+        may_be_read = {judge: sorted(judges - {judge}) for judge in judges}
         return data_stages(dict.fromkeys(sorted(judges), ""), may_be_read)
