@@ -40,7 +40,7 @@ from bcpg_cluster.run.directory import load_run_config, open_run
 from bcpg_cluster.run.preflight.prompt_digests import check_prompts, hold_prompts
 from bcpg_cluster.run.snapshots import drop_torn_snapshots
 from bcpg_cluster.run.steps import Steps, alone
-from bcpg_cluster.stages.graph import data_stages, evaluation_stages
+from bcpg_cluster.stages.graph import evaluation_stages
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.watch.observer import Observer, OneAtATime
@@ -148,7 +148,7 @@ class Comparison:
 
     def _shared_tables(self) -> list[str]:
         config = self._base
-        stages = data_stages(config.judge_pools, config.judged_after, config.segment_pool)
+        stages = config.data_stages
         return ["prompts", *(stage.output for stage in stages if stage.name != "weigh")]
 
     # --- arms

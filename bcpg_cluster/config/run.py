@@ -23,12 +23,11 @@ from bcpg_cluster.config.responses import SegmentConfig, VerifyConfig
 from bcpg_cluster.config.section import Section, num_ranks
 from bcpg_cluster.config.tracking import StorageConfig, TrackingConfig
 from bcpg_cluster.config.training import PushConfig, SnapshotsConfig, TrainConfig
+from bcpg_cluster.stages.generate.protocol import MOST_LOGPROBS
+from bcpg_cluster.stages.graph import StageSpec, data_stages
 from bcpg_cluster.stages.judge.cascade import check_cascade, in_order
 from bcpg_cluster.stages.train.objective import Bcpg, Objective
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule
-
-MOST_LOGPROBS = 20
-"""Tokens at one place whose log-probs vLLM gives, unless ``max_logprobs`` says otherwise (its ModelConfig)."""
 
 TRAINER_RANKS = "trainer_ranks"
 """Stands in a run's identity for ``pools.trainer.members``, which decides the last bits of the results."""
@@ -130,13 +129,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _segmenter_is_served(self) -> Config:
+    def _segmenter_has_a_judge(self) -> Config:
         asked = self.segment.judge
         if asked is not None and (asked not in self.judges or self.judges[asked].kind not in ("llm", "openai")):
             known = ", ".join(name for name, judge in self.judges.items() if judge.kind in ("llm", "openai")) or "none"
             raise ValueError(
                 f"segment.judge is {asked!r}, which is no judge of kind 'llm' or 'openai'; those of this config are {known}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _entropies_can_be_stored(self) -> Config:
         most = int(self.policy.engine_args.get("max_logprobs", MOST_LOGPROBS))
         if self.policy.kind == "vllm" and 0 <= most < self.entropy_top_k:
             raise ValueError(
@@ -225,6 +228,11 @@ class Config(Section):
     def segment_pool(self) -> str:
         """The pool whose members cut responses: that of the judge whose model is asked, else ``cpu``."""
         return "cpu" if self.segment.judge is None else self.judge_pool(self.segment.judge)
+
+    @property
+    def data_stages(self) -> tuple[StageSpec, ...]:
+        """From prompts to weighted samples, by these judges."""
+        return data_stages(self.judge_pools, self.judged_after, self.segment_pool)
 
     @property
     def entropy_top_k(self) -> int:

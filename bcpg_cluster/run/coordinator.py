@@ -36,7 +36,7 @@ from bcpg_cluster.run.snapshots import SnapshotCheck, keep_snapshots
 from bcpg_cluster.run.steps import Step, Steps, TrainersFree, Training, alone
 from bcpg_cluster.run.training import check_rows, train_again, train_round
 from bcpg_cluster.stages.generate.counts import RolloutCounts
-from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, data_stages, evaluation_stages, turns
+from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, evaluation_stages, turns
 from bcpg_cluster.stages.push.canaries import read_canaries
 from bcpg_cluster.stages.train.protocol import TrainSettings
 from bcpg_cluster.stages.weigh.counts import WeighCounts
@@ -91,7 +91,7 @@ class Coordinator:
             thresholds=parts.weigh_settings.thresholds,
             say=lambda text: parts.observer.hear(Noted(text)),
         )
-        self._lost = LostShards(parts.manifest, self._data_stages(), parts.observer)
+        self._lost = LostShards(parts.manifest, self._config.data_stages, parts.observer)
         self._trainer_holds: int | None = None  # the version it trained last, in this process and for this run
         again = partial(self._training, train=train_again)
         self._snapshots = SnapshotMender(self._manifest, parts.check_snapshot, again, self._pause, self._observer)
@@ -138,7 +138,7 @@ class Coordinator:
         self._lost.check((0, 1))
         if 0 not in self._manifest.state.reports:
             alone(self._whole_round(0))
-        stages = tuple(stage for stage in self._data_stages() if stage.name != "weigh")
+        stages = tuple(stage for stage in self._config.data_stages if stage.name != "weigh")
         until_whole(lambda: self._collect(1, stages), self._lost)
 
     def _begin_trainers(self) -> None:
@@ -150,7 +150,7 @@ class Coordinator:
 
     def _unsealed(self, round_: int) -> list[StageSpec]:
         """The map stages of a round that still have something to do."""
-        stages = evaluation_stages() if round_ == 0 else (*self._data_stages(), *evaluation_stages())
+        stages = evaluation_stages() if round_ == 0 else (*self._config.data_stages, *evaluation_stages())
         return [stage for stage in stages if (round_, stage.output) not in self._manifest.state.sealed]
 
     def _whole_round(self, round_: int) -> Steps[None]:
@@ -183,7 +183,7 @@ class Coordinator:
     # --- the learning half of a round
 
     def _learn(self, round_: int) -> Steps[Learned]:
-        stages = self._data_stages()
+        stages = self._config.data_stages
         started = time.monotonic()
         seconds = self._collect(round_, stages)
         totals = {stage.name: round_report.total(self._receipts(round_, stage.output)) for stage in stages}
@@ -214,9 +214,6 @@ class Coordinator:
             tokens_per_s=rates,
             seconds={**seconds, "train": snapshot.seconds, "push": pushed.seconds, "proof": pushed.proof_s},
         )
-
-    def _data_stages(self) -> tuple[StageSpec, ...]:
-        return data_stages(self._config.judge_pools, self._config.judged_after, self._config.segment_pool)
 
     def _collect(self, round_: int, stages: tuple[StageSpec, ...]) -> dict[str, float]:
         """Have data stages of a round done; wall seconds by stage."""

@@ -27,7 +27,7 @@ from bcpg_cluster.run.directory import open_run
 from bcpg_cluster.run.entry import no_main_to_import
 from bcpg_cluster.run.launch import launch
 from bcpg_cluster.run.preflight.preflight import preflight
-from bcpg_cluster.stages.graph import data_stages, evaluation_stages
+from bcpg_cluster.stages.graph import evaluation_stages
 from bcpg_cluster.stages.job import Stage, StageJob, StageResult, StageWorker, Tables
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.mark import RunMark
@@ -170,7 +170,7 @@ def dry_run(
 
 def _work_seconds(config: Config, state: ManifestState) -> dict[str, float]:
     """Seconds at work of each map stage: of its one shard."""
-    stages = (*data_stages(config.judge_pools, config.judged_after, config.segment_pool), *evaluation_stages())
+    stages = (*config.data_stages, *evaluation_stages())
     return {stage.name: sum(receipt.seconds for receipt in state.receipts(1, stage.output)) for stage in stages}
 
 

@@ -55,12 +55,14 @@ def trained_in(state: ManifestState, version: int) -> int:
     return min(number for number, record in state.snapshots.items() if record.path == path)
 
 
-def round_to_repeat(run_dir: RunPath, state: ManifestState, version: int) -> int:
-    """The round that trained these weights, or the last before it whose start weights are still kept."""
+def command_to_train_again(run_dir: RunPath, state: ManifestState, version: int) -> str:
+    """Makes these weights and all later ones anew: from the round that trained them, or the last before it whose start weights
+    are still kept.
+    """
     round_ = trained_in(state, version)
     while round_ > 1 and not (run_dir / state.snapshots[round_ - 1].path).is_dir():
         round_ -= 1
-    return round_
+    return f"bcpg-cluster stage train --round {round_} --discard-later --run-dir {run_dir}"
 
 
 def put_in_place(run_dir: Path, remade: str, path: str) -> None:
@@ -113,8 +115,7 @@ class SnapshotCheck:
         run_dir = self._manifest.run_dir
         if record is None or not record.path or record.path in self._passed or not isinstance(run_dir, Path):
             return
-        round_ = round_to_repeat(run_dir, self._manifest.state, version)
-        again = f"bcpg-cluster stage train --round {round_} --discard-later --run-dir {run_dir}"
+        again = command_to_train_again(run_dir, self._manifest.state, version)
         try:
             self._verify(str(run_dir / record.path), record.digests)
             if faults := companion_faults(str(run_dir / record.path), record.files):

@@ -180,8 +180,8 @@ def work_bound(config: Config, num_test: int) -> WorkBound:
 
 
 def judge_calls(config: Config) -> dict[str, int]:
-    """The most calls of one round, by judge. Wrong responses are judged, and a group without a right one is dropped."""
-    num_judged = config.prompts.per_round * (config.generate.group_size - 1)
+    """The most calls of one round, by judge."""
+    num_judged = _most_wrong(config)
     return {name: num_judged * calls_each(judge, config.generate.max_tokens) for name, judge in config.judges.items()}
 
 
@@ -189,8 +189,14 @@ def segment_calls(config: Config) -> int:
     """The most questions of one round about where steps begin; 0 where no model is asked."""
     if config.segment.kind != "llm":
         return 0
-    num_cut = config.prompts.per_round * (config.generate.group_size - 1)
-    return num_cut * 2 * -(-config.generate.max_tokens // config.segment.max_lines)  # a line has a token at least
+    return (
+        _most_wrong(config) * 2 * -(-config.generate.max_tokens // config.segment.max_lines)
+    )  # a line has a token at least
+
+
+def _most_wrong(config: Config) -> int:
+    """Wrong responses of one round that are cut and judged; a group without a right one is dropped."""
+    return config.prompts.per_round * (config.generate.group_size - 1)
 
 
 def calls_each(judge: JudgeConfig, max_tokens: int) -> int:

@@ -37,10 +37,11 @@ _NUM_PIECES, _PIECE_BYTES = 4096, 4096  # of a large file; 16 MiB of it
 
 def judge_engine_args(config: Config, name: str) -> dict[str, Any]:
     """The options of a judge's engine, by vLLM's names."""
-    return {**engine_options(config, config.judge_pool(name)), **_stated_args(config.judges[name])}
+    return {**engine_options(config, config.judge_pool(name)), **stated_args(config.judges[name])}
 
 
-def _stated_args(section: JudgeConfig) -> dict[str, Any]:
+def stated_args(section: JudgeConfig) -> dict[str, Any]:
+    """The options of a judge's engine that its section states."""
     return {**section.engine_args, **trust_option(section.trust_remote_code)}
 
 
@@ -100,7 +101,7 @@ def _make_prm(config: Config, name: str) -> Judge:
         model,
         name,
         engine=section.engine,
-        engine_args=_stated_args(section),
+        engine_args=stated_args(section),
         defaults=derived_options(config, config.judge_pool(name)),
         # What its scores mean is recorded beside them: no input of the model shows it.
         model_version=model_digest(model) + ("" if section.rule == "propagated" else f":{section.rule}"),

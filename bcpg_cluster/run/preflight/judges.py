@@ -9,6 +9,7 @@ from bcpg_cluster.config.judges import JudgeConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.run.build.judges import check_taught_rule, judge_endpoint, load_judge_prompt
+from bcpg_cluster.stages.generate.protocol import MOST_LOGPROBS
 from bcpg_cluster.stages.judge.llm.cache import VerdictCache
 from bcpg_cluster.stages.judge.llm.families.families import FAMILIES, check_fit, family_of
 from bcpg_cluster.stages.judge.llm.verdict_odds import NUM_TOP_LOGPROBS, SCORED_FORMATS
@@ -79,7 +80,7 @@ def _check_logprobs(name: str, judge: JudgeConfig, answer: str) -> None:
             rule=f"P(right) is read at the verdicts of an answer of the form {' or '.join(sorted(SCORED_FORMATS))}",
             remedy="use a prompt of such a form, or sample votes instead (says: label, votes: 5, and a temperature)",
         )
-    most = judge.engine_args.get("max_logprobs", NUM_TOP_LOGPROBS)
+    most = judge.engine_args.get("max_logprobs", MOST_LOGPROBS)
     if isinstance(most, int) and 0 <= most < NUM_TOP_LOGPROBS:
         raise ConfigError(
             f"judges.{name} says probability, and its engine_args have max_logprobs {most}",
@@ -129,8 +130,7 @@ def judge_notes(config: Config) -> list[str]:
             )
         if judge.view == "causal":
             continue
-        is_json = load_judge_prompt(judge.prompt, judge.rule).answer == "json"
-        per_step = _JSON_TOKENS_PER_STEP if is_json else _tokens_of_a_line(judge)
+        per_step = _JSON_TOKENS_PER_STEP if answer == "json" else _tokens_of_a_line(judge)
         room = judge.max_tokens // per_step
         asked = judge.window_steps
         if (asked or _STEPS_OF_LONG_RESPONSES) <= room:

@@ -13,7 +13,7 @@ from bcpg_cluster.errors import ConfigError, DataError
 from bcpg_cluster.prompts.hub import is_hub_id, near_paths, why_no_answer
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.run.build.engines import policy_engine_args
-from bcpg_cluster.run.build.judges import judge_engine_args, load_judge_prompt
+from bcpg_cluster.run.build.judges import judge_engine_args, load_judge_prompt, stated_args
 from bcpg_cluster.run.build.model_files import config_json
 from bcpg_cluster.run.build.segmenters import check_segmenter
 from bcpg_cluster.run.build.settings import lora_settings
@@ -136,7 +136,7 @@ def convention_trials(config: Config) -> list[ConventionTrial]:
             f"judges.{name}.model",
             resolve_asset(judge.model or ""),
             judge.convention,
-            {**judge.engine_args, "trust_remote_code": judge.trust_remote_code},
+            stated_args(judge),
             judge.separator,
             judge.system,
             None if judge.reference_model is None else resolve_asset(judge.reference_model),

@@ -11,10 +11,8 @@ from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.run.build.engine_defaults import with_member_cpus
 from bcpg_cluster.run.build.footprint import held_together, local_gpus
 
-_TOKENS_A_NUMBER, _TOKENS_AROUND = (
-    3,
-    8,
-)  # of a list of line numbers as JSON: up to three digits and a comma, and what is around it
+# Of a list of line numbers as JSON: up to three digits and a comma, and what is around it.
+_TOKENS_A_NUMBER, _TOKENS_AROUND = 3, 8
 
 
 def skipped_notes(sets: PromptSets) -> list[str]:

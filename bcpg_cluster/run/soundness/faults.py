@@ -88,9 +88,8 @@ class Subject:
     def stages(self) -> tuple[StageSpec, ...]:
         """The data stages of its rounds; without a config by the tables that are there."""
         if self.config is not None:
-            return data_stages(self.config.judge_pools, self.config.judged_after, self.config.segment_pool)
+            return self.config.data_stages
         judges = {table.removeprefix("verdicts.") for _, table in self.state.shards if table.startswith("verdicts.")}
-        may_be_read = {
-            judge: sorted(judges - {judge}) for judge in judges
-        }  # which judge comes after which is not known
+        # Which judge comes after which is not known.
+        may_be_read = {judge: sorted(judges - {judge}) for judge in judges}
         return data_stages(dict.fromkeys(sorted(judges), ""), may_be_read)

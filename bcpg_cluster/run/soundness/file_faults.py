@@ -22,12 +22,10 @@ def manifest_faults(subject: Subject) -> Iterator[Fault]:
     if not subject.damages:
         return
     if is_mendable(subject.state, subject.damages[0]):
-        fate, follows = (
-            Fate.RESTORED,
-            (
-                f"--mend cuts it back to line {subject.damages[0].line - 1} and keeps the damaged one; the next `iterate` makes "
-                "again what is cut off. A copy of the file saves that"
-            ),
+        fate = Fate.RESTORED
+        follows = (
+            f"--mend cuts it back to line {subject.damages[0].line - 1} and keeps the damaged one; the next `iterate` makes again "
+            "what is cut off. A copy of the file saves that"
         )
     else:
         fate, follows = Fate.LOST, "no line before it can be relied on: put back a copy of the file"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bcpg_cluster.errors import NotFiniteError, StoreError
 from bcpg_cluster.run.build.engines import snapshot_verifier
-from bcpg_cluster.run.snapshots import kept_paths, round_to_repeat
+from bcpg_cluster.run.snapshots import command_to_train_again, kept_paths
 from bcpg_cluster.run.soundness.faults import Fate, Fault, Subject
 from bcpg_cluster.stages.push.canaries import CANARIES, read_canaries
 from bcpg_cluster.stages.push.file_digests import companion_faults
@@ -28,9 +28,8 @@ def snapshot_faults(subject: Subject) -> list[Fault]:
             try:
                 what = _what_is_wrong(subject.run_dir, record, subject.config.train.kind, is_kept=record.path in kept)
             except NotFiniteError as error:
-                follows = (
-                    f"they were written so; train them again with another learning rate: `{_again(subject, version)}`"
-                )
+                again = command_to_train_again(subject.run_dir, subject.state, version)
+                follows = f"they were written so; train them again with another learning rate: `{again}`"
                 found.append(Fault(record.path, str(error), Fate.LOST, follows))
                 continue
             if what is not None:
@@ -68,15 +67,8 @@ def _fate(subject: Subject, version: int) -> tuple[Fate, str]:
         if is_newest
         else "no later round starts from it; exports may"
     )
-    return (
-        Fate.LOST,
-        f"{needs}. Or put it back from a copy, or train these weights and all later ones anew: `{_again(subject, version)}`",
-    )
-
-
-def _again(subject: Subject, version: int) -> str:
-    round_ = round_to_repeat(subject.run_dir, subject.state, version)
-    return f"bcpg-cluster stage train --round {round_} --discard-later --run-dir {subject.run_dir}"
+    again = command_to_train_again(subject.run_dir, state, version)
+    return Fate.LOST, f"{needs}. Or put it back from a copy, or train these weights and all later ones anew: `{again}`"
 
 
 def checkpoint_faults(subject: Subject) -> Iterator[Fault]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from bcpg_cluster.records import StopReason
 from bcpg_cluster.stages.push.protocol import WeightReceiver
+
+MOST_LOGPROBS: Final = 20
+"""Tokens at one place whose log-probs vLLM gives, unless ``max_logprobs`` says otherwise (its ModelConfig)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,10 @@ class JudgeCase:
         """Whether anything is to be asked."""
         return self.wanted is None or bool(self.wanted)
 
+    def wants(self, step: int) -> bool:
+        """Whether a step is asked about."""
+        return self.wanted is None or step in self.wanted
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:

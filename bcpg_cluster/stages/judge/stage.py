@@ -108,7 +108,7 @@ def _check_answered(case: JudgeCase, judgements: Sequence[Judgement], judge: str
     if len(judgements) != len(case.steps):
         raise EngineError(f"{judge} gave {len(judgements)} verdicts on {len(case.steps)} steps of {id_}")
     for index, said in enumerate(judgements):
-        if said.status is VerdictStatus.NOT_ASKED and (case.wanted is None or index in case.wanted):
+        if said.status is VerdictStatus.NOT_ASKED and case.wants(index):
             raise EngineError(f"{judge} says it was not asked about step {index} of {id_}, but it was")
 
 
@@ -116,8 +116,5 @@ def _unjudged(cases: Sequence[JudgeCase], why: str) -> Judged:
     """No verdict on any step that was wanted, for a reason that is not the judge's."""
     lost = Judgement(VerdictStatus.ENGINE_LOST, raw=why)
     return Judged(
-        tuple(
-            tuple(lost if case.wanted is None or step in case.wanted else _NOT_ASKED for step in range(len(case.steps)))
-            for case in cases
-        )
+        tuple(tuple(lost if case.wants(step) else _NOT_ASKED for step in range(len(case.steps))) for case in cases)
     )

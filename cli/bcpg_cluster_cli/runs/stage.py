@@ -21,7 +21,7 @@ from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.run.preflight.prompt_digests import hold_prompts
 from bcpg_cluster.run.recovery.unasked import judges_to_ask_again
 from bcpg_cluster.run.snapshots import SnapshotCheck
-from bcpg_cluster.stages.graph import data_stages, downstream, evaluation_stages
+from bcpg_cluster.stages.graph import downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.shards import read_shard
@@ -83,7 +83,7 @@ def run_stage(
     directory = find_run(run_dir).absolute()
     before = load_run_config(directory)
     config = change_config(before.model_dump(mode="json"), overrides, str(directory))
-    data = data_stages(config.judge_pools, config.judged_after, config.segment_pool)
+    data = config.data_stages
     measuring = evaluation_stages()
     outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": "reference"}
     if name not in outputs:

@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 from bcpg_cluster.records import ErrorType, StepRule
 from bcpg_cluster.stages.judge.llm.families.families import FAMILIES
+from bcpg_cluster.stages.judge.llm.families.family import chat
 from bcpg_cluster.stages.judge.llm.prompt_rules import with_rule
 
 # Fields that came later: left out of the digest while unset, so that old prompts keep the version they were recorded with.
@@ -183,8 +184,7 @@ def render_judge_messages(
         gold=Template(prompt.gold).substitute(answer=gold) if gold is not None and prompt.gold else "",
         earlier=Template(prompt.earlier).substitute(verdicts=wrong) if wrong and prompt.earlier else "",
     )
-    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    return [*system, {"role": "user", "content": user}]
+    return chat(prompt, user)
 
 
 def render_repair(

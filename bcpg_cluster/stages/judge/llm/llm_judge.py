@@ -13,15 +13,15 @@ from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import VerdictStatus
 from bcpg_cluster.stages.job import Sleeper
 from bcpg_cluster.stages.judge.llm.answer_schema import parse_answer, verdict_schema
-from bcpg_cluster.stages.judge.llm.cache import VerdictCache, content_seed, request_key
+from bcpg_cluster.stages.judge.llm.cache import VerdictCache
 from bcpg_cluster.stages.judge.llm.families.families import FAMILIES, NOT_REACHED, check_fit
 from bcpg_cluster.stages.judge.llm.families.family import Said, Shown
 from bcpg_cluster.stages.judge.llm.judge_prompt import JudgePrompt, render_judge_messages, render_repair
 from bcpg_cluster.stages.judge.llm.questions import Question, Turns, waves
-from bcpg_cluster.stages.judge.llm.transport import Ask, Reply, Transport, cached_answers
+from bcpg_cluster.stages.judge.llm.transport import Ask, Reply, Transport, after_marker, cached_answers, seeded
 from bcpg_cluster.stages.judge.llm.verdict_odds import scores_of
 from bcpg_cluster.stages.judge.llm.votes import Says, decided
-from bcpg_cluster.stages.judge.llm.windows import WHOLE, WindowLimits, cut_windows, unneeded_windows
+from bcpg_cluster.stages.judge.llm.windows import WHOLE, Window, WindowLimits, cut_windows, unneeded_windows
 from bcpg_cluster.stages.judge.protocol import JudgeCase, Judged, Judgement
 from bcpg_cluster.stages.judge.unanswered import mostly_unanswered
 
@@ -208,7 +208,7 @@ class LlmJudge:
             return "conversation"
         return "in turn" if self._options.view == "full" and self._prompt.earlier else "at once"
 
-    def _cut(self, case: JudgeCase) -> list[tuple[int, int]]:
+    def _cut(self, case: JudgeCase) -> list[Window]:
         if self._options.view == "causal":
             return cut_windows(len(case.steps), max_steps=1)
         limits = self._options.windows
@@ -240,11 +240,7 @@ class LlmJudge:
         return self._seeded(Ask(tuple(messages), schema, sample=sample))
 
     def _seeded(self, ask: Ask) -> Ask:
-        options, transport = self._options, self._transport
-        if options.run_seed is None:
-            return ask
-        key = request_key(transport.model, ask.messages, ask.schema, transport.decoding, ask.sample)
-        return replace(ask, seed=content_seed(options.run_seed, key))
+        return seeded(ask, self._transport, self._options.run_seed)
 
     def _judged(
         self,
@@ -271,15 +267,13 @@ class LlmJudge:
         return judged
 
     def _repair(self, ask: Ask, text: str, question: Question) -> Ask:
-        messages = render_repair(self._prompt, ask.messages, self._tail(text) or "", question.first, question.last)
+        answer = after_marker(text, self._options.answer_after) or ""
+        messages = render_repair(self._prompt, ask.messages, answer, question.first, question.last)
         return self._seeded(replace(ask, messages=tuple(messages)))
 
     def _answers(self, asks: Sequence[Ask], account: dict[str, float]) -> list[Reply]:
         replies: dict[int, Reply] = {}
-        answered = (
-            self._transport.answers(asks) if self._cache is None else cached_answers(self._transport, self._cache, asks)
-        )
-        for index, reply in answered:
+        for index, reply in cached_answers(self._transport, self._cache, asks):
             present_work().mark()
             replies[index] = reply
             _count(reply, account)
@@ -292,13 +286,6 @@ class LlmJudge:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def _tail(self, text: str) -> str | None:
-        """What follows the marker; ``None`` where it never came."""
-        if self._options.answer_after is None:
-            return text
-        _, marker, tail = text.rpartition(self._options.answer_after)
-        return tail if marker else None
-
     def _read(self, reply: Reply, question: Question) -> list[Judgement]:
         """The judgements of one answer, with its label and, where it is wanted and known, P(right).
 
@@ -309,7 +296,7 @@ class LlmJudge:
             return [Judgement(reply.failure, raw=reply.text)] * num_steps
         if self._family is not None:
             return _of_family(self._family.read(reply.text, num_steps), reply.text, num_steps)
-        answer = self._tail(reply.text)
+        answer = after_marker(reply.text, self._options.answer_after)
         parsed = None
         if answer is not None:
             is_bound = self._is_bound and self._transport.enforces

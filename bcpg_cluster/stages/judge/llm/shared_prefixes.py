@@ -32,9 +32,8 @@ def shareable_tokens(prompts: Sequence[Sequence[int]], block_tokens: int) -> lis
     for prompt in prompts:
         name, num_shared, is_shared = 0, 0, True
         for end in range(block_tokens, len(prompt) + 1, block_tokens):
-            name = hash(
-                (name, tuple(prompt[end - block_tokens : end]))
-            )  # a block counts with all that stands before it
+            # A block counts with all that stands before it.
+            name = hash((name, tuple(prompt[end - block_tokens : end])))
             is_shared = is_shared and name in seen and end < len(prompt)
             num_shared += is_shared
             seen.add(name)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from bcpg_cluster.records import StopReason, VerdictStatus
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Sampling, TextGenerator
 from bcpg_cluster.stages.job import Sleeper
-from bcpg_cluster.stages.judge.llm.cache import CachedAnswer, VerdictCache, request_key
+from bcpg_cluster.stages.judge.llm.cache import CachedAnswer, VerdictCache, content_seed, request_key
 from bcpg_cluster.stages.judge.llm.shared_prefixes import CachesPrefixes, shareable_tokens
 from bcpg_cluster.stages.judge.llm.verdict_odds import ScoredVerdict, scored_verdicts
 
@@ -219,11 +219,33 @@ class GeneratorTransport:
         self._generator.close()
 
 
-def cached_answers(transport: Transport, cache: VerdictCache, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
+def seeded(ask: Ask, transport: Transport, run_seed: int | None) -> Ask:
+    """The request with the seed that its content and the run give it; as it is without a run's seed."""
+    if run_seed is None:
+        return ask
+    key = request_key(transport.model, ask.messages, ask.schema, transport.decoding, ask.sample)
+    return replace(ask, seed=content_seed(run_seed, key))
+
+
+def after_marker(text: str, marker: str | None) -> str | None:
+    """What follows the last ``marker`` of a judge that thinks aloud; ``None`` where it never came. Without one, the whole text."""
+    if marker is None:
+        return text
+    _, found, tail = text.rpartition(marker)
+    return tail if found else None
+
+
+def cached_answers(
+    transport: Transport, cache: VerdictCache | None, asks: Sequence[Ask]
+) -> Iterator[tuple[int, Reply]]:
     """As :meth:`Transport.answers`: stored answers first, then the others as they come, each request asked once.
 
-    Answers are stored as they come, so that a killed call loses only what was under way. Failures are not stored.
+    Answers are stored as they come, so that a killed call loses only what was under way. Failures are not stored. Without a cache
+    every request is sent.
     """
+    if cache is None:
+        yield from transport.answers(asks)
+        return
     model, decoding = transport.model, transport.decoding
     waiting: dict[str, list[int]] = {}
     for index, ask in enumerate(asks):

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from bcpg_cluster.records import ErrorType
-from bcpg_cluster.stages.generate.protocol import TokenChoice
+from bcpg_cluster.stages.generate.protocol import MOST_LOGPROBS, TokenChoice
 
 SCORED_FORMATS: Final = frozenset({"json", "lines"})
 """Values of ``JudgePrompt.answer`` in which verdicts are found."""
-NUM_TOP_LOGPROBS: Final = 20
-"""Of each token of an answer; the most that vLLM gives unless its ``max_logprobs`` says otherwise, and that OpenAI gives."""
+NUM_TOP_LOGPROBS: Final = MOST_LOGPROBS
+"""Of each token of an answer; also the most that OpenAI gives."""
 
 _LINE: Final = re.compile(r"^[ \t]*(\d+)[:.)]?[ \t]+(correct|wrong)\b", re.MULTILINE)
 _KEY: Final = re.compile(r'"(?:correct"\s*:\s*(?P<digit>[01])(?![\d.])|error_type"\s*:\s*"(?P<error>\w+)")')

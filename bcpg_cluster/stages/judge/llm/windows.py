@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+Window = tuple[int, int]
+"""First and last step, both inclusive."""
+
 
 @dataclass(frozen=True, slots=True)
 class WindowLimits:
@@ -31,7 +34,7 @@ WHOLE: Final = WindowLimits()  # a response is one window
 
 def cut_windows(
     num_steps: int, *, max_steps: int | None = None, sizes: Sequence[int] = (), max_tokens: int | None = None
-) -> list[tuple[int, int]]:
+) -> list[Window]:
     """Tile steps ``0..num_steps-1`` into windows ``(first, last)``, both inclusive, in order.
 
     A window takes steps greedily while it keeps both limits; a step that is too long by itself is a window of its own,
@@ -49,7 +52,7 @@ def cut_windows(
         raise ValueError(f"a window holds at least one step and one token, not {max_steps} and {max_tokens}")
     if max_tokens is not None and len(sizes) != num_steps:
         raise ValueError(f"{len(sizes)} sizes for {num_steps} steps")
-    windows: list[tuple[int, int]] = []
+    windows: list[Window] = []
     first, tokens = 0, 0
     for step in range(num_steps):
         size = sizes[step] if max_tokens is not None else 0
@@ -60,10 +63,6 @@ def cut_windows(
             first, tokens = step, 0
         tokens += size
     return [*windows, (first, num_steps - 1)] if num_steps else []
-
-
-Window = tuple[int, int]
-"""First and last step, both inclusive."""
 
 
 def needed_windows(windows: Sequence[Window], wanted: frozenset[int] | None, *, in_turn: bool) -> list[Window]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from bcpg_cluster.errors import ConfigError
@@ -15,6 +16,10 @@ NAMES: Final = (*CONVENTIONS, PathFinder.name)
 ON_TRANSFORMERS: Final = ("skywork", "trl", "implicit", "pathfinder")
 """Conventions that vLLM does not serve here: a head it does not know, two models, or two passes."""
 
+CONTEXT_TOKENS: Final = 512
+"""Of earlier tokens that a later window over a long response shows, at least; where nothing else is said."""
+
+_PLAIN_CASE: Final = ("What is 1+1?", ("First, 1+1=2.", "So it is 2."))
 _ARCHITECTURES: Final[Mapping[str, str]] = {"Qwen2ForProcessRewardModel": "qwen", "Qwen2ForPrmModel": "skywork"}
 _CLASSIFIER: Final = "ForTokenClassification"  # of any family: TRL's
 _TRL_LABELS: Final = {"0": "LABEL_0", "1": "LABEL_1"}
@@ -150,16 +155,22 @@ def make_convention(
             rule=f"vLLM and windows serve {', '.join(CONVENTIONS)}",
             remedy="set the judge's engine to transformers, or leave it to be chosen",
         )
-    try:
+    with _naming_misfits(model, name):
         convention = CONVENTIONS[name](tokenizer, model, separator, system)
-        tried = convention.render("What is 1+1?", ("First, 1+1=2.", "So it is 2."))
+        tried = convention.render(*_PLAIN_CASE)
+    if tried is None:
+        raise _unfit(model, name, "the steps of a plain example cannot be told apart in its input")
+    return convention
+
+
+@contextmanager
+def _naming_misfits(model: str, name: str) -> Iterator[None]:
+    try:
+        yield
     except ConfigError:
         raise
     except Exception as error:  # a chat template raises what its author likes
         raise _unfit(model, name, f"its chat template fails: {error}") from error
-    if tried is None:
-        raise _unfit(model, name, "the steps of a plain example cannot be told apart in its input")
-    return convention
 
 
 def _unfit(model: str, name: str, why: str) -> ConfigError:
@@ -168,9 +179,6 @@ def _unfit(model: str, name: str, why: str) -> ConfigError:
         rule="every step has one position in the model's input where it is scored",
         remedy="set the model's own convention, separator and chat template",
     )
-
-
-CONTEXT_TOKENS = 512
 
 
 def load_convention(
@@ -195,16 +203,13 @@ def load_pathfinder(
         ConfigError: another kind of model, or a tokenizer that does not fit.
     """
     config = model_config_of(model, engine_args)
-    choose_convention("pathfinder", model, config)
-    try:
-        family = PathFinder(load_tokenizer(model, engine_args), model, separator, system)
-        tried = family.errors("What is 1+1?", ("First, 1+1=2.", "So it is 2."))
-    except ConfigError:
-        raise
-    except Exception as error:  # a chat template raises what its author likes
-        raise _unfit(model, "pathfinder", f"its chat template fails: {error}") from error
+    choose_convention(PathFinder.name, model, config)
+    tokenizer = load_tokenizer(model, engine_args)
+    with _naming_misfits(model, PathFinder.name):
+        family = PathFinder(tokenizer, model, separator, system)
+        tried = family.errors(*_PLAIN_CASE)
     if tried is None:
-        raise _unfit(model, "pathfinder", "the labels of a plain example cannot be told apart in its input")
+        raise _unfit(model, PathFinder.name, "the labels of a plain example cannot be told apart in its input")
     return family, config
 
 

@@ -32,7 +32,7 @@ class Convention(Protocol):
     """One family's input format.
 
     Attributes:
-        name: as in the table above.
+        name: as in the table of ``stages.judge.prm.conventions``.
         head: ``two_way`` is softmax over two logits, the second one good; ``token_pair`` is softmax over the next-token
             logits of :attr:`pair`, the first one good; ``value`` is the sigmoid of one number; ``labels`` is softmax over a
             token classifier's two labels, the second one good; ``log_ratio`` is the sigmoid of how much likelier the model

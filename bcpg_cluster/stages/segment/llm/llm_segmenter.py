@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from bcpg_cluster.cluster.liveness.progress import present_work
 from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import Step, VerdictStatus
-from bcpg_cluster.stages.judge.llm.cache import VerdictCache, content_seed, request_key
-from bcpg_cluster.stages.judge.llm.transport import Ask, Reply, Transport, cached_answers
+from bcpg_cluster.stages.judge.llm.cache import VerdictCache
+from bcpg_cluster.stages.judge.llm.transport import Ask, Reply, Transport, after_marker, cached_answers, seeded
 from bcpg_cluster.stages.segment.llm.lines import AGAIN, NumberedLines, read_starts, starts_schema
 from bcpg_cluster.stages.segment.merge import MergeRules, merge_pieces
 from bcpg_cluster.stages.segment.protocol import SampledResponse, Segmented
@@ -120,10 +120,7 @@ class LlmSegmenter:
             transport.is_bound and options.answer_after is None
         )  # a schema would bind the thoughts before the marker
         schema = starts_schema(part.first, part.last) if is_bound else None
-        if options.run_seed is None:
-            return Ask(tuple(messages), schema, sample=options.sample)
-        key = request_key(transport.model, messages, schema, transport.decoding, options.sample)
-        return Ask(tuple(messages), schema, content_seed(options.run_seed, key), options.sample)
+        return seeded(Ask(tuple(messages), schema, sample=options.sample), transport, options.run_seed)
 
     def _repair(self, ask: Ask, reply: Reply, part: _Part) -> tuple[dict[str, str], ...]:
         wanted = AGAIN.replace("<first>", str(part.first)).replace("<last>", str(part.last))
@@ -132,10 +129,7 @@ class LlmSegmenter:
 
     def _replies(self, asks: Sequence[Ask], counts: dict[str, float]) -> list[Reply]:
         replies: dict[int, Reply] = {}
-        answered = (
-            self._transport.answers(asks) if self._cache is None else cached_answers(self._transport, self._cache, asks)
-        )
-        for index, reply in answered:
+        for index, reply in cached_answers(self._transport, self._cache, asks):
             present_work().mark()
             if reply.failure not in (None, VerdictStatus.REFUSED):
                 raise EngineError(
@@ -158,7 +152,4 @@ class LlmSegmenter:
 
     def _tail(self, text: str) -> str:
         """What follows the marker; nothing where it never came."""
-        if self._options.answer_after is None:
-            return text
-        _, marker, tail = text.rpartition(self._options.answer_after)
-        return tail if marker else ""
+        return after_marker(text, self._options.answer_after) or ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.stages.graph import StageSpec, data_stages, evaluation_stages
+from bcpg_cluster.stages.graph import evaluation_stages
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.watch.live import Live
 from bcpg_cluster.watch.view.overview.records import (
@@ -141,10 +141,6 @@ def _round_state(number: int, seen: RunSeen) -> str:
     return "under way" if seen.is_running else "stopped"
 
 
-def _specs(config: Config) -> tuple[StageSpec, ...]:
-    return data_stages(config.judge_pools, config.judged_after, config.segment_pool)
-
-
 def _stages(number: int, seen: RunSeen) -> tuple[StageCount, ...]:
     """Pieces of each stage; what the run says of the round under way comes before what the manifest counts."""
     if seen.is_running and seen.live is not None and number not in seen.state.reports:
@@ -155,7 +151,7 @@ def _stages(number: int, seen: RunSeen) -> tuple[StageCount, ...]:
     def num(table: str) -> int:
         return len(seen.shards.get((number, table), {}))
 
-    specs = evaluation_stages() if number == 0 else _specs(seen.config)
+    specs = evaluation_stages() if number == 0 else seen.config.data_stages
     counted = [StageCount(spec.name, num(spec.output), num(spec.inputs[0])) for spec in specs]
     if number:
         total = num("prompts")
@@ -174,7 +170,7 @@ def _stages(number: int, seen: RunSeen) -> tuple[StageCount, ...]:
 
 def shard_lines(seen: RunSeen) -> tuple[ShardLine, ...]:
     """Every shard of responses, with the tables it still lacks."""
-    tables = [spec.output for spec in _specs(seen.config) if spec.output != "rollouts"]
+    tables = [spec.output for spec in seen.config.data_stages if spec.output != "rollouts"]
     found = []
     for (round_, table), receipts in sorted(seen.shards.items()):
         if table != "rollouts":

@@ -10,7 +10,7 @@ from typing import Any
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Receipt
-from bcpg_cluster.stages.graph import data_stages, evaluation_stages
+from bcpg_cluster.stages.graph import evaluation_stages
 from bcpg_cluster.store.faults import FaultEvent
 from bcpg_cluster.store.reports import RoundReport, TrainingSummary
 from bcpg_cluster.watch.view.overview.records import Bar, Bound, Gantt, Lane, RunEvent
@@ -81,7 +81,7 @@ def _begin(bar: Bar) -> float:
 
 def _stages(config: Config) -> dict[str, tuple[str, str]]:
     """By table, the stage that writes it and the pool it runs in."""
-    specs = (*data_stages(config.judge_pools, config.judged_after, config.segment_pool), *evaluation_stages())
+    specs = (*config.data_stages, *evaluation_stages())
     return {spec.output: (spec.name, spec.pool) for spec in specs} | {"reference": ("reference", TRAINER)}
 
 
@@ -176,7 +176,7 @@ def bound_of(report: RoundReport, shards: Shards, config: Config) -> Bound:
 
 def _data_half(round_: int, shards: Shards, config: Config) -> tuple[float | None, str]:
     """Seconds of the longest pool's work, or of the longest shard's way through all stages, and what was taken in words."""
-    specs = data_stages(config.judge_pools, config.judged_after, config.segment_pool)
+    specs = config.data_stages
     found = {spec: shards.get((round_, spec.output), {}) for spec in specs}
     if not all(found.values()):
         return None, "No bound: shards of the data half are missing."

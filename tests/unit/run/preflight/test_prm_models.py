@@ -63,3 +63,14 @@ def test_inputs_are_tried_where_the_files_are_here(make_config: MakeConfig, euru
         try_conventions(convention_trials(judged(make_config, model="embedded:sums/prm", separator="<extra_9>")))
     with pytest.raises(ConfigError, match=r"judges\.j\.model: .*not in the vocabulary"):
         try_conventions(convention_trials(judged(make_config, model=eurus, convention="pathfinder")))
+
+
+@pytest.mark.parametrize("convention", ["math_shepherd", "pathfinder"])
+def test_a_tokenizer_that_does_not_load_is_called_that(
+    make_config: MakeConfig, eurus: str, tmp_path: Path, convention: str
+) -> None:
+    broken = tmp_path / "prm"
+    shutil.copytree(eurus, broken)
+    (broken / "tokenizer.json").write_text("no tokenizer")
+    with pytest.raises(DataError, match=r"judges\.j\.model: the tokenizer of .* does not load"):
+        try_conventions(convention_trials(judged(make_config, model=str(broken), convention=convention)))

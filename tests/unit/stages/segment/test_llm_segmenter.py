@@ -18,7 +18,6 @@ from bcpg_cluster.run.build.segmenters import make_response_segmenter
 from bcpg_cluster.run.preflight.notes import segmenter_notes
 from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.generate.protocol import Sampling
-from bcpg_cluster.stages.graph import data_stages
 from bcpg_cluster.stages.judge.llm.cache import VerdictCache
 from bcpg_cluster.stages.judge.llm.llm_judge import LlmJudge
 from bcpg_cluster.stages.judge.llm.transport import Ask, GeneratorTransport, Reply
@@ -178,9 +177,7 @@ def _config(make_config: MakeConfig, **segment: Any) -> Config:
 def test_it_is_served_where_its_judge_is(make_config: MakeConfig):
     config = _config(make_config)
     assert config.segment_pool == "judge.api"
-    pools = {
-        stage.name: stage.pool for stage in data_stages(config.judge_pools, config.judged_after, config.segment_pool)
-    }
+    pools = {stage.name: stage.pool for stage in config.data_stages}
     assert pools["segment"] == pools["judge.api"] == "judge.api"
     worker = host_judges(config.model_dump(mode="json"), "judge.api")
     assert {"segment", "judge.api"} <= set(worker._stages)

@@ -18,8 +18,6 @@ MOST_THOUGHT_CHARS: Final = 4000
 _SIGN: Final = re.compile(
     r"\\boxed\{\s*(?:\\text\{\s*)?(?:in)?correct\s*\}|<output>|is the step correct \(yes/no\)\?", re.IGNORECASE
 )
-
-
 _NAMES: Final = {"thinkprm": "thinkprm", "genprm": "genprm", "rprm": r"(?:^|[/_])r-?prm"}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import Template as Text
 from typing import Literal, Protocol
 
 
@@ -75,6 +76,19 @@ class Family(Protocol):
     def read(self, text: str, num_steps: int) -> list[Said] | None:
         """What an answer says of the steps asked about; ``None`` when it is not exactly in the format. Never a guess."""
         ...
+
+
+def numbered_steps(prompt: Template, steps: Sequence[str]) -> list[str]:
+    """The steps in the prompt's words, counted from 1."""
+    return [
+        Text(prompt.step).substitute(number=number, text=step.strip("\n")) for number, step in enumerate(steps, start=1)
+    ]
+
+
+def chat(prompt: Template, user: str) -> list[dict[str, str]]:
+    """The prompt's system message, if it has one, and the user's."""
+    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    return [*system, {"role": "user", "content": user}]
 
 
 def by_name(*families: Family) -> Mapping[str, Family]:

@@ -10,7 +10,7 @@ import re
 from string import Template as Text
 from typing import Final, Literal
 
-from bcpg_cluster.stages.judge.llm.families.family import Said, Shown, Template
+from bcpg_cluster.stages.judge.llm.families.family import Said, Shown, Template, chat, numbered_steps
 
 _QUESTION: Final = re.compile(r"is the step correct \(yes/no\)\?", re.IGNORECASE)
 _VERDICT: Final = re.compile(
@@ -29,13 +29,8 @@ class RPrm:
 
     def messages(self, prompt: Template, shown: Shown) -> list[dict[str, str]]:
         """See :class:`~bcpg_cluster.stages.judge.llm.families.family.Family`."""
-        *earlier, now = (
-            Text(prompt.step).substitute(number=number, text=step.strip("\n"))
-            for number, step in enumerate(shown.steps, start=1)
-        )
-        user = Text(prompt.user).substitute(problem=shown.problem, steps="\n".join(earlier), now=now)
-        system = [{"role": "system", "content": prompt.system}] if prompt.system else []
-        return [*system, {"role": "user", "content": user}]
+        *earlier, now = numbered_steps(prompt, shown.steps)
+        return chat(prompt, Text(prompt.user).substitute(problem=shown.problem, steps="\n".join(earlier), now=now))
 
     def read(self, text: str, num_steps: int) -> list[Said] | None:
         """See :class:`~bcpg_cluster.stages.judge.llm.families.family.Family`.

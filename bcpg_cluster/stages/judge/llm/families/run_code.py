@@ -143,6 +143,7 @@ def _added(before: Reply, reply: Reply) -> Reply:
         prompt_tokens=sum(part.prompt_tokens or 0 for part in counted) if len(counted) == 2 else None,
         answer_tokens=sum(part.answer_tokens or 0 for part in counted) if len(counted) == 2 else None,
         cached_tokens=before.cached_tokens + reply.cached_tokens,
+        shareable_tokens=before.shareable_tokens + reply.shareable_tokens,
         cost=sum(costs) if costs else None,
         num_retries=before.num_retries + reply.num_retries,
     )

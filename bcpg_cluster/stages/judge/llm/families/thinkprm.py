@@ -13,7 +13,7 @@ import re
 from string import Template as Text
 from typing import Final, Literal
 
-from bcpg_cluster.stages.judge.llm.families.family import Said, Shown, Template
+from bcpg_cluster.stages.judge.llm.families.family import Said, Shown, Template, chat, numbered_steps
 
 _HEADING: Final = re.compile(r"^[\s#*>-]*step\s+(\d+)\b[\s*]*(?:[:.]|$)", re.IGNORECASE | re.MULTILINE)
 _VERDICT: Final = re.compile(r"\\boxed\{\s*(?:\\text\{\s*)?(correct|incorrect)\s*\}", re.IGNORECASE)
@@ -32,13 +32,8 @@ class ThinkPrm:
 
     def messages(self, prompt: Template, shown: Shown) -> list[dict[str, str]]:
         """See :class:`~bcpg_cluster.stages.judge.llm.families.family.Family`."""
-        lines = [
-            Text(prompt.step).substitute(number=number, text=step.strip("\n"))
-            for number, step in enumerate(shown.steps, start=1)
-        ]
-        user = Text(prompt.user).substitute(problem=shown.problem, steps="\n".join(lines))
-        system = [{"role": "system", "content": prompt.system}] if prompt.system else []
-        return [*system, {"role": "user", "content": user}]
+        steps = "\n".join(numbered_steps(prompt, shown.steps))
+        return chat(prompt, Text(prompt.user).substitute(problem=shown.problem, steps=steps))
 
     def read(self, text: str, num_steps: int) -> list[Said] | None:
         """See :class:`~bcpg_cluster.stages.judge.llm.families.family.Family`.

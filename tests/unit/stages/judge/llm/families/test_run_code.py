@@ -135,6 +135,17 @@ def test_what_the_machine_did_is_no_verdict(sandbox: Sandbox) -> None:
     assert ask(CodeRunning(lost, sandbox)).failure is VerdictStatus.TIMEOUT
 
 
+def test_a_reply_counts_the_tokens_of_all_its_parts(sandbox: Sandbox) -> None:
+    first = Reply(
+        ANALYSIS + program("print(2)"), None, 10, 3, cached_tokens=4, shareable_tokens=6, cost=0.5, num_retries=1
+    )
+    rest = Reply(END, None, 30, 5, cached_tokens=24, shareable_tokens=28, cost=0.25)
+    reply = ask(CodeRunning(Continuing(first, rest), sandbox))
+    assert (reply.prompt_tokens, reply.answer_tokens) == (40, 8)
+    assert (reply.cached_tokens, reply.shareable_tokens) == (28, 34)
+    assert (reply.cost, reply.num_retries) == (0.75, 1)
+
+
 def test_a_judge_that_runs_programs_is_another_judge(sandbox: Sandbox) -> None:
     options = JudgeOptions(load_judge_prompt("embedded:genprm"), "causal")
     plain, running = Continuing(), CodeRunning(Continuing(), sandbox)
