@@ -70,11 +70,11 @@ def judge_eval(
     from bcpg_cluster_cli.judging.judge_eval import run_judge_eval
     from bcpg_cluster_cli.judging.judge_stress import check_stress, run_judge_stress
 
-    check_stress(stress, perturbations, segmenters)
+    check_stress(stress, perturbations, segmenters, tokenizer)
     measure = (
         partial(run_judge_stress, perturbations=perturbations)
         if stress
-        else partial(run_judge_eval, segmenters=segmenters or "", tokenizer=tokenizer)
+        else partial(run_judge_eval, segmenters=segmenters, tokenizer=tokenizer)
     )
     measure(
         data,

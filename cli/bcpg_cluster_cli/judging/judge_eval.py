@@ -46,7 +46,7 @@ def run_judge_eval(
     limit: int | None = None,
     batch: int = 64,
     output: Path | None = None,
-    segmenters: str = "",
+    segmenters: str | None = None,
     tokenizer: str | None = None,
     as_json: bool = False,
 ) -> dict[str, Any]:
@@ -73,23 +73,14 @@ def run_judge_eval(
         DataError: invalid files.
         EngineError: a judge failed; what was answered is kept.
     """
-    names = chosen_judges(config, judges)
-    if abstention not in get_args(Abstention):
-        raise ConfigError(
-            f"--abstention {abstention!r}",
-            rule=f"what a judge without an answer counts as: {' or '.join(get_args(Abstention))}",
-            remedy="give one of these",
-        )
-    combined = consensus_rules(rules, names, abstention, accuracies, prior)
-    if combined:
-        check_same_rule(config, names)
-    if tokenizer is not None and not segmenters:
+    names, combined = judges_and_rules(config, judges, rules, abstention, accuracies, prior)
+    if tokenizer is not None and segmenters is None:
         raise ConfigError(
             f"--tokenizer {tokenizer} without --segmenters",
             rule="tokens are counted where segmenters are compared",
             remedy="add --segmenters, or leave --tokenizer out",
         )
-    if segmenters:
+    if segmenters is not None:
         return run_compare_segmenters(
             data, config, make_judge, segmenters, judges=names, rules=combined, tokenizer=tokenizer, limit=limit,
             batch=batch, output=output, as_json=as_json,
@@ -120,12 +111,34 @@ def run_judge_eval(
     return report
 
 
-def chosen_judges(config: Config, judges: Sequence[str]) -> list[str]:
-    """The judges of these names; without any, those of the config that vote.
+def judges_and_rules(
+    config: Config,
+    judges: Sequence[str],
+    rules: Sequence[str],
+    abstention: Abstention,
+    accuracies: Sequence[str],
+    prior: float,
+) -> tuple[list[str], list[ConsensusRule]]:
+    """Who is asked, and how their answers are combined; the arguments are those of :func:`run_judge_eval`.
 
     Raises:
-        ConfigError: the config has no such judge.
+        ConfigError: no such judge, a rule that is invalid or does not fit the judges, or judges that call different steps
+            right.
     """
+    names = _chosen(config, judges)
+    if abstention not in get_args(Abstention):
+        raise ConfigError(
+            f"--abstention {abstention!r}",
+            rule=f"what a judge without an answer counts as: {' or '.join(get_args(Abstention))}",
+            remedy="give one of these",
+        )
+    combined = consensus_rules(rules, names, abstention, accuracies, prior)
+    if combined:
+        _check_same_rule(config, names)
+    return names, combined
+
+
+def _chosen(config: Config, judges: Sequence[str]) -> list[str]:
     unknown = sorted(set(judges) - set(config.judges))
     if unknown:
         raise ConfigError(
@@ -136,8 +149,7 @@ def chosen_judges(config: Config, judges: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(judges)) or list(config.voters)
 
 
-def check_same_rule(config: Config, judges: Sequence[str]) -> None:
-    """Raises ``ConfigError`` when these judges call different steps right."""
+def _check_same_rule(config: Config, judges: Sequence[str]) -> None:
     by_rule = {name: config.judges[name].rule for name in judges}
     if len(set(by_rule.values())) > 1:
         raise ConfigError(

@@ -29,7 +29,7 @@ from bcpg_cluster.store.whole_files import write_whole
 from bcpg_cluster.watch.report.judge_quality import rule_labels, rule_name
 from bcpg_cluster.watch.report.judge_stress import StressedSolution, stress_facts
 from bcpg_cluster.watch.report.plots import stress_png
-from bcpg_cluster_cli.judging.judge_eval import check_same_rule, chosen_judges, consensus_rules
+from bcpg_cluster_cli.judging.judge_eval import judges_and_rules
 from bcpg_cluster_cli.judging.labelled_files import (
     LabelledData,
     MakeJudge,
@@ -96,10 +96,7 @@ def run_judge_stress(
         EngineError: a judge failed; what was answered is kept.
     """
     wanted = chosen_perturbations(perturbations)
-    names = chosen_judges(config, judges)
-    combined = consensus_rules(rules, names, abstention, accuracies, prior)
-    if combined:
-        check_same_rule(config, names)
+    names, combined = judges_and_rules(config, judges, rules, abstention, accuracies, prior)
     kept = LabelledData(read_subsets(data, limit), output or default_folder(config), batch)
     say_left_out(kept, console := Terminal(stderr=as_json))
     kept.folder.mkdir(parents=True, exist_ok=True)
@@ -131,11 +128,12 @@ def run_judge_stress(
     return report
 
 
-def check_stress(is_asked: bool, perturbations: str | None, segmenters: str | None) -> None:
-    """Raises ``ConfigError`` for perturbations without ``--stress``, and for segmenters with it."""
-    if is_asked and segmenters is not None:
+def check_stress(is_asked: bool, perturbations: str | None, segmenters: str | None, tokenizer: str | None) -> None:
+    """Raises ``ConfigError`` for perturbations without ``--stress``, and for segmenters or their tokenizer with it."""
+    if is_asked and (segmenters is not None or tokenizer is not None):
+        other = f"--tokenizer {tokenizer!r}" if segmenters is None else f"--segmenters {segmenters!r}"
         raise ConfigError(
-            f"--segmenters {segmenters!r} with --stress",
+            f"{other} with --stress",
             rule="one compares judges over other steps, the other over the same steps perturbed",
             remedy="ask for one of the two; answers that both need are kept",
         )

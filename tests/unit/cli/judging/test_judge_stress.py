@@ -229,9 +229,10 @@ def test_the_command_takes_perturbations_only_with_stress(sums: str, tmp_path: P
     assert isinstance(refused.exception, ConfigError)
 
 
-def test_segmenters_are_compared_without_stress(sums: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [("--segmenters", "labelled,fixed"), ("--tokenizer", "some/model")])
+def test_segmenters_are_compared_without_stress(sums: str, tmp_path: Path, given: tuple[str, str]) -> None:
     fakes = str(Path(__file__).parents[2] / "fakes.yaml")
     common = ["judge-eval", "--config", fakes, "--data", sums, "--output", str(tmp_path / "out")]
-    refused = CliRunner().invoke(app, [*common, "--stress", "--segmenters", "labelled,fixed"])
-    assert isinstance(refused.exception, ConfigError) and "--segmenters" in str(refused.exception)
+    refused = CliRunner().invoke(app, [*common, "--stress", *given])
+    assert isinstance(refused.exception, ConfigError) and given[0] in str(refused.exception)
     assert not (tmp_path / "out").exists()
