@@ -5,6 +5,7 @@ from __future__ import annotations
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import VerdictStatus
 from bcpg_cluster.stages.judge.counts import verdict_statuses
+from bcpg_cluster.stages.weigh.consensus import consensus
 from bcpg_cluster.stages.weigh.unasked import judges_to_ask
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.path import RunPath
@@ -28,6 +29,7 @@ def judges_to_ask_again(run_dir: RunPath, state: ManifestState, round_: int, con
     found: set[str] = set()
     for id_ in said[config.voters[0]]:
         voters, measures = ({name: said[name][id_] for name in of} for of in (config.voters, config.measures))
-        for judges in judges_to_ask(voters, measures, thresholds, config.consensus_rule).values():
+        decided = consensus(voters, thresholds, config.consensus_rule)
+        for judges in judges_to_ask(decided, measures).values():
             found.update(judges)
     return [name for name in config.judge_pools if name in found]

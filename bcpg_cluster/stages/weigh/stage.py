@@ -217,8 +217,8 @@ def _decide(
         return {name: _of(verdicts[name], rollout.id, cut) for name in names}
 
     said, known = votes(settings.voters), votes(settings.measures)
-    _check_asked(rollout.id, judges_to_ask(said, known, settings.thresholds, settings.consensus_rule))
     decided = consensus(said, settings.thresholds, settings.rule)
+    _check_asked(rollout.id, judges_to_ask(decided, known))
     labels = flip_labels(decided.labels, settings.flip_rate, flip_seed(settings.seed, rollout.id))
     mined = mined_steps(labels, settings.mine)
     truths: Mapping[str, Sequence[int | None]] = {}

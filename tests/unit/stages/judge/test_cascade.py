@@ -53,8 +53,8 @@ def test_what_a_judge_declined_is_decided_where_that_counts_against_the_step():
     assert wanted_steps(thinker, {}, left_out, 5) == {0, 2, 3}
     assert wanted_steps(thinker, {}, ANY, 5) == {1, 2, 3}
     asked = {**thinker, "llm": verdicts(1, *[VerdictStatus.NOT_ASKED] * 4)}
-    assert judges_to_ask(asked, {}, {}, ALL) == {}
-    assert judges_to_ask(asked, {}, {}, left_out) == {2: ["llm"], 3: ["llm"]}
+    assert judges_to_ask(consensus(asked, {}, ALL), {}) == {}
+    assert judges_to_ask(consensus(asked, {}, left_out), {}) == {2: ["llm"], 3: ["llm"]}
 
 
 def test_a_response_whose_only_right_step_is_its_last_is_not_asked_about():
@@ -111,7 +111,7 @@ def test_a_cascade_mines_what_asking_all_mines(said, name, abstention, threshold
         return mined_steps(labels, mine)[:-1]
 
     assert mined(asked) == mined(said)
-    assert judges_to_ask(asked, {}, thresholds, rule) == {}
+    assert judges_to_ask(consensus(asked, thresholds, rule), {}) == {}
 
 
 @given(ensembles(), st.floats(0, 1), st.floats(0, 1))
@@ -120,7 +120,7 @@ def test_another_threshold_either_labels_the_same_or_names_who_is_to_be_asked(sa
     wanted = wanted_steps({"first": said["first"]}, dict.fromkeys(said, then), ALL, num_steps)
     asked = {**said, "second": spared(said["second"], wanted)}
     thresholds = dict.fromkeys(said, now)
-    to_ask = judges_to_ask(asked, {}, thresholds, ALL)
+    to_ask = judges_to_ask(consensus(asked, thresholds, ALL), {})
     labels, full = (consensus(votes, thresholds, ALL).labels for votes in (asked, said))
     for step in range(num_steps - 1):
         assert labels[step] == full[step] or to_ask.get(step) == ["second"]
