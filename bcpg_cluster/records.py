@@ -45,6 +45,11 @@ class VerdictStatus(StrEnum):
     ENGINE_LOST = "engine_lost"
     NOT_ASKED = "not_asked"  # judges before it had decided the step (judges.*.after): nothing is missing
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether the judge was asked and nothing usable came of it."""
+        return self not in (VerdictStatus.JUDGED, VerdictStatus.NOT_ASKED)
+
 
 class ErrorType(StrEnum):
     """What is wrong with a step (taxonomy: ProcessBench's guide and 'Beyond the First Error', arXiv 2505.14391)."""

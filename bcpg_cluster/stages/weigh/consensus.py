@@ -19,8 +19,6 @@ RULES = ("all", "any", "k_of_n", "majority", "weighted")
 
 Abstention = Literal["against", "left_out"]
 
-_NO_ABSTENTION = (VerdictStatus.JUDGED, VerdictStatus.NOT_ASKED)
-
 
 class JudgeVote(Protocol):
     """What is read of a verdict: satisfied by ``records.Verdict`` and by ``stages.judge.protocol.Judgement``."""
@@ -233,7 +231,7 @@ def consensus(
     abstained: dict[str, dict[VerdictStatus, int]] = {}
     for judge, of_judge in votes.items():
         statuses: Counter[VerdictStatus] = Counter(vote.status for vote in of_judge)
-        abstained[judge] = {status: n for status, n in statuses.items() if status not in _NO_ABSTENTION}
+        abstained[judge] = {status: n for status, n in statuses.items() if status.is_missing}
     unasked = [
         [judge for judge, vote in zip(votes, of_step, strict=True) if vote.status is VerdictStatus.NOT_ASKED]
         for of_step in zip(*votes.values(), strict=True)

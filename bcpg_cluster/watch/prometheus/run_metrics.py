@@ -116,8 +116,7 @@ class RunMetrics:
             self._judges(WeighCounts.read(sums))
         elif stage.startswith("judge."):
             for status in VerdictStatus:
-                is_without = status not in (VerdictStatus.JUDGED, VerdictStatus.NOT_ASKED)
-                if is_without and metrics.get(f"status.{status}"):
+                if status.is_missing and metrics.get(f"status.{status}"):
                     lost = metrics[f"status.{status}"]
                     sink.add(
                         "bcpg_steps_without_verdict", lost, judge=stage.removeprefix("judge."), status=status.value

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.records import OutcomeStatus, Verdict, VerdictStatus
+from bcpg_cluster.records import OutcomeStatus, Verdict
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import run_path
 from bcpg_cluster.store.rows import WeightedRow
@@ -22,8 +22,6 @@ from bcpg_cluster.watch.examples.step_strip import state_words, step_strip
 from bcpg_cluster.watch.examples.truth_words import truth_lines
 from bcpg_cluster.watch.report.disagreement import opinion
 from bcpg_cluster.watch.tracking.tracker import TrackedRun
-
-_IN_ORDER = (VerdictStatus.JUDGED, VerdictStatus.NOT_ASKED)
 
 Span = Mapping[str, Any]  # trackio's: id, name, kind, input, output, ...
 
@@ -116,7 +114,7 @@ def _judges(row: WeightedRow, samples: RoundSamples, config: Config) -> list[Spa
     steps, spans = samples.steps[row.id], list[Span]()
     for name, verdicts in samples.said_of(row.id).items():
         judge = config.judges[name]
-        missing = sorted({str(v.status) for v in verdicts if v.status not in _IN_ORDER})
+        missing = sorted({str(v.status) for v in verdicts if v.status.is_missing})
         words = [opinion(verdict, judge.threshold).words for verdict in verdicts]
         span = {
             "id": f"judge.{name}",

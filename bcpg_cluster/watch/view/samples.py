@@ -149,16 +149,11 @@ class _StepCounts:
             step_letters(steps, verdicts, None if weights is None else weights.mined, config),
             sum(value > 0.0 for value in disputes),
             math.fsum(disputes),
-            sum(map(is_missing, said)),
+            sum(verdict.status.is_missing for verdict in said),
             sum(verdict.status is VerdictStatus.UNPARSABLE for verdict in said),
             sum(spared),
             sum(is_spared and 0 in of.values() for is_spared, of in zip(spared, labels, strict=True)),
         )
-
-
-def is_missing(verdict: Verdict) -> bool:
-    """A verdict that should be there and is not usable. One that was not asked for should not."""
-    return verdict.status not in (VerdictStatus.JUDGED, VerdictStatus.NOT_ASKED)
 
 
 def labels_at(
@@ -206,7 +201,7 @@ def _step_letter(
         return "e"
     if any(of_judge is None for of_judge in said):
         return "."
-    if any(is_missing(of_judge[index]) for of_judge in said if of_judge is not None):
+    if any(of_judge[index].status.is_missing for of_judge in said if of_judge is not None):
         return "?"
     if step_dispute(verdicts, index, config) > 0.0:
         return "d"

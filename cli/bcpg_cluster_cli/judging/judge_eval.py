@@ -25,6 +25,7 @@ from bcpg_cluster_cli.judging.labelled_files import (
     MakeJudge,
     ask_about_files,
     default_folder,
+    lost_text,
     say_left_out,
 )
 from bcpg_cluster_cli.terminal import Terminal
@@ -239,9 +240,8 @@ def _print(console: Console, report: Mapping[str, Any], path: Path) -> None:
             highlight=False,
         )
     for name, facts in report["judges"].items():
-        lost = ", ".join(f"{status} {n}" for status, n in facts["statuses"].items() if status != "judged") or "none"
         console.print(
-            f"{name}: steps without a verdict: {lost}; accuracy to weight it by "
+            f"{name}: steps without a verdict: {lost_text(facts)}; accuracy to weight it by "
             f"{report['overall']['judges'][name]['steps']['accuracy_for_weights']:.3f}",
             highlight=False,
         )

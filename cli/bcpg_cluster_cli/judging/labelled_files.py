@@ -18,6 +18,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.prompts.labelled_steps import LabelledFile, LabelledSolution, counted
 from bcpg_cluster.run.build.workforce import member_environment
 from bcpg_cluster.stages.judge.protocol import Judge, JudgeCase, Judgement
+from bcpg_cluster_cli.console import counts_text
 from bcpg_cluster_cli.judging.engine_log import engine_log
 from bcpg_cluster_cli.judging.judge_answers import ask_judge
 from bcpg_cluster_cli.terminal import Terminal
@@ -150,6 +151,11 @@ def ask_about_cases(
         "seconds": seconds,
     }
     return answers, facts
+
+
+def lost_text(judge: Mapping[str, Any]) -> str:
+    """How many steps have no verdict, by status, of the facts about a judge."""
+    return counts_text({status: n for status, n in judge["statuses"].items() if status != "judged"}) or "none"
 
 
 def case_of(solution: LabelledSolution, *, show_gold: bool) -> JudgeCase:

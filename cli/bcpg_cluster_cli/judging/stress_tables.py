@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bcpg_cluster_cli.judging.labelled_files import lost_text
+
 
 def print_stress(console: Console, report: Mapping[str, Any], written: Sequence[Path]) -> None:
     """Print the report of ``judge_stress.run_judge_stress``: every number over all files, with its 95 % interval."""
@@ -27,8 +29,7 @@ def print_stress(console: Console, report: Mapping[str, Any], written: Sequence[
             _print_changed(console, by_perturbation)
             _print_scores(console, by_perturbation)
     for name, facts in report["judges"].items():
-        lost = ", ".join(f"{status} {n}" for status, n in facts["statuses"].items() if status != "judged") or "none"
-        _line(console, f"{name}: steps without a verdict, perturbed or not: {lost}")
+        _line(console, f"{name}: steps without a verdict, perturbed or not: {lost_text(facts)}")
     for path in written:
         console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
 

@@ -27,8 +27,6 @@ from bcpg_cluster.watch.view.overview.records import (
 )
 from bcpg_cluster.watch.view.overview.settings import uses_token_weights
 
-_IN_ORDER = (VerdictStatus.JUDGED, VerdictStatus.NOT_ASKED)
-
 WHY_DROPPED: dict[str, str] = {
     DropReason.ALL_CORRECT: "Every answer to the question was right, so none is better than another.",
     DropReason.ALL_WRONG: "Every answer to the question was wrong, so none is better than another.",
@@ -138,7 +136,7 @@ def _judge(
         f1,
         0 if quality is None else int(quality.count),
         None if totals is None else int(totals.get("steps", sum(counts.values()))) - counts[VerdictStatus.NOT_ASKED],
-        {str(status): num for status, num in counts.items() if num and status not in _IN_ORDER},
+        {str(status): num for status, num in counts.items() if num and status.is_missing},
     )
 
 
