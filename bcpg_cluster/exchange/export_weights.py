@@ -212,9 +212,7 @@ def _stepwise(tables: Mapping[str, list[Row]], judges: JudgeSet) -> list[Row]:
     rows: list[Row] = []
     for id_, steps in steps_from(tables["steps"]).items():
         decided = judges.decide({name: of_judge[id_] for name, of_judge in verdicts.items()})
-        num_known = min(
-            decided.unasked, default=len(steps)
-        )  # of a last step that was not asked about there is no label
+        num_known = min(decided.unasked, default=len(steps))  # a last step that was not asked about has no label
         rows.append(
             {
                 "prompt": prompts[id_.prompt_id],

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -21,6 +20,7 @@ from bcpg_cluster.run.build.costs import CascadeFacts, GpuMemory, PlanFacts, cas
 from bcpg_cluster.run.build.default_config import choose_config, place, read_config
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster_cli.session import new_run
 from bcpg_cluster_cli.terminal import Terminal
 
 
@@ -40,7 +40,7 @@ def run_plan(rounds: int, source: str | None, overrides: Sequence[str], address:
         console.print(f"[yellow]the prompts cannot be read here, so evaluation counts as nothing: {error.problem}[/]")
         num_test = 0
     facts = plan_facts(config, rounds, num_test=num_test)
-    run_dir = Path("runs") / config.name
+    run_dir = new_run(None, config)
     cascades = cascade_facts(config, read_manifest(run_dir).reports if config.judged_after and run_dir.is_dir() else {})
     if as_json:
         told = {"cascades": [asdict(each) for each in cascades]} if cascades else {}

@@ -54,9 +54,9 @@ def parse_json_verdicts(text: str, first: int, last: int) -> list[StepVerdict] |
     A backslash that JSON does not allow (LaTeX in a ``reason``) is read as itself. A label is an integer, and no name of
     an error or key holds a backslash, so that no verdict depends on it.
     """
-    answer = _json_value(text)
+    answer = json_value(text)
     if answer is None:
-        answer = _json_value(double_stray_backslashes(text))
+        answer = json_value(double_stray_backslashes(text))
     if not isinstance(answer, dict) or set(answer) != {"verdicts"} or not isinstance(answer["verdicts"], list):
         return None
     items = answer["verdicts"]
@@ -74,9 +74,9 @@ def parse_json_verdicts(text: str, first: int, last: int) -> list[StepVerdict] |
 def parse_reasons(text: str) -> dict[int, str]:
     """By step, the reason in a JSON answer, whether or not the answer as a whole counts; empty where it holds none."""
     for candidate in (text, _without_fence(text), _without_fence(_after_prose(_after_thoughts(text)))):
-        answer = _json_value(candidate)
+        answer = json_value(candidate)
         if answer is None:
-            answer = _json_value(double_stray_backslashes(candidate))
+            answer = json_value(double_stray_backslashes(candidate))
         items = answer.get("verdicts") if isinstance(answer, dict) else None
         if isinstance(items, list):
             found = [item for item in items if isinstance(item, dict) and isinstance(item.get("reason"), str)]
@@ -129,7 +129,8 @@ def double_stray_backslashes(text: str) -> str:
     return _JSON_STRING.sub(lambda string: _JSON_ESCAPE.sub(doubled, string[0]), text)
 
 
-def _json_value(text: str) -> Any:
+def json_value(text: str) -> Any:
+    """The value of a JSON text; ``None`` where it is none, or an object has a key twice."""
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError):  # RecursionError: thousands of brackets

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from bcpg_cluster.stages.judge.llm.answer_schema import json_value
 from bcpg_cluster.stages.segment.long_steps import LINE, SENTENCE_START
 from bcpg_cluster.stages.segment.token_borders import TokenPlaces
 
@@ -86,20 +87,10 @@ def read_starts(answer: str, first: int, last: int) -> tuple[int, ...] | None:
     if text.startswith("```") and text.endswith("```"):
         text = text.removeprefix("```")[:-3].strip()
         text = text[4:] if text[:4].lower() == "json" else text
-    try:
-        content = json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        return None
+    content = json_value(text)
     starts = content.get("starts") if isinstance(content, dict) and set(content) == {"starts"} else None
     if not isinstance(starts, list) or any(type(number) is not int for number in starts):
         return None
     if any(one >= other for one, other in pairwise(starts)) or (not starts and first == 1):
         return None
     return tuple(starts) if all(first <= number <= last for number in starts) else None
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is there twice: which one counts?")
-    return found
