@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from bcpg_cluster.cluster.state import PoolState
+from bcpg_cluster.stages.segment.llm.counts import fallbacks
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
 from bcpg_cluster.store.reports import Estimate, JudgesReport, PushFacts, RightSteps, RoundReport, TrainingSummary
 from bcpg_cluster.watch.observer import Event, Faulted, Noted, PoolsSeen, RoundFinished, StageProgress
@@ -236,6 +237,11 @@ def _judge_rows(judges: JudgesReport) -> list[tuple[str, str]]:
     return rows
 
 
+def fallback_text(counts: Mapping[str, float]) -> str:
+    """Of a segmenter's counts, how many responses were cut by structure instead, by why; empty where none were."""
+    return ", ".join(f"{number:g} {why}" for why, number in fallbacks(counts).items())
+
+
 def _segmenter_rows(counts: Mapping[str, float]) -> list[tuple[str, str]]:
     """What the model that says where steps begin was asked, and what was cut without it. Nothing for segmenters by rules."""
     if "llm.calls" not in counts:
@@ -243,12 +249,11 @@ def _segmenter_rows(counts: Mapping[str, float]) -> list[tuple[str, str]]:
     said = {
         name: counts.get(f"llm.{name}", 0.0) for name in ("calls", "calls.stored", "calls.repair", "calls.repaired")
     }
-    lost = {why: number for why in ("unreadable", "refused") if (number := counts.get(f"llm.fallback.{why}"))}
     text = (
         f"{said['calls']:g} questions ({said['calls.stored']:g} from the cache); {said['calls.repair']:g} asked again, "
         f"{said['calls.repaired']:g} readable then; cut by structure instead: "
     )
-    text += ", ".join(f"{number:g} {why}" for why, number in lost.items()) or "none"
+    text += fallback_text(counts) or "none"
     return [("segmenter", f"{text} of {counts['samples']:g} responses")]
 
 

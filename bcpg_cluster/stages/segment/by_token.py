@@ -113,8 +113,8 @@ class ConfidenceSegmenter:
 class EntropySegmenter:
     """A piece begins at a token where the sampler's entropy was above ``above`` nats.
 
-    The entropy that is stored is a lower bound (``stages.generate.entropy``), so no step begins that the exact one would not
-    begin.
+    The entropy that is stored is a lower bound (``stages.generate.entropy``): no token is above by it that is not by the exact
+    one. A token that is missed may leave room for a later one, where ``min_tokens`` is above 1.
 
     Raises:
         ValueError: ``above`` is not positive, or ``min_tokens`` below 1.

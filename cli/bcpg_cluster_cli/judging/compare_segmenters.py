@@ -28,7 +28,7 @@ from bcpg_cluster.stages.weigh.consensus import ConsensusRule, vote_label
 from bcpg_cluster.store.whole_files import write_whole
 from bcpg_cluster.watch.report.judge_quality import Labels
 from bcpg_cluster.watch.report.segmenter_quality import segmenter_quality
-from bcpg_cluster_cli.console import percent
+from bcpg_cluster_cli.console import fallback_text, percent
 from bcpg_cluster_cli.judging.labelled_files import (
     LabelledData,
     MakeJudge,
@@ -254,7 +254,6 @@ def _notes(facts: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"the truth of {facts['num_recomputed']} solutions is the embedded task's own, of these very steps"
         )
-    lost = {name.rpartition(".")[2]: n for name, n in facts["counts"].items() if name.startswith("llm.fallback.")}
-    if lost:
-        notes.append("cut by structure instead: " + ", ".join(f"{number:g} {why}" for why, number in lost.items()))
+    if lost := fallback_text(facts["counts"]):
+        notes.append(f"cut by structure instead: {lost}")
     return notes

@@ -9,6 +9,7 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Step
 from bcpg_cluster.run.build.judges import make_judge
 from bcpg_cluster.run.build.segmenters import make_response_segmenter, make_segmenter
+from bcpg_cluster.stages.segment.llm.counts import fallbacks
 from bcpg_cluster.stages.segment.protocol import ByText, ResponseSegmenter, SampledResponse
 from bcpg_cluster.stages.segment.segmenters import Segmenter
 from bcpg_cluster_cli.judging.labelled_files import MakeJudge
@@ -34,10 +35,8 @@ def of_one_text(segmenter: ResponseSegmenter) -> Segmenter:
 
     def steps(token_texts: Sequence[str]) -> list[Step]:
         cut = segmenter.cut([SampledResponse(token_texts)])
-        for name in cut.counts:
-            if name.startswith("llm.fallback."):
-                why = name.rpartition(".")[2]
-                Terminal(stderr=True).print(f"the model's answer was {why}: cut by structure", highlight=False)
+        for why in fallbacks(cut.counts):
+            Terminal(stderr=True).print(f"the model's answer was {why}: cut by structure", highlight=False)
         return list(cut.steps[0])
 
     return steps

@@ -11,6 +11,7 @@ from bcpg_cluster.errors import EngineError
 from bcpg_cluster.records import Step, VerdictStatus
 from bcpg_cluster.stages.judge.llm.cache import VerdictCache
 from bcpg_cluster.stages.judge.llm.transport import Ask, Reply, Transport, after_marker, cached_answers, seeded
+from bcpg_cluster.stages.segment.llm.counts import FALLBACK
 from bcpg_cluster.stages.segment.llm.lines import AGAIN, NumberedLines, read_starts, starts_schema
 from bcpg_cluster.stages.segment.merge import MergeRules, merge_pieces
 from bcpg_cluster.stages.segment.protocol import SampledResponse, Segmented
@@ -85,7 +86,7 @@ class LlmSegmenter:
             else:
                 starts[part.response] += said
         for why in failed.values():
-            counts[f"llm.fallback.{why}"] += 1
+            counts[f"{FALLBACK}{why}"] += 1
         steps = [
             self._options.fallback(response.token_texts)
             if index in failed

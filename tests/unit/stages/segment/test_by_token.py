@@ -71,6 +71,13 @@ def test_a_torn_token_begins_a_step_where_entropy_is_high():
     assert steps(EntropySegmenter(1.0), tokens, entropies=[9.0, 1.0, 1.1, 0.0]) == ["So 2", "+3"]
 
 
+def test_a_token_that_the_stored_entropy_misses_leaves_room_for_a_later_one():
+    tokens = ["a", " b", " c", " d", " e", " f"]
+    exact, stored = [0.0, 0.0, 0.0, 2.1, 3.0, 0.0], [0.0, 0.0, 0.0, 1.9, 3.0, 0.0]
+    assert steps(EntropySegmenter(2.0, min_tokens=3), tokens, entropies=exact) == ["a b c", " d e f"]
+    assert steps(EntropySegmenter(2.0, min_tokens=3), tokens, entropies=stored) == ["a b c d", " e f"]
+
+
 @pytest.mark.parametrize("kind", ["confidence", "entropy"])
 def test_a_response_without_the_numbers_is_refused(kind: str, make_config: object):
     cut: ResponseSegmenter = ConfidenceSegmenter(0.1) if kind == "confidence" else EntropySegmenter(1.0)
