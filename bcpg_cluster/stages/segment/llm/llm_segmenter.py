@@ -117,9 +117,8 @@ class LlmSegmenter:
 
     def _ask(self, part: _Part, messages: Sequence[dict[str, str]]) -> Ask:
         options, transport = self._options, self._transport
-        is_bound = (
-            transport.is_bound and options.answer_after is None
-        )  # a schema would bind the thoughts before the marker
+        # A schema would bind the thoughts before the marker.
+        is_bound = transport.is_bound and options.answer_after is None
         schema = starts_schema(part.first, part.last) if is_bound else None
         return seeded(Ask(tuple(messages), schema, sample=options.sample), transport, options.run_seed)
 
