@@ -68,7 +68,7 @@ class Achieved:
     Attributes:
         precision, recall: of the consensus, by steps; ``None`` where it calls nothing right.
         false_right, false_wrong: steps wrongly called right and wrongly called wrong, among all steps.
-        kappa: mean over the pairs of judges; ``None`` for one judge.
+        kappa: mean over the pairs of judges; ``None`` for one judge, and where all of them call every step alike right or wrong.
         mined, mined_mass: shares of the tokens and of the gradient mass of wrong answers.
         mined_wrong: wrong tokens called right, among all tokens.
     """

@@ -31,13 +31,15 @@ from bcpg_cluster.stages.judge.stage import judge
 from bcpg_cluster.stages.judge.task_truth import TaskTruth
 from bcpg_cluster.stages.segment.protocol import ByText
 from bcpg_cluster.stages.segment.stage import segment
-from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, TrainRow, TrainSettings
+from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, TrainSettings
 from bcpg_cluster.stages.train.torch_trainer import TorchTrainer
+from bcpg_cluster.stages.train.worker import train_row
 from bcpg_cluster.stages.verify.exact import ExactVerifier
 from bcpg_cluster.stages.verify.stage import verify
-from bcpg_cluster.stages.weigh.counts import CONSENSUS, Said, Unit, WeighCounts
+from bcpg_cluster.stages.weigh.counts import CONSENSUS, QualityCell, Said, Unit, WeighCounts
 from bcpg_cluster.stages.weigh.stage import weigh
 from bcpg_cluster.store.rows import Row, WeightedRow, prompt_row, rollout_row, weighted_from
+from bcpg_cluster.watch.report.round_report import judge_report
 
 TRUTH = "truth"
 
@@ -94,7 +96,7 @@ def draw_offline_set(size: Size, seed: int) -> OfflineSet:
         tables, _job("segment"), cut=ByText(make_segmenter(config.segment)), min_verified_share=share
     ).rows
     tables[f"verdicts.{TRUTH}"] = _verdicts(tables, TRUTH, TaskTruth("sums", size.step_rule))
-    return OfflineSet(seed, config, tables, _base_rate(_weighed(config, tables, (TRUTH,), "all", 1.0)[1]))
+    return OfflineSet(seed, config, tables, _right_share(_weighed(config, tables, (TRUTH,), "all", 1.0)[1]))
 
 
 def make_round(size: Size, seed: int) -> SharedRound:
@@ -113,7 +115,7 @@ def run_arm(shared: SharedRound, labels: Labels, size: Size) -> tuple[Achieved, 
     rows, achieved = labelled_rows(shared.offline, labels, size.step_rule)
     trainer = TorchTrainer("cpu")
     trainer.open(_policy_path(), _settings(config))
-    trainer.train([_train_row(row, shared.reference[row.id]) for row in rows], None)
+    trainer.train([train_row(row, shared.reference[row.id]) for row in rows], None)
     with tempfile.TemporaryDirectory() as place:
         snapshot = str(Path(place, "snapshot"))
         trainer.save_snapshot(snapshot)
@@ -164,21 +166,17 @@ def achieved_quality(counts: WeighCounts, voters: Sequence[str]) -> Achieved:
     """From what ``weigh`` counted of the consensus beside the truth."""
 
     def cell(truth: Said, said: Said, unit: Unit) -> int:
-        return sum(
-            number
-            for key, number in counts.quality.items()
-            if (key.judge, key.measure, key.truth, key.said, key.unit) == (CONSENSUS, TRUTH, truth, said, unit)
-        )
+        return counts.quality[QualityCell(CONSENSUS, TRUTH, truth, said, unit)]
 
-    hit, miss = cell("right", "right", "steps"), cell("right", "wrong", "steps")
-    spared, caught = cell("wrong", "right", "steps"), cell("wrong", "wrong", "steps")
-    total = hit + miss + spared + caught
+    report = judge_report(counts, voters, (TRUTH,))
+    steps = report.quality[CONSENSUS][TRUTH].steps
+    kappas = [pair.kappa for pair in report.agreement.values() if pair.kappa is not None]
     return Achieved(
-        precision=hit / (hit + spared) if hit + spared else None,
-        recall=hit / (hit + miss) if hit + miss else None,
-        false_right=spared / total,
-        false_wrong=miss / total,
-        kappa=_mean_kappa(counts, voters),
+        precision=steps.precision,
+        recall=steps.recall,
+        false_right=cell("wrong", "right", "steps") / steps.count,
+        false_wrong=cell("right", "wrong", "steps") / steps.count,
+        kappa=sum(kappas) / len(kappas) if kappas else None,
         mined=counts.mined_share,
         mined_mass=counts.mined_gradient_share,
         mined_wrong=cell("wrong", "right", "tokens") / counts.wrong_tokens,
@@ -252,45 +250,16 @@ def _weighed(
     return weighted_from(found.rows), WeighCounts.read(found.metrics)
 
 
-def _base_rate(counts: WeighCounts) -> float:
-    cells = dict.fromkeys(("right", "wrong"), 0)
-    for key, number in counts.quality.items():
-        if key.judge == TRUTH and key.unit == "steps":
-            cells[key.truth] += number
-    return cells["right"] / sum(cells.values())
-
-
-def _mean_kappa(counts: WeighCounts, voters: Sequence[str]) -> float | None:
-    """Cohen's kappa of two judges that both always answer, mean over pairs."""
-    found = []
-    for pair in {(key.first, key.second) for key in counts.pairs}:
-        both = {(k.first_said, k.second_said): n for k, n in counts.pairs.items() if (k.first, k.second) == pair}
-        total = sum(both.values())
-        first = sum(n for (said, _), n in both.items() if said == "right") / total
-        second = sum(n for (_, said), n in both.items() if said == "right") / total
-        by_chance = first * second + (1 - first) * (1 - second)
-        agreed = sum(n for (one, other), n in both.items() if one == other) / total
-        found.append((agreed - by_chance) / (1 - by_chance) if by_chance < 1 else 1.0)
-    return sum(found) / len(found) if found and len(voters) > 1 else None
+def _right_share(counts: WeighCounts) -> float:
+    """Of the steps of known truth."""
+    found = judge_report(counts, (TRUTH,), (TRUTH,)).quality[TRUTH][TRUTH].steps.true_share
+    assert found is not None
+    return found
 
 
 def _reference(rows: Sequence[WeightedRow], settings: TrainSettings) -> dict[SampleId, ReferenceLogprobs]:
     trainer = TorchTrainer("cpu")
     trainer.open(_policy_path(), settings)
-    found = trainer.reference_logprobs([_train_row(row, None) for row in rows])
+    found = trainer.reference_logprobs([train_row(row) for row in rows])
     trainer.close()
     return {row.id: found[index] for index, row in enumerate(rows)}
-
-
-def _train_row(row: WeightedRow, reference: ReferenceLogprobs | None) -> TrainRow:
-    return TrainRow(
-        row.prompt_token_ids,
-        row.token_ids,
-        row.token_weights,
-        row.advantage,
-        row.reward,
-        row.group_mean,
-        row.group_size,
-        row.mined,
-        reference=reference,
-    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -268,12 +267,6 @@ def exercise_failures(
     trainer.open(model, other)
     seen["other"] = trainer.train(rows, str(checkpoints), newest)
     return seen
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def parameters(path: Path | str) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ import torch
 from bcpg_cluster.stages.push.snapshot import verify_snapshot
 from bcpg_cluster.stages.train.protocol import TrainerRank, TrainSettings
 from bcpg_cluster.stages.train.torch_trainer import TorchTrainer
+from benchmarks.measure import free_port
 from scripts.gpu_check.bench import Bench, require
 from tests.trainer_contract import (
     OBJECTIVES,
@@ -19,7 +20,6 @@ from tests.trainer_contract import (
     SHARDED,
     exercise,
     exercise_failures,
-    free_port,
     largest_difference,
     make_model,
     make_rows,

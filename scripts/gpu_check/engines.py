@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 from scripts.gpu_check.bench import Bench, require
-from scripts.gpu_check.record import CheckFailed
 
 _ON_CPU = {
     "enforce_eager": True,
@@ -94,5 +93,4 @@ def check_ray(bench: Bench) -> None:
     finally:
         runtime.shutdown()
     bench.note(**found)
-    if found["steps"] != 6:
-        raise CheckFailed(f"the member made {found['steps']} steps instead of 6")
+    require(found["steps"] == 6, f"the member made {found['steps']} steps instead of 6")

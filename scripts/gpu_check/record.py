@@ -19,10 +19,6 @@ class CheckFailed(Exception):
     """Two things that must agree do not; the message says which and by how much."""
 
 
-class CheckSkipped(Exception):
-    """This machine cannot run the check; the message says what it lacks."""
-
-
 @dataclass(frozen=True, slots=True)
 class CheckResult:
     """Of one check.

@@ -18,7 +18,7 @@ from typing import Any
 
 from scripts.gpu_check.budget import turn
 from scripts.gpu_check.catalogue import Check, check_named
-from scripts.gpu_check.record import CheckFailed, CheckResult, CheckSkipped
+from scripts.gpu_check.record import CheckFailed, CheckResult
 
 ROOT = Path(__file__).resolve().parents[2]
 _OURS = ("bcpg_cluster", "bcpg_cluster_cli", "benchmarks", "scripts", "tests")
@@ -131,8 +131,6 @@ def judged(error: Exception) -> tuple[str, str]:
     """The status and reason of a check that raised."""
     if isinstance(error, CheckFailed):
         return "failed", str(error)
-    if isinstance(error, CheckSkipped):
-        return "skipped", str(error)
     if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) not in _OURS:
         return "skipped", lacks(package)
     where = traceback.extract_tb(error.__traceback__)[-1]

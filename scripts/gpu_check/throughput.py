@@ -8,11 +8,10 @@ from typing import Any
 import torch
 
 from bcpg_cluster.stages.train.torch_trainer import TorchTrainer
-from benchmarks.measure import summarise
+from benchmarks.measure import free_port, summarise
 from scripts.gpu_check.bench import Bench, require
 from scripts.gpu_check.layouts import num_tokens
 from scripts.gpu_check.shapes import mixed_rows, random_model, shape, step_settings
-from tests.trainer_contract import free_port
 
 PEAK_BF16_TFLOPS = {
     "B200": 2250.0, "H200": 989.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "A100": 312.0, "A800": 312.0,

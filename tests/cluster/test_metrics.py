@@ -35,6 +35,7 @@ from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.watch.observer import SilentObserver
 from bcpg_cluster.watch.prometheus.catalog import METRICS
 from bcpg_cluster.watch.prometheus.grafana import dashboard
+from benchmarks.measure import free_port
 from tests.browser import PROGRAM, look_at
 from tests.scrape import Series, scrape
 
@@ -128,11 +129,6 @@ def test_grafanas_dashboard_lies_where_ray_provisions_its_own(watched: Watched) 
     assert (folder / "default_grafana_dashboard.json").is_file()  # Ray's own
     provisioning = (session / "metrics/grafana/provisioning/dashboards/default.yml").read_text()
     assert str(folder) in provisioning
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def test_prometheus_finds_the_run_and_answers_the_dashboards_queries(watched: Watched, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from bcpg_cluster.stages.train.protocol import (
 )
 from bcpg_cluster.stages.train.step_plan import lay_out_training
 from bcpg_cluster.stages.train.torch_trainer import TorchTrainer
+from benchmarks.measure import free_port
 from tests.listening import beyond_loopback, listening
 from tests.trainer_contract import (
     OBJECTIVES,
@@ -44,7 +45,6 @@ from tests.trainer_contract import (
     SHARDED,
     exercise,
     exercise_failures,
-    free_port,
     make_model,
     make_rows,
     newest_on_disk,

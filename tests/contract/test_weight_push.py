@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,18 +23,13 @@ from bcpg_cluster.stages.push.canaries import Canary, judge_canaries
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.objective import Bcpg
 from bcpg_cluster.stages.train.protocol import LoraSettings, TrainRow, TrainSettings
+from benchmarks.measure import free_port
 from tests.listening import beyond_loopback, listening
 
 PREFIX = tuple(range(70, 70 + 75))  # two whole cache blocks and a rest
 CANARIES = [(PREFIX[:9], tuple(range(200, 230))), (PREFIX, (6, 7, 8, 250)), ((1, 70), (300, 2, 3, 4, 5))]
 NEXT = 251
 EXACT = 1e-4  # nats; two float32 implementations of one model
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def named_tensors(model: Any) -> list[tuple[TensorSpec, Any]]:

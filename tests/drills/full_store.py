@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.drills.records import Drill
 from tests.drills.small_run import DEADLINES, write_small_run
-from tests.drills.strikes import Hit, Place
+from tests.drills.strikes import Hit, Place, with_calm_run
 from tests.ray_head import start_head, stop_head
 
 _STORE_BYTES = 80_000_000  # the least that Ray takes
@@ -36,9 +36,7 @@ def store_place(folder: Path) -> Iterator[Place]:
     try:
         ray.init(address=head.address, log_to_driver=False, namespace="drills", logging_level="error")
         run = write_small_run(folder, dict(os.environ), **DEADLINES)
-        calm = run.run(folder / "calm", "--address", head.address)
-        assert calm.returncode == 0, calm.stdout[-3000:] + calm.stderr[-3000:]
-        yield Place(run, ("--address", head.address), folder / "calm", aim)
+        yield with_calm_run(run, ("--address", head.address), folder / "calm", aim)
     finally:
         ray.shutdown()
         stop_head(head)

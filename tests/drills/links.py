@@ -17,7 +17,7 @@ import yaml
 from tests.cluster.hosts import NETWORK, Host, several_hosts
 from tests.drills.records import Drill
 from tests.drills.small_run import DEADLINES, write_small_run
-from tests.drills.strikes import Hit, Place
+from tests.drills.strikes import Hit, Place, with_calm_run
 from tests.ray_head import BIN
 
 _PORT = 6379
@@ -49,10 +49,7 @@ def link_place(folder: Path) -> Iterator[Place]:
         for pool, host in _HOST_OF.items():
             config["pools"][pool]["resources"] = {host: 1}
         run.config.write_text(yaml.safe_dump(config))
-        calm = shared / "calm"
-        done = run.run(calm, "--address", _ADDRESS)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        yield Place(run, ("--address", _ADDRESS), calm, network.aim)
+        yield with_calm_run(run, ("--address", _ADDRESS), shared / "calm", network.aim)
 
 
 class _Network:

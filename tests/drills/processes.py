@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.drills.records import Drill
 from tests.drills.small_run import DEADLINES, write_small_run
-from tests.drills.strikes import Hit, Place
+from tests.drills.strikes import Hit, Place, with_calm_run
 from tests.listening import descendants
 from tests.ray_head import start_head, stop_head
 
@@ -29,7 +29,7 @@ def ray_place(folder: Path) -> Iterator[Place]:
 
     try:
         ray.init(address=head.address, log_to_driver=False, namespace="drills", logging_level="error")
-        yield _with_calm_run(folder, "--address", head.address)
+        yield _place(folder, head.address)
     finally:
         ray.shutdown()
         stop_head(head)
@@ -38,14 +38,12 @@ def ray_place(folder: Path) -> Iterator[Place]:
 @contextmanager
 def own_ray_place(folder: Path) -> Iterator[Place]:
     """A Ray of its own for every run."""
-    yield _with_calm_run(folder, "--address", "local")
+    yield _place(folder, "local")
 
 
-def _with_calm_run(folder: Path, *where: str) -> Place:
+def _place(folder: Path, address: str) -> Place:
     run = write_small_run(folder, dict(os.environ), **DEADLINES)
-    calm = run.run(folder / "calm", *where)
-    assert calm.returncode == 0, calm.stdout[-3000:] + calm.stderr[-3000:]
-    return Place(run, where, folder / "calm", _aim)
+    return with_calm_run(run, ("--address", address), folder / "calm", _aim)
 
 
 def _aim(drill: Drill, process: subprocess.Popen[str]) -> Hit | None:

@@ -55,6 +55,13 @@ class Place:
     aim: Aim
 
 
+def with_calm_run(run: SmallRun, where: tuple[str, ...], calm: Path, aim: Aim) -> Place:
+    """A place for these runs, with an undisturbed one made at ``calm``."""
+    done = run.run(calm, *where)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return Place(run, where, calm, aim)
+
+
 def strike(drill: Drill, place: Place, folder: Path) -> Result:
     """Start a run, hit it, and see how it ends; then run it again if it ended with an error."""
     assert drill.moment is not None

@@ -112,53 +112,23 @@ def test_weighted_rows_are_those_of_asking_all_and_a_lower_threshold_asks_what_i
     assert done.code == 0, done.err
     assert {len(row["completions"]) - len(row["labels"]) for row in pq.read_table(trl / "data").to_pylist()} == {0}
 
+    def weigh_again(*changes: str) -> Any:
+        where = ("--round", 1, "--run-dir", cascade, "--inline", "--discard-later")
+        return bcpg("stage", "weigh", *where, *(word for change in changes for word in ("--set", change)))
+
     before = num_asked(cascade, 1)
-    higher = bcpg(
-        "stage",
-        "weigh",
-        "--round",
-        1,
-        "--run-dir",
-        cascade,
-        "--inline",
-        "--discard-later",
-        "--set",
-        "judges.prm.threshold=0.8",
-    )
+    higher = weigh_again("judges.prm.threshold=0.8")
     assert higher.code == 0 and "to be done again: weigh," in higher.out
     assert num_asked(cascade, 1) == before
-    lower = bcpg(
-        "stage",
-        "weigh",
-        "--round",
-        1,
-        "--run-dir",
-        cascade,
-        "--inline",
-        "--discard-later",
-        "--set",
-        "judges.prm.threshold=0.3",
-    )
+    lower = weigh_again("judges.prm.threshold=0.3")
     assert lower.code == 0, lower.err
     assert "to be done again: judge.llm, weigh," in lower.out
     assert num_asked(cascade, 1) > before
     assert rows(cascade, 1, "weighted") == rows(iterate("lower", 0.3), 1, "weighted")
 
-    refused = bcpg(
-        "stage",
-        "weigh",
-        "--round",
-        1,
-        "--run-dir",
-        cascade,
-        "--inline",
-        "--discard-later",
-        "--set",
-        "weigh.rule=majority",
-    )
+    refused = weigh_again("weigh.rule=majority")
     assert refused.code == 2 and "would depend on the order" in refused.err
-    majority = ("--set", "weigh.rule=majority", "--set", "judges.llm.after=[]")
-    done = bcpg("stage", "weigh", "--round", 1, "--run-dir", cascade, "--inline", "--discard-later", *majority)
+    done = weigh_again("weigh.rule=majority", "judges.llm.after=[]")
     assert done.code == 0, done.err
     assert num_asked(cascade, 1) == num_asked(everything, 1)
 

@@ -142,7 +142,7 @@ class TrainWorker:
 
     def _reference(self, job: TrainJob, attempt: str) -> Receipt:
         started = time.monotonic()
-        logprobs = self._trainer.reference_logprobs([_train_row(row) for row in self._rows])
+        logprobs = self._trainer.reference_logprobs([train_row(row) for row in self._rows])
         self._progress.begin("writing reference log-probs")
         rows = [
             ReferenceRow(self._rows[index].key, found.response, found.rival)
@@ -169,11 +169,14 @@ class TrainWorker:
             return self._train(job, reference)
 
     def _train(self, job: TrainJob, reference: Sequence[Receipt]) -> list[StepReport]:
-        logprobs = reference_from(read_table(job.run_dir, reference))
+        logprobs = {
+            key: ReferenceLogprobs(row.logprobs, row.rival_logprobs)
+            for key, row in reference_from(read_table(job.run_dir, reference)).items()
+        }
         missing = [row.key for row in self._rows if row.key not in logprobs]
         if missing:
             raise StoreError(f"{len(missing)} rows have no reference log-probs, e.g. {missing[0]}")
-        rows = [_train_row(row, logprobs[row.key]) for row in self._rows]
+        rows = [train_row(row, logprobs[row.key]) for row in self._rows]
         checkpoints = str(_checkpoints(job)) if job.settings.checkpoint_every_steps else None
         return self._trainer.train(rows, checkpoints, job.resume)
 
@@ -263,7 +266,8 @@ def _checkpoints(job: TrainJob) -> Path:
     return taken
 
 
-def _train_row(row: WeightedRow, reference: ReferenceRow | None = None) -> TrainRow:
+def train_row(row: WeightedRow, reference: ReferenceLogprobs | None = None) -> TrainRow:
+    """A stored row as engines take it."""
     return TrainRow(
         row.prompt_token_ids,
         row.token_ids,
@@ -274,7 +278,7 @@ def _train_row(row: WeightedRow, reference: ReferenceRow | None = None) -> Train
         row.group_size,
         row.mined,
         () if row.rival is None else row.rival.token_ids,
-        None if reference is None else ReferenceLogprobs(reference.logprobs, reference.rival_logprobs),
+        reference,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from scripts.gpu_check import runner
 from scripts.gpu_check.budget import STOPPING_S, turn
 from scripts.gpu_check.catalogue import CHECKS, Check
 from scripts.gpu_check.layouts import computed_tokens, full_rectangles
-from scripts.gpu_check.record import ON_CPU, CheckFailed, CheckResult, CheckSkipped, Machine, Record, write_record
+from scripts.gpu_check.record import ON_CPU, CheckFailed, CheckResult, Machine, Record, write_record
 from scripts.gpu_check.runner import ROOT, judged, run_all, run_check
 from scripts.gpu_check.shapes import Shape, mixed_rows
 from scripts.gpu_check.throughput import peak_tflops
@@ -60,6 +61,14 @@ def test_checks_that_all_hang_end_within_the_limit_and_each_has_its_turn() -> No
     assert elapsed_s == pytest.approx(480 - STOPPING_S)
 
 
+# --- the catalogue
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_a_check_is_there_and_takes_its_options(check: Check) -> None:
+    inspect.signature(check.function()).bind("a bench", **check.options)
+
+
 # --- the file
 
 
@@ -82,7 +91,6 @@ def test_the_record_counts_and_says_where_no_gpu_was_used(tmp_path: Path) -> Non
 
 def test_what_a_check_raised_becomes_a_status_with_a_reason() -> None:
     assert judged(CheckFailed("off by 3")) == ("failed", "off by 3")
-    assert judged(CheckSkipped("one GPU")) == ("skipped", "one GPU")
     status, reason = judged(ModuleNotFoundError("No module named 'peft.x'", name="peft.x"))
     assert (status, reason) == ("skipped", "peft is not installed: carry its wheel (--wheels DIR)")
     assert judged(ModuleNotFoundError("No module named 'vllm'", name="vllm")) == ("skipped", "vllm is not installed")
@@ -146,8 +154,8 @@ def test_one_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch,
         f"if 'digest' in sys.argv: raise SystemExit('broken')\n(folder / 'outcome.json').write_text({answer})",
     )  # fmt: skip
     by_name = {check.name: check for check in CHECKS}
-    late = Check("late", lambda bench: None, 1, least_s=1e6)
-    lacking = Check("lacking", lambda bench: None, 1, ("no_such_package",))
+    late = Check("late", "digests:check_digest", 1, least_s=1e6)
+    lacking = Check("lacking", "digests:check_digest", 1, ("no_such_package",))
     checks = [by_name["digest"], by_name["area_cut"], late, lacking]
     found = run_all(checks, device="cpu", is_small=True, total_s=600, began=time.monotonic())
     assert [result.status for result in found] == ["failed", "ok", "skipped", "skipped"]
