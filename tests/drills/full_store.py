@@ -2,53 +2,50 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.drills.fill_store import FULL
 from tests.drills.records import Drill
 from tests.drills.small_run import DEADLINES, write_small_run
 from tests.drills.strikes import Hit, Place, with_calm_run
-from tests.ray_head import start_head, stop_head
+from tests.ray_head import Head, start_head, stop_head
 
 _STORE_BYTES = 80_000_000  # the least that Ray takes
-_PIECES = (8_000_000, 1_000_000, 150_000)  # above what travels inline
 
 
 @contextmanager
 def store_place(folder: Path) -> Iterator[Place]:
     """A Ray with a small store and a disk that it takes for full, so that nothing can be spilled."""
     head = start_head(folder / "h", f"--object-store-memory={_STORE_BYTES}", RAY_local_fs_capacity_threshold="0.001")
-    os.environ.update(head.environment)
-    import ray
-
-    kept: list[object] = []
-
-    def fill() -> None:
-        for size in _PIECES:
-            _put_until_full(size, kept)
 
     def aim(drill: Drill, process: subprocess.Popen[str]) -> Hit:
-        return Hit(fill, kept.clear)
+        filler = _filler(head)
+        return Hit(lambda: _await_full(filler), lambda: filler.communicate(timeout=60))
 
     try:
-        ray.init(address=head.address, log_to_driver=False, namespace="drills", logging_level="error")
-        run = write_small_run(folder, dict(os.environ), **DEADLINES)
+        run = write_small_run(folder, head.environment, **DEADLINES)
         yield with_calm_run(run, ("--address", head.address), folder / "calm", aim)
     finally:
-        ray.shutdown()
         stop_head(head)
 
 
-def _put_until_full(size: int, kept: list[object]) -> None:
-    import ray
-    from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+def _filler(head: Head) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.drills.fill_store", head.address, str(_STORE_BYTES)]
+    return subprocess.Popen(
+        command,
+        env=dict(head.environment),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
-    for _ in range(2 * _STORE_BYTES // size):
-        try:
-            kept.append(ray.put(b"x" * size))
-        except (ObjectStoreFullError, OutOfDiskError):
-            return
-    raise AssertionError(f"objects of {size} bytes still fit: the store is not full")
+
+def _await_full(filler: subprocess.Popen[str]) -> None:
+    assert filler.stdout is not None
+    said = list(iter(filler.stdout.readline, f"{FULL}\n"))
+    assert filler.poll() is None, "".join(said)
