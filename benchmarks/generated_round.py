@@ -17,7 +17,7 @@ from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Prompt, Receipt, Rollout, SampleId, StopReason, Verdict, VerdictStatus
 from bcpg_cluster.run.directory import open_run
-from bcpg_cluster.stages.job import StageJob, StageWorker
+from bcpg_cluster.stages.job import Stage, StageJob, StageWorker
 from bcpg_cluster.stages.segment.protocol import ByText
 from bcpg_cluster.stages.segment.segmenters import StructuralSegmenter
 from bcpg_cluster.stages.segment.stage import segment
@@ -95,7 +95,7 @@ def make_run(run_dir: Path, size: RoundSize, seed: int) -> Path:
 def stage_worker() -> Iterator[StageWorker]:
     """A worker with the stages that need no engine."""
     verifier = MathVerifier()
-    made = {
+    made: dict[str, Stage] = {
         "verify": partial(verify, verifier=verifier, prompts_table="prompts", rollouts_table="rollouts"),
         "segment": partial(segment, cut=ByText(StructuralSegmenter()), min_verified_share=0.5),
         "weigh": weigh,
@@ -146,8 +146,11 @@ def _receipt(state: ManifestState, table: str, shard: int) -> Receipt:
 
 
 def _accept(manifest: Manifest, table: str, shard: int, rows: Sequence[Row]) -> None:
-    facts = {"table": table, "round_": ROUND, "shard": shard, "attempt": "a"}
-    manifest.accept(write_shard(manifest.run_dir, **facts, rows=rows, seconds=0.0, metrics={}))
+    manifest.accept(
+        write_shard(
+            manifest.run_dir, table=table, round_=ROUND, shard=shard, attempt="a", rows=rows, seconds=0.0, metrics={}
+        )
+    )
 
 
 def _rollouts(prompts: Sequence[Prompt], size: RoundSize, draw: random.Random) -> Iterator[Row]:
