@@ -30,7 +30,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -348,7 +348,12 @@ def main() -> None:
         rows |= of_axis
         table += as_table(name, axis, of_axis)
         print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
-    settings = {"seed": options.seed, "repeats": options.repeats, "small": options.small, "base": RoundSize()}
+    settings = {
+        "seed": options.seed,
+        "repeats": options.repeats,
+        "small": options.small,
+        "a round": asdict(RoundSize()),
+    }
     finish("what a round costs as it grows", rows, settings=settings, json_file=options.json, started=started)
     print("\n".join(table))
 

@@ -107,7 +107,7 @@ class FunctionVerifier:
         reply = self._process.ask({})
         if reply["status"] == "not_importable":
             raise not_loadable(self._plugin, _WHAT, reply["message"])
-        self._is_known = True  # a million golds are no million questions
+        self._is_known = reply["status"] == "importable"  # a million golds are no million questions
 
     def close(self) -> None:
         """See :class:`bcpg_cluster.stages.verify.protocol.Verifier`."""
