@@ -156,9 +156,7 @@ class _Counts:
     num_samples: int = 0
     num_disputed_samples: int = 0
     num_disputed: int = 0
-    patterns: Counter[tuple[tuple[int | None, ...], tuple[bool, ...], tuple[int | None, ...]]] = field(
-        default_factory=Counter
-    )
+    patterns: Counter[bytes] = field(default_factory=Counter)  # a code for each judge, then for each measure
 
     def add(self, sample: JudgedSample) -> None:
         if not self.judges and sample.steps:
@@ -168,16 +166,19 @@ class _Counts:
         self.num_disputed += sample.num_disputed
         for step in sample.steps:
             if not step.is_last:
-                said, known = step.opinions.values(), step.truths.values()
-                labels = tuple(one.label for one in said)
-                self.patterns[labels, tuple(one.is_asked for one in said), tuple(one.label for one in known)] += 1
+                self.patterns[bytes(map(_code, (*step.opinions.values(), *step.truths.values())))] += 1
 
     def facts(self) -> dict[str, Any]:
         counts = list(self.patterns.values())
-        labels = {name: [said[place] for said, _, _ in self.patterns] for place, name in enumerate(self.judges)}
+        codes = {name: [said[place] for said in self.patterns] for place, name in enumerate(self.judges)}
+        labels = {name: [_label(code) for code in of_judge] for name, of_judge in codes.items()}
         asked = {
-            name: [of_pattern * is_asked[place] for (_, is_asked, _), of_pattern in self.patterns.items()]
-            for place, name in enumerate(self.judges)
+            name: [number * (code != _NOT_ASKED) for code, number in zip(of_judge, counts, strict=True)]
+            for name, of_judge in codes.items()
+        }
+        truths = {
+            name: [_label(said[len(self.judges) + place]) for said in self.patterns]
+            for place, name in enumerate(self.measures)
         }
         return {
             "num_samples": self.num_samples,
@@ -186,14 +187,24 @@ class _Counts:
             "num_disputed_samples": self.num_disputed_samples,
             "pairs": pair_quality(labels, counts),
             "truth": {
-                measure: {
-                    judge: truth_quality(labels[judge], [known[place] for _, _, known in self.patterns], asked[judge])
-                    for judge in self.judges
-                }
-                for place, measure in enumerate(self.measures)
+                measure: {judge: truth_quality(labels[judge], truth, asked[judge]) for judge in self.judges}
+                for measure, truth in truths.items()
             },
             "num_not_asked": {judge: sum(counts) - sum(of_judge) for judge, of_judge in asked.items()},
         }
+
+
+_NO_LABEL, _NOT_ASKED = 2, 3  # codes beside the labels 0 and 1
+
+
+def _code(said: Opinion) -> int:
+    if not said.is_asked:
+        return _NOT_ASKED
+    return _NO_LABEL if said.label is None else said.label
+
+
+def _label(code: int) -> int | None:
+    return code if code < _NO_LABEL else None
 
 
 def judged_shards(
