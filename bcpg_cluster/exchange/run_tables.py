@@ -8,7 +8,7 @@ from bcpg_cluster.errors import RunDirectoryError
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.rows import Row
-from bcpg_cluster.store.shards import read_shard
+from bcpg_cluster.store.shards import shard_by_shard
 
 
 def rounds_with(state: ManifestState, tables: Sequence[str], asked: Sequence[int] = ()) -> list[int]:
@@ -34,6 +34,4 @@ def shards_of(
     run_dir: RunPath, state: ManifestState, round_: int, tables: Sequence[str]
 ) -> Iterator[dict[str, list[Row]]]:
     """Shard by shard, the rows of each table; shard k of every table is about the same prompts."""
-    receipts = {table: state.receipts(round_, table) for table in tables}
-    for shard in range(len(receipts[tables[0]])):
-        yield {table: read_shard(run_dir, of_table[shard]) for table, of_table in receipts.items()}
+    return shard_by_shard(run_dir, {table: state.receipts(round_, table) for table in tables})

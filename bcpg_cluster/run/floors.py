@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 
 from bcpg_cluster.errors import MostlyFailedError, page
 from bcpg_cluster.records import OutcomeStatus, StopReason, Verdict, VerdictStatus
@@ -17,19 +18,29 @@ from bcpg_cluster.stages.verify.counts import OutcomeCounts
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule, vote_label
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.store.rows import outcomes_from, verdicts_from
-from bcpg_cluster.store.shards import read_table
+from bcpg_cluster.store.shards import shard_by_shard
 
 _SAID = (VerdictStatus.JUDGED, VerdictStatus.REFUSED, VerdictStatus.NOT_ASKED)  # the judge did its part, or had none
 _MAX_REASONS = 10  # rows of the table
 _MAX_FIRST = 2000  # characters of the first failure; its end
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What one sample or step was left without, and why: a line for the table, and all that is known."""
+@dataclass
+class Failures:
+    """What samples or steps were left without.
 
-    reason: str
-    detail: str
+    Attributes:
+        reasons: how often each occurred; a line of the table.
+        first: all that is known of the first one that says something.
+    """
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    first: str = ""
+
+    def add(self, reason: str, detail: str) -> None:
+        """Count one."""
+        self.reasons[reason] += 1
+        self.first = self.first if self.first.strip() else detail
 
 
 class Floors:
@@ -103,12 +114,11 @@ class Floors:
         num_failed, num_asked = by_status[OutcomeStatus.VERIFIER_ERROR], by_status.total()
         if num_failed <= self._max_error_share * num_asked:
             return None
-        outcomes = outcomes_from(read_table(self._manifest.run_dir, receipts)).values()
-        failures = [
-            Failure(_last_line(outcome.why) or "the verifier gave no reason", outcome.why)
-            for outcome in outcomes
-            if outcome.status is OutcomeStatus.VERIFIER_ERROR
-        ]
+        failures = Failures()
+        for of_shard in shard_by_shard(self._manifest.run_dir, {table: receipts}):
+            for outcome in outcomes_from(of_shard[table]).values():
+                if outcome.status is OutcomeStatus.VERIFIER_ERROR:
+                    failures.add(_last_line(outcome.why) or "the verifier gave no reason", outcome.why)
         return f"{_where(round_, table)}: {num_failed} of {num_asked} samples could not be verified" + _table(
             "samples", failures
         )
@@ -125,13 +135,11 @@ class Floors:
             )
         if num_missing <= self._max_missing_share * num_asked:
             return None
-        verdicts = verdicts_from(read_table(self._manifest.run_dir, receipts)).values()
-        failures = [
-            Failure(str(said.status), said.raw)
-            for of_sample in verdicts
-            for said in of_sample
-            if said.status not in _SAID
-        ]
+        failures = Failures()
+        for of_shard in shard_by_shard(self._manifest.run_dir, {table: receipts}):
+            for said in chain.from_iterable(verdicts_from(of_shard[table]).values()):
+                if said.status not in _SAID:
+                    failures.add(str(said.status), said.raw)
         return f"round {round_}: {num_missing} of {num_asked} steps have no verdict" + _table("steps", failures)
 
     def _statuses(self, round_: int, table: str) -> Counter[VerdictStatus]:
@@ -158,27 +166,28 @@ class Floors:
             max(num_missing) > most or sum(num_missing) <= most
         ):  # one voter is to blame, which its own check says; or none
             return None
-        said = {
-            name: verdicts_from(read_table(self._manifest.run_dir, state.receipts(round_, each)))
-            for name, each in tables.items()
-        }
-        failures, num_undecided = [], 0
-        for id_ in said[names[0]]:
-            for votes in zip(*(said[name][id_] for name in names), strict=True):
-                by_name = dict(zip(names, votes, strict=True))
-                if self._rule.opinion(self._labels(by_name)) is None:
-                    num_undecided += 1
-                    failures += [
-                        Failure(f"{vote.status} of {name}", vote.raw)
-                        for name, vote in by_name.items()
-                        if vote.status not in _SAID
-                    ]
+        failures, num_undecided = Failures(), 0
+        receipts = {name: state.receipts(round_, each) for name, each in tables.items()}
+        for of_shard in shard_by_shard(self._manifest.run_dir, receipts):
+            said = {name: verdicts_from(rows) for name, rows in of_shard.items()}
+            for id_ in said[names[0]]:
+                for votes in zip(*(said[name][id_] for name in names), strict=True):
+                    num_undecided += self._is_undecided(dict(zip(names, votes, strict=True)), failures)
         if num_undecided <= most:
             return None
         problem = (
             f"round {round_}: the voters cannot decide {num_undecided} of {num_asked} steps, since verdicts are missing"
         )
         return problem + _table("missing", failures)
+
+    def _is_undecided(self, votes: Mapping[str, Verdict], failures: Failures) -> bool:
+        """Whether the voters leave a step open; which of them failed on it is then added to ``failures``."""
+        if self._rule.opinion(self._labels(votes)) is not None:
+            return False
+        for name, vote in votes.items():
+            if vote.status not in _SAID:
+                failures.add(f"{vote.status} of {name}", vote.raw)
+        return True
 
     def _labels(self, votes: Mapping[str, Verdict]) -> dict[str, int | None]:
         """By voter that was asked about a step: one that was not leaves nothing open.
@@ -206,17 +215,16 @@ def _last_line(text: str) -> str:
     return lines[-1][:200] if lines else ""
 
 
-def _table(unit: str, failures: Sequence[Failure]) -> str:
+def _table(unit: str, failures: Failures) -> str:
     """Reasons by how often they occurred, and the first failure in full."""
-    reasons = Counter(failure.reason for failure in failures)
+    reasons = failures.reasons
     width = max(len(unit), len(str(max(reasons.values(), default=0))))
     lines = [f"{unit:>{width}}  reason"]
     lines += [f"{number:>{width}}  {reason}" for reason, number in reasons.most_common(_MAX_REASONS)]
     if len(reasons) > _MAX_REASONS:
         lines.append(f"{'':>{width}}  and {len(reasons) - _MAX_REASONS} more")
-    first = next((failure.detail for failure in failures if failure.detail.strip()), "")
-    if first.strip() not in ("", *reasons):
-        lines += ["the first:", *(f"  {line}" for line in first.strip()[-_MAX_FIRST:].splitlines())]
+    if failures.first.strip() not in ("", *reasons):
+        lines += ["the first:", *(f"  {line}" for line in failures.first.strip()[-_MAX_FIRST:].splitlines())]
     return "".join(f"\n    {line}" for line in lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -137,3 +137,26 @@ def read_table(run_dir: RunPath, receipts: Sequence[Receipt]) -> list[Row]:
     for receipt in sorted(receipts, key=lambda r: r.shard):
         rows.extend(read_shard(run_dir, receipt))
     return rows
+
+
+def shard_by_shard(
+    run_dir: RunPath, receipts: Mapping[str, Sequence[Receipt]], columns: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[dict[str, list[Row]]]:
+    """The rows of several tables of a round, one shard held at a time: shard k of every table is about the same prompts.
+
+    Args:
+        receipts: accepted shards by table; a table without a shard that another has gives no rows there.
+        columns: by table, those that are read; all of a table that is not named.
+
+    Raises:
+        StoreError: see :func:`read_columns`.
+    """
+    by_shard: dict[int, dict[str, Receipt]] = {}
+    for table, of_table in receipts.items():
+        for receipt in of_table:
+            by_shard.setdefault(receipt.shard, {})[table] = receipt
+    for _, there in sorted(by_shard.items()):
+        yield {
+            table: read_columns(run_dir, there[table], (columns or {}).get(table)).to_pylist() if table in there else []
+            for table in receipts
+        }

@@ -115,7 +115,8 @@ class _Accepted:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab") as file:
-                file.write(new)
+                # What a full disk cut off must not shift all that comes later.
+                file.write(bytes(-file.tell() % _DIGEST_BYTES) + new)
         except OSError:
             return
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from bcpg_cluster.cluster.child_processes import child_processes
 from bcpg_cluster.config.embedded import resolve_asset
@@ -15,6 +16,7 @@ from bcpg_cluster.run.preflight.context import policy_context
 from bcpg_cluster.stages.generate import prompt_lengths
 
 _MAX_SHOWN = 20  # prompts named in one line
+_SENT_AT_ONCE = 10_000  # questions, each of which is in memory twice then
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +111,22 @@ def _shown(prompts: Sequence[MeasuredPrompt]) -> str:
 def _compare(
     key: str, prompts: Sequence[Prompt], lengths: Sequence[int], context: int | None, max_tokens: int
 ) -> SetLengths:
-    measured = [MeasuredPrompt(prompt.prompt_id, number) for prompt, number in zip(prompts, lengths, strict=True)]
-    longest = max(measured, key=lambda prompt: prompt.num_tokens, default=None)
-    if context is None:
-        return SetLengths(key, None, max_tokens, longest, (), ())
+    longest = max(zip(lengths, prompts, strict=True), key=lambda found: found[0], default=None)
+    named = None if longest is None else MeasuredPrompt(longest[1].prompt_id, longest[0])
+
+    def those(is_meant: Callable[[int, int], bool]) -> tuple[MeasuredPrompt, ...]:
+        if context is None:
+            return ()
+        found = zip(prompts, lengths, strict=True)
+        return tuple(MeasuredPrompt(prompt.prompt_id, number) for prompt, number in found if is_meant(number, context))
+
     return SetLengths(
         key,
         context,
         max_tokens,
-        longest,
-        tuple(prompt for prompt in measured if prompt.num_tokens >= context),
-        tuple(prompt for prompt in measured if prompt.num_tokens < context < prompt.num_tokens + max_tokens),
+        named,
+        too_long=those(lambda number, room: number >= room),
+        cramped=those(lambda number, room: number < room < number + max_tokens),
     )
 
 
@@ -147,12 +154,13 @@ def _lengths(config: Config, questions: Sequence[str]) -> list[int]:
 
         render = FakeGenerator().render
         return [len(render([{"role": "user", "content": question}])) for question in questions]
+    ask = partial(
+        prompt_lengths.prompt_lengths,
+        resolve_asset(config.policy.model),
+        revision=config.policy.revision,
+        trust_remote_code=config.policy.trust_remote_code,
+    )
+    some = [questions[start : start + _SENT_AT_ONCE] for start in range(0, len(questions), _SENT_AT_ONCE)]
     # A separate process: what transformers imports would stay in the driver.
     with child_processes(1) as child:
-        return child.submit(
-            prompt_lengths.prompt_lengths,
-            resolve_asset(config.policy.model),
-            questions,
-            revision=config.policy.revision,
-            trust_remote_code=config.policy.trust_remote_code,
-        ).result()
+        return [number for of_some in child.map(ask, some) for number in of_some]

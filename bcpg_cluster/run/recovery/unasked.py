@@ -10,7 +10,7 @@ from bcpg_cluster.stages.weigh.unasked import judges_to_ask
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.rows import verdicts_from
-from bcpg_cluster.store.shards import read_table
+from bcpg_cluster.store.shards import shard_by_shard
 
 
 def judges_to_ask_again(run_dir: RunPath, state: ManifestState, round_: int, config: Config) -> list[str]:
@@ -24,12 +24,13 @@ def judges_to_ask_again(run_dir: RunPath, state: ManifestState, round_: int, con
     )
     if not have_gaps:
         return []
-    said = {name: verdicts_from(read_table(run_dir, of_judge)) for name, of_judge in receipts.items()}
     thresholds = {name: judge.threshold for name, judge in config.judges.items()}
     found: set[str] = set()
-    for id_ in said[config.voters[0]]:
-        voters, measures = ({name: said[name][id_] for name in of} for of in (config.voters, config.measures))
-        decided = consensus(voters, thresholds, config.consensus_rule)
-        for judges in judges_to_ask(decided, measures).values():
-            found.update(judges)
+    for of_shard in shard_by_shard(run_dir, receipts):
+        said = {name: verdicts_from(rows) for name, rows in of_shard.items()}
+        for id_ in said[config.voters[0]]:
+            voters, measures = ({name: said[name][id_] for name in of} for of in (config.voters, config.measures))
+            decided = consensus(voters, thresholds, config.consensus_rule)
+            for judges in judges_to_ask(decided, measures).values():
+                found.update(judges)
     return [name for name in config.judge_pools if name in found]

@@ -57,6 +57,7 @@ class FunctionVerifier:
         if self._plugin.is_file:
             plugin_file(self._plugin, _WHAT)
         self._threshold = threshold
+        self._is_known = False
         self._prompt_opens_thinking = prompt_opens_thinking
         self._process = LineProcess(
             _PROGRAM,
@@ -101,9 +102,12 @@ class FunctionVerifier:
     def check_gold(self, gold: str) -> None:
         """See :class:`bcpg_cluster.stages.verify.protocol.Verifier`. Raises ``ConfigError`` for a function that is not there."""
         check_not_empty(gold)
+        if self._is_known:
+            return
         reply = self._process.ask({})
         if reply["status"] == "not_importable":
             raise not_loadable(self._plugin, _WHAT, reply["message"])
+        self._is_known = reply["status"] == "importable"  # a million golds are no million questions
 
     def close(self) -> None:
         """See :class:`bcpg_cluster.stages.verify.protocol.Verifier`."""

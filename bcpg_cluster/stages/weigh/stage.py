@@ -6,19 +6,20 @@ Cheap, so another beta, lambda or objective calls no judge.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, combinations, compress
+from itertools import chain, compress
 
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import DropReason, Rollout, SampleId, Step, StopReason, Verdict
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.stages.train.objective import Dpo, Objective
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule, consensus
-from bcpg_cluster.stages.weigh.counts import CONSENSUS, PairCell, QualityCell, Said, WeighCounts
+from bcpg_cluster.stages.weigh.counts import CONSENSUS, WeighCounts
 from bcpg_cluster.stages.weigh.groups import shard_groups
 from bcpg_cluster.stages.weigh.pairing import PAIRINGS, mismatches
 from bcpg_cluster.stages.weigh.right_steps import RightStepCounts, gradient_masses
+from bcpg_cluster.stages.weigh.said_together import SaidTogether
 from bcpg_cluster.stages.weigh.unasked import judges_to_ask, not_asked
 from bcpg_cluster.stages.weigh.weights import Mine, Truncated, flip_labels, mined_steps, mined_tokens, token_weights
 from bcpg_cluster.store.rows import (
@@ -82,6 +83,7 @@ def weigh(tables: Tables, job: StageJob) -> StageResult:
     verdicts = {name: verdicts_from(tables[f"verdicts.{name}"]) for name in (*settings.voters, *settings.measures)}
     rollouts = rollouts_from(tables["rollouts"])
     counts = WeighCounts(asked=len(rollouts), dropped=Counter({str(reason): 0 for reason in DropReason}))
+    together = SaidTogether(settings.voters, settings.measures)
     groups: list[list[WeightedRow]] = []
     for group, result in shard_groups(rollouts, outcomes, settings.min_verified_share, settings.truncated):
         kept = []
@@ -97,7 +99,7 @@ def weigh(tables: Tables, job: StageJob) -> StageResult:
             masses: Sequence[float] = ()
             if reward == 0.0:
                 masses = gradient_masses(rollout.sampler_logprobs)  # none where they are unknown
-                labels = _decide(rollout, cut, masses, verdicts, settings, counts)
+                labels = _decide(rollout, cut, masses, verdicts, settings, counts, together)
             weights, mined = _token_columns(rollout, cut, labels, settings.beta)
             if reward == 0.0:
                 _count_wrong(mined, masses, counts)
@@ -119,6 +121,7 @@ def weigh(tables: Tables, job: StageJob) -> StageResult:
         groups.append(kept)
     rows = _lay_out(groups, settings)
     _account(groups, rows, settings.objective, counts)
+    together.count_into(counts)
     return StageResult([weighted_row(row) for row in rows], counts.metrics())
 
 
@@ -206,8 +209,9 @@ def _decide(
     verdicts: Mapping[str, Mapping[SampleId, Sequence[Verdict]]],
     settings: WeighSettings,
     counts: WeighCounts,
+    together: SaidTogether,
 ) -> list[int]:
-    """Which steps of a wrong response are mined; everything worth knowing about their labels is added to ``counts``.
+    """Which steps of a wrong response are mined; what is worth knowing of their labels is added to ``counts`` and ``together``.
 
     Raises:
         RunDirectoryError: a judge was not asked about a step, since others had decided it by settings that have changed since.
@@ -230,7 +234,7 @@ def _decide(
     counts.undecided_steps += decided.num_undecided
     counts.wrong_steps += len(cut)
     counts.mined_steps += sum(mined[:-1])
-    _count_votes(cut, {**decided.judge_labels, CONSENSUS: [*labels]}, truths, settings.voters, not_asked(said), counts)
+    together.add(cut, {**decided.judge_labels, CONSENSUS: labels}, truths, not_asked(said))
     for source, of_source in {CONSENSUS: labels, **truths}.items():
         counts.right_steps.setdefault(source, RightStepCounts()).add(cut, of_source, masses)
     return mined
@@ -254,38 +258,8 @@ def flip_seed(seed: int, id_: SampleId) -> str:
     return f"{seed}/flips/{id_.round}/{id_.prompt_id}/{id_.sample}"
 
 
-def _count_votes(
-    cut: Sequence[Step],
-    labels: Mapping[str, Sequence[int | None]],
-    truths: Mapping[str, Sequence[int | None]],
-    voters: Sequence[str],
-    out: Set[tuple[str, int]],
-    counts: WeighCounts,
-) -> None:
-    """What voters said beside one another, and what they and the consensus said beside each measure.
-
-    Args:
-        out: judges with the steps they were not asked about: these say nothing of how good a judge is.
-    """
-    for index, step in enumerate(cut[:-1]):
-        asked = [name for name in voters if (name, index) not in out]
-        for first, second in combinations(asked, 2):
-            counts.pairs[PairCell(first, second, _said(labels[first][index]), _said(labels[second][index]))] += 1
-        for measure, truth in truths.items():
-            for name, of_judge in labels.items():
-                if (name, index) in out:
-                    continue
-                known, said = _said(truth[index]), _said(of_judge[index])
-                counts.quality[QualityCell(name, measure, known, said, "steps")] += 1
-                counts.quality[QualityCell(name, measure, known, said, "tokens")] += step.end - step.start
-
-
 def _of(verdicts: Mapping[SampleId, Sequence[Verdict]], id_: SampleId, cut: Sequence[Step]) -> Sequence[Verdict]:
     said = verdicts.get(id_, ())
     if len(said) != len(cut):
         raise StoreError(f"{id_} has {len(cut)} steps and {len(said)} verdicts")
     return said
-
-
-def _said(label: int | None) -> Said:
-    return "none" if label is None else "right" if label else "wrong"

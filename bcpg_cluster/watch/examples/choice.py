@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Step
 from bcpg_cluster.store.rows import WeightedRow
-from bcpg_cluster.watch.examples.samples import RoundSamples
+from bcpg_cluster.watch.examples.samples import RoundSamples, join_samples, only_of
 from bcpg_cluster.watch.examples.truth_words import truth_agreement
 
 _SCREEN_TOKENS = 600
@@ -41,6 +41,24 @@ def choose_rows(samples: RoundSamples, config: Config, prompt: str | None, sampl
         (row for row in samples.weighted if _holds(row, prompt, sample)),
         key=rank(lambda row: _showing(row, samples, config)),
     )
+
+
+def choose_of_round(
+    shards: Iterable[RoundSamples], config: Config, prompt: str | None, sample: int | None, number: int
+) -> tuple[list[WeightedRow], RoundSamples | None]:
+    """The first ``number`` of what :func:`choose_rows` gives of a whole round, and all there is of them, one shard held at a time.
+
+    Args:
+        shards: of the round.
+
+    Returns:
+        ``None`` with no rows where there is no shard.
+    """
+    kept: RoundSamples | None = None
+    for of_shard in shards:
+        known = of_shard if kept is None else join_samples(kept, of_shard)
+        kept = only_of(known, choose_rows(known, config, prompt, sample)[:number])
+    return ([], None) if kept is None else ([*kept.weighted], kept)
 
 
 def rank(showing: Callable[[WeightedRow], Showing]) -> Callable[[WeightedRow], tuple[object, ...]]:

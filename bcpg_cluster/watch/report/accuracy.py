@@ -148,18 +148,26 @@ def label_quality(
     )
 
 
-def agreement(first: Sequence[int | None], second: Sequence[int | None]) -> float | None:
-    """Share of the steps both have labelled on which they say the same; ``None`` without such steps."""
-    table = _confusion(first, second)
+def agreement(
+    first: Sequence[int | None], second: Sequence[int | None], counts: Sequence[int] | None = None
+) -> float | None:
+    """Share of the steps both have labelled on which they say the same; ``None`` without such steps.
+
+    Args:
+        counts: how many steps each place stands for; one by default.
+    """
+    table = _confusion(first, second, counts)
     return _ratio(table[0][0] + table[1][1], sum(map(sum, table)))
 
 
-def cohens_kappa(first: Sequence[int | None], second: Sequence[int | None]) -> float | None:
-    """Agreement beyond chance, (p_o - p_e) / (1 - p_e), on the steps both have labelled.
+def cohens_kappa(
+    first: Sequence[int | None], second: Sequence[int | None], counts: Sequence[int] | None = None
+) -> float | None:
+    """Agreement beyond chance, (p_o - p_e) / (1 - p_e), on the steps both have labelled; ``counts`` as in :func:`agreement`.
 
     ``None`` without such steps, and where chance alone explains everything (both always say the same one thing).
     """
-    table = _confusion(first, second)
+    table = _confusion(first, second, counts)
     total = sum(map(sum, table))
     observed = (table[0][0] + table[1][1]) * total
     expected = sum((table[v][0] + table[v][1]) * (table[0][v] + table[1][v]) for v in (0, 1))
@@ -189,16 +197,19 @@ def _estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, math.sqrt(variance / len(values)), len(values))
 
 
-def _confusion(first: Sequence[int | None], second: Sequence[int | None]) -> list[list[int]]:
+def _confusion(
+    first: Sequence[int | None], second: Sequence[int | None], counts: Sequence[int] | None
+) -> list[list[int]]:
     """Counts by (first, second) label, steps without a label from both left out."""
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} labels against {len(second)}")
+    numbers = [1] * len(first) if counts is None else counts
+    if not len(first) == len(second) == len(numbers):
+        raise ValueError(f"{len(first)} labels against {len(second)}, {len(numbers)} counts")
     _check_labels(first)
     _check_labels(second)
     table = [[0, 0], [0, 0]]
-    for a, b in zip(first, second, strict=True):
+    for a, b, number in zip(first, second, numbers, strict=True):
         if a is not None and b is not None:
-            table[a][b] += 1
+            table[a][b] += number
     return table
 
 

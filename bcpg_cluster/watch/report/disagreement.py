@@ -5,9 +5,11 @@ Read from a round's tables, without asking any judge. The page made from it is `
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -16,8 +18,8 @@ from bcpg_cluster.records import SampleId, Step, Verdict, VerdictStatus
 from bcpg_cluster.stages.weigh.consensus import vote_label
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.path import RunPath
-from bcpg_cluster.store.rows import outcomes_from, prompts_from, rollouts_from, steps_from, verdicts_from
-from bcpg_cluster.store.shards import read_table
+from bcpg_cluster.store.rows import Row, outcomes_from, prompts_from, steps_from, verdicts_from
+from bcpg_cluster.store.shards import shard_by_shard
 from bcpg_cluster.watch.report.judge_quality import pair_quality, truth_quality
 
 
@@ -110,15 +112,110 @@ def opinion(verdict: Verdict | None, threshold: float | None) -> Opinion:
     return Opinion(label, float(label), f"wrong ({verdict.error_type})" if has_kind else "right" if label else "wrong")
 
 
-def read_judged(
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A round's judges beside one another.
+
+    Attributes:
+        facts: how much they disagree, last steps left out: ``num_samples``, ``num_steps``, ``num_disputed``,
+            ``num_disputed_samples``; ``pairs`` by two judges (``judge_quality.pair_quality``, over the steps both answered for);
+            ``truth`` by measure and judge (``judge_quality.truth_quality``, over the steps the judge was asked about);
+            ``num_not_asked`` by judge.
+        samples: the most disputed ones, the fiercest first; none that is undisputed.
+        steps: the most disputed steps of all samples, likewise.
+    """
+
+    facts: dict[str, Any]
+    samples: list[JudgedSample]
+    steps: list[tuple[JudgedSample, JudgedStep]]
+
+
+def compare_judges(shards: Iterable[Sequence[JudgedSample]], num_samples: int, num_steps: int) -> Disagreement:
+    """Count all samples, and keep the ``num_samples`` and ``num_steps`` most disputed: no more than a shard is held beside them."""
+    counts = _Counts()
+    samples: list[JudgedSample] = []
+    steps: list[tuple[JudgedSample, JudgedStep]] = []
+    for of_shard in shards:
+        for sample in of_shard:
+            counts.add(sample)
+        disputed = [sample for sample in of_shard if sample.num_disputed]
+        samples = heapq.nsmallest(num_samples, [*samples, *disputed], key=lambda sample: (-sample.dispute, sample.id))
+        further = [(sample, step) for sample in disputed for step in sample.steps if step.dispute > 0.0]
+        steps = heapq.nsmallest(
+            num_steps, [*steps, *further], key=lambda pair: (-pair[1].dispute, pair[0].id, pair[1].index)
+        )
+    return Disagreement(counts.facts(), samples, steps)
+
+
+@dataclass
+class _Counts:
+    """Steps by what every judge and measure said of them, and of which they were asked."""
+
+    judges: list[str] = field(default_factory=list)
+    measures: list[str] = field(default_factory=list)
+    num_samples: int = 0
+    num_disputed_samples: int = 0
+    num_disputed: int = 0
+    patterns: Counter[bytes] = field(default_factory=Counter)  # a code for each judge, then for each measure
+
+    def add(self, sample: JudgedSample) -> None:
+        if not self.judges and sample.steps:
+            self.judges, self.measures = list(sample.steps[0].opinions), list(sample.steps[0].truths)
+        self.num_samples += 1
+        self.num_disputed_samples += sample.num_disputed > 0
+        self.num_disputed += sample.num_disputed
+        for step in sample.steps:
+            if not step.is_last:
+                self.patterns[bytes(map(_code, (*step.opinions.values(), *step.truths.values())))] += 1
+
+    def facts(self) -> dict[str, Any]:
+        counts = list(self.patterns.values())
+        codes = {name: [said[place] for said in self.patterns] for place, name in enumerate(self.judges)}
+        labels = {name: [_label(code) for code in of_judge] for name, of_judge in codes.items()}
+        asked = {
+            name: [number * (code != _NOT_ASKED) for code, number in zip(of_judge, counts, strict=True)]
+            for name, of_judge in codes.items()
+        }
+        truths = {
+            name: [_label(said[len(self.judges) + place]) for said in self.patterns]
+            for place, name in enumerate(self.measures)
+        }
+        return {
+            "num_samples": self.num_samples,
+            "num_steps": sum(counts),
+            "num_disputed": self.num_disputed,
+            "num_disputed_samples": self.num_disputed_samples,
+            "pairs": pair_quality(labels, counts),
+            "truth": {
+                measure: {judge: truth_quality(labels[judge], truth, asked[judge]) for judge in self.judges}
+                for measure, truth in truths.items()
+            },
+            "num_not_asked": {judge: sum(counts) - sum(of_judge) for judge, of_judge in asked.items()},
+        }
+
+
+_NO_LABEL, _NOT_ASKED = 2, 3  # codes beside the labels 0 and 1
+
+
+def _code(said: Opinion) -> int:
+    if not said.is_asked:
+        return _NOT_ASKED
+    return _NO_LABEL if said.label is None else said.label
+
+
+def _label(code: int) -> int | None:
+    return code if code < _NO_LABEL else None
+
+
+def judged_shards(
     run_dir: RunPath,
     state: ManifestState,
     round_: int,
     judges: Sequence[str],
     measures: Sequence[str],
     thresholds: Mapping[str, float],
-) -> list[JudgedSample]:
-    """The judged samples of a round, the most disputed first.
+) -> Iterator[list[JudgedSample]]:
+    """The judged samples of a round, shard by shard.
 
     Args:
         state: the run's manifest.
@@ -137,33 +234,38 @@ def read_judged(
             rule="a disagreement takes two judges",
             remedy="wait for the round, choose another --round, or add a judge (role: spare) and run its stage",
         )
+    tables = ("prompts", "rollouts", "outcomes", "steps", *(f"verdicts.{name}" for name in (*present, *measures)))
+    receipts = {table: state.receipts(round_, table) for table in tables}
+    columns = {"rollouts": ("prompt_id", "sample", "policy_version")}  # texts and log-probs are most of it
+    return (_judged(of_shard, present, measures, thresholds) for of_shard in shard_by_shard(run_dir, receipts, columns))
 
-    def table(name: str) -> list[dict[str, Any]]:
-        return read_table(run_dir, state.receipts(round_, name))
 
-    prompts = {prompt.prompt_id: prompt for prompt in prompts_from(table("prompts"))}
-    versions = {rollout.id: rollout.policy_version for rollout in rollouts_from(table("rollouts"))}
-    outcomes = outcomes_from(table("outcomes"))
-    verdicts = {name: verdicts_from(table(f"verdicts.{name}")) for name in (*present, *measures)}
+def _judged(
+    tables: Mapping[str, list[Row]], judges: Sequence[str], measures: Sequence[str], thresholds: Mapping[str, float]
+) -> list[JudgedSample]:
+    """The samples of one shard, the most disputed first."""
+    prompts = {prompt.prompt_id: prompt for prompt in prompts_from(tables["prompts"])}
+    versions = {(row["prompt_id"], row["sample"]): row["policy_version"] for row in tables["rollouts"]}
+    outcomes = outcomes_from(tables["outcomes"])
+    verdicts = {name: verdicts_from(tables[f"verdicts.{name}"]) for name in (*judges, *measures)}
     samples = []
-    for id_, steps in steps_from(table("steps")).items():
+    for id_, steps in steps_from(tables["steps"]).items():
         said = {name: of_judge.get(id_) for name, of_judge in verdicts.items()}
         by_judge = {name: _opinions(id_, name, steps, of, thresholds.get(name)) for name, of in said.items()}
         judged = tuple(
             JudgedStep(
                 index,
                 step.text,
-                {name: by_judge[name][index] for name in present},
+                {name: by_judge[name][index] for name in judges},
                 {name: by_judge[name][index] for name in measures},
                 index == len(steps) - 1,
             )
             for index, step in enumerate(steps)
         )
-        raw = {name: tuple(dict.fromkeys(v.raw for v in said[name] or () if v.raw)) for name in present}
+        raw = {name: tuple(dict.fromkeys(v.raw for v in said[name] or () if v.raw)) for name in judges}
         prompt = prompts[id_.prompt_id]
-        samples.append(
-            JudgedSample(id_, prompt.question, prompt.answer, outcomes[id_].extracted, versions[id_], judged, raw)
-        )
+        version = versions[id_.prompt_id, id_.sample]
+        samples.append(JudgedSample(id_, prompt.question, prompt.answer, outcomes[id_].extracted, version, judged, raw))
     return sorted(samples, key=lambda sample: (-sample.dispute, sample.id))
 
 
@@ -181,41 +283,3 @@ def _opinions(
 def truth_title(name: str) -> str:
     """Heads the column of a judge that knows the truth."""
     return name if name == "truth" else f"{name} (truth)"
-
-
-def most_disputed(samples: Sequence[JudgedSample], number: int) -> list[tuple[JudgedSample, JudgedStep]]:
-    """The most disputed steps of all samples, the fiercest first; none that is undisputed."""
-    disputed = [(sample, step) for sample in samples for step in sample.steps if step.dispute > 0.0]
-    return sorted(disputed, key=lambda pair: (-pair[1].dispute, pair[0].id, pair[1].index))[:number]
-
-
-def summary(samples: Sequence[JudgedSample]) -> dict[str, Any]:
-    """How much the judges of a round disagree, last steps left out.
-
-    Returns:
-        ``num_samples``, ``num_steps``, ``num_disputed``, ``num_disputed_samples``; ``pairs`` by two judges
-        (``judge_quality.pair_quality``, over the steps both answered for); ``truth`` by measure and judge
-        (``judge_quality.truth_quality``, over the steps the judge was asked about); ``num_not_asked`` by judge.
-    """
-    steps = [step for sample in samples for step in sample.steps if not step.is_last]
-    judges = list(samples[0].steps[0].opinions) if samples else []
-    measures = list(samples[0].steps[0].truths) if samples else []
-    labels = {name: [step.opinions[name].label for step in steps] for name in judges}
-    asked = {name: [step for step in steps if step.opinions[name].is_asked] for name in judges}
-    return {
-        "num_samples": len(samples),
-        "num_steps": len(steps),
-        "num_disputed": sum(step.dispute > 0.0 for step in steps),
-        "num_disputed_samples": sum(sample.num_disputed > 0 for sample in samples),
-        "pairs": pair_quality(labels),
-        "truth": {
-            measure: {
-                judge: truth_quality(
-                    [step.opinions[judge].label for step in of_judge], [step.truths[measure].label for step in of_judge]
-                )
-                for judge, of_judge in asked.items()
-            }
-            for measure in measures
-        },
-        "num_not_asked": {judge: len(steps) - len(of_judge) for judge, of_judge in asked.items()},
-    }

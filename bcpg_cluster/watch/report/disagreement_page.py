@@ -8,11 +8,10 @@ from typing import Any
 
 from bcpg_cluster.records import SampleId
 from bcpg_cluster.watch.report.disagreement import (
+    Disagreement,
     JudgedSample,
     JudgedStep,
     Opinion,
-    most_disputed,
-    summary,
     truth_title,
 )
 
@@ -47,19 +46,20 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--page); b
 _RAW_CHARACTERS = 4000  # of one answer of a judge; whole ones are in the tables
 
 
-def disagreement_page(
-    title: str, samples: Sequence[JudgedSample], *, num_samples: int = 50, num_steps: int = 20
-) -> str:
+NUM_SAMPLES = 50
+"""Samples that a page shows in full."""
+NUM_STEPS = 20
+"""Lines in a page's list of steps."""
+
+
+def disagreement_page(title: str, found: Disagreement) -> str:
     """The page: how much the judges disagree, the most disputed steps, and the most disputed samples in full.
 
     Args:
         title: names run and round.
-        samples: all of the round, as ``disagreement.read_judged`` gives them (they are counted; the first are shown).
-        num_samples: samples shown in full; undisputed ones never are.
-        num_steps: lines in the list of steps.
+        found: with the ``NUM_SAMPLES`` and ``NUM_STEPS`` most disputed samples and steps.
     """
-    facts = summary(samples)
-    shown = [sample for sample in samples if sample.num_disputed][:num_samples]
+    facts, shown = found.facts, found.samples[:NUM_SAMPLES]
     anchors = {sample.id: f"sample-{place}" for place, sample in enumerate(shown, start=1)}
     share = f" ({_percent(facts['num_disputed'] / facts['num_steps'])})" if facts["num_steps"] else ""
     lead = (
@@ -70,7 +70,7 @@ def disagreement_page(
         f"<h1>Where the judges disagree</h1><p class=dim>{escape(title)}</p><p>{escape(lead)}</p>",
         _pairs(facts["pairs"]),
         *(_truth(measure, of_judges) for measure, of_judges in facts["truth"].items()),
-        _steps(most_disputed(samples, num_steps), anchors),
+        _steps(found.steps[:NUM_STEPS], anchors),
         f"<h2>Responses, the most disputed first ({len(shown)} shown)</h2>",
         *(_sample(sample, anchors[sample.id]) for sample in shown),
     ]

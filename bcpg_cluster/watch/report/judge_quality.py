@@ -39,8 +39,11 @@ def rule_labels(labels: Mapping[str, Sequence[Labels]], rule: ConsensusRule) -> 
     ]
 
 
-def truth_quality(labels: Labels, truth: Labels) -> dict[str, Any]:
+def truth_quality(labels: Labels, truth: Labels, counts: Sequence[int] | None = None) -> dict[str, Any]:
     """One judge against the truth, over the steps whose truth is known. Shares are ``None`` without a denominator.
+
+    Args:
+        counts: how many steps each place stands for; one by default.
 
     Returns:
         ``precision``, ``recall``, ``f1``: of the label "right", as for mining (an abstention is no such label).
@@ -48,37 +51,51 @@ def truth_quality(labels: Labels, truth: Labels) -> dict[str, Any]:
         ``accuracy_for_weights``: for the rule ``weighted``, the mean of (hits + 1) / (answered + 2) over right and over wrong
         steps. Never 0 or 1; and 0.5 for a judge that always says the same, whose plain accuracy is the share of right steps.
     """
-    known = [(label, true) for label, true in zip(labels, truth, strict=True) if true is not None]
-    said, true = [label for label, _ in known], [true for _, true in known]
-    quality = label_quality(said, true)
-    answered = [pair for pair in known if pair[0] is not None]
-    by_truth = [[label for label, true in answered if true == value] for value in (0, 1)]
-    smoothed = [(of_kind.count(value) + 1) / (len(of_kind) + 2) for value, of_kind in enumerate(by_truth)]
+    numbers = [1] * len(labels) if counts is None else counts
+    known = [
+        (label, true, number) for label, true, number in zip(labels, truth, numbers, strict=True) if true is not None
+    ]
+    said, true = [label for label, _, _ in known], [true for _, true, _ in known]
+    weights = [number for _, _, number in known]
+    quality = label_quality(said, true, weights)
+    answered = [found for found in known if found[0] is not None]
+    smoothed = []
+    for value in (0, 1):
+        of_kind = [(label, number) for label, true_one, number in answered if true_one == value]
+        hits = sum(number for label, number in of_kind if label == value)
+        smoothed.append((hits + 1) / (sum(number for _, number in of_kind) + 2))
+    num_answered = sum(number for _, _, number in answered)
     return {
-        "num_steps": len(known),
-        "num_abstained": len(known) - len(answered),
+        "num_steps": sum(weights),
+        "num_abstained": sum(weights) - num_answered,
         "precision": quality.precision,
         "recall": quality.recall,
         "f1": quality.f1,
         "labelled_share": quality.labelled_share,
         "true_share": quality.true_share,
-        "accuracy": agreement(said, true),
+        "accuracy": agreement(said, true, weights),
         "accuracy_for_weights": sum(smoothed) / 2,
-        "kappa": cohens_kappa(said, true),
+        "kappa": cohens_kappa(said, true, weights),
     }
 
 
-def pair_quality(labels: Mapping[str, Labels]) -> dict[str, dict[str, Any]]:
-    """Every two judges against each other, as ``first+second``, over the steps both answered for."""
-    return {
-        f"{first}+{second}": {
-            "num_steps": len(both := [pair for pair in zip(a, b, strict=True) if None not in pair]),
-            "num_disputed": sum(x != y for x, y in both),
-            "agreement": agreement(a, b),
-            "kappa": cohens_kappa(a, b),
+def pair_quality(labels: Mapping[str, Labels], counts: Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
+    """Every two judges against each other, as ``first+second``, over the steps both answered for.
+
+    Args:
+        counts: how many steps each place stands for; one by default.
+    """
+    found = {}
+    for (first, a), (second, b) in combinations(labels.items(), 2):
+        numbers = [1] * len(a) if counts is None else counts
+        both = [(x, y, number) for x, y, number in zip(a, b, numbers, strict=True) if x is not None and y is not None]
+        found[f"{first}+{second}"] = {
+            "num_steps": sum(number for _, _, number in both),
+            "num_disputed": sum(number for x, y, number in both if x != y),
+            "agreement": agreement(a, b, numbers),
+            "kappa": cohens_kappa(a, b, numbers),
         }
-        for (first, a), (second, b) in combinations(labels.items(), 2)
-    }
+    return found
 
 
 def first_error_quality(solutions: Sequence[LabelledSolution], labels: Sequence[Labels]) -> FirstErrorScore:

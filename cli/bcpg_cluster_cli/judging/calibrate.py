@@ -20,7 +20,7 @@ from bcpg_cluster.stages.weigh.consensus import vote_label
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.rows import steps_from, verdicts_from
-from bcpg_cluster.store.shards import read_table
+from bcpg_cluster.store.shards import shard_by_shard
 from bcpg_cluster.watch.report.calibration import (
     CalibrationPoint,
     LabelledStep,
@@ -195,13 +195,14 @@ def _read_run(directory: RunPath, config: Config, judge: str, measure: str, roun
         tables = ("steps", f"verdicts.{judge}", f"verdicts.{measure}")
         if any((round_, table) not in state.sealed for table in tables):
             continue
-        steps, scored, labelled = (read_table(directory, state.receipts(round_, table)) for table in tables)
-        by_judge, by_measure = verdicts_from(scored), verdicts_from(labelled)
-        for id_, of_sample in steps_from(steps).items():
-            for index, step in enumerate(of_sample):
-                said, truth = by_judge[id_][index], by_measure[id_][index]
-                label = vote_label(truth, config.judges[measure].threshold)
-                add_step(found, judge, said, label, step.end - step.start, is_last=index == len(of_sample) - 1)
+        for of_shard in shard_by_shard(directory, {table: state.receipts(round_, table) for table in tables}):
+            steps, scored, labelled = (of_shard[table] for table in tables)
+            by_judge, by_measure = verdicts_from(scored), verdicts_from(labelled)
+            for id_, of_sample in steps_from(steps).items():
+                for index, step in enumerate(of_sample):
+                    said, truth = by_judge[id_][index], by_measure[id_][index]
+                    label = vote_label(truth, config.judges[measure].threshold)
+                    add_step(found, judge, said, label, step.end - step.start, is_last=index == len(of_sample) - 1)
     return found
 
 

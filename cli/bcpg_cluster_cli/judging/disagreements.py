@@ -18,15 +18,15 @@ from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.whole_files import write_whole
 from bcpg_cluster.watch.report.disagreement import (
+    Disagreement,
     JudgedSample,
     JudgedStep,
     Opinion,
-    most_disputed,
-    read_judged,
-    summary,
+    compare_judges,
+    judged_shards,
     truth_title,
 )
-from bcpg_cluster.watch.report.disagreement_page import disagreement_page
+from bcpg_cluster.watch.report.disagreement_page import NUM_SAMPLES, NUM_STEPS, disagreement_page
 from bcpg_cluster_cli.console import percent
 from bcpg_cluster_cli.session import find_run
 from bcpg_cluster_cli.terminal import Terminal, shown
@@ -42,7 +42,7 @@ def run_disagreements(
     judges: Sequence[str] = (),
     *,
     as_json: bool,
-) -> list[JudgedSample]:
+) -> Disagreement:
     """Show the ``number`` most disputed samples of a round, and write the page of the first 50 if ``page`` says where.
 
     Args:
@@ -50,7 +50,7 @@ def run_disagreements(
         judges: those to compare; by default all whose role is not ``measure``, which are the truth beside them.
 
     Returns:
-        All judged samples of the round, the most disputed first.
+        What was found, with the samples that are shown or on the page.
 
     Raises:
         ConfigError: no such judge.
@@ -71,7 +71,7 @@ def run_disagreements(
         for name, judge in config.judges.items()
         if judge.role == "measure" and state.receipts(round_, f"verdicts.{name}")
     ]
-    samples = read_judged(
+    shards = judged_shards(
         directory,
         state,
         round_,
@@ -79,20 +79,20 @@ def run_disagreements(
         measures,
         {name: judge.threshold for name, judge in config.judges.items()},
     )
+    found = compare_judges(shards, max(number, NUM_SAMPLES if page is not None else 0), NUM_STEPS)
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(page, disagreement_page(f"{config.name}, round {round_}", samples).encode())
-    disputed = [sample for sample in samples if sample.num_disputed][:number]
+        write_whole(page, disagreement_page(f"{config.name}, round {round_}", found).encode())
     if as_json:
-        rows = [{**asdict(sample), "dispute": sample.dispute} for sample in disputed]
-        typer.echo(json.dumps({**summary(samples), "samples": rows}, indent=2))
+        rows = [{**asdict(sample), "dispute": sample.dispute} for sample in found.samples[:number]]
+        typer.echo(json.dumps({**found.facts, "samples": rows}, indent=2))
     else:
-        _show(Terminal(), samples, disputed, page)
-    return samples
+        _show(Terminal(), found, found.samples[:number], page)
+    return found
 
 
-def _show(console: Console, samples: list[JudgedSample], disputed: list[JudgedSample], page: Path | None) -> None:
-    facts = summary(samples)
+def _show(console: Console, found: Disagreement, disputed: list[JudgedSample], page: Path | None) -> None:
+    facts = found.facts
     console.print(
         f"{facts['num_disputed']} of {facts['num_steps']} steps are disputed, in {facts['num_disputed_samples']} of "
         f"{facts['num_samples']} judged responses (last steps, which are never mined, are not counted)",
@@ -122,9 +122,8 @@ def _show(console: Console, samples: list[JudgedSample], disputed: list[JudgedSa
             markup=False,  # a question may hold brackets
         )
         console.print(_steps_table(sample))
-    fiercest = most_disputed(samples, 1)
-    if fiercest:
-        sample, step = fiercest[0]
+    if found.steps:
+        sample, step = found.steps[0]
         console.print(
             f"\nthe most disputed step: {sample.id.prompt_id} sample {sample.id.sample} step {step.index}, "
             f"{step.dispute:.2f} apart (0 to 1)",

@@ -12,13 +12,14 @@ from rich.text import Text
 
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import UserError
-from bcpg_cluster.records import EXTERNAL_POLICY_VERSION, SampleId, Step, Verdict
+from bcpg_cluster.records import EXTERNAL_POLICY_VERSION, Receipt, SampleId, Step, Verdict
 from bcpg_cluster.run.directory import load_run_config
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.rows import WeightedRow
-from bcpg_cluster.watch.examples.choice import choose_rows, mined_flags, mined_mass
-from bcpg_cluster.watch.examples.samples import RoundSamples, read_samples
+from bcpg_cluster.store.shards import shard_by_shard
+from bcpg_cluster.watch.examples.choice import choose_of_round, mined_flags, mined_mass
+from bcpg_cluster.watch.examples.samples import RoundSamples, samples_by_shard
 from bcpg_cluster.watch.examples.step_strip import state_words, step_strip
 from bcpg_cluster.watch.examples.truth_words import truth_lines
 from bcpg_cluster_cli.console import import_text
@@ -26,6 +27,7 @@ from bcpg_cluster_cli.session import find_run
 from bcpg_cluster_cli.terminal import Terminal, shown
 from bcpg_cluster_cli.watching.inspect_json import sample_facts
 
+_PROMPTS_NAMED = 5  # in a message
 _STYLES = {"m": "green", "d": "yellow", "x": "red", "?": "magenta", "e": "dim", ".": "dim"}
 
 
@@ -41,20 +43,20 @@ def run_inspect(
     """Show up to ``number`` training rows of a round: the ones asked for, else those that show most first."""
     directory = find_run(run_dir)
     config, state = load_run_config(directory), read_manifest(directory)
-    samples = read_samples(directory, config, state, round_)
-    if not samples.weighted:
+    weighted = state.receipts(round_, "weighted")
+    if not any(receipt.num_rows for receipt in weighted):
         raise UserError(
             f"round {round_} of {directory} has no weighted samples yet",
             rule="inspect shows samples that went through judging and weighing",
             remedy="wait for the round, or choose another --round",
         )
-    chosen = choose_rows(samples, config, prompt, sample)[:number]
-    if not chosen:
-        known = sorted({row.id.prompt_id for row in samples.weighted})
+    shards = samples_by_shard(directory, config, state, round_)
+    chosen, samples = choose_of_round(shards, config, prompt, sample, number)
+    if not chosen or samples is None:
         raise UserError(
             f"no kept sample of prompt {prompt!r}" + (f", number {sample}" if sample is not None else ""),
             rule="only samples that were kept for training are shown",
-            remedy=f"prompts of this round: {', '.join(known[:5])}, ...",
+            remedy=f"prompts of this round: {', '.join(_first_prompts(directory, weighted))}, ...",
         )
     if as_json:
         typer.echo(json.dumps([_facts(row, samples) for row in chosen], indent=2))
@@ -63,6 +65,14 @@ def run_inspect(
     _say_imports(console, state, samples, chosen)
     for row in chosen:
         _show(console, row, samples, config)
+
+
+def _first_prompts(directory: RunPath, weighted: Sequence[Receipt]) -> list[str]:
+    """The first ids, in their order, of a round's prompts with a training row."""
+    known: set[str] = set()
+    for of_shard in shard_by_shard(directory, {"weighted": weighted}, {"weighted": ["prompt_id"]}):
+        known = set(sorted(known | {row["prompt_id"] for row in of_shard["weighted"]})[:_PROMPTS_NAMED])
+    return sorted(known)
 
 
 def _facts(row: WeightedRow, samples: RoundSamples) -> dict[str, object]:

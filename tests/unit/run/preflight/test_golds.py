@@ -121,3 +121,18 @@ def test_a_comparison_without_a_reply_is_lost_and_not_wrong(monkeypatch: pytest.
         verifier.check_gold("x+1")
     assert not isinstance(caught.value, LostCheckError)
     verifier.close()
+
+
+def test_a_list_of_accepted_golds_that_a_full_disk_cut_off_serves_what_comes_later(
+    make_config: MakeConfig, asked: list[str]
+):
+    config = make_config(verify={"kind": "math"})
+    unusable_golds(config, ["x+1", "x+2"])
+    (kept,) = (golds.cache_directory() / "golds").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-5])  # x+2 is torn
+    asked.clear()
+    unusable_golds(config, ["x+1", "x+2", "x+3"])
+    assert asked == ["x+2", "x+3"]
+    asked.clear()
+    unusable_golds(config, ["x+1", "x+2", "x+3"])
+    assert asked == []

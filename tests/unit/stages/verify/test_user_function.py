@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.errors import ConfigError, DataError
 from bcpg_cluster.records import OutcomeStatus, Prompt, StopReason
 from bcpg_cluster.stages.plugin import plugin_digest, plugin_name
 from bcpg_cluster.stages.verify.function_process import BY_NAME, UnfitError, names_taken
+from bcpg_cluster.stages.verify.line_process import LineProcess
 from bcpg_cluster.stages.verify.user_function import FunctionVerifier
 
 PROMPT = Prompt("p7", "What is 9 + 9?", "18")
@@ -106,3 +107,26 @@ def test_which_names_a_function_takes(source: str, names: tuple[str, ...] | None
 def test_functions_that_take_something_else(source: str):
     with pytest.raises(UnfitError, match="any of prompt, response, gold, metadata by name"):
         names_taken(_of(source))
+
+
+def test_a_function_is_looked_for_once_however_many_golds_there_are(
+    make: Callable[..., FunctionVerifier], monkeypatch: pytest.MonkeyPatch
+):
+    heard: list[object] = []
+    ask = LineProcess.ask
+
+    def listen(self: LineProcess, request: Mapping[str, object]) -> dict[str, object]:
+        heard.append(request)
+        return ask(self, request)
+
+    monkeypatch.setattr(LineProcess, "ask", listen)
+    verifier = make("by_name")
+    for gold in ("18", "19", "20"):
+        verifier.check_gold(gold)
+    assert heard == [{}]
+    with pytest.raises(DataError, match="is empty"):
+        verifier.check_gold(" ")
+    missing = make("nowhere")
+    for _ in range(2):
+        with pytest.raises(ConfigError):
+            missing.check_gold("18")

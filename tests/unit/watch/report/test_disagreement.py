@@ -16,16 +16,17 @@ from bcpg_cluster.errors import ConfigError, RunDirectoryError
 from bcpg_cluster.records import ErrorType, SampleId, Verdict, VerdictStatus
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.watch.report.disagreement import (
+    Disagreement,
     JudgedSample,
     JudgedStep,
     Opinion,
+    compare_judges,
     dispute,
-    most_disputed,
+    judged_shards,
     opinion,
-    read_judged,
-    summary,
 )
 from bcpg_cluster.watch.report.disagreement_page import disagreement_page
+from bcpg_cluster.watch.report.judge_quality import pair_quality, truth_quality
 from bcpg_cluster_cli.judging.disagreements import run_disagreements
 
 RIGHT, WRONG, SILENT = Opinion(1, 1.0, "right"), Opinion(0, 0.0, "wrong"), Opinion(None, None, "timeout")
@@ -85,21 +86,61 @@ def sample(name: str, *steps: tuple[Opinion, Opinion], truth: Opinion = RIGHT) -
     )
 
 
+def compared(*samples: JudgedSample, num_samples: int = 50, num_steps: int = 20) -> Disagreement:
+    """Of samples that came one a shard."""
+    return compare_judges([[one] for one in samples], num_samples, num_steps)
+
+
 def test_last_steps_are_shown_but_not_counted():
     quarrel = sample("x", (RIGHT, RIGHT), (RIGHT, WRONG), (RIGHT, SILENT), (RIGHT, WRONG))
     assert [step.dispute for step in quarrel.steps] == [0.0, 1.0, 0.0, 0.0]
     assert (quarrel.num_disputed, quarrel.dispute) == (1, 1.0)
-    facts = summary([quarrel])
+    facts = compared(quarrel).facts
     assert (facts["num_samples"], facts["num_steps"], facts["num_disputed"]) == (1, 3, 1)
     assert facts["pairs"]["a+b"]["agreement"] == 1 / 2
     assert facts["truth"]["t"]["b"]["recall"] == 1 / 3
-    assert summary([])["num_samples"] == 0
+    assert compared().facts["num_samples"] == 0
 
 
 def test_the_fiercest_steps_first():
     loud, faint = sample("loud", (RIGHT, WRONG), (RIGHT, RIGHT)), sample("faint", (scored(0.6), WRONG), (RIGHT, RIGHT))
-    assert [(s.id.prompt_id, step.index) for s, step in most_disputed([faint, loud], 5)] == [("loud", 0), ("faint", 0)]
-    assert len(most_disputed([faint, loud], 1)) == 1
+    found = compared(faint, loud)
+    assert [(s.id.prompt_id, step.index) for s, step in found.steps] == [("loud", 0), ("faint", 0)]
+    assert [s.id.prompt_id for s in found.samples] == ["loud", "faint"]
+    fewest = compared(faint, loud, sample("calm", (RIGHT, RIGHT), (RIGHT, WRONG)), num_samples=1, num_steps=1)
+    assert ([s.id.prompt_id for s in fewest.samples], [s.id.prompt_id for s, _ in fewest.steps]) == (["loud"], ["loud"])
+    assert fewest.facts["num_samples"] == 3
+
+
+VOICES = st.sampled_from([RIGHT, WRONG, SILENT, Opinion(None, None, "not_asked", False)])
+RESPONSES = st.lists(st.lists(st.tuples(VOICES, VOICES, VOICES), min_size=1, max_size=5), max_size=8)
+
+
+@given(RESPONSES)
+@settings(deadline=None)
+def test_counted_by_pattern_as_step_by_step(responses: list[list[tuple[Opinion, Opinion, Opinion]]]):
+    samples = [
+        JudgedSample(
+            SampleId(1, f"p{k}", 0), "?", "7", None, 0,
+            tuple(
+                JudgedStep(i, "s", {"a": a, "b": b}, {"t": t}, i == len(steps) - 1) for i, (a, b, t) in enumerate(steps)
+            ),
+            {},
+        )
+        for k, steps in enumerate(responses)
+    ]  # fmt: skip
+    steps = [step for one in samples for step in one.steps if not step.is_last]
+    facts = compare_judges([samples[:3], samples[3:]], 5, 5).facts
+    assert facts["num_steps"] == len(steps) and facts["num_samples"] == len(samples)
+    if not samples:
+        return
+    labels = {name: [step.opinions[name].label for step in steps] for name in ("a", "b")}
+    assert facts["pairs"] == pair_quality(labels)
+    for name in ("a", "b"):
+        asked = [step for step in steps if step.opinions[name].is_asked]
+        truth = [step.truths["t"].label for step in asked]
+        assert facts["truth"]["t"][name] == truth_quality([step.opinions[name].label for step in asked], truth)
+        assert facts["num_not_asked"][name] == len(steps) - len(asked)
 
 
 class Tags(HTMLParser):
@@ -128,7 +169,7 @@ class Tags(HTMLParser):
 
 def test_the_page_is_whole_escaped_and_leads_to_its_own_parts():
     quiet, loud = sample("<q>", (RIGHT, RIGHT), (RIGHT, WRONG)), sample("l#1", (RIGHT, WRONG), (SILENT, RIGHT))
-    page = disagreement_page("run <1>", [loud, quiet], num_samples=5)
+    page = disagreement_page("run <1>", compared(loud, quiet))
     tags = Tags()
     tags.feed(page)
     assert not tags.open
@@ -142,16 +183,18 @@ def test_the_page_is_whole_escaped_and_leads_to_its_own_parts():
 
 def test_a_page_without_a_quarrel():
     tags = Tags()
-    tags.feed(disagreement_page("run", [sample("q", (RIGHT, RIGHT), (WRONG, WRONG))]))
+    tags.feed(disagreement_page("run", compared(sample("q", (RIGHT, RIGHT), (WRONG, WRONG)))))
     assert "No step is disputed." in tags.texts
-    tags.feed(disagreement_page("run", []))
+    tags.feed(disagreement_page("run", compared()))
     assert not tags.open
 
 
 def test_a_finished_run_is_read_as_its_report_counts_it(finished_run: Any):
     directory, judges = finished_run.directory, finished_run.reports[1]["judges"]
-    samples = read_judged(directory, read_manifest(directory), 1, ["llm", "prm"], ["truth"], {"llm": 0.5, "prm": 0.5})
-    facts = summary(samples)
+    thresholds = {"llm": 0.5, "prm": 0.5}
+    shards = judged_shards(directory, read_manifest(directory), 1, ["llm", "prm"], ["truth"], thresholds)
+    found = compare_judges(shards, 1000, 20)
+    facts = found.facts
     assert facts["num_disputed"] > 0
     assert facts["num_disputed"] == facts["pairs"]["llm+prm"]["num_disputed"]
     said = {pair.replace(" ", ""): of_pair for pair, of_pair in judges["agreement"].items()}
@@ -162,7 +205,8 @@ def test_a_finished_run_is_read_as_its_report_counts_it(finished_run: Any):
         counted = judges["quality"][judge]["truth"]["steps"]
         for measure in ("precision", "recall"):
             assert facts["truth"]["truth"][judge][measure] == pytest.approx(counted[measure])
-    assert [s.dispute for s in samples] == sorted((s.dispute for s in samples), reverse=True)
+    assert [s.dispute for s in found.samples] == sorted((s.dispute for s in found.samples), reverse=True)
+    assert len(found.samples) == facts["num_disputed_samples"]
 
 
 def test_the_command(
@@ -170,7 +214,7 @@ def test_the_command(
 ):
     monkeypatch.setenv("COLUMNS", "200")
     page = tmp_path / "pages" / "round.html"
-    samples = run_disagreements(finished_run.directory, 1, 1, page, as_json=False)
+    samples = run_disagreements(finished_run.directory, 1, 1, page, as_json=False).samples
     shown = capsys.readouterr().out
     first = samples[0]
     assert f"{first.id.prompt_id} sample {first.id.sample}   gold answer: {first.gold}" in shown
@@ -199,7 +243,7 @@ def test_a_judge_is_measured_on_the_steps_it_was_asked_about():
     unasked = opinion(Verdict(SampleId(1, "p", 0), 0, "llm", "v", VerdictStatus.NOT_ASKED), None)
     assert (unasked.label, unasked.words, unasked.is_asked) == (None, "not_asked", False)
     steps = (judged(0, RIGHT, RIGHT, RIGHT), judged(1, unasked, WRONG, RIGHT), judged(2, SILENT, RIGHT, RIGHT))
-    facts = summary([JudgedSample(SampleId(1, "p", 0), "q", "1", None, 0, steps, {})])
+    facts = compared(JudgedSample(SampleId(1, "p", 0), "q", "1", None, 0, steps, {})).facts
     assert facts["num_not_asked"] == {"llm": 1, "prm": 0}
     assert facts["truth"]["truth"]["llm"]["recall"] == 0.5  # one of the two it was asked about: silence is a miss
     assert facts["truth"]["truth"]["prm"]["recall"] == pytest.approx(2 / 3)
