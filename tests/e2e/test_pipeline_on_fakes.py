@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.cluster.inline_runtime import InlineRuntime
+from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.config.invalid.keys import InvalidConfigError
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
@@ -50,8 +51,24 @@ def content(directory: Path) -> dict[str, Any]:
     }
 
 
+class Started(InlineRuntime):
+    """Notes the pools that it starts members for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pools: set[str] = set()
+
+    def start(self, spec: MemberSpec) -> Any:
+        self.pools.add(spec.name.partition("/")[0])
+        return super().start(spec)
+
+
 def until(
-    directory: Path, config: Config, rounds: int, is_reached: Callable[[Event], bool] = lambda event: False
+    directory: Path,
+    config: Config,
+    rounds: int,
+    is_reached: Callable[[Event], bool] = lambda event: False,
+    runtime: InlineRuntime | None = None,
 ) -> tuple[ManifestState, Heard]:
     """Run rounds in this process, until a stop that is asked for at an event."""
     asked = False
@@ -60,7 +77,7 @@ def until(
         nonlocal asked
         asked = asked or is_reached(event)
 
-    runtime, heard = InlineRuntime(), Heard(hear)
+    runtime, heard = runtime or InlineRuntime(), Heard(hear)
     with open_run(directory, config) as manifest:
         try:
             prompts = read_all_prompts(config)
@@ -243,6 +260,20 @@ def test_a_version_that_was_trained_from_before_it_was_measured_is_measured_firs
     state = read_manifest(tmp_path / "run")
     drawn = rollouts_from(read_table(tmp_path / "run", state.receipts(1, "eval_rollouts")))
     assert {rollout.policy_version for rollout in drawn} == {1}
+
+
+def test_a_resume_starts_no_judge_whose_verdicts_are_sealed(tmp_path: Path, make_config: MakeConfig):
+    judges = {
+        "llm": {"kind": "fake", "pool": "judge.llm"},
+        "prm": {"kind": "fake", "pool": "prm"},
+    }
+    config, first, again = make_config(judges=judges, **SMALL), Started(), Started()
+    until(tmp_path / "run", config, 2, STOPS["referenced"], first)
+    assert first.pools == {"rollout", "judge.llm", "prm", "cpu", "trainer"}
+    state, _ = until(tmp_path / "run", config, 2, runtime=again)
+    assert 2 in state.reports
+    assert again.pools
+    assert again.pools <= {"rollout", "cpu", "trainer"}
 
 
 def test_pools_that_take_turns_have_no_idle_ones(make_config: MakeConfig):
