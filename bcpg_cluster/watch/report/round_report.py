@@ -76,6 +76,7 @@ def complete(
     previous: RoundReport | None,
     base: RoundReport | None,
     faults: Sequence[FaultEvent] = (),
+    hidden: Mapping[str, float] | None = None,
 ) -> RoundReport:
     """A round's report.
 
@@ -84,6 +85,7 @@ def complete(
         seconds: of the whole round.
         previous, base: the reports of the round before and of round 0, where there are any.
         faults: of the round.
+        hidden: see :func:`hidden_shares`.
     """
     accuracy, responses = evaluated.accuracy, evaluated.responses
     found: dict[str, Any] = {name: getattr(accuracy, name) for name in accuracy.model_fields_set}
@@ -100,9 +102,23 @@ def complete(
         found["seconds"] = {**learned.seconds, **evaluated.seconds, "round": seconds}
     if previous is not None and base is not None:
         found |= {"change": change(previous, accuracy), "change_from_base": change(base, accuracy)}
+    if hidden:
+        found["hidden"] = dict(hidden)
     if faults:
         found["faults"] = fault_report(faults)
     return RoundReport(round=round_, **found)
+
+
+def hidden_shares(train: TrainingSummary, of_evaluation: float) -> dict[str, float]:
+    """What the round did not wait for, as :attr:`RoundReport.hidden` has it.
+
+    Args:
+        of_evaluation: the share of the evaluation during which the next round trained.
+    """
+    found = {"evaluate": of_evaluation}
+    if train.reference_s and train.reference_wait_s is not None:
+        found["reference"] = max(1.0 - train.reference_wait_s / train.reference_s, 0.0)
+    return found
 
 
 def fault_report(faults: Sequence[FaultEvent]) -> FaultReport:
