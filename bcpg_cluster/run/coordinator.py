@@ -47,9 +47,11 @@ from bcpg_cluster.store.reports import PushFacts, RoundReport, TrainingSummary
 from bcpg_cluster.store.rows import outcomes_from
 from bcpg_cluster.store.shards import read_table
 from bcpg_cluster.store.whole_files import make_parents, write_whole
-from bcpg_cluster.watch.observer import Noted, Observer, RoundFinished, StageProgress, WeightsPushed
+from bcpg_cluster.watch.observer import Noted, Observer, Observers, RoundFinished, StageProgress, WeightsPushed
 from bcpg_cluster.watch.report import round_report
+from bcpg_cluster.watch.report.round_bound import layout_of
 from bcpg_cluster.watch.report.round_report import Evaluated, Learned
+from bcpg_cluster.watch.round_ledger import RoundLedger
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Coordinator:
 
     def __init__(self, config: Config, parts: Parts) -> None:
         self._config, self._parts = config, parts
-        self._manifest, self._observer = parts.manifest, parts.observer
+        self._ledger = RoundLedger(layout_of(config))
+        self._manifest, self._observer = parts.manifest, Observers([self._ledger, parts.observer])
         self._floors = Floors(
             parts.manifest,
             max_error_share=config.verify.max_error_share,
@@ -166,12 +169,16 @@ class Coordinator:
     def _round(self, round_: int) -> Steps[None]:
         """Complete a round; round 0 only measures the base policy."""
         started = time.monotonic()
+        self._ledger.begin(round_)
         learned = (yield from self._learn(round_)) if round_ else None
         evaluated = self._evaluate(round_)
         done, seconds = self._manifest.state.reports, time.monotonic() - started
         self._manifest.write_faults()
         faults = [fault for fault in self._manifest.state.faults if fault.round == round_]
-        report = round_report.complete(round_, evaluated, learned, seconds, done.get(round_ - 1), done.get(0), faults)
+        taught = (learned.train, learned.push) if learned else (None, None)
+        account = self._ledger.account(round_, self._manifest.state, *taught)
+        before = done.get(round_ - 1), done.get(0)
+        report = round_report.complete(round_, evaluated, learned, seconds, *before, faults, account)
         path = self._manifest.run_dir / report_path(round_)
         make_parents(path)
         write_whole(path, json.dumps(report.plain(), indent=2).encode())

@@ -34,6 +34,8 @@ TIMES = {
     "reference_s",
     "train_s",
     "snapshot_s",
+    "bound",
+    "busy",
 }
 
 
