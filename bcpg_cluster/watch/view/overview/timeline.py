@@ -37,7 +37,7 @@ class Timeline:
 
     Attributes:
         created: when the run was made; ``None`` without such a line.
-        pieces: by round, then by table and shard; none of a round whose report has its bound.
+        pieces: by round, then by table and shard; none of a round whose report has its bound, unless they were asked for.
         reported: when a round's report was written.
     """
 
@@ -48,8 +48,12 @@ class Timeline:
     events: tuple[RunEvent, ...]
 
 
-def read_timeline(lines: Iterable[bytes], config: Config) -> Timeline:
-    """The journal's lines in order. One that cannot be read is passed over: :func:`read_manifest` tells of it."""
+def read_timeline(lines: Iterable[bytes], config: Config, *, keep_pieces: bool = False) -> Timeline:
+    """The journal's lines in order. One that cannot be read is passed over: :func:`read_manifest` tells of it.
+
+    Args:
+        keep_pieces: also those of rounds whose report has its bound.
+    """
     stages = _stages(config)
     bars: dict[str, list[Bar]] = defaultdict(list)
     pieces: dict[int, dict[tuple[str, int], Piece]] = defaultdict(dict)
@@ -75,7 +79,7 @@ def read_timeline(lines: Iterable[bytes], config: Config) -> Timeline:
                 )
             elif kind == "report":
                 reported[event["round"]] = time
-                if "bound" in event["report"]:
+                if "bound" in event["report"] and not keep_pieces:
                     pieces.pop(event["round"], None)
             events += _event(kind, event, time)
         except (ValueError, KeyError, TypeError, AttributeError):
