@@ -5,8 +5,8 @@ members only let time pass. The trainers are arithmetic: the reference pass, the
 the run. Every member has cores of its own: what pools took from each other in the run is in the latencies, and stays there.
 
 Two orders: ``serial`` does data, reference pass, training, push and evaluation one after the other. ``overlapped`` opens the
-trainers while data is made, has them work on the reference log-probs of a shard as soon as its weights are accepted, and evaluates
-version n while round n + 1 trains; the push waits for both.
+trainers while data is made, has them work on the reference log-probs of a shard as soon as it is verified, and evaluates version n
+while round n + 1 trains; the push waits for both.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class FittedRuntime:
 
 
 class Trainers:
-    """The trainer group's reference pass: an observer that begins with a shard as soon as its weights are accepted."""
+    """The trainer group's reference pass: an observer that begins with a shard as soon as it is verified."""
 
     def __init__(self, time_: SimulatedTime, ledger: RoundLedger, num_shards: int, lease_s: float) -> None:
         self._time, self._ledger, self._num_shards, self._lease_s = time_, ledger, num_shards, lease_s
@@ -168,7 +168,7 @@ class Trainers:
 
     def hear(self, event: Event) -> None:
         """The next shard of the reference pass."""
-        if isinstance(event, ShardAccepted) and event.stage == "weigh":
+        if isinstance(event, ShardAccepted) and event.stage == "verify":
             self.free_at = max(self.free_at, self._time.now + self._lease_s) + self._seconds
             done = tell_reference(event.receipt.round, event.receipt.shard, self._seconds)
             self._time.at(self.free_at, lambda: self._ledger.hear(done))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.reports import PushFacts, TrainingSummary
 from bcpg_cluster.watch.observer import Event, ShardAccepted
 from bcpg_cluster.watch.report.round_bound import (
     REFERENCE,
+    Interval,
     Layout,
     Piece,
     RoundAccount,
@@ -20,7 +22,7 @@ from bcpg_cluster.watch.report.round_bound import (
 
 
 class RoundLedger:
-    """An observer that keeps the pieces of the rounds under way.
+    """An observer that keeps the pieces of the rounds under way. It may hear from several threads: a training can have its own.
 
     A round's turn lasts from its own beginning to that of the next, or to its report where that comes first.
 
@@ -30,6 +32,7 @@ class RoundLedger:
 
     def __init__(self, layout: Layout, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._layout, self._clock = layout, clock
+        self._guard = threading.Lock()
         self._began: dict[int, float] = {}
         self._pieces: dict[tuple[int, str, int], Piece] = {}
 
@@ -38,7 +41,8 @@ class RoundLedger:
         if isinstance(event, ShardAccepted):
             receipt, now = event.receipt, self._clock()
             key = receipt.round, receipt.table, receipt.shard
-            self._pieces[key] = Piece(*key, now - receipt.seconds, now)
+            with self._guard:
+                self._pieces[key] = Piece(*key, now - receipt.seconds, now)
 
     def begin(self, round_: int) -> None:
         """A round begins; called again when it starts over, this changes nothing."""
@@ -56,26 +60,30 @@ class RoundLedger:
         """
         began = self._began.get(round_)
         accepted = {(round_, table): state.shards.get((round_, table), {}) for table in self._layout.pools}
-        is_whole = all((*key, shard) in self._pieces for key, shards in accepted.items() for shard in shards)
-        found = RoundAccount() if began is None or not is_whole else self._whole(round_, began, training, push)
-        self._forget(round_)
-        return found
+        with self._guard:
+            pieces = dict(self._pieces)
+            self._forget(round_)
+        if began is None or not all((*key, shard) in pieces for key, shards in accepted.items() for shard in shards):
+            return RoundAccount()
+        ended = self._began.get(round_ + 1, self._clock())
+        return self._whole(round_, (began, ended), tuple(pieces.values()), training, push)
 
     def _whole(
-        self, round_: int, began: float, training: TrainingSummary | None, push: PushFacts | None
+        self,
+        round_: int,
+        turn: Interval,
+        pieces: Sequence[Piece],
+        training: TrainingSummary | None,
+        push: PushFacts | None,
     ) -> RoundAccount:
-        ended = self._began.get(round_ + 1, self._clock())
-        pieces = [piece for piece in self._pieces.values() if piece.round == round_]
         if training is None or training.train_s is None or push is None:
-            return RoundAccount(busy=busy_shares(self._pieces.values(), self._layout, began, ended, None))
+            return RoundAccount(busy=busy_shares(pieces, self._layout, *turn, None))
+        own = [piece for piece in pieces if piece.round == round_]
         train_s, reference_s = training.train_s + (training.snapshot_s or 0.0), training.reference_s or 0.0
-        times = RoundTimes(pieces, began, ended, reference_s, train_s, push.seconds)
-        is_passed = any(piece.table == REFERENCE for piece in pieces)
+        times = RoundTimes(own, *turn, reference_s, train_s, push.seconds)
+        is_passed = any(piece.table == REFERENCE for piece in own)
         trainer_s = train_s if is_passed else train_s + reference_s
-        return RoundAccount(
-            round_bound(times, self._layout),
-            busy_shares(self._pieces.values(), self._layout, began, ended, trainer_s),
-        )
+        return RoundAccount(round_bound(times, self._layout), busy_shares(pieces, self._layout, *turn, trainer_s))
 
     def _forget(self, round_: int) -> None:
         """Keep only what lies in the turn of a round that is still to be reported."""

@@ -35,8 +35,18 @@ def overlap(monkeypatch: pytest.MonkeyPatch) -> Any:
     return round_overlap
 
 
-def simulate(fitted: Any, config: Config, order: str, run_dir: Path, rounds: int, evaluate_s: float = 5.0) -> Any:
+def simulate(
+    fitted: Any,
+    config: Config,
+    order: str,
+    run_dir: Path,
+    rounds: int,
+    *,
+    evaluate_s: float = 5.0,
+    judge_s: float = 0.0,
+) -> Any:
     latencies = {"generate": (8.0, 0.0), "evaluate": (evaluate_s, 0.0)} | dict.fromkeys(STAGES, (0.0, 0.0))
+    latencies |= {stage: (judge_s, 0.0) for stage in STAGES if stage.startswith("judge.")}
     fit = fitted.Fit(4, 2, latencies, (fitted.TrainerTimes(open_s=3.0, reference_s=4.0, train_s=20.0, push_s=2.0),))
     return fitted.simulate(config, fit, order, run_dir, num_rounds=rounds, seed=0, lease_s=0.0)
 
@@ -61,7 +71,7 @@ def test_serial_rounds_by_hand(fitted: Any, config: Config, tmp_path: Path):
 def test_overlapped_rounds_by_hand(fitted: Any, config: Config, tmp_path: Path):
     run = simulate(fitted, config, "overlapped", tmp_path, 2)
     for round_ in run.rounds:
-        # Shards are weighed at 8, 8, 16 and 16 s, and a second each of the reference pass follows: it ends at 18 s.
+        # Shards are verified at 8, 8, 16 and 16 s, and a second each of the reference pass follows: it ends at 18 s.
         assert round_.bound.took_s == 18.0 + 20.0 + 2.0
         assert round_.bound.bound_s == 38.0
         assert round_.reference_hidden == 0.5
@@ -70,6 +80,13 @@ def test_overlapped_rounds_by_hand(fitted: Any, config: Config, tmp_path: Path):
     assert second.evaluation_hidden == 1.0
     assert second.busy["rollout"] == (4 * 8.0 + 2 * 5.0) / (2 * 40.0)
     assert run.wall_s == 40.0 + 40.0 + 5.0  # the last version is evaluated by itself
+
+
+def test_the_reference_pass_hides_behind_judges(fitted: Any, config: Config, tmp_path: Path):
+    round_ = simulate(fitted, config, "overlapped", tmp_path, 1, judge_s=2.0).rounds[0]
+    # The last shards are judged from 16 to 20 s: three judges, two shards, two at once.
+    assert round_.bound.took_s > 20.0 + 20.0 + 2.0 - 1e-9
+    assert round_.reference_hidden == 1.0
 
 
 def test_an_evaluation_longer_than_the_training_holds_the_push_back(fitted: Any, config: Config, tmp_path: Path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+
 import pytest
 
 from bcpg_cluster.records import Receipt
@@ -132,3 +135,24 @@ def test_tables_of_no_pool_do_not_matter_to_whether_a_round_is_whole(table: str)
     story.accept(1, table, 0, 101.0, 0.0, told=False)
     story.accept(1, "rollouts", 0, 110.0, 8.0)
     assert story.account(1, 160.0).bound is not None
+
+
+def test_a_training_in_another_thread_may_tell_meanwhile():
+    story, is_over = Story(), threading.Event()
+
+    def tell() -> None:
+        for shard in itertools.cycle(range(500)):
+            receipt = Receipt("reference", 1000, shard + len(story.ledger._pieces), "a", "p", 1, 1, "", 0.0)
+            story.ledger.hear(ShardAccepted(1000, "reference", receipt))
+            if is_over.is_set():
+                return
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    try:
+        for round_ in range(200):
+            story.begin(round_, 0.0)
+            story.account(round_, 1.0)
+    finally:
+        is_over.set()
+        teller.join()
