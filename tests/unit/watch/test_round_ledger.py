@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import sys
 import threading
 
 import pytest
@@ -138,21 +138,29 @@ def test_tables_of_no_pool_do_not_matter_to_whether_a_round_is_whole(table: str)
 
 
 def test_a_training_in_another_thread_may_tell_meanwhile():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     story, is_over = Story(), threading.Event()
 
     def tell() -> None:
-        for shard in itertools.cycle(range(500)):
-            receipt = Receipt("reference", 1000, shard + len(story.ledger._pieces), "a", "p", 1, 1, "", 0.0)
-            story.ledger.hear(ShardAccepted(1000, "reference", receipt))
+        for shard in range(100_000):
+            story.ledger.hear(
+                ShardAccepted(
+                    1,
+                    "reference",
+                    Receipt("reference", 1, shard % 3000, "a", "p", 1, 1, "", 0.0),
+                )
+            )
             if is_over.is_set():
                 return
 
     teller = threading.Thread(target=tell)
     teller.start()
     try:
-        for round_ in range(200):
-            story.begin(round_, 0.0)
-            story.account(round_, 1.0)
+        for round_ in range(1000, 2000):
+            story.begin(round_, -1.0)  # keeps the pieces of round 1
+            story.account(round_ - 1, 1.0)
     finally:
         is_over.set()
         teller.join()
+        sys.setswitchinterval(before)
