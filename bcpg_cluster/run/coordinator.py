@@ -49,9 +49,8 @@ from bcpg_cluster.store.shards import read_table
 from bcpg_cluster.store.whole_files import make_parents, write_whole
 from bcpg_cluster.watch.observer import Noted, Observer, Observers, RoundFinished, StageProgress, WeightsPushed
 from bcpg_cluster.watch.report import round_report
-from bcpg_cluster.watch.report.round_bound import layout_of
 from bcpg_cluster.watch.report.round_report import Evaluated, Learned
-from bcpg_cluster.watch.round_ledger import RoundLedger
+from bcpg_cluster.watch.round_ledger import ledger_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Coordinator:
 
     def __init__(self, config: Config, parts: Parts) -> None:
         self._config, self._parts = config, parts
-        self._ledger = RoundLedger(layout_of(config))
+        self._ledger = ledger_of(config)
         self._manifest, self._observer = parts.manifest, Observers([self._ledger, parts.observer])
         self._floors = Floors(
             parts.manifest,

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.reports import PushFacts, TrainingSummary
 from bcpg_cluster.watch.observer import Event, ShardAccepted
@@ -17,8 +18,14 @@ from bcpg_cluster.watch.report.round_bound import (
     RoundAccount,
     RoundTimes,
     busy_shares,
+    layout_of,
     round_bound,
 )
+
+
+def ledger_of(config: Config) -> RoundLedger:
+    """For a run of this configuration."""
+    return RoundLedger(layout_of(config))
 
 
 class RoundLedger:
