@@ -219,9 +219,10 @@ def test_status_tells_the_bound_of_a_round(bcpg: Bcpg, run_dir: Path, tmp_path: 
     lines = (resumed / "manifest.jsonl").read_bytes().splitlines(keepends=True)
     third = next(n for n, line in enumerate(lines) if b'"table": "weighted"' in line and b'"round": 3' in line)
     (resumed / "manifest.jsonl").write_bytes(b"".join(lines[:third]))
+    whole = {*read_manifest(resumed).reports, 4} - {0}  # of the third round both processes did a part
     assert bcpg("iterate", "-c", resumed / "config.yaml", "--inline", "--run-dir", resumed, "--rounds", 4).code == 0
     rounds = json.loads(bcpg("status", "--run-dir", resumed, "--json").out)["rounds"]
-    assert ["bound" in report for report in rounds] == [False, True, True, False, True]
+    assert {number for number, report in enumerate(rounds) if "bound" in report} == whole
     assert "busy" not in rounds[3]
 
 
