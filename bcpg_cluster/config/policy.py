@@ -81,3 +81,6 @@ class EvaluateConfig(Section):
     """Longest response, in tokens; ``null`` takes ``generate.max_tokens``."""
     prompts_per_shard: int = Field(64, ge=1)
     """Test prompts in a shard."""
+    at_once: Annotated[bool, Decides.NEVER] = False
+    """Whether a version is measured before the next round begins, for whoever decides by the number; else, with an overlapped
+    ``pipeline``, while the next round trains. The last round of a command, and round 0, are always measured at once."""

@@ -43,6 +43,10 @@ class Config(Section):
     placement: Annotated[Literal["separate", "colocated"], Decides.NEVER] = "separate"
     """``separate`` gives every pool resources of its own, and stages overlap; ``colocated`` lets pools take turns on the same
     ones: rollouts, each judge, trainers. Results are the same."""
+    pipeline: Annotated[Literal["auto", "overlapped", "serial"], Decides.NEVER] = "auto"
+    """``overlapped`` lets what is idle work: reference log-probs on the trainers while the round's data is made, the evaluation of
+    a version while the next round trains. ``serial`` does one after the other. ``auto`` is overlapped where pools are separate.
+    Results are the same."""
     autoscaling: Annotated[Literal["auto"] | bool, Decides.NEVER] = "auto"
     """Whether nodes may still join the cluster. ``auto`` finds out where it can, on the head of a cluster that `ray up` started;
     elsewhere a cluster without room for the run is an error at once."""
@@ -82,6 +86,20 @@ class Config(Section):
         if not any(judge.role == "vote" for judge in judges.values()):
             raise ValueError("no judge has role 'vote'; without one no step can be mined")
         return judges
+
+    @model_validator(mode="after")
+    def _idle_pools_can_work(self) -> Config:
+        if self.pipeline == "overlapped" and self.placement == "colocated":
+            raise ValueError(
+                "pipeline is 'overlapped' and placement 'colocated': pools that take turns on the same machine have none that "
+                "could work while another does; set pipeline: serial (or leave it out), or placement: separate"
+            )
+        return self
+
+    @property
+    def is_overlapped(self) -> bool:
+        """Whether what is idle works ahead."""
+        return self.pipeline == "overlapped" or (self.pipeline == "auto" and self.placement == "separate")
 
     @model_validator(mode="after")
     def _rule_fits_the_voters(self) -> Config:

@@ -4,16 +4,19 @@
                             train (gang) ─► snapshot v1 ─► push, proven by canaries ─► evaluate v1 ─► report
                    round 2: the same, from v1 ...
 
+Where pools run separately, the trainers compute reference log-probs beside the map stages, and v1 is evaluated while round 2 trains
+(``run.pipeline``; ``pipeline: serial`` has one after the other, with the same results).
+
 The coordinator holds no rows. It asks the manifest what is missing, has it done, and notes what came of it; so resuming after
 a crash is the same as continuing. ``Parts`` are made by ``run.build.assembly``; nothing here names an implementation.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -27,29 +30,28 @@ from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt, Receipt
 from bcpg_cluster.run.dataflow import Dataflow
 from bcpg_cluster.run.floors import Floors, empty_round_reason
+from bcpg_cluster.run.pipeline.beside import train_beside
+from bcpg_cluster.run.pipeline.early_reference import EarlyReference
+from bcpg_cluster.run.pipeline.reference_pass import TABLE as REFERENCE
+from bcpg_cluster.run.pipeline.round_end import LearnedRound, RoundEnd, learned_half
 from bcpg_cluster.run.push import Pusher, PushSettings
 from bcpg_cluster.run.recovery.lost_shards import LostShards, until_whole
 from bcpg_cluster.run.recovery.prompt_tables import dealt, measured_prompts, write_prompts
 from bcpg_cluster.run.recovery.snapshot_again import SnapshotMender
 from bcpg_cluster.run.serving import Serving, Weights, weights_of
-from bcpg_cluster.run.snapshots import SnapshotCheck, keep_snapshots
+from bcpg_cluster.run.snapshots import SnapshotCheck
 from bcpg_cluster.run.steps import Step, Steps, TrainersFree, Training, alone
-from bcpg_cluster.run.training import check_rows, train_again, train_round
-from bcpg_cluster.stages.generate.counts import RolloutCounts
+from bcpg_cluster.run.training import check_rows, open_job, train_again, train_round
 from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, evaluation_stages, turns
 from bcpg_cluster.stages.push.canaries import read_canaries
 from bcpg_cluster.stages.train.protocol import TrainSettings
 from bcpg_cluster.stages.weigh.counts import WeighCounts
 from bcpg_cluster.stages.weigh.stage import WeighSettings
-from bcpg_cluster.store.layout import report_path
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
-from bcpg_cluster.store.reports import PushFacts, RoundReport, TrainingSummary
-from bcpg_cluster.store.rows import outcomes_from
-from bcpg_cluster.store.shards import read_table
-from bcpg_cluster.store.whole_files import make_parents, write_whole
-from bcpg_cluster.watch.observer import Noted, Observer, Observers, RoundFinished, StageProgress, WeightsPushed
+from bcpg_cluster.store.reports import PushFacts, RoundReport
+from bcpg_cluster.watch.observer import Noted, Observer, Observers, StageProgress, WeightsPushed
 from bcpg_cluster.watch.report import round_report
-from bcpg_cluster.watch.report.round_report import Evaluated, Learned
+from bcpg_cluster.watch.report.round_report import Learned
 from bcpg_cluster.watch.round_ledger import ledger_of
 
 
@@ -58,7 +60,9 @@ class Parts:
     """What a run is made of.
 
     Attributes:
+        tend: what is done about once a second while the run waits.
         attend: has the members speak to this run, after another may have used them.
+        without_training: inside it, waiting for the trainers ends soon, as if a stop had been asked for.
     """
 
     manifest: Manifest
@@ -75,6 +79,7 @@ class Parts:
     stop_asked: Callable[[], bool]
     tend: Callable[[], None] = lambda: None
     attend: Callable[[], None] = lambda: None
+    without_training: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class Coordinator:
@@ -94,6 +99,10 @@ class Coordinator:
             say=lambda text: parts.observer.hear(Noted(text)),
         )
         self._lost = LostShards(parts.manifest, self._config.data_stages, parts.observer)
+        self._end = RoundEnd(parts.manifest, parts.prompts, config, parts.observer, self._ledger, self._draw_evaluation)
+        self._is_overlapped = False
+        self._early: EarlyReference | None = None
+        self._unmeasured: LearnedRound | None = None
         self._trainer_holds: int | None = None  # the version it trained last, in this process and for this run
         again = partial(self._training, train=train_again)
         self._snapshots = SnapshotMender(self._manifest, parts.check_snapshot, again, self._pause, self._observer)
@@ -118,13 +127,18 @@ class Coordinator:
             Interrupted: stop was asked for.
             BcpgError: see ``errors``.
         """
-        return alone(self.steps(rounds))
+        if not self._config.is_overlapped:
+            return alone(self.steps(rounds))
+        self._is_overlapped = True
+        return train_beside(self.steps(rounds), self._parts.tend, self._parts.without_training)
 
     def steps(self, rounds: int) -> Steps[dict[int, RoundReport]]:
-        """As :meth:`run`, with a pause wherever other runs may use the pools, or the trainers."""
+        """As :meth:`run`, with a pause wherever other runs may use the pools, or the trainers: these are what works meanwhile."""
         todo = [round_ for round_ in range(rounds + 1) if round_ not in self._manifest.state.reports]
         if todo:  # members start from it
-            yield from self._snapshots.have(max(self._manifest.state.snapshots, default=0))
+            newest = max(self._manifest.state.snapshots, default=0)
+            for version in {min(todo[0], newest), newest}:  # the one before may still have to be measured
+                yield from self._snapshots.have(version)
             self._lost.check(todo)
         if any(round_ and round_ not in self._manifest.state.snapshots for round_ in todo):
             self._begin_trainers()
@@ -132,6 +146,8 @@ class Coordinator:
             soon = [near for near in (round_, round_ + 1) if near in todo]
             self._parts.turns.need({stage.pool for near in soon for stage in self._unsealed(near)})
             yield from self._whole_round(round_)
+            if not self._is_overlapped or self._config.evaluate.at_once or round_ in (0, todo[-1]):
+                self._measure()
             self._parts.gang.raise_if_failed()
         return {round_: self._manifest.state.reports[round_] for round_ in range(rounds + 1)}
 
@@ -140,6 +156,7 @@ class Coordinator:
         self._lost.check((0, 1))
         if 0 not in self._manifest.state.reports:
             alone(self._whole_round(0))
+            self._measure()
         stages = tuple(stage for stage in self._config.data_stages if stage.name != "weigh")
         until_whole(lambda: self._collect(1, stages), self._lost)
 
@@ -156,7 +173,7 @@ class Coordinator:
         return [stage for stage in stages if (round_, stage.output) not in self._manifest.state.sealed]
 
     def _whole_round(self, round_: int) -> Steps[None]:
-        """Complete a round, however often damaged shards have to be made again for it."""
+        """A round up to its evaluation, however often damaged shards have to be made again for it."""
         while True:
             try:
                 yield from self._round(round_)
@@ -166,64 +183,70 @@ class Coordinator:
                 return
 
     def _round(self, round_: int) -> Steps[None]:
-        """Complete a round; round 0 only measures the base policy."""
+        """A round up to its evaluation; round 0 is nothing but that."""
         started = time.monotonic()
         self._ledger.begin(round_)
         learned = (yield from self._learn(round_)) if round_ else None
-        evaluated = self._evaluate(round_)
-        done, seconds = self._manifest.state.reports, time.monotonic() - started
-        self._manifest.write_faults()
-        faults = [fault for fault in self._manifest.state.faults if fault.round == round_]
-        taught = (learned.train, learned.push) if learned else (None, None)
-        account = self._ledger.account(round_, self._manifest.state, *taught)
-        before = done.get(round_ - 1), done.get(0)
-        report = round_report.complete(round_, evaluated, learned, seconds, *before, faults, account)
-        path = self._manifest.run_dir / report_path(round_)
-        make_parents(path)
-        write_whole(path, json.dumps(report.plain(), indent=2).encode())
-        scores = {r: of.accuracy for r, of in {**done, round_: report}.items() if r and of.accuracy is not None}
-        keep_snapshots(self._manifest, scores, self._config.snapshots.keep_last)  # before a kill could skip it for good
-        self._manifest.add_report(report)
-        self._observer.hear(RoundFinished(report))
+        self._unmeasured = LearnedRound(round_, learned, time.monotonic() - started)
+
+    def _measure(self, beside: Training | None = None) -> None:
+        """Measure the version that is served, where it was not yet, and report its round; ``beside`` a training, or by itself."""
+        of = self._unmeasured
+        if of is not None and (beside is None or self._is_served(of.round)):
+            until_whole(lambda: self._end.close(of, beside), self._lost)
+            self._unmeasured = None
+
+    def _draw_evaluation(self, version: int) -> dict[str, float]:
+        """Have a version's evaluation done; wall seconds by stage."""
+        shards = measured_prompts(self._config, self._parts.prompts)
+        return self._map(version, evaluation_stages(), "eval_prompts", shards, version)
 
     # --- the learning half of a round
 
     def _learn(self, round_: int) -> Steps[Learned]:
         stages = self._config.data_stages
         started = time.monotonic()
-        seconds = self._collect(round_, stages)
+        with self._early_reference(round_) as self._early:
+            seconds = self._collect(round_, stages)
         totals = {stage.name: round_report.total(self._receipts(round_, stage.output)) for stage in stages}
         weighed = WeighCounts.read(totals["weigh"])
-        samples = round_report.conservation(weighed)
+        round_report.conservation(weighed)  # before anything is made of it
         seconds["data"] = time.monotonic() - started
         snapshot = yield from self._train(round_, weighed)
+        self._measure()  # the version before, while it is still served
         pushed = self._push(snapshot)
         yield from self._pause(TrainersFree())
-        measures = self._config.measures
-        training = snapshot.training or TrainingSummary()
-        rates = round_report.rates(totals, seconds)
-        if training.train_s and training.tokens is not None:
-            rates["train"] = training.tokens / training.train_s
-        return Learned(
-            samples=samples,
-            mined_share=weighed.mined_share,
-            mined_gradient_share=weighed.mined_gradient_share,
-            uncertain_right_share=weighed.uncertain_right_share,
-            right_steps=round_report.right_step_report(weighed),
-            judges=round_report.judge_report(weighed, self._config.voters, measures),
-            verdicts={stage.name: totals[stage.name] for stage in stages if stage.name.startswith("judge.")},
-            segment=totals["segment"],
-            generate=totals["generate"],
-            outcomes=totals["verify"],
-            train=training,
-            push=pushed,
-            tokens_per_s=rates,
-            seconds={**seconds, "train": snapshot.seconds, "push": pushed.seconds, "proof": pushed.proof_s},
-        )
+        seconds |= {"train": snapshot.seconds, "push": pushed.seconds, "proof": pushed.proof_s}
+        return learned_half(
+            self._config.data_stages, totals, snapshot.training, pushed, seconds, voters=self._config.voters,
+            measures=self._config.measures,
+        )  # fmt: skip
 
     def _collect(self, round_: int, stages: tuple[StageSpec, ...]) -> dict[str, float]:
         """Have data stages of a round done; wall seconds by stage."""
         return self._map(round_, stages, "prompts", dealt(self._config, self._parts.prompts, round_), round_ - 1)
+
+    def _early_reference(self, round_: int) -> AbstractContextManager[EarlyReference | None]:
+        """Around a data half: the reference pass beside it, where both are still to be done."""
+        state = self._manifest.state
+        is_done = round_ in state.snapshots or not {(round_, "weighted"), (round_, REFERENCE)}.isdisjoint(state.sealed)
+        if is_done or not self._is_overlapped:
+            return nullcontext()
+        return EarlyReference(
+            self._manifest,
+            self._parts.gang,
+            open_job(self._manifest, round_, self._weights(round_ - 1), self._parts.train_settings(round_)),
+            self._parts.weigh_settings,
+            check_start=partial(self._parts.check_snapshot, round_ - 1),
+            observer=self._observer,
+            tend=self._parts.tend,
+            without_training=self._parts.without_training,
+        )
+
+    def _tend(self) -> None:
+        self._parts.tend()
+        if self._early is not None:
+            self._early.look()
 
     def _pause(self, step: Step) -> Steps[None]:
         yield step
@@ -245,7 +268,8 @@ class Coordinator:
             return kept
         check_rows(weighed, self._config.objective)
         yield from self._snapshots.have(round_ - 1)
-        training = self._training(round_, train_round)
+        waited_s = 0.0 if self._early is None else self._early.waited_s
+        training = self._training(round_, partial(train_round, reference_waited_s=waited_s))
         yield from self._pause(training)
         self._trainer_holds = training.result().version
         return training.result()
@@ -264,13 +288,15 @@ class Coordinator:
                 num_canaries=self._config.push.num_canaries,
                 observer=self._observer,
                 max_attempts=self._config.pool("trainer").max_attempts,
-            )
+            ),
+            meanwhile=self._measure,
         )
 
     def _push(self, snapshot: SnapshotRecord) -> PushFacts:
         done = self._manifest.state.pushes.get(snapshot.version)
         path = self._weights(snapshot.version).path
-        if done is not None and self._is_served(snapshot.version):
+        was_trained_from = snapshot.version < max(self._manifest.state.snapshots)
+        if done is not None and (was_trained_from or self._is_served(snapshot.version)):
             return done
         self._open_rollouts(snapshot.version)
         is_served = self._is_served(snapshot.version)
@@ -286,27 +312,6 @@ class Coordinator:
         self._observer.hear(WeightsPushed(snapshot.version, facts))
         self._observer.hear(StageProgress(snapshot.version, "push", 1, 1))
         return facts
-
-    # --- the measuring half
-
-    def _evaluate(self, version: int) -> Evaluated:
-        sets = self._parts.prompts.measured(self._config.evaluate.num_prompts)
-        shards = measured_prompts(self._config, self._parts.prompts)
-        seconds = self._map(version, evaluation_stages(), "eval_prompts", shards, version)
-        receipts = self._receipts(version, "eval_outcomes")
-        outcomes = outcomes_from(read_table(self._manifest.run_dir, receipts))
-        reports = {
-            name: round_report.accuracy_report(outcomes, {prompt.prompt_id for prompt in of_set})
-            for name, of_set in sets.items()
-        }
-        totals = round_report.total(self._receipts(version, "eval_rollouts"))
-        return Evaluated(
-            accuracy=reports.pop("test"),
-            more_tests=reports,
-            responses=RolloutCounts.read(totals),
-            tokens_per_s=round_report.rates({"evaluate": totals}, seconds).get("evaluate"),
-            seconds=seconds,
-        )
 
     # --- shared
 
@@ -346,7 +351,7 @@ class Coordinator:
             {"policy_version": version, "run_seed": self._config.seed, "weigh": self._parts.weigh_settings},
             observer=self._observer,
             stop_asked=self._parts.stop_asked,
-            tend=self._parts.tend,
+            tend=self._tend,
             max_quarantined_share=self._config.max_quarantined_share,
             check_whole=lambda stage: self._floors.check(round_, stage, stages),
             lost=self._lost,

@@ -44,9 +44,10 @@ def kept_paths(state: ManifestState, keep_last: int) -> set[str]:
 
 def _kept(state: ManifestState, scores: dict[int, float], keep_last: int) -> set[str]:
     """By path: a round that taught nothing has the files of an earlier one."""
-    versions = sorted(v for v, record in state.snapshots.items() if record.path)  # the base has no files here
+    snapshots = dict(state.snapshots)  # a training in another thread may be adding one
+    versions = sorted(v for v, record in snapshots.items() if record.path)  # the base has no files here
     kept = versions[-keep_last:] + ([max(scores, key=lambda version: (scores[version], version))] if scores else [])
-    return {state.snapshots[version].path for version in kept if version in state.snapshots}
+    return {snapshots[version].path for version in kept if version in snapshots}
 
 
 def trained_in(state: ManifestState, version: int) -> int:

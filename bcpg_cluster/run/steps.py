@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,11 +18,20 @@ class Training:
 
     Args:
         train: touches the trainer group and the run's own files, and nothing else.
+        meanwhile: what the run would like to have done in the thread of the pools while another trains; a driver need not.
+
+    Attributes:
+        ended: when it was over, by ``time.monotonic``; ``None`` until then.
     """
 
-    def __init__(self, train: Callable[[], SnapshotRecord]) -> None:
-        self._train = train
+    def __init__(
+        self,
+        train: Callable[[], SnapshotRecord],
+        meanwhile: Callable[[Training], None] = lambda training: None,
+    ) -> None:
+        self._train, self._meanwhile = train, meanwhile
         self._outcome: Future[SnapshotRecord] = Future()
+        self.ended: float | None = None
 
     def run(self) -> None:
         """Train; never raises: :meth:`result` does."""
@@ -29,6 +39,12 @@ class Training:
             self._outcome.set_result(self._train())
         except BaseException as error:
             self._outcome.set_exception(error)
+        finally:
+            self.ended = time.monotonic()
+
+    def meanwhile(self) -> None:
+        """Do what the run would like to have done while this trains."""
+        self._meanwhile(self)
 
     def result(self) -> SnapshotRecord:
         """What was trained, or the error that ended it."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.errors import DataError, EngineError, MemberLostError
 from bcpg_cluster.records import StepCheckpoint
+from bcpg_cluster.run.pipeline.reference_pass import TABLE, ReferencePass
 from bcpg_cluster.run.recovery.resume_point import choose_resume_point
 from bcpg_cluster.run.serving import Weights
 from bcpg_cluster.stages.push.canaries import CANARIES, Canary, write_canaries
@@ -27,7 +28,7 @@ from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import TrainingSummary
 from bcpg_cluster.store.whole_files import make_parents, remove_tree, write_whole
-from bcpg_cluster.watch.observer import Event, Faulted, Observer, ShardAccepted, StageProgress, StepTrained
+from bcpg_cluster.watch.observer import Event, Faulted, Observer, StageProgress, StepTrained
 
 _WHAT_A_ROW_IS = {
     "all": "a response of a group with right and wrong ones",
@@ -75,30 +76,34 @@ def train_round(
     num_canaries: int,
     observer: Observer,
     max_attempts: int = 3,
+    reference_waited_s: float = 0.0,
 ) -> SnapshotRecord:
     """Train version ``round_`` from the sealed table of its round and count its snapshot.
 
     A group that is lost is started again and resumes from the last step checkpoint that is whole on every rank. One that a try
     failed on is not used again.
 
+    Args:
+        reference_waited_s: how long the run has waited already for reference log-probs alone.
+
     Raises:
         DataError: the rows do not fit the objective.
         EngineError: the group failed ``max_attempts`` times.
         TrainingDivergedError: a loss, a gradient or a weight is not finite; no snapshot was written.
     """
-    job = _job(manifest, round_, start, settings)
+    job = sealed_job(manifest, round_, start, settings)
     trained = _train_with_tries(manifest, gang, job, num_canaries, observer, max_attempts)
     steps = manifest.run_dir / steps_path(round_)
     make_parents(steps)
     write_whole(steps, "".join(json.dumps(asdict(report)) + "\n" for report in trained.reports).encode())
-    manifest.add_snapshot(trained.record)
+    manifest.add_snapshot(_with_wait(trained.record, reference_waited_s))
     if isinstance(manifest.run_dir, Path):
         remove_tree(manifest.run_dir / checkpoint_path(round_))
     else:
         with suppress(EngineError):  # they are but files: whether the group still lives is for the push to see
             TrainerClient(gang).drop_checkpoints(trained.job)
     observer.hear(StageProgress(round_, "train", 4, 4))
-    return trained.record
+    return manifest.state.snapshots[round_]
 
 
 def train_again(
@@ -115,7 +120,7 @@ def train_again(
     """Train a round that was trained before, from the same tables; the snapshot lies beside the one that counts, and counts
     itself for nothing. Raises like :func:`train_round`.
     """
-    job = _job(manifest, round_, start, replace(settings, checkpoint_every_steps=0))
+    job = sealed_job(manifest, round_, start, replace(settings, checkpoint_every_steps=0))
     return _train_with_tries(manifest, gang, job, num_canaries, _FaultsAlone(observer), max_attempts).record
 
 
@@ -140,17 +145,24 @@ class _Trained:
     record: SnapshotRecord
 
 
-def _job(manifest: Manifest, round_: int, start: Weights, settings: TrainSettings) -> TrainJob:
+def open_job(manifest: Manifest, round_: int, start: Weights, settings: TrainSettings) -> TrainJob:
+    """A round's training, without its rows."""
     return TrainJob(
         run_dir=manifest.run_dir.absolute(),
         round=round_,
         model_path=start.path,
         digests=start.digests,
-        # Every rank gets the job, and it needs the files' names alone: the metrics are most of a receipt.
-        weighted=tuple(replace(receipt, metrics={}) for receipt in manifest.state.receipts(round_, "weighted")),
+        weighted=(),
         settings=settings,
         checkpoint_dir="",  # every try has one of its own
     )
+
+
+def sealed_job(manifest: Manifest, round_: int, start: Weights, settings: TrainSettings) -> TrainJob:
+    """A round's training, with the rows of its sealed table."""
+    # Every rank gets the job, and it needs the files' names alone: the metrics are most of a receipt.
+    weighted = tuple(replace(receipt, metrics={}) for receipt in manifest.state.receipts(round_, "weighted"))
+    return replace(open_job(manifest, round_, start, settings), weighted=weighted)
 
 
 def _train_with_tries(
@@ -257,18 +269,16 @@ def _train_once(
     trainers.begin(job)
     opened = time.monotonic()
     observer.hear(StageProgress(job.round, "train", 1, 4))
-    if (job.round, "reference") not in manifest.state.sealed:
-        for receipt in trainers.reference(job, new_attempt()):
-            manifest.accept(receipt)
-            observer.hear(ShardAccepted(job.round, "reference", receipt))
-        manifest.seal(job.round, "reference", gang.size)
+    references = ReferencePass(manifest, trainers, gang.size, job.round, observer)
+    references.begin()
+    references.finish(job)
     referenced = time.monotonic()
     observer.hear(StageProgress(job.round, "train", 2, 4))
     sequences = trainers.canary_sequences(num_canaries)
     before = trainers.score(sequences)
     job = replace(job, resume=choose_resume_point(manifest, trainers, job, given_up, observer))
     teller.begin(job.resume)
-    reports = trainers.train(job, tuple(manifest.state.receipts(job.round, "reference")), meanwhile=teller.look)
+    reports = trainers.train(job, tuple(manifest.state.receipts(job.round, TABLE)), meanwhile=teller.look)
     teller.finish(reports)
     trained = time.monotonic()
     observer.hear(StageProgress(job.round, "train", 3, 4))
@@ -290,12 +300,21 @@ def _train_once(
         training=_summary(
             reports,
             open_s=opened - started,
-            reference_s=referenced - opened,
+            reference_s=references.seconds(),
+            reference_wait_s=referenced - opened,
             train_s=trained - referenced,
             snapshot_s=time.monotonic() - trained,
         ),
     )
     return _Trained(job, reports, record)
+
+
+def _with_wait(record: SnapshotRecord, waited_s: float) -> SnapshotRecord:
+    """The record, with what the run waited for reference log-probs before the training was asked for."""
+    if record.training is None or record.training.reference_wait_s is None:
+        return record
+    wait_s = record.training.reference_wait_s + waited_s
+    return replace(record, training=record.training.model_copy(update={"reference_wait_s": wait_s}))
 
 
 def _summary(reports: Sequence[StepReport], **seconds: float) -> TrainingSummary:

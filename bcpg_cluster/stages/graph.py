@@ -66,6 +66,10 @@ def evaluation_stages() -> tuple[StageSpec, ...]:
     )
 
 
+MEASURING = frozenset(stage.name for stage in evaluation_stages())
+"""The evaluation's stages, by name."""
+
+
 def turns(stages: Sequence[StageSpec]) -> list[tuple[str | None, tuple[StageSpec, ...]]]:
     """The stages in turns, each with the one pool besides ``cpu`` that it needs (``None``: no other): for pools that share
     a machine. A stage comes into the earliest turn of its pool that is not before those of its inputs.

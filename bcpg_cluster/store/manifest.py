@@ -1,4 +1,5 @@
-"""The manifest: an append-only journal that says what counts. One writer, any number of readers.
+"""The manifest: an append-only journal that says what counts. One writer, any number of readers. The writer's threads take turns:
+a training has one of its own while the run's thread works with the pools (``run.pipeline``).
 
 A line is one JSON event and is on disk before anything relies on it. Replaying the lines gives the state; resuming a run
 is nothing but asking that state what is missing. Every line carries a checksum (:mod:`bcpg_cluster.store.journals.lines`), and
@@ -12,6 +13,7 @@ lines behind said is done again. Where the lines are kept, and who may add to th
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -112,6 +114,7 @@ class Manifest:
 
     def __init__(self, run_dir: RunPath, *, take_over: bool = False) -> None:
         self.run_dir = run_dir
+        self._turn = threading.RLock()
         self._journal = open_journal(run_dir, take_over=take_over)
         try:
             self.state, found = _undamaged(run_dir, self._journal.lines())
@@ -147,8 +150,9 @@ class Manifest:
 
     def _append(self, event: dict[str, Any]) -> None:
         event = {**event, "time": event.get("time", round(time.time(), 3))}
-        self._write([event])
-        self.state.apply(event)
+        with self._turn:
+            self._write([event])
+            self.state.apply(event)
 
     def _write(self, events: Iterable[dict[str, Any]]) -> None:
         """Bring events to disk together: a disk (or an object store) takes as long for many lines as for one."""
@@ -174,22 +178,32 @@ class Manifest:
 
     def accept_all(self, receipts: Sequence[Receipt]) -> list[bool]:
         """Count shards, all in one write; of each, whether it counts (see :meth:`accept`)."""
-        known: set[tuple[int, str, int]] = set()
-        is_new = []
-        for receipt in receipts:
-            key = receipt.round, receipt.table, receipt.shard
-            is_new.append(key not in known and receipt.shard not in self.state.shards.get(key[:2], {}))
-            known.add(key)
-        counted = [receipt for receipt, counts in zip(receipts, is_new, strict=True) if counts]
-        if counted:
-            now = round(time.time(), 3)
-            self._write(
-                {"event": "shard", **{key: getattr(receipt, key) for key in RECEIPT_FIELDS}, "time": now}
-                for receipt in counted
-            )
-            for receipt in counted:
-                self.state.add_receipt(receipt)
-        return is_new
+        with self._turn:
+            known: set[tuple[int, str, int]] = set()
+            is_new = []
+            for receipt in receipts:
+                key = receipt.round, receipt.table, receipt.shard
+                is_new.append(key not in known and receipt.shard not in self.state.shards.get(key[:2], {}))
+                known.add(key)
+            counted = [receipt for receipt, counts in zip(receipts, is_new, strict=True) if counts]
+            if counted:
+                now = round(time.time(), 3)
+                self._write(
+                    {"event": "shard", **{key: getattr(receipt, key) for key in RECEIPT_FIELDS}, "time": now}
+                    for receipt in counted
+                )
+                for receipt in counted:
+                    self.state.add_receipt(receipt)
+            return is_new
+
+    def accept_made_of(self, receipts: Sequence[Receipt], inputs: Iterable[Receipt]) -> list[bool]:
+        """As :meth:`accept_all`, but none counts unless all that they were made of still does: a shard that was made again since
+        may have other content.
+        """
+        with self._turn:
+            if all(self.state.is_current(receipt) for receipt in inputs):
+                return self.accept_all(receipts)
+            return [False] * len(receipts)
 
     def seal(self, round_: int, table: str, num_shards: int) -> SealedTable:
         """Close a table.
@@ -231,14 +245,16 @@ class Manifest:
 
     def add_fault(self, fault: FaultEvent) -> None:
         """Note what went wrong and what was done about it. Of many of a sort, a line may stand for several."""
-        written = self._fault_lines.add(fault)
-        if written is not None:
-            self._append({"event": "fault", **written.plain()})
+        with self._turn:
+            written = self._fault_lines.add(fault)
+            if written is not None:
+                self._append({"event": "fault", **written.plain()})
 
     def write_faults(self) -> None:
         """Write the faults that were only counted so far."""
-        for fault in self._fault_lines.rest():
-            self._append({"event": "fault", **fault.plain()})
+        with self._turn:
+            for fault in self._fault_lines.rest():
+                self._append({"event": "fault", **fault.plain()})
 
     def lose(self, lost: LostShard) -> None:
         """Let go of a damaged shard and of its table's seal. The next attempt that is accepted takes its place; where that has

@@ -167,7 +167,9 @@ class TrainingSummary(Stored):
         steps, steps_planned, stopped_early: optimiser steps made and planned, and 1 where training stopped by its rule.
         tokens, sequences: trained on, over all steps.
         delta_per_token_*_last: mean drift from the reference in nats per token, in the last step.
-        open_s, reference_s, train_s, snapshot_s: seconds of the parts.
+        open_s, reference_s, train_s, snapshot_s: seconds of the parts; of the reference pass what it took the trainers, wherever
+            in the round (in runs made before it could overlap, the time until it was done).
+        reference_wait_s: seconds in which the run waited for reference log-probs and nothing else.
     """
 
     steps: float = 0.0
@@ -191,6 +193,7 @@ class TrainingSummary(Stored):
     positive_mass_last: float | None = None
     open_s: float | None = None
     reference_s: float | None = None
+    reference_wait_s: float | None = None
     train_s: float | None = None
     snapshot_s: float | None = None
 
@@ -255,6 +258,8 @@ class RoundReport(AccuracyReport):
             rounds before this was noted.
         busy: by pool, the share of the work it could have done in the round's time that it did; empty for the last two reasons.
         tokens_per_s, seconds: by stage; wall time from a stage's first lease to its last receipt.
+        hidden: of ``reference`` (the reference pass) and ``evaluate``, the share of their seconds during which the run did
+            something that it had to do anyway. Absent in round 0, and in rounds made before either could overlap.
         change, change_from_base: paired differences of ``accuracy`` and ``accuracy_greedy``, where both rounds have them.
     """
 
@@ -279,6 +284,7 @@ class RoundReport(AccuracyReport):
     busy: dict[str, float] = {}
     tokens_per_s: dict[str, float] = {}
     seconds: dict[str, float] = {}
+    hidden: dict[str, float] = {}
     faults: FaultReport | None = None
     change: dict[str, Estimate] = {}
     change_from_base: dict[str, Estimate] = {}

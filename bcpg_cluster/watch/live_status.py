@@ -20,6 +20,7 @@ from typing import Any
 
 from bcpg_cluster.cluster.state import PoolState
 from bcpg_cluster.errors import Interrupted, UnreachableError
+from bcpg_cluster.stages.graph import MEASURING
 from bcpg_cluster.store.journal import lock_holder
 from bcpg_cluster.store.layout import LIVE
 from bcpg_cluster.store.path import RunPath
@@ -85,6 +86,7 @@ class LiveStatus:
         self._started = clock()
         self._ended: Ending | None = None
         self._round: int | None = None
+        self._reported: int | None = None
         self._versions = Versions(served=None, trained=None)
         self._last_push: LastPush | None = None
         self._training: TrainingNow | None = None
@@ -134,17 +136,28 @@ class LiveStatus:
                     self._num_faults += 1
             case RoundFinished(report=report):
                 self._event("report", f"round {report.round} is done")
+                self._reported = report.round
+                self._drop(lambda round_, stage: round_ == report.round and round_ != self._round)
 
     def _stage(self, heard: StageProgress) -> None:
-        """A stage's count; a new round takes the place of the one before."""
+        """A stage's count; a new round takes the place of the one before, but for an evaluation beside its training."""
         now = self._steady()
-        with self._guard:
+        if not (heard.stage in MEASURING and self._round == heard.round + 1):
             self._round = heard.round
-            for key in [key for key in self._stages if key[0] != heard.round]:
-                del self._stages[key]
+            self._drop(lambda round_, stage: round_ != heard.round and not self._is_beside(round_, stage))
+        with self._guard:
             fresh = _Progress(heard.done, heard.total, heard.done, now, now)
             known = self._stages.setdefault((heard.round, heard.stage), fresh)
             known.done, known.total, known.updated = heard.done, heard.total, now
+
+    def _is_beside(self, round_: int, stage: str) -> bool:
+        """Whether a stage measures the version before the round that trains, and its report is still to come."""
+        return stage in MEASURING and round_ + 1 == self._round and round_ != self._reported
+
+    def _drop(self, is_over: Callable[[int, str], bool]) -> None:
+        with self._guard:
+            for key in [key for key in self._stages if is_over(*key)]:
+                del self._stages[key]
 
     def _see_pools(self, states: Sequence[PoolState]) -> None:
         """The pools as they are, and how busy they were since the last reading."""

@@ -24,6 +24,7 @@ ADDED_SINCE = {
     "mined_gradient_share",
     "uncertain_right_share",
     "right_steps",
+    "hidden",
     "segment",
 }  # in reports that this program makes
 

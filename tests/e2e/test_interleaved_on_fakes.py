@@ -32,6 +32,8 @@ TIMES = {
     "proof_s",
     "open_s",
     "reference_s",
+    "reference_wait_s",
+    "hidden",
     "train_s",
     "snapshot_s",
     "bound",

@@ -20,7 +20,7 @@ from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.store.mark import leave_mark
 from bcpg_cluster.watch.control import Control
 from bcpg_cluster.watch.fault_recorder import FaultRecorder
-from bcpg_cluster.watch.observer import Faulted, Noted, Observer
+from bcpg_cluster.watch.observer import Faulted, Noted, Observer, OneAtATime
 
 
 def newest_weights(config: Config, manifest: Manifest) -> Weights:
@@ -52,7 +52,7 @@ def coordinator_over(
     prompts: PromptSets,
 ) -> Coordinator:
     """A run on a workforce that is there already, perhaps from another run. Its faults are written into its manifest."""
-    observer = FaultRecorder(manifest, observer)
+    observer = OneAtATime(FaultRecorder(manifest, observer))  # a training may speak from a thread of its own
     scaler = Scaler(
         workforce.pools,
         workforce.gang,
@@ -84,5 +84,6 @@ def coordinator_over(
             stop_asked=stop_asked,
             tend=scaler.tend,
             attend=partial(workforce.serve, hooks),
+            without_training=workforce.without_training,
         ),
     )

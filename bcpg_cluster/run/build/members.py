@@ -27,6 +27,7 @@ from bcpg_cluster.stages.segment.stage import segment
 from bcpg_cluster.stages.train.worker import TrainWorker
 from bcpg_cluster.stages.verify.stage import verify
 from bcpg_cluster.stages.weigh.stage import weigh
+from bcpg_cluster.stages.weigh.trained_rows import trained_rows
 from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.path import RunPath
 
@@ -128,4 +129,5 @@ def host_trainer(config: Mapping[str, Any], rank: int, world_size: int) -> Train
         world_size,
         partial(make_trainer_rank, settings.train.kind, settings.train.group_timeout_s),
         snapshot_verifier(settings.train.kind),
+        trained_rows,
     )

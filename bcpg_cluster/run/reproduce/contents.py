@@ -66,7 +66,9 @@ def _weights(before: ManifestState, after: ManifestState, version: int) -> Part:
 
 
 def _table(run: RunPath, before: ManifestState, again: RunPath, after: ManifestState, round_: int, table: str) -> Part:
-    """Shard by shard: a shard holds the same prompts in both, since the configuration deals them."""
+    """Shard by shard: a shard holds the same prompts in both, since the configuration deals them. Only ``reference`` was cut by
+    rank alone in runs of older programs.
+    """
     num_rows, num_differing, first = 0, 0, ""
     for mine, theirs in zip_longest(_shards(run, before, round_, table), _shards(again, after, round_, table)):
         num_rows += len(mine or {})
@@ -80,8 +82,11 @@ def _table(run: RunPath, before: ManifestState, again: RunPath, after: ManifestS
 
 
 def _shards(run_dir: RunPath, state: ManifestState, round_: int, table: str) -> Iterator[dict[str, Row]]:
-    for receipt in state.receipts(round_, table):
-        yield {_name(row): row for row in read_shard(run_dir, receipt)}
+    shards = ({_name(row): row for row in read_shard(run_dir, receipt)} for receipt in state.receipts(round_, table))
+    if table == "reference":
+        yield {name: row for shard in shards for name, row in shard.items()}
+    else:
+        yield from shards
 
 
 def _name(row: Row) -> str:

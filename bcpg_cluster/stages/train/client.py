@@ -11,7 +11,7 @@ from bcpg_cluster.records import Receipt, StepCheckpoint
 from bcpg_cluster.stages.push.file_digests import FileFault
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.protocol import StepReport
-from bcpg_cluster.stages.train.worker import Sequences, TrainJob, WrittenSnapshot
+from bcpg_cluster.stages.train.worker import ReferencePiece, Sequences, TrainJob, WrittenSnapshot
 from bcpg_cluster.store.path import RunPath
 
 
@@ -22,12 +22,17 @@ class TrainerClient:
         self._gang = gang
 
     def begin(self, job: TrainJob) -> None:
-        """Have every rank read the round's rows and load the start weights."""
+        """Have every rank read the round's rows, and the start weights where they are not loaded yet."""
         self._gang.call_all("begin", job, label=f"begin round {job.round}")
 
-    def reference(self, job: TrainJob, attempt: str) -> list[Receipt]:
-        """Have lp_ref computed; each rank's shard of table ``reference``."""
-        return self._gang.call_all("reference", job, attempt, label=f"reference round {job.round}")
+    def open(self, job: TrainJob) -> None:
+        """Have every rank load the start weights, before there are rows."""
+        self._gang.call_all("open", job, label=f"open round {job.round}")
+
+    def reference(self, job: TrainJob, piece: ReferencePiece, attempt: str) -> list[Receipt]:
+        """Have lp_ref of a shard's rows computed; each rank's part of table ``reference``."""
+        label = f"reference round {job.round} shard {piece.shard}"
+        return self._gang.call_all("reference", job, piece, attempt, label=label)
 
     def canary_sequences(self, number: int) -> Sequences:
         """Responses to prove pushes with."""

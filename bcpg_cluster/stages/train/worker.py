@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter, RankProgress
 from bcpg_cluster.cluster.node_address import own_address
@@ -25,11 +26,13 @@ from bcpg_cluster.stages.train.protocol import (
 from bcpg_cluster.stages.train.step_checkpoints.record import check_step_checkpoint, checkpoint_name
 from bcpg_cluster.store.fetched import local_copy, local_staging, put_directory, run_cache, take_newest
 from bcpg_cluster.store.path import RunPath, StoredPath
-from bcpg_cluster.store.rows import ReferenceRow, WeightedRow, reference_from, reference_row, weighted_from
-from bcpg_cluster.store.shards import read_table, write_shard
+from bcpg_cluster.store.rows import ReferenceRow, Row, WeightedRow, reference_from, reference_row, weighted_from
+from bcpg_cluster.store.shards import read_shard, read_table, write_shard
 from bcpg_cluster.store.whole_files import remove_tree
 
 Sequences = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+RowsOfShard = Callable[[Mapping[str, list[Row]], Any], Sequence[WeightedRow]]
+"""The rows that will be trained on, from a shard's rollouts and outcomes and a run's settings of ``weigh``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class TrainJob:
     Attributes:
         run_dir: the absolute run directory that is read from and written to; one group may serve several runs in turn.
         model_path: the start weights.
-        weighted: the sealed table's shards.
+        weighted: the sealed table's shards; none while they are being made.
         checkpoint_dir: of the step checkpoints, relative to ``run_dir``; where that is in an object store, to this machine's cache.
         digests: of the start weights, by parameter; none for the base model.
         resume: the step checkpoint to resume from, which every rank has checked; ``None`` begins at step 0.
@@ -53,6 +56,25 @@ class TrainJob:
     checkpoint_dir: str
     digests: Mapping[str, str] = field(default_factory=dict)
     resume: StepCheckpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePiece:
+    """One shard of a round, for the reference pass.
+
+    Attributes:
+        inputs: what its rows are read from: its ``weighted``, or, before that is there, its ``rollouts`` and ``outcomes``.
+        weigh: the run's settings of ``weigh``, which say what is trained on; ``None`` with ``weighted``.
+    """
+
+    shard: int
+    inputs: Mapping[str, Receipt]
+    weigh: Any = None
+
+
+def reference_shard(shard: int, rank: int, world_size: int) -> int:
+    """The number in table ``reference`` of a rank's share of a shard of the round."""
+    return shard * world_size + rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +92,7 @@ class WrittenSnapshot:
 
 class TrainWorker:
     """One rank. ``make_engine(rank, world_size, host, port)`` builds its :class:`TrainerRank` when the group meets; ``verify``
-    checks what it fetched to start from.
+    checks what it fetched to start from; ``rows_of_shard`` says what will be trained on before it is weighed.
     """
 
     def __init__(
@@ -79,9 +101,11 @@ class TrainWorker:
         world_size: int,
         make_engine: Callable[[int, int, str, int], TrainerRank],
         verify: VerifySnapshot,
+        rows_of_shard: RowsOfShard | None = None,
     ) -> None:
         self._rank, self._world_size = rank, world_size
-        self._make_engine, self._verify = make_engine, verify
+        self._make_engine, self._verify, self._rows_of_shard = make_engine, verify, rows_of_shard
+        self._untouched: TrainJob | None = None  # whose start weights are loaded, and were not trained since
         self._engine: TrainerRank | None = None
         self._rows: list[WeightedRow] = []
         self._progress = ProgressReporter()
@@ -110,15 +134,24 @@ class TrainWorker:
         self._engine.progress = self._progress
 
     def begin(self, job: TrainJob) -> int:
-        """Read the round's rows, load the start weights, make a fresh optimiser; the number of rows."""
+        """Read the round's rows, and have its start weights; the number of rows."""
         with self._progress.call("reading rows"):
             self._rows = weighted_from(read_table(job.run_dir, job.weighted))
+        self.open(job)
+        return len(self._rows)
+
+    def open(self, job: TrainJob) -> None:
+        """Load the round's start weights and make a fresh optimiser, unless they are there as they were loaded."""
+        wanted = replace(job, weighted=(), checkpoint_dir="", resume=None)
+        if self._untouched == wanted:
+            return
+        with self._progress.call("fetching the start weights"):
+            self._untouched = None
             self._trainer.reports = []  # the last round's steps must not be taken for this one's
-            self._progress.begin("fetching the start weights")
             weights = self._start_weights(job)
             self._progress.begin("loading the start weights")
             self._trainer.open(weights, job.settings)
-        return len(self._rows)
+            self._untouched = wanted
 
     def _start_weights(self, job: TrainJob) -> str:
         copy = local_copy(job.model_path)
@@ -135,29 +168,41 @@ class TrainWorker:
                 ) from error
         return copy
 
-    def reference(self, job: TrainJob, attempt: str) -> Receipt:
-        """lp_ref of this rank's share, as shard ``rank`` of the ``reference`` table."""
-        with self._progress.call("reference pass"):
-            return self._reference(job, attempt)
+    def reference(self, job: TrainJob, piece: ReferencePiece, attempt: str) -> Receipt:
+        """lp_ref of this rank's share of a shard's rows, as a shard of the ``reference`` table (:func:`reference_shard`).
 
-    def _reference(self, job: TrainJob, attempt: str) -> Receipt:
+        The rows are dealt to ranks and cut into forwards shard by shard, so the numbers do not depend on when a shard comes.
+        """
+        with self._progress.call("reference pass"):
+            return self._reference(job, piece, attempt)
+
+    def _reference(self, job: TrainJob, piece: ReferencePiece, attempt: str) -> Receipt:
         started = time.monotonic()
-        logprobs = self._trainer.reference_logprobs([train_row(row) for row in self._rows])
+        rows = self._rows_of(job, piece)
+        logprobs = self._trainer.reference_logprobs([train_row(row) for row in rows]) if rows else {}
         self._progress.begin("writing reference log-probs")
-        rows = [
-            ReferenceRow(self._rows[index].key, found.response, found.rival)
-            for index, found in sorted(logprobs.items())
+        found = [
+            ReferenceRow(rows[index].key, values.response, values.rival) for index, values in sorted(logprobs.items())
         ]
+        num_tokens = sum(len(row.logprobs) + len(row.rival_logprobs) for row in found)
         return write_shard(
             job.run_dir,
             table="reference",
             round_=job.round,
-            shard=self._rank,
+            shard=reference_shard(piece.shard, self._rank, self._world_size),
             attempt=attempt,
-            rows=[reference_row(row) for row in rows],
+            rows=[reference_row(row) for row in found],
             seconds=time.monotonic() - started,
-            metrics={"tokens": float(sum(len(row.logprobs) + len(row.rival_logprobs) for row in rows))},
+            metrics={"tokens": float(num_tokens), "ranks": float(self._world_size)},
         )
+
+    def _rows_of(self, job: TrainJob, piece: ReferencePiece) -> Sequence[WeightedRow]:
+        tables = {table: read_shard(job.run_dir, receipt) for table, receipt in piece.inputs.items()}
+        if "weighted" in tables:
+            return weighted_from(tables["weighted"])
+        if self._rows_of_shard is None:
+            raise StoreError("this trainer reads nothing but the weighted table")
+        return self._rows_of_shard(tables, piece.weigh)
 
     def train(self, job: TrainJob, reference: Sequence[Receipt]) -> list[StepReport]:
         """The round's optimiser steps, from ``job.resume`` on.
@@ -166,6 +211,7 @@ class TrainWorker:
             StoreError: a training row has no row in the ``reference`` table.
         """
         with self._progress.call("reading reference log-probs"):
+            self._untouched = None
             return self._train(job, reference)
 
     def _train(self, job: TrainJob, reference: Sequence[Receipt]) -> list[StepReport]:

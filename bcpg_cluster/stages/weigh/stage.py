@@ -117,7 +117,7 @@ def weigh(tables: Tables, job: StageJob) -> StageResult:
         counts.groups += 1
         counts.groups_kept += len(kept) > 0
         groups.append(kept)
-    rows = _lay_out(groups, settings)
+    rows = lay_out(groups, settings)
     _account(groups, rows, settings.objective, counts)
     return StageResult([weighted_row(row) for row in rows], counts.metrics())
 
@@ -143,7 +143,7 @@ def _count_wrong(mined: Sequence[bool], masses: Sequence[float], counts: WeighCo
 # --- what a row is
 
 
-def _lay_out(groups: Sequence[Sequence[WeightedRow]], settings: WeighSettings) -> list[WeightedRow]:
+def lay_out(groups: Sequence[Sequence[WeightedRow]], settings: WeighSettings) -> list[WeightedRow]:
     """From a row for each sample of each group to those the objective trains on, with their rivals."""
     samples = [row for group in groups for row in group]
     match settings.objective.rows:

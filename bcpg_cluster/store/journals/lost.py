@@ -20,7 +20,7 @@ class LostShard:
     Attributes:
         checksum: of the file as it was accepted: what is made again is the same content where it has the same checksum.
         downstream: tables whose shard of this number is given up where the content comes out different.
-        whole: tables that are then given up with all their shards (``reference``: those are the trainer ranks').
+        whole: tables that are then given up with all their shards (``reference``: its parts have numbers of their own).
         why: what was found wrong with the file.
     """
 

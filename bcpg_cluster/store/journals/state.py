@@ -149,6 +149,11 @@ class ManifestState:
         """The accepted shards of a table, in shard order."""
         return [receipt for _, receipt in sorted(self.shards.get((round_, table), {}).items())]
 
+    def is_current(self, receipt: Receipt) -> bool:
+        """Whether the content of a shard is what counts now."""
+        found = self.shards.get((receipt.round, receipt.table), {}).get(receipt.shard)
+        return found is not None and found.checksum == receipt.checksum
+
     def missing(self, round_: int, table: str, num_shards: int) -> list[int]:
         """The shards of a table that are still missing."""
         accepted = self.shards.get((round_, table), {})

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from bcpg_cluster.cluster.state import PoolState
 from bcpg_cluster.records import Receipt, VerdictStatus
-from bcpg_cluster.stages.graph import ROLLOUT_POOL
+from bcpg_cluster.stages.graph import MEASURING, ROLLOUT_POOL
 from bcpg_cluster.stages.train.protocol import StepReport
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
 from bcpg_cluster.stages.weigh.counts import WeighCounts
@@ -66,6 +66,7 @@ class RunMetrics:
         self._voters, self._measures = tuple(voters), tuple(measures)
         self._sums: dict[tuple[int, str], Counter[str]] = {}  # of receipts' metrics, by round and table
         self._store_bytes = 0
+        self._round: int | None = None
         self._busy: dict[str, deque[tuple[float, float, float]]] = {}
         for receipt in earlier:
             self._sum_up(receipt)
@@ -95,7 +96,9 @@ class RunMetrics:
                 self._report(report)
 
     def _stage(self, progress: StageProgress) -> None:
-        self._sink.set("bcpg_round", progress.round)
+        if not (progress.stage in MEASURING and self._round == progress.round + 1):  # beside the next round's training
+            self._round = progress.round
+            self._sink.set("bcpg_round", progress.round)
         self._sink.set("bcpg_stage_done", progress.done, stage=progress.stage)
         self._sink.set("bcpg_stage_pieces", progress.total, stage=progress.stage)
 
@@ -197,7 +200,8 @@ class RunMetrics:
 
     def _report(self, report: RoundReport) -> None:
         """A finished round."""
-        self._sink.set("bcpg_round", report.round)
+        if self._round != report.round + 1:
+            self._sink.set("bcpg_round", report.round)
         self._sink.set("bcpg_round_seconds", report.round_seconds)
         if report.bound is not None:
             self._sink.set("bcpg_round_bound_seconds", report.bound.bound_s)

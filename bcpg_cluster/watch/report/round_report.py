@@ -77,6 +77,7 @@ def complete(
     previous: RoundReport | None,
     base: RoundReport | None,
     faults: Sequence[FaultEvent] = (),
+    hidden: Mapping[str, float] | None = None,
     account: RoundAccount | None = None,
 ) -> RoundReport:
     """A round's report.
@@ -86,6 +87,7 @@ def complete(
         seconds: of the whole round.
         previous, base: the reports of the round before and of round 0, where there are any.
         faults: of the round.
+        hidden: see :func:`hidden_shares`.
         account: its bound and how busy the pools were, as far as they are known.
     """
     accuracy, responses = evaluated.accuracy, evaluated.responses
@@ -103,6 +105,8 @@ def complete(
         found["seconds"] = {**learned.seconds, **evaluated.seconds, "round": seconds}
     if previous is not None and base is not None:
         found |= {"change": change(previous, accuracy), "change_from_base": change(base, accuracy)}
+    if hidden:
+        found["hidden"] = dict(hidden)
     if faults:
         found["faults"] = fault_report(faults)
     if account is not None and account.bound is not None:
@@ -110,6 +114,18 @@ def complete(
     if account is not None and account.busy:
         found["busy"] = dict(account.busy)
     return RoundReport(round=round_, **found)
+
+
+def hidden_shares(train: TrainingSummary, of_evaluation: float) -> dict[str, float]:
+    """What the round did not wait for, as :attr:`RoundReport.hidden` has it.
+
+    Args:
+        of_evaluation: the share of the evaluation during which the next round trained.
+    """
+    found = {"evaluate": of_evaluation}
+    if train.reference_s and train.reference_wait_s is not None:
+        found["reference"] = max(1.0 - train.reference_wait_s / train.reference_s, 0.0)
+    return found
 
 
 def fault_report(faults: Sequence[FaultEvent]) -> FaultReport:

@@ -101,7 +101,7 @@ def _attempts(seen: RunSeen, round_: int, shard: int) -> tuple[tuple[str, int, s
         (table, piece, receipt.attempt)
         for table in ("rollouts", "weighted", "reference")
         for piece, receipt in sorted(seen.shards.get((round_, table), {}).items())
-        if piece == shard or table == "reference"  # whose pieces are cut by trainer rank
+        if piece == shard or table == "reference"  # whose pieces have numbers of their own
     )
 
 

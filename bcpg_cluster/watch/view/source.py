@@ -299,7 +299,7 @@ class RunSource:
             return sample_view(opened.tables, self.seen().config, line, reference=opened.reference.get(id_), hand=hand)
 
     def _reference(self, tables: ShardTables) -> dict[SampleId, np.ndarray]:
-        """From the pieces of the reference pass, which are cut by trainer rank: the one at the shard's place first."""
+        """From the pieces of the reference pass, which are cut by shard and trainer rank: those at the shard's place first."""
         seen, round_ = self.seen(), tables.round
         pieces = sorted(seen.shards.get((round_, "reference"), {}).items())
         if not pieces:

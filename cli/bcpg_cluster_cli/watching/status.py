@@ -57,6 +57,10 @@ def _print(console: Console, directory: RunPath) -> None:
         console.print(
             f"round {row['round']}  {row['table']}: {row['shards']} shards delivered, {row['state']}", highlight=False
         )
+    for version in sorted(set(state.pushes) - set(state.reports)):
+        console.print(
+            f"round {version}: its weights are pushed; it is measured while the next round trains", highlight=False
+        )
     if facts["faults"]:
         counts = counts_text(facts["faults"])
         console.print(f"faults: {counts} (see `status --events`)", highlight=False)

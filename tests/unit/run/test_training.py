@@ -269,7 +269,7 @@ def test_a_rank_that_hangs_is_given_up_and_what_it_does_later_changes_nothing(
     assert "not answered" not in faulted.fault.cause
     assert record.training.steps == 3.0
     assert manifest.state.snapshots == {1: record}
-    assert Trainer.references == size  # what was sealed before is not made again
+    assert Trainer.references == 2 * size  # both shards once: what was sealed before is not made again
 
 
 def test_a_rank_says_where_it_is(make_bench: Callable[..., Bench]):
@@ -347,9 +347,10 @@ def test_a_table_with_one_row_is_enough(objective: Objective, weighed: dict[str,
 
 
 def test_two_ranks_share_the_reference_pass(manifest: Manifest, make_bench: Callable[..., Bench]):
+    """Each shard is dealt to both: shard 0 of the round is parts 0 and 1, shard 1 parts 2 and 3."""
     make_bench(2).train()
-    assert manifest.state.sealed[1, "reference"].num_shards == 2
-    assert [r.num_rows for r in manifest.state.receipts(1, "reference")] == [5, 5]
+    assert manifest.state.sealed[1, "reference"].num_shards == 4
+    assert [r.num_rows for r in manifest.state.receipts(1, "reference")] == [3, 2, 3, 2]
 
 
 @pytest.mark.parametrize("error", [MemberLostError("killed"), EngineError("peer closed")])
@@ -362,7 +363,7 @@ def test_a_group_that_is_lost_starts_again(manifest: Manifest, make_bench: Calla
     fault = bench.observer.of(Faulted)[0].fault
     assert (fault.what, fault.round, fault.pool) == ("train round 1", 1, "trainer")
     assert Trainer.opened == ["base", "base"]
-    assert Trainer.references == 1  # the sealed reference is not computed again
+    assert Trainer.references == 2  # a shard each: the sealed reference is not computed again
     assert [member.name for member in bench.gang.members] == ["trainer/0.1"]
 
 

@@ -19,7 +19,7 @@ from bcpg_cluster.stages.generate.protocol import RolloutEngine
 from bcpg_cluster.stages.job import StageJob, StageWorker, run_job
 from bcpg_cluster.stages.push.protocol import PushGroup
 from bcpg_cluster.stages.train.client import TrainerClient
-from bcpg_cluster.stages.train.worker import TrainJob, TrainWorker
+from bcpg_cluster.stages.train.worker import ReferencePiece, TrainJob, TrainWorker
 
 GROUP = PushGroup("127.0.0.1", 1, 2, "gloo")
 STAGE_JOB = StageJob(Path(), "verify", "outcomes", 1, 0, "a", {})
@@ -37,7 +37,8 @@ ROLLOUT_CALLS: dict[str, tuple[Any, ...]] = {
 }
 TRAINER_CALLS: dict[str, tuple[Any, ...]] = {
     "begin": (TRAIN_JOB,),
-    "reference": (TRAIN_JOB, "attempt"),
+    "open": (TRAIN_JOB,),
+    "reference": (TRAIN_JOB, ReferencePiece(0, {}), "attempt"),
     "canary_sequences": (3,),
     "score": ([((1,), (2,))],),
     "train": (TRAIN_JOB, [], lambda: None),

@@ -27,3 +27,12 @@ def test_a_fault_gets_the_round_under_way_unless_it_has_one(tmp_path: Path):
             (FaultKind.FALLBACK, "push v1", 1),
         ]
         assert [type(event) for event in heard.events[1:3]] == [StageProgress, Noted]
+
+
+def test_a_fault_of_the_pools_is_of_the_round_they_measure_while_the_next_one_trains(tmp_path: Path):
+    with Manifest(tmp_path) as manifest:
+        recorder = FaultRecorder(manifest, Heard())
+        recorder.hear(StageProgress(1, "evaluate", 0, 4))
+        recorder.hear(StageProgress(2, "train", 1, 4))
+        recorder.hear(Faulted(FaultEvent(FaultKind.REPLACEMENT, "rollout/0", "gone")))
+        assert [fault.round for fault in manifest.state.faults] == [1]

@@ -15,9 +15,18 @@ from bcpg_cluster.errors import EngineError, Interrupted
 from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.layout import LIVE
 from bcpg_cluster.store.manifest import Manifest
+from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.watch.live import Ending, Live
 from bcpg_cluster.watch.live_status import HEARTBEAT_S, LiveStatus, is_alive, read_live, seconds_left
-from bcpg_cluster.watch.observer import Faulted, Noted, PoolsSeen, StageProgress, StepTrained, WeightsPushed
+from bcpg_cluster.watch.observer import (
+    Faulted,
+    Noted,
+    PoolsSeen,
+    RoundFinished,
+    StageProgress,
+    StepTrained,
+    WeightsPushed,
+)
 from bcpg_cluster_cli.watching.live_view import duration, live_view, state_line
 from tests.told import push_facts, step_report
 
@@ -77,6 +86,27 @@ def test_a_new_round_takes_the_place_of_the_one_before(tmp_path: Path):
     live.hear(StageProgress(1, "generate", 4, 4))
     live.hear(StageProgress(2, "generate", 0, 4))
     assert [(stage.round, stage.done) for stage in live.content().stages] == [(2, 0)]
+
+
+def test_an_evaluation_beside_the_next_training_takes_no_place(tmp_path: Path):
+    def shown() -> tuple[int | None, list[tuple[int, str, int]]]:
+        content = live.content()
+        return content.round, [(stage.round, stage.name, stage.done) for stage in content.stages]
+
+    live = LiveStatus(tmp_path)
+    live.hear(StageProgress(1, "push", 1, 1))
+    live.hear(StageProgress(2, "train", 0, 4))
+    live.hear(StageProgress(1, "evaluate", 0, 8))
+    live.hear(StageProgress(2, "train", 2, 4))
+    live.hear(StageProgress(1, "evaluate", 8, 8))
+    assert shown() == (2, [(2, "train", 2), (1, "evaluate", 8)])
+    live.hear(RoundFinished(RoundReport(round=1)))
+    assert shown() == (2, [(2, "train", 2)])
+    live.hear(StageProgress(2, "evaluate", 8, 8))
+    live.hear(RoundFinished(RoundReport(round=2)))
+    assert shown() == (2, [(2, "train", 2), (2, "evaluate", 8)])
+    live.hear(StageProgress(3, "generate", 0, 4))
+    assert shown() == (3, [(3, "generate", 0)])
 
 
 @pytest.mark.parametrize(
