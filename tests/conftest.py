@@ -114,8 +114,10 @@ def run_rounds() -> Callable[..., Run]:
 def finished_run(
     run_rounds: Callable[..., Run], make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
-    """Three rounds on fakes, done once. Read it; copy it to change it."""
-    return run_rounds(tmp_path_factory.mktemp("runs") / "finished", make_config(), 3)
+    """Three rounds on fakes, done once, one thing after the other, so that its journal may be cut anywhere. Read it; copy it to
+    change it.
+    """
+    return run_rounds(tmp_path_factory.mktemp("runs") / "finished", make_config(pipeline="serial"), 3)
 
 
 @pytest.fixture(scope="session")

@@ -168,9 +168,18 @@ def test_reference_logprobs_do_not_wait_for_judges(
             are_there.set()
         return False
 
+    loaded: list[str] = []
+    opened = FakeTrainerRank.open
+
+    def open_(self: FakeTrainerRank, model_path: str, *arguments: Any) -> None:
+        loaded.append(Path(model_path).name[:5])
+        opened(self, model_path, *arguments)
+
     monkeypatch.setattr(FakeJudge, "judge", judge)
+    monkeypatch.setattr(FakeTrainerRank, "open", open_)
     state, _ = until(tmp_path / "run", make_config(**SMALL), 3, hear)
     assert content(tmp_path / "run") == serial
+    assert loaded == ["fake", "v0001", "v0002"]  # the training has no start weights to load
     assert state.reports[1].hidden["reference"] > 0.0
 
 
