@@ -138,6 +138,7 @@ def main() -> None:
     started = facts()
     walls: dict[str, list[float]] = {"serial": [], "overlapped": []}
     shares: dict[str, list[float]] = {"reference": [], "evaluate": []}
+    over_bound: dict[str, list[float]] = {"serial": [], "overlapped": []}
     are_same = []
     for repeat in range(options.repeats):
         digests = set()
@@ -145,6 +146,8 @@ def main() -> None:
             wall_s, state = drive(order, options.rounds, options.seed + repeat, options.time_scale)
             walls[order].append(wall_s / options.rounds)
             digests.add(digest(state))
+            bounds = [state.reports[round_].bound for round_ in range(1, options.rounds)]
+            over_bound[order] += [bound.ratio for bound in bounds if bound is not None and bound.ratio is not None]
         are_same.append(len(digests) == 1)
         for round_ in range(1, options.rounds + 1):  # of the last run, the overlapped one
             hidden = state.reports[round_].hidden
@@ -157,6 +160,11 @@ def main() -> None:
             "round, serial, s": summarise(walls["serial"]),
             "round, overlapped, s": summarise(walls["overlapped"]),
             "overlapped / serial": ratios(walls["overlapped"], walls["serial"]),
+            **{
+                f"round / bound, {order}, but the last": summarise(found)
+                for order, found in over_bound.items()
+                if found
+            },
             "hidden share of the reference pass": summarise(shares["reference"]),
             "hidden share of an evaluation, but the last": summarise(shares["evaluate"]),
         },

@@ -196,6 +196,15 @@ class SimulatedTime:
         """Have something happen."""
         heapq.heappush(self._events, _Event(when, next(self._numbers), happen))
 
+    def let_pass(self, seconds: float) -> None:
+        """Let time pass, with all that happens in it."""
+        until = self.now + seconds
+        while self._events and self._events[0].at <= until:
+            event = heapq.heappop(self._events)
+            self.now = event.at
+            event.happen()
+        self.now = until
+
     def set(self) -> None:
         """Ring."""
         self._is_rung = True

@@ -7,7 +7,7 @@ from typing import Any
 
 from bcpg_cluster.store.reports import RoundReport
 
-_OF_THE_CLOCK = {"seconds", "tokens_per_s", "evaluation_tokens_per_s", "hidden"}
+_OF_THE_CLOCK = {"seconds", "tokens_per_s", "evaluation_tokens_per_s", "hidden", "bound", "busy"}
 
 
 def what_counts(report: Mapping[str, Any] | RoundReport, *, faults: bool = True) -> dict[str, Any]:

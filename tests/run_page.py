@@ -258,8 +258,9 @@ def _overview() -> dict[str, Any]:
                 {"pool": "trainer", "bars": [_bar(20, 140, "train", 1), _bar(170, 290, "train", 2)]},
             ],
             "bounds": [
-                {"round": 0, "bound_s": None, "took_s": 10.0, "text": "Round 0 is an evaluation alone."},
-                {"round": 1, "bound_s": 125.0, "took_s": 140.0, "text": "max(D 5.0 s, R 0.0 s) + T 120.0 s."},
+                {"round": 0, "bound_s": None, "took_s": 10.0, "text": "Round 0 is an evaluation alone.", "busy": {}},
+                {"round": 1, "bound_s": 125.0, "took_s": 140.0, "text": "max(D 5.0 s, R 0.0 s) + T 120.0 s.",
+                 "busy": {"rollout": 0.05, "trainer": 0.86}},
             ],
         },
         "events": [{"time": 1.79e9, "round": 1, "kind": "retry", "text": f"verify, shard 0: {HOSTILE}"}],

@@ -49,9 +49,10 @@ from bcpg_cluster.stages.weigh.counts import WeighCounts
 from bcpg_cluster.stages.weigh.stage import WeighSettings
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.reports import PushFacts, RoundReport
-from bcpg_cluster.watch.observer import Noted, Observer, StageProgress, WeightsPushed
+from bcpg_cluster.watch.observer import Noted, Observer, Observers, StageProgress, WeightsPushed
 from bcpg_cluster.watch.report import round_report
 from bcpg_cluster.watch.report.round_report import Learned
+from bcpg_cluster.watch.round_ledger import ledger_of
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Coordinator:
 
     def __init__(self, config: Config, parts: Parts) -> None:
         self._config, self._parts = config, parts
-        self._manifest, self._observer = parts.manifest, parts.observer
+        self._ledger = ledger_of(config)
+        self._manifest, self._observer = parts.manifest, Observers([self._ledger, parts.observer])
         self._floors = Floors(
             parts.manifest,
             max_error_share=config.verify.max_error_share,
@@ -97,7 +99,7 @@ class Coordinator:
             say=lambda text: parts.observer.hear(Noted(text)),
         )
         self._lost = LostShards(parts.manifest, self._config.data_stages, parts.observer)
-        self._end = RoundEnd(parts.manifest, parts.prompts, config, parts.observer, self._draw_evaluation)
+        self._end = RoundEnd(parts.manifest, parts.prompts, config, parts.observer, self._ledger, self._draw_evaluation)
         self._is_overlapped = False
         self._early: EarlyReference | None = None
         self._unmeasured: LearnedRound | None = None
@@ -183,6 +185,7 @@ class Coordinator:
     def _round(self, round_: int) -> Steps[None]:
         """A round up to its evaluation; round 0 is nothing but that."""
         started = time.monotonic()
+        self._ledger.begin(round_)
         learned = (yield from self._learn(round_)) if round_ else None
         self._unmeasured = LearnedRound(round_, learned, time.monotonic() - started)
 

@@ -212,6 +212,32 @@ class FaultReport(Stored):
     quarantined: list[str] = []
 
 
+class RoundBound(Stored):
+    """The least a round could take with the same pieces of work on separate pools: ``max(D, R) + T + P``.
+
+    Attributes:
+        took_s: from the round's beginning to that of the next, or to its report where that came first.
+        data_s: D, the data half at least: the longest pool's work spread evenly, or the longest way of one shard.
+        longest: the pool whose work that is, or ``one shard``.
+        reference_s: R, in which the reference pass was under way.
+        train_s: T, optimiser steps and snapshot.
+        push_s: P, the push and its proof.
+    """
+
+    bound_s: float
+    took_s: float
+    data_s: float
+    longest: str
+    reference_s: float
+    train_s: float
+    push_s: float
+
+    @property
+    def ratio(self) -> float | None:
+        """What the round took over its bound; ``None`` where the bound is 0."""
+        return self.took_s / self.bound_s if self.bound_s else None
+
+
 class RoundReport(AccuracyReport):
     """A complete round. Round 0 is the base policy's evaluation and has none of the learning half's fields.
 
@@ -228,6 +254,9 @@ class RoundReport(AccuracyReport):
             stage (of ``segment``: ``stages.segment.llm.llm_segmenter``).
         train: ``None`` in round 0.
         faults: ``None`` where there were none, and in rounds before these were noted.
+        bound: ``None`` in round 0, in a round without optimiser steps, in one of which another process or run did a part, and in
+            rounds before this was noted.
+        busy: by pool, the share of the work it could have done in the round's time that it did; empty for the last two reasons.
         tokens_per_s, seconds: by stage; wall time from a stage's first lease to its last receipt.
         hidden: of ``reference`` (the reference pass) and ``evaluate``, the share of their seconds during which the run did
             something that it had to do anyway. Absent in round 0, and in rounds made before either could overlap.
@@ -251,6 +280,8 @@ class RoundReport(AccuracyReport):
     verdicts: dict[str, dict[str, float]] = {}
     train: TrainingSummary | None = None
     push: PushFacts | None = None
+    bound: RoundBound | None = None
+    busy: dict[str, float] = {}
     tokens_per_s: dict[str, float] = {}
     seconds: dict[str, float] = {}
     hidden: dict[str, float] = {}

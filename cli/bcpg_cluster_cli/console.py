@@ -14,8 +14,17 @@ from rich.table import Table
 from bcpg_cluster.cluster.state import PoolState
 from bcpg_cluster.stages.segment.llm.counts import fallbacks
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
-from bcpg_cluster.store.reports import Estimate, JudgesReport, PushFacts, RightSteps, RoundReport, TrainingSummary
+from bcpg_cluster.store.reports import (
+    Estimate,
+    JudgesReport,
+    PushFacts,
+    RightSteps,
+    RoundBound,
+    RoundReport,
+    TrainingSummary,
+)
 from bcpg_cluster.watch.observer import Event, Faulted, Noted, PoolsSeen, RoundFinished, StageProgress
+from bcpg_cluster.watch.report.round_bound import bound_text
 from bcpg_cluster.watch.report.round_report import judge_account
 
 _WORTH_A_LINE_S = 3.0
@@ -196,7 +205,21 @@ def _rows(report: RoundReport) -> list[tuple[str, str]]:
         counts = counts_text(report.faults.counts)
         rows.append(("faults", f"{counts}; the worst: {report.faults.worst}"))
     rows.append(("seconds", ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())))
+    bound = report.bound
+    rows += [] if bound is None else [("bound", f"{bound_words(bound)} = {bound_text(bound)}")]
+    rows += [("busy", busy_words(report.busy))] if report.busy else []
     return rows
+
+
+def bound_words(bound: RoundBound) -> str:
+    """A round against the least it could take."""
+    ratio = "" if bound.ratio is None else f"{bound.ratio:.2f} x "
+    return f"took {bound.took_s:.1f} s, {ratio}its bound of {bound.bound_s:.1f} s"
+
+
+def busy_words(busy: Mapping[str, float]) -> str:
+    """Pools by how busy they were, the busiest first."""
+    return ", ".join(f"{pool} {percent(share)}" for pool, share in sorted(busy.items(), key=lambda of: -of[1]))
 
 
 def _change_text(report: RoundReport, measure: str) -> str:

@@ -19,7 +19,7 @@ from bcpg_cluster.store.manifest import read_manifest
 from tests.chaos.damage import KINDS, damage
 
 DATA = Path(__file__).parents[1] / "data"
-BY_THE_CLOCK = {"seconds", "tokens_per_s", "evaluation_tokens_per_s"}
+BY_THE_CLOCK = {"seconds", "tokens_per_s", "evaluation_tokens_per_s", "bound", "busy"}
 ADDED_SINCE = {
     "mined_gradient_share",
     "uncertain_right_share",
@@ -73,7 +73,14 @@ def test_a_finished_run_is_the_run_of_its_configuration(tmp_path: Path, bcpg: Ca
     assert "all 2 rounds are done already" in again.out
     further = bcpg("iterate", "--config", run_dir / "config.yaml", "--run-dir", run_dir, "--rounds", 3, "--inline")
     assert further.code == 0, further.err
-    assert set(read_manifest(run_dir).reports) == {0, 1, 2, 3}
+    reports = read_manifest(run_dir).reports
+    assert set(reports) == {0, 1, 2, 3}
+    assert [reports[r].bound is not None for r in reports] == [
+        False,
+        False,
+        False,
+        True,
+    ]  # of the one this program made
 
 
 def test_an_interrupted_run_resumes_to_the_same_end(tmp_path: Path, bcpg: Callable[..., Any], said: dict[str, Any]):
@@ -87,6 +94,7 @@ def test_an_interrupted_run_resumes_to_the_same_end(tmp_path: Path, bcpg: Callab
     facts = json.loads(bcpg("status", "--run-dir", run_dir, "--json").out)
     assert without_times(facts["rounds"]) == without_times(said["resumed"]["rounds"])
     assert facts["rounds"][2].keys() >= ADDED_SINCE
+    assert not facts["rounds"][2].keys() & {"bound", "busy"}  # half of it was done before
     assert not any(report.keys() & ADDED_SINCE for report in facts["rounds"][:2])
 
 

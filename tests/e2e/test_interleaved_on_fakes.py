@@ -36,6 +36,8 @@ TIMES = {
     "hidden",
     "train_s",
     "snapshot_s",
+    "bound",
+    "busy",
 }
 
 

@@ -23,6 +23,7 @@ from bcpg_cluster.store.whole_files import make_parents, write_whole
 from bcpg_cluster.watch.observer import Observer, RoundFinished
 from bcpg_cluster.watch.report import round_report
 from bcpg_cluster.watch.report.round_report import Evaluated, Learned
+from bcpg_cluster.watch.round_ledger import RoundLedger
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class RoundEnd:
     """Measures versions and writes reports.
 
     Args:
+        ledger: heard of all work of the rounds to be reported.
         draw: has a version's evaluation done; wall seconds by stage.
     """
 
@@ -91,10 +93,11 @@ class RoundEnd:
         prompts: PromptSets,
         config: Config,
         observer: Observer,
+        ledger: RoundLedger,
         draw: Callable[[int], Mapping[str, float]],
     ) -> None:
         self._manifest, self._prompts, self._config = manifest, prompts, config
-        self._observer, self._draw = observer, draw
+        self._observer, self._ledger, self._draw = observer, ledger, draw
 
     def close(self, of: LearnedRound, beside: Training | None = None) -> None:
         """Measure a round's version and write the round's report.
@@ -110,8 +113,10 @@ class RoundEnd:
         done = self._manifest.state.reports
         self._manifest.write_faults()
         faults = [fault for fault in self._manifest.state.faults if fault.round == of.round]
+        taught = (learned.train, learned.push) if learned else (None, None)
+        account = self._ledger.account(of.round, self._manifest.state, *taught)
         report = round_report.complete(
-            of.round, evaluated, learned, seconds, done.get(of.round - 1), done.get(0), faults, hidden
+            of.round, evaluated, learned, seconds, done.get(of.round - 1), done.get(0), faults, hidden, account
         )
         path = self._manifest.run_dir / report_path(of.round)
         make_parents(path)

@@ -96,6 +96,10 @@ METRICS = (
     _gauge("push_cached_prefix_nats", "nats", "", "the canary difference through a prefix that was cached before the push"),
     # the round
     _gauge("round_seconds", "seconds", "", "wall time of the last finished round"),
+    _gauge("round_bound_seconds", "seconds", "", "the least that the last round with a bound could take"),
+    _gauge("round_took_seconds", "seconds", "", "what that round took, from its beginning to that of the next, or to its report"),
+    _gauge("round_busy_share", "1", "pool", "of the work that a pool could have done in the last finished round, the "
+           "share that it did"),
 )  # fmt: skip
 
 BY_NAME = {metric.name: metric for metric in METRICS}

@@ -64,7 +64,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Learning rate", ("learning_rate",)),
         Panel("Steps", ("train_step", "train_steps")),
         Panel("Proof of the push", ("push_worst_nats", "push_separation_nats", "push_cached_prefix_nats")),
-        Panel("Last round", ("round_seconds",)),
+        Panel("Last round, and its bound", ("round_seconds", "round_took_seconds", "round_bound_seconds")),
+        Panel("Busy share in the last round", ("round_busy_share",), share=True),
     ),
 }
 

@@ -203,6 +203,11 @@ class RunMetrics:
         if self._round != report.round + 1:
             self._sink.set("bcpg_round", report.round)
         self._sink.set("bcpg_round_seconds", report.round_seconds)
+        if report.bound is not None:
+            self._sink.set("bcpg_round_bound_seconds", report.bound.bound_s)
+            self._sink.set("bcpg_round_took_seconds", report.bound.took_s)
+        for pool, share in report.busy.items():
+            self._sink.set("bcpg_round_busy_share", share, pool=pool)
         self._set_known("bcpg_accuracy", report.accuracy, decoding="sampled")
         self._set_known("bcpg_accuracy", report.accuracy_greedy, decoding="greedy")
         for key in [key for key in self._sums if key[0] < report.round]:

@@ -28,6 +28,7 @@ from bcpg_cluster.store.reports import (
     UnitQuality,
 )
 from bcpg_cluster.watch.report.accuracy import avg_at_n, mean_pass_at_k, paired_difference
+from bcpg_cluster.watch.report.round_bound import RoundAccount
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ def complete(
     base: RoundReport | None,
     faults: Sequence[FaultEvent] = (),
     hidden: Mapping[str, float] | None = None,
+    account: RoundAccount | None = None,
 ) -> RoundReport:
     """A round's report.
 
@@ -86,6 +88,7 @@ def complete(
         previous, base: the reports of the round before and of round 0, where there are any.
         faults: of the round.
         hidden: see :func:`hidden_shares`.
+        account: its bound and how busy the pools were, as far as they are known.
     """
     accuracy, responses = evaluated.accuracy, evaluated.responses
     found: dict[str, Any] = {name: getattr(accuracy, name) for name in accuracy.model_fields_set}
@@ -106,6 +109,10 @@ def complete(
         found["hidden"] = dict(hidden)
     if faults:
         found["faults"] = fault_report(faults)
+    if account is not None and account.bound is not None:
+        found["bound"] = account.bound
+    if account is not None and account.busy:
+        found["busy"] = dict(account.busy)
     return RoundReport(round=round_, **found)
 
 

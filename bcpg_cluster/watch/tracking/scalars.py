@@ -48,6 +48,8 @@ def round_scalars(report: RoundReport) -> dict[str, float]:
     if report.push is not None:
         for name in ("seconds", "worst_nats", "separation_nats", "cached_prefix_nats"):
             found[f"push_{name}"] = getattr(report.push, name)
+    if report.bound is not None:
+        found |= {"bound_seconds": report.bound.bound_s, "bound_ratio": report.bound.ratio}
     found |= {f"tokens_per_s/{stage}": rate for stage, rate in report.tokens_per_s.items()}
     found |= {f"seconds/{stage}": value for stage, value in report.seconds.items()}
     return {f"round/{name}": value for name, value in _known(found)}

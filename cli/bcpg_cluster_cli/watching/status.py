@@ -21,7 +21,8 @@ from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.watch.live_status import is_alive, read_live
-from bcpg_cluster_cli.console import counts_text, import_text, percent, points
+from bcpg_cluster.watch.report.round_bound import bound_text
+from bcpg_cluster_cli.console import bound_words, busy_words, counts_text, import_text, percent, points
 from bcpg_cluster_cli.session import find_run
 from bcpg_cluster_cli.terminal import Terminal
 from bcpg_cluster_cli.watching.live_view import WIDE, live_view
@@ -50,6 +51,8 @@ def _print(console: Console, directory: RunPath) -> None:
         console.print(f"round 1: {import_text(facts_of)}", highlight=False, markup=False, soft_wrap=True)
     reports = [report for _, report in sorted(state.reports.items())]
     console.print(_rounds(reports) if console.width >= WIDE else _narrow_rounds(reports))
+    for line in _last_bound(reports):
+        console.print(line, highlight=False, markup=False)
     for row in facts["in_progress"]:
         console.print(
             f"round {row['round']}  {row['table']}: {row['shards']} shards delivered, {row['state']}", highlight=False
@@ -75,6 +78,7 @@ def _rounds(reports: Sequence[RoundReport]) -> Table:
         "of gradient",
         "push",
         "seconds",
+        "bound",
     )
     for report in reports:
         samples, push = report.samples, report.push
@@ -89,6 +93,7 @@ def _rounds(reports: Sequence[RoundReport]) -> Table:
             percent(report.mined_gradient_share),
             f"{push.method}, {push.canaries}" if push else "-",
             f"{report.round_seconds:.0f}",
+            _bound_cell(report),
         )
     return table
 
@@ -110,6 +115,22 @@ def _narrow_rounds(reports: Sequence[RoundReport]) -> Table:
             f"{report.round_seconds:.0f}",
         )
     return table
+
+
+def _bound_cell(report: RoundReport) -> str:
+    bound = report.bound
+    return "-" if bound is None or bound.ratio is None else f"{bound.bound_s:.0f} (x {bound.ratio:.2f})"
+
+
+def _last_bound(reports: Sequence[RoundReport]) -> list[str]:
+    """Of the last round that has them: how its bound comes about, and how busy its pools were."""
+    bound = [
+        [f"round {r.round} {bound_words(r.bound)}", f"  = {bound_text(r.bound)}"]
+        for r in reports
+        if r.bound is not None
+    ]
+    busy = [f"  busy in round {r.round}: {busy_words(r.busy)}" for r in reports if r.busy]
+    return [*(bound[-1] if bound else []), *busy[-1:]]
 
 
 def _watch(directory: RunPath, *, as_json: bool) -> None:

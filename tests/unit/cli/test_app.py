@@ -60,7 +60,7 @@ def test_iterate_prints_what_a_person_wants_to_know(bcpg: Bcpg, config_file: Pat
     for words in (
         "round 0 (base policy)", "test accuracy, sampled (avg@4)", "test accuracy, greedy", "asked 96 = kept",
         "mined share", "llm against truth", "consensus against truth", "agreement llm+prm", "canaries passed", "tokens/s",
-        "seconds",
+        "seconds", "its bound of", "max(D ", "busy",
     ):  # fmt: skip
         assert words in ended.out
     moved, mined = ended.out.strip().splitlines()[-2:]
@@ -198,6 +198,32 @@ def test_status_fits_80_columns(bcpg: Bcpg, run_dir: Path, monkeypatch: pytest.M
     samples = reports[3].samples
     assert samples is not None and f"{samples.kept} / {samples.asked}" in " ".join(rows[3])
     assert max(len(line) for line in text.splitlines() if not line.startswith(("RUN", "ray namespace"))) <= 80
+
+
+def test_status_tells_the_bound_of_a_round(bcpg: Bcpg, run_dir: Path, tmp_path: Path):
+    rounds = json.loads(bcpg("status", "--run-dir", run_dir, "--json").out)["rounds"]
+    assert "bound" not in rounds[0]  # an evaluation alone
+    assert rounds[0]["busy"].keys() == {"rollout", "cpu"}
+    for report in rounds[1:]:
+        bound, seconds = report["bound"], report["seconds"]
+        assert 0 < bound["bound_s"] <= bound["took_s"]
+        parts = max(bound["data_s"], bound["reference_s"]) + bound["train_s"] + bound["push_s"]
+        assert bound["bound_s"] == pytest.approx(parts)
+        assert bound["data_s"] <= seconds["data"]
+        assert report["busy"].keys() == {"rollout", "cpu", "trainer"}
+        assert all(0 <= share <= 1 for share in report["busy"].values())
+    text = bcpg("status", "--run-dir", run_dir).out
+    assert "round 3 took " in text and "x its bound of " in text and "busy in round 3: " in text
+    resumed = tmp_path / "resumed"
+    shutil.copytree(run_dir, resumed)
+    lines = (resumed / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    third = next(n for n, line in enumerate(lines) if b'"table": "weighted"' in line and b'"round": 3' in line)
+    (resumed / "manifest.jsonl").write_bytes(b"".join(lines[:third]))
+    whole = {*read_manifest(resumed).reports, 4} - {0}  # of the third round both processes did a part
+    assert bcpg("iterate", "-c", resumed / "config.yaml", "--inline", "--run-dir", resumed, "--rounds", 4).code == 0
+    rounds = json.loads(bcpg("status", "--run-dir", resumed, "--json").out)["rounds"]
+    assert {number for number, report in enumerate(rounds) if "bound" in report} == whole
+    assert "busy" not in rounds[3]
 
 
 def test_watching_ends_with_the_whole_state(bcpg: Bcpg, run_dir: Path):

@@ -56,7 +56,7 @@ def overview_of(
         start_here: answers, which take a look into some shards.
     """
     rounds = _rounds(seen)
-    bounds = [bound_of(report, seen.shards, seen.config) for _, report in sorted(seen.state.reports.items())]
+    bounds = [bound_of(report, seen.timeline, seen.config) for _, report in sorted(seen.state.reports.items())]
     lines = shard_lines(seen)
     return Overview(
         SCHEMA,

@@ -251,12 +251,15 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The least a round could take beside what it took, ``None`` where figures lack. ``text`` says what was counted."""
+    """The least a round could take beside what it took, ``None`` where figures lack. ``text`` says what was counted, ``busy`` by
+    pool what share of the work it could have done in the round's time it did; empty where that is unknown.
+    """
 
     round: int
     bound_s: float | None
     took_s: float
     text: str
+    busy: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)

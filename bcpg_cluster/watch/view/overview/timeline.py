@@ -12,7 +12,17 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.stages.graph import evaluation_stages
 from bcpg_cluster.store.faults import FaultEvent
-from bcpg_cluster.store.reports import RoundReport, TrainingSummary
+from bcpg_cluster.store.reports import RoundBound, RoundReport, TrainingSummary
+from bcpg_cluster.watch.report.round_bound import (
+    REFERENCE,
+    Layout,
+    Piece,
+    RoundTimes,
+    bound_text,
+    busy_shares,
+    layout_of,
+    round_bound,
+)
 from bcpg_cluster.watch.view.overview.records import Bar, Bound, Gantt, Lane, RunEvent
 
 TRAINER = "trainer"
@@ -27,17 +37,27 @@ class Timeline:
 
     Attributes:
         created: when the run was made; ``None`` without such a line.
+        pieces: by round, then by table and shard; none of a round whose report has its bound, unless they were asked for.
+        reported: when a round's report was written.
     """
 
     created: float | None
     bars: Mapping[str, Sequence[Bar]]
+    pieces: Mapping[int, Mapping[tuple[str, int], Piece]]
+    reported: Mapping[int, float]
     events: tuple[RunEvent, ...]
 
 
-def read_timeline(lines: Iterable[bytes], config: Config) -> Timeline:
-    """The journal's lines in order. One that cannot be read is passed over: :func:`read_manifest` tells of it."""
+def read_timeline(lines: Iterable[bytes], config: Config, *, keep_pieces: bool = False) -> Timeline:
+    """The journal's lines in order. One that cannot be read is passed over: :func:`read_manifest` tells of it.
+
+    Args:
+        keep_pieces: also those of rounds whose report has its bound.
+    """
     stages = _stages(config)
     bars: dict[str, list[Bar]] = defaultdict(list)
+    pieces: dict[int, dict[tuple[str, int], Piece]] = defaultdict(dict)
+    reported: dict[int, float] = {}
     events: list[RunEvent] = []
     created: float | None = None
     for line in lines:
@@ -49,16 +69,22 @@ def read_timeline(lines: Iterable[bytes], config: Config) -> Timeline:
             elif kind == "shard" and event["table"] in stages:
                 stage, pool = stages[event["table"]]
                 bars[pool].append(_shard_bar(event, stage, time))
+                piece = Piece(event["round"], event["table"], event["shard"], time - event["seconds"], time)
+                pieces[piece.round][piece.table, piece.shard] = piece
             elif kind == "snapshot":
                 bars[TRAINER] += _training_bars(event, time)
             elif kind == "push":
                 bars["push"].append(
                     Bar(time - event["seconds"], time, "push", event["version"], f"version {event['version']}")
                 )
+            elif kind == "report":
+                reported[event["round"]] = time
+                if "bound" in event["report"] and not keep_pieces:
+                    pieces.pop(event["round"], None)
             events += _event(kind, event, time)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
-    return Timeline(created, bars, tuple(events))
+    return Timeline(created, bars, pieces, reported, tuple(events))
 
 
 def gantt_of(timeline: Timeline, bounds: Sequence[Bound], config: Config) -> Gantt | None:
@@ -153,56 +179,40 @@ def _event(kind: str, event: Mapping[str, Any], time: float) -> list[RunEvent]:
 # --- the least a round could take
 
 
-def bound_of(report: RoundReport, shards: Shards, config: Config) -> Bound:
-    """``max(D, R) + T + P``: the data half or the reference pass, then the optimiser steps and the push."""
+def bound_of(report: RoundReport, timeline: Timeline, config: Config) -> Bound:
+    """As the report has it; of a round before reports had one, by the times of its pieces and the pools as configured."""
+    if report.bound is not None:
+        return _shown(report.round, report.bound, report.busy)
     took = report.seconds.get("round", 0.0)
     if report.round == 0:
-        return Bound(0, None, took, "Round 0 is an evaluation alone: it has no bound. Its time includes start-up.")
-    train, push = report.train, report.push
-    if train is None or train.train_s is None or push is None:
-        return Bound(report.round, None, took, "No bound: the round made no optimiser step, or noted no seconds of it.")
-    data_s, data_words = _data_half(report.round, shards, config)
-    if data_s is None:
-        return Bound(report.round, None, took, data_words)
-    reference_s = train.reference_s or 0.0
-    training_s = train.train_s + (train.snapshot_s or 0.0)
-    bound = max(data_s, reference_s) + training_s + push.seconds
-    text = (
-        f"max(D {data_s:.1f} s, R {reference_s:.1f} s) + T {training_s:.1f} s + P {push.seconds:.1f} s. D: {data_words} "
-        "R: the reference pass. T: optimiser steps and snapshot. P: the push. Evaluation and start-up are not in it."
-    )
-    return Bound(report.round, bound, took, text)
+        return Bound(0, None, took, "Round 0 is an evaluation alone: it has no bound. Its time includes start-up.", {})
+    found = _counted_again(report, timeline, layout_of(config))
+    return Bound(report.round, None, took, found, {}) if isinstance(found, str) else found
 
 
-def _data_half(round_: int, shards: Shards, config: Config) -> tuple[float | None, str]:
-    """Seconds of the longest pool's work, or of the longest shard's way through all stages, and what was taken in words."""
-    specs = config.data_stages
-    found = {spec: shards.get((round_, spec.output), {}) for spec in specs}
-    if not all(found.values()):
-        return None, "No bound: shards of the data half are missing."
-    work: dict[str, float] = defaultdict(float)
-    for spec, receipts in found.items():
-        work[spec.pool] += sum(receipt.seconds for receipt in receipts.values())
-    at_once = {pool: config.pool(pool).members * config.pool(pool).leases_per_member for pool in work}
-    shares = {pool: seconds / at_once[pool] for pool, seconds in work.items()}
-    pool = max(shares, key=lambda name: shares[name])
-    chain = _longest_chain({spec.output: receipts for spec, receipts in found.items()})
-    if chain > shares[pool]:
-        return chain, "the longest shard's way from generation to weights (longer than any pool's work spread evenly)."
-    return shares[pool], (
-        f"{work[pool]:.1f} s of work of pool {pool}, spread evenly over {config.pool(pool).members} members with "
-        f"{config.pool(pool).leases_per_member} shards at once each (as configured)."
-    )
+def _shown(round_: int, bound: RoundBound, busy: Mapping[str, float]) -> Bound:
+    text = f"{bound_text(bound)}. {_WORDS}"
+    return Bound(round_, bound.bound_s, bound.took_s, text, dict(busy))
 
 
-def _longest_chain(receipts: Mapping[str, Mapping[int, Receipt]]) -> float:
-    """Seconds of the slowest shard: its stages one after another, its judges side by side."""
-    lengths: dict[int, float] = defaultdict(float)
-    judges: dict[int, float] = defaultdict(float)
-    for table, by_shard in receipts.items():
-        for shard, receipt in by_shard.items():
-            if table.startswith("verdicts."):
-                judges[shard] = max(judges[shard], receipt.seconds)
-            else:
-                lengths[shard] += receipt.seconds
-    return max(lengths[shard] + judges[shard] for shard in lengths)
+_WORDS = (
+    "D: the longest pool's work spread evenly, or the longest way of one shard. R: the reference pass. T: optimiser steps and "
+    "snapshot. P: the push. Evaluation and start-up are not in it."
+)
+
+
+def _counted_again(report: RoundReport, timeline: Timeline, layout: Layout) -> Bound | str:
+    """The bound of a round whose report has none, or why there is none."""
+    train, push, reported = report.train, report.push, timeline.reported.get(report.round)
+    if train is None or train.train_s is None or push is None or reported is None or "round" not in report.seconds:
+        return "No bound: the round made no optimiser step, or noted no seconds of it."
+    pieces, began = tuple(timeline.pieces.get(report.round, {}).values()), reported - report.seconds["round"]
+    if any(piece.ended < began for piece in pieces):
+        return "No bound: a part of the round was done before its last process began, or by another run."
+    train_s, reference_s = train.train_s + (train.snapshot_s or 0.0), train.reference_s or 0.0
+    bound = round_bound(RoundTimes(pieces, began, reported, reference_s, train_s, push.seconds), layout)
+    if bound is None:
+        return "No bound: shards of the data half are missing."
+    is_passed = any(piece.table == REFERENCE for piece in pieces)
+    busy = busy_shares(pieces, layout, began, reported, train_s if is_passed else train_s + reference_s)
+    return _shown(report.round, bound, busy)

@@ -91,9 +91,16 @@ function boundsTable(bounds) {
       { head: "Bound", number: true, cell: (b) => shown(b.bound_s, seconds), title: "The least this round's work could take on these pools" },
       { head: "Took", number: true, cell: (b) => seconds(b.took_s) },
       { head: "Took / bound", number: true, cell: (b) => shown(isKnown(b.bound_s) && b.bound_s ? b.took_s / b.bound_s : null, fixed(2)) },
+      { head: "Busy", cell: (b) => h("span", { class: "small" }, busyWords(b.busy)), title: "Of the work that each pool could have done in the round's time, the share that it did" },
       { head: "How the bound comes about", cell: (b) => h("span", { class: "small" }, b.text) },
     ],
     rated.length ? rated : bounds,
     { isCards: true },
   );
+}
+
+/** Pools by how busy they were; a dash where that is unknown. */
+function busyWords(busy) {
+  const pools = Object.entries(busy).sort((a, b) => b[1] - a[1]);
+  return pools.map(([pool, part]) => `${pool} ${share(part)}`).join(", ") || "–";
 }

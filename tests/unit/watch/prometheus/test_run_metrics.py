@@ -77,6 +77,9 @@ def test_a_whole_run(
     assert notebook.get("shards", stage="judge.llm") == 6
     made = sum(receipt.num_bytes for receipt in receipts if receipt.table not in ("prompts", "eval_prompts"))
     assert notebook.get("store_bytes") == made
+    assert notebook.get("round_bound_seconds") == last["bound"]["bound_s"]
+    assert notebook.get("round_took_seconds") == last["bound"]["took_s"] >= last["bound"]["bound_s"]
+    assert {pool: notebook.get("round_busy_share", pool=pool) for pool in ("rollout", "cpu", "trainer")} == last["busy"]
     assert notebook.get("mined_share") == last["mined_share"]
     assert notebook.get("mined_gradient_share") == pytest.approx(
         last["mined_gradient_share"]

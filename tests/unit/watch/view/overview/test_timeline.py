@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.records import Receipt
 from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.watch.view.overview import timeline
 from bcpg_cluster.watch.view.overview.records import Bar
-from bcpg_cluster.watch.view.overview.timeline import Shards, bound_of, gantt_of, read_timeline
+from bcpg_cluster.watch.view.overview.timeline import Timeline, bound_of, gantt_of, read_timeline
 
 PUSH = {
     "method": "gloo", "why": "", "seconds": 2.0, "num_members": 2, "worst_nats": 0.0, "separation_nats": 1.0,
@@ -93,18 +92,9 @@ def test_many_bars_are_joined_where_they_touch(make_config: Callable[..., Config
     )
 
 
-def shards_of(seconds: dict[str, list[float]]) -> Shards:
-    return {
-        (1, table): {
-            number: Receipt(table, 1, number, "a", "p", 1, 1, "", took) for number, took in enumerate(of_shards)
-        }
-        for table, of_shards in seconds.items()
-    }
-
-
-def report(**train: float) -> RoundReport:
+def report(number: int = 1, **train: float) -> RoundReport:
     return RoundReport.read(
-        {"round": 1, "train": {"steps": 1.0, **train}, "push": PUSH, "seconds": {"round": 60.0}},
+        {"round": number, "train": {"steps": 1.0, **train}, "push": PUSH, "seconds": {"round": 60.0}},
     )
 
 
@@ -112,27 +102,67 @@ TABLES = ("outcomes", "steps", "verdicts.llm", "verdicts.prm", "verdicts.truth",
 TRAIN = {"train_s": 20.0, "snapshot_s": 1.0, "reference_s": 3.0}
 
 
+def told(config: Config, num_shards: int, *more: bytes, reported: RoundReport | None = None) -> Timeline:
+    """A round that began at 100 and was reported at 160: shards of 8 s are generated, the other stages take half a second."""
+    lines = [shard("rollouts", 110.0 + k, 8.0, k) for k in range(num_shards)]
+    lines += [shard(table, 125.0 + k / 8, 0.5, k) for table in TABLES for k in range(num_shards)]
+    plain = (reported or report(**TRAIN)).plain()
+    return read_timeline([*more, *lines, line("report", 160.0, round=1, report=plain)], config)
+
+
 def test_the_bound_takes_the_busiest_pool(make_config: Callable[..., Config]):
     config = make_config(pools={"rollout": {"members": 2, "leases_per_member": 2}})
-    shards = shards_of({"rollouts": [8.0] * 10} | dict.fromkeys(TABLES, [0.5] * 10))
     # D: 80 s over 4 at once = 20 s (cpu: 30 s over 2); one shard's way is 8 + 3 * 0.5 + 0.5
-    found = bound_of(report(**TRAIN), shards, config)
+    found = bound_of(report(**TRAIN), told(config, 10), config)
     assert found.bound_s == 20.0 + 21.0 + 2.0
     assert found.took_s == 60.0
-    assert "80.0 s of work of pool rollout, spread evenly over 2 members with 2 shards at once" in found.text
+    assert "max(D 20.0 s of rollout, R 3.0 s) + T 21.0 s + P 2.0 s" in found.text
+    assert found.busy == {"rollout": 80 / (4 * 60), "cpu": 30 / (2 * 60), "trainer": 24 / 60}
 
 
 def test_the_bound_is_no_less_than_one_shards_way_nor_the_reference_pass(make_config: Callable[..., Config]):
     config = make_config(pools={"rollout": {"members": 2, "leases_per_member": 2}})
-    shards = shards_of({"rollouts": [8.0] * 2} | dict.fromkeys(TABLES, [0.5] * 2))
-    found = bound_of(report(**TRAIN), shards, config)
+    timeline = told(config, 2)
+    found = bound_of(report(**TRAIN), timeline, config)
     assert found.bound_s == 10.0 + 21.0 + 2.0  # 8 + outcomes, steps and weights 1.5 + the slowest judge 0.5
-    assert "the longest shard's way" in found.text
-    assert bound_of(report(**TRAIN | {"reference_s": 30.0}), shards, config).bound_s == 30.0 + 21.0 + 2.0
+    assert "of one shard" in found.text
+    assert bound_of(report(**TRAIN | {"reference_s": 30.0}), timeline, config).bound_s == 30.0 + 21.0 + 2.0
 
 
 def test_without_the_figures_there_is_no_bound(make_config: Callable[..., Config]):
-    assert bound_of(report(**TRAIN), {}, make_config()).bound_s is None
-    assert bound_of(report(), shards_of({}), make_config()).bound_s is None
-    base = bound_of(RoundReport.read({"round": 0, "seconds": {"round": 9.0}}), {}, make_config())
+    config = make_config()
+    nothing = read_timeline([line("report", 160.0, round=1, report={})], config)
+    assert bound_of(report(**TRAIN), nothing, config).bound_s is None
+    assert bound_of(report(**TRAIN), read_timeline([], config), config).bound_s is None
+    assert bound_of(report(), told(config, 2), config).bound_s is None
+    base = bound_of(RoundReport.read({"round": 0, "seconds": {"round": 9.0}}), nothing, config)
     assert (base.bound_s, base.took_s) == (None, 9.0)
+
+
+def test_a_round_resumed_in_the_middle_has_no_bound(make_config: Callable[..., Config]):
+    config = make_config()
+    earlier = shard("rollouts", 90.0, 8.0, 77)  # before the last process began, 60 s before the report
+    found = bound_of(report(**TRAIN), told(config, 2, earlier), config)
+    assert found.bound_s is None
+    assert "before its last process began" in found.text
+    again = bound_of(report(**TRAIN), told(config, 2, shard("rollouts", 90.0, 8.0, 1)), config)
+    assert again.bound_s is not None  # that shard was made again
+
+
+def test_the_bound_of_a_report_is_taken_as_it_stands(make_config: Callable[..., Config]):
+    config = make_config()
+    bound = {
+        "bound_s": 40.0,
+        "took_s": 50.0,
+        "data_s": 18.0,
+        "longest": "prm",
+        "reference_s": 1.0,
+        "train_s": 20.0,
+        "push_s": 2.0,
+    }
+    reported = RoundReport.read({**report(**TRAIN).plain(), "bound": bound, "busy": {"prm": 0.5}})
+    timeline = told(config, 2, reported=reported)
+    assert not timeline.pieces  # they are many, and not needed
+    found = bound_of(reported, timeline, config)
+    assert (found.bound_s, found.took_s, found.busy) == (40.0, 50.0, {"prm": 0.5})
+    assert "D 18.0 s of prm" in found.text
