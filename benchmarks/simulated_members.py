@@ -98,6 +98,19 @@ def host_simulated(policy_version: int, seed: int, time_scale: float) -> StageWo
     return StageWorker(dict.fromkeys(LATENCY, work), NoEngine(policy_version))
 
 
+class EmptyWorker(StageWorker):
+    """A worker that answers every job with a receipt, and neither reads nor writes."""
+
+    def run(self, job: StageJob) -> Receipt:
+        """At once."""
+        return receipt_of(job, 0.0)
+
+
+def host_empty(policy_version: int, seed: int, time_scale: float) -> StageWorker:
+    """A worker whose leases cost nothing but themselves."""
+    return EmptyWorker({}, NoEngine(policy_version))
+
+
 class Sleepers:
     """A runtime whose members sleep: another runtime's, with what they host replaced. The trainer group stays as it is."""
 

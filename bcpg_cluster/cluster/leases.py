@@ -33,10 +33,12 @@ class InFlight:
     Attributes:
         requests_at_once: what the engine works on at the same time.
         most_leases: never more leases than this.
+        expected: requests of a lease, as far as that is known before any has finished.
     """
 
     requests_at_once: int
     most_leases: int
+    expected: float | None = None
 
 
 class LeaseCount:
@@ -46,13 +48,14 @@ class LeaseCount:
     one of them is always at its last few requests.
 
     Args:
-        least: also the number before any lease has finished.
+        least: also the number while nothing is known of the requests that leases take.
         in_flight: ``None`` keeps it at ``least``.
     """
 
     def __init__(self, least: int, in_flight: InFlight | None) -> None:
         self._least, self._in_flight = least, in_flight
-        self._num_requests: deque[float] = deque(maxlen=32)
+        expected = [] if in_flight is None or in_flight.expected is None else [in_flight.expected]
+        self._num_requests: deque[float] = deque(expected, maxlen=32)
 
     def note(self, num_requests: float) -> None:
         """A lease has finished that took so many requests."""
@@ -76,6 +79,8 @@ class Work:
     Attributes:
         label: unique among the pieces under way, and the label of the call that ``start`` makes: heartbeats name it.
         kind: pieces of one kind take alike long; what they took decides how long the next may take.
+        size: how long it is beside the other pieces that wait, in any unit that they share: the longest is handed out first, and
+            equally long ones in the order in which they came.
         is_alone: it is the only lease of its member, so that the loss of the member can be laid at its door.
         num_requests: of a finished piece, by its result: what it asked of the member's engine; ``None`` where that is not known.
         take_back: asked when a member was lost under it (why): true when the asker deals with it and it is not tried again
@@ -86,6 +91,7 @@ class Work:
     start: Callable[[Member], Future[Any]]
     label: str
     kind: str = ""
+    size: float = 0.0
     is_alone: bool = False
     take_back: Callable[[str], bool] | None = None
     num_requests: Callable[[Any], float] | None = None

@@ -31,8 +31,9 @@ class PoolConfig(Section):
     leases_per_member: int = Field(2, ge=1)
     """Shards that a member works on at once, so that its batch never drains at a shard border."""
     max_leases_per_member: int = Field(32, ge=1)
-    """Judges of kind ``llm`` and ``openai``, and ``prm`` with ``engine: vllm``: most shards that a member works on at once. Between
-    ``leases_per_member`` and this the number follows the requests that shards take, so that the engine's batch stays full."""
+    """Rollouts on GPUs, judges of kind ``llm`` and ``openai``, and ``prm`` with ``engine: vllm``: most shards that a member works
+    on at once. Between ``leases_per_member`` and this the number follows the requests that shards take, so that the engine's
+    batch stays full."""
     num_cpus: float | None = Field(None, ge=0)
     """Ray's CPUs of one member (bookkeeping, not a limit on threads: see ``env``); ``null`` is 1, or an equal share where the
     cluster's CPUs are fewer than the members."""

@@ -76,6 +76,22 @@ def round_prompts(prompts: Sequence[Prompt], round_: int, per_round: int, order:
     return (ordered + ordered)[start : start + per_round]
 
 
+def rounds_with_same_prompts(num_prompts: int, round_: int, per_round: int) -> list[int]:
+    """Earlier rounds that :func:`round_prompts` dealt prompts which it deals ``round_`` too; those of the latest pass over all
+    prompts, the latest round first.
+    """
+
+    def start(number: int) -> int:
+        return (number - 1) * per_round % num_prompts
+
+    def is_shared(number: int) -> bool:
+        ahead = (start(number) - start(round_)) % num_prompts
+        return ahead < per_round or num_prompts - ahead < per_round
+
+    a_pass_ago = round_ - 1 - num_prompts // per_round - 1
+    return [number for number in range(round_ - 1, max(a_pass_ago - 1, 0), -1) if is_shared(number)]
+
+
 def split_shards(prompts: Sequence[Prompt], per_shard: int) -> list[list[Prompt]]:
     """Cut into shards of at most ``per_shard`` prompts; groups stay whole since a group is a prompt."""
     return [list(prompts[start : start + per_shard]) for start in range(0, len(prompts), per_shard)]

@@ -29,6 +29,7 @@ from bcpg_cluster.errors import DamagedShardError, Interrupted
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt, Receipt
 from bcpg_cluster.run.dataflow import Dataflow
+from bcpg_cluster.run.dispatch.expected_tokens import expected_tokens
 from bcpg_cluster.run.floors import Floors, empty_round_reason
 from bcpg_cluster.run.pipeline.beside import train_beside
 from bcpg_cluster.run.pipeline.early_reference import EarlyReference
@@ -293,8 +294,7 @@ class Coordinator:
         )
 
     def _push(self, snapshot: SnapshotRecord) -> PushFacts:
-        done = self._manifest.state.pushes.get(snapshot.version)
-        path = self._weights(snapshot.version).path
+        done, path = self._manifest.state.pushes.get(snapshot.version), self._weights(snapshot.version).path
         was_trained_from = snapshot.version < max(self._manifest.state.snapshots)
         if done is not None and (was_trained_from or self._is_served(snapshot.version)):
             return done
@@ -353,6 +353,7 @@ class Coordinator:
             stop_asked=self._parts.stop_asked,
             tend=self._tend,
             max_quarantined_share=self._config.max_quarantined_share,
+            expected_tokens=expected_tokens(self._config, self._parts.prompts, self._manifest.state, round_, stages),
             check_whole=lambda stage: self._floors.check(round_, stage, stages),
             lost=self._lost,
         )
@@ -372,9 +373,8 @@ class Coordinator:
         if not self._is_served(version):
             self._parts.check_snapshot(version)
             self._wait_rollouts()
-            record = self._manifest.state.snapshots.get(version)
+            record, weights = self._manifest.state.snapshots.get(version), self._weights(version)
             canaries = read_canaries(self._manifest.run_dir / record.path) if record and record.training else []
-            weights = self._weights(version)
             self._pusher.push(version, weights.path, weights.digests, canaries, from_disk=True)
 
     def _open_rollouts(self, version: int) -> None:

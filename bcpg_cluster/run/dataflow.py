@@ -20,11 +20,12 @@ from bcpg_cluster.errors import DamagedShardError, EngineError, Interrupted, Sto
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.run.recovery.lost_shards import LostShards
 from bcpg_cluster.stages.frontier import Frontier
-from bcpg_cluster.stages.graph import StageSpec
+from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec
 from bcpg_cluster.stages.job import StageJob, run_job
 from bcpg_cluster.stages.judge.counts import num_requests
 from bcpg_cluster.stages.parts import unit_keys
 from bcpg_cluster.stages.quarantine import Quarantine, Task
+from bcpg_cluster.stages.shard_size import shard_size
 from bcpg_cluster.store.layout import new_attempt
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.store.shards import read_columns
@@ -57,6 +58,7 @@ class Dataflow:
         check_whole: called with a stage when all shards of its table are accepted, and again before the table is sealed; what it
             raises ends the run.
         max_quarantined_share: of a stage's units, that may be left out since they end their workers (``stages.quarantine``).
+        expected_tokens: by shard, of the responses that its prompts will get: the longest go first. None changes nothing.
         lost: told of damaged shards, which are then made again.
         poll_s: the longest time between two checks of ``stop_asked`` and of leases that may be overdue.
         clock, bell: how time passes; a simulation brings its own.
@@ -76,6 +78,7 @@ class Dataflow:
         tend: Callable[[], None] = lambda: None,
         check_whole: Callable[[StageSpec], None] = lambda stage: None,
         max_quarantined_share: float = 0.0,
+        expected_tokens: Mapping[int, float] | None = None,
         lost: LostShards | None = None,
         grace_s: float = 30.0,
         poll_s: float = 0.5,
@@ -85,7 +88,7 @@ class Dataflow:
         self._manifest, self._pools, self._stages = manifest, pools, tuple(stages)
         self._round, self._num_shards, self._parameters = round_, num_shards, dict(parameters)
         self._observer, self._stop_asked, self._tend = observer, stop_asked, tend
-        self._check_whole = check_whole
+        self._check_whole, self._expected_tokens = check_whole, expected_tokens or {}
         self._grace_s, self._poll_s = grace_s, poll_s
         self._clock, self._bell = clock, bell or threading.Event()
         self._lost = lost or LostShards(manifest, stages, observer)
@@ -201,17 +204,21 @@ class Dataflow:
         label = task.label(self._round)
         start, take_back = partial(self._start, task, label), partial(self._quarantine.lost, task)
         kind = task.stage.name
-        requests = num_requests if kind.startswith("judge.") else None
+        requests = num_requests if kind.startswith("judge.") or task.stage.pool == ROLLOUT_POOL else None
+        size = shard_size(task.stage, self._inputs(task), self._expected_tokens.get(task.shard, 0.0))
         work = Work(
-            (task,), start, label, kind=kind, is_alone=task.is_suspect, take_back=take_back, num_requests=requests
+            (task,), start, label, kind, size, is_alone=task.is_suspect, take_back=take_back, num_requests=requests
         )
         self._pools[task.stage.pool].submit(work)
+
+    def _inputs(self, task: Task) -> dict[str, Receipt]:
+        return {table: self._accepted(table)[task.shard] for table in task.stage.inputs}
 
     def _start(self, task: Task, label: str, member: Member) -> Future[Receipt]:
         """One try at a shard, under an attempt id of its own. A stage's time begins with its first: a member is ready."""
         stage, shard = task.stage, task.shard
         self._first.setdefault(stage.name, self._clock())
-        inputs = {table: self._accepted(table)[shard] for table in stage.inputs}
+        inputs = self._inputs(task)
         job = StageJob(
             self._manifest.run_dir.absolute(),
             stage.name,

@@ -16,7 +16,7 @@ from bcpg_cluster.stages.parts import Part, rows_of_part
 from bcpg_cluster.store.fetched import local_copy
 from bcpg_cluster.store.path import RunPath, StoredPath
 from bcpg_cluster.store.rows import Row
-from bcpg_cluster.store.shards import read_shard, write_shard
+from bcpg_cluster.store.shards import load_arrow, read_shard, write_shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ class StageWorker:
         self._stages = dict(stages)
         self._engine = engine
         self._others = tuple(others)
+        load_arrow()  # before it is ready: nothing waits for it here, and the first lease would
 
     def replace_stage(self, name: str, made: Callable[[Stage], Stage]) -> None:
         """Put what ``made`` makes of a stage in its place."""

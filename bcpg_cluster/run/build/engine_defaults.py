@@ -139,10 +139,14 @@ def default_notes(config: Config) -> list[str]:
     return lines
 
 
-def judge_requests_at_once(config: Config, pool: str) -> int | None:
-    """What the engine of a judge pool's member works on at the same time: vLLM's ``max_num_seqs``, or the open requests to
-    endpoints. ``None`` for other pools, and for judges that take one response after another or may do so (``engine: auto``).
+def requests_at_once(config: Config, pool: str) -> int | None:
+    """What the engine of a pool's member works on at the same time: vLLM's ``max_num_seqs``, or the open requests to endpoints.
+    ``None`` for other pools, for judges that take one response after another or may do so (``engine: auto``), and for rollouts on
+    CPUs: what shares a batch decides the last digits of their log-probs, and the batches there stay what they were.
     """
+    if pool == ROLLOUT_POOL:
+        is_on_gpus = config.policy.kind == "vllm" and config.pool(pool).num_gpus > 0
+        return int(engine_options(config, pool).get("max_num_seqs") or _MAX_NUM_SEQS) if is_on_gpus else None
     judges = [judge for name, judge in config.judges.items() if config.judge_pool(name) == pool]
     to_endpoints = sum(judge.endpoint.concurrency for judge in judges if judge.endpoint is not None)
     if to_endpoints:

@@ -20,7 +20,7 @@ from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.pools import PoolConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import Interrupted
-from bcpg_cluster.run.build.engine_defaults import engine_options, judge_requests_at_once
+from bcpg_cluster.run.build.engine_defaults import engine_options, requests_at_once
 from bcpg_cluster.run.build.engines import verify_lease_s
 from bcpg_cluster.run.build.footprint import member_group
 from bcpg_cluster.run.build.members import host_cpu, host_judges, host_rollout, host_trainer
@@ -185,8 +185,11 @@ def _limits(config: Config, pool: str) -> PoolLimits:
 
 def in_flight(config: Config, pool: str) -> InFlight | None:
     """By what a member's leases follow its engine's queue; ``None`` for pools whose members hold a fixed number."""
-    at_once = judge_requests_at_once(config, pool)
-    return None if at_once is None else InFlight(at_once, config.pool(pool).max_leases_per_member)
+    at_once = requests_at_once(config, pool)
+    if at_once is None:
+        return None
+    drawn = config.generate.prompts_per_shard * config.generate.group_size if pool == ROLLOUT_POOL else None
+    return InFlight(at_once, config.pool(pool).max_leases_per_member, drawn)
 
 
 def most_leases(config: Config, pool: str) -> int:

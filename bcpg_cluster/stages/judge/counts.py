@@ -21,7 +21,7 @@ def verdict_statuses(metrics: Mapping[str, float]) -> Counter[VerdictStatus]:
 
 
 def num_requests(receipt: Receipt) -> float:
-    """What a judge's receipt took of its engine: calls, or responses for a judge that does not count calls."""
+    """What a receipt took of its engine: a judge's calls; responses for a judge that does not count calls, and for rollouts."""
     metrics = receipt.metrics
     if "judge.calls" in metrics or "judge.calls.not_made" in metrics:
         return metrics.get("judge.calls", 0.0) - metrics.get("judge.calls.stored", 0.0)

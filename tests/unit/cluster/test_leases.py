@@ -37,3 +37,8 @@ def test_only_the_last_leases_count():
 def test_without_knowing_the_engine_the_number_is_fixed():
     assert count(2, None, 0.0) == 2
     assert count(5, InFlight(64, 3), 0.0) == 5  # never fewer than asked for
+
+
+def test_what_is_expected_counts_like_the_first_finished_lease():
+    assert count(2, InFlight(64, 20, expected=32.0)) == 5
+    assert count(2, InFlight(64, 20, expected=32.0), 96.0) == 3  # 64 on average

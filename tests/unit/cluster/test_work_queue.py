@@ -69,3 +69,26 @@ def test_what_was_lost_comes_first_and_all_is_forgotten_at_once():
     assert bench.hand_out() == [("a", "0"), ("a", "1")]
     assert [lease.attempt for lease in bench.slots[0].leases] == [2, 1]
     assert (bench.queue.clear(), len(bench.queue)) == (1, 0)
+
+
+def sized(label: str, size: float) -> Work:
+    return Work((label,), lambda member: Future(), label, size=size)
+
+
+def test_the_longest_goes_first_and_equals_as_they_came():
+    bench = Bench(1)
+    for label, size in [("short", 1.0), ("long", 9.0), ("middle", 5.0), ("middle, later", 5.0), ("longest", 12.0)]:
+        bench.queue.add(sized(label, size))
+    order = []
+    for _ in range(5):
+        bench.slots[0].leases.clear()
+        bench.queue.hand_out(bench.slots, 1, bench._lease)
+        order = [label for _, label in bench.given]
+    assert order == ["longest", "long", "middle", "middle, later", "short"]
+
+
+def test_what_was_lost_goes_before_what_is_longer():
+    bench = Bench(1)
+    bench.queue.add(sized("longest", 12.0))
+    bench.queue.put_back(sized("lost", 1.0), 2)
+    assert bench.hand_out() == [("a", "lost"), ("a", "longest")]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.prompts.files import read_prompts
-from bcpg_cluster.prompts.sets import check_disjoint, round_prompts, split_shards
+from bcpg_cluster.prompts.sets import check_disjoint, round_prompts, rounds_with_same_prompts, split_shards
 from bcpg_cluster.records import Prompt
 
 
@@ -122,3 +122,17 @@ def test_shards_tile_the_prompts(number: int, per_shard: int):
     assert [p for shard in shards for p in shard] == _prompts(number)
     assert all(len(shard) == per_shard for shard in shards[:-1])
     assert all(shards)
+
+
+@pytest.mark.parametrize(("num_prompts", "per_round"), [(12, 4), (10, 4), (7, 7), (7, 5), (5, 1), (13, 3)])
+def test_rounds_that_share_prompts_are_found_without_dealing_them(num_prompts: int, per_round: int):
+    def dealt(round_: int) -> set[str]:
+        return {p.prompt_id for p in round_prompts(_prompts(num_prompts), round_, per_round, "shuffled", 0)}
+
+    for round_ in range(1, 30):
+        found = rounds_with_same_prompts(num_prompts, round_, per_round)
+        assert found == sorted(found, reverse=True)
+        assert all(0 < earlier < round_ and dealt(earlier) & dealt(round_) for earlier in found)
+        asked_before = set.union(set(), *(dealt(earlier) for earlier in range(1, round_)))
+        assert dealt(round_) & asked_before == dealt(round_) & set.union(set(), *map(dealt, found))
+        assert len(found) <= 4  # a pass holds many rounds, and few of them share anything

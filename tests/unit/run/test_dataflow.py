@@ -133,6 +133,22 @@ def test_everything_is_done_once_and_sealed(make_bench: Callable[[int], Bench]):
     assert all(job.parameters == {"policy_version": 0} for job in bench.jobs)
 
 
+def test_the_longest_shards_go_first_as_far_as_anything_is_known(make_bench: Callable[[int], Bench]):
+    bench = make_bench(4)
+    answer = bench.scripted.on_call
+
+    def counted(call: Any) -> None:  # shards 1 and 3 turn out long, whatever was expected of them
+        answer(call)
+        if call.method != "ping" and call.args[0].output in ("rollouts", "outcomes", "steps"):
+            call.answer.result().metrics["tokens"] = (10.0, 90.0, 20.0, 80.0)[call.args[0].shard]
+
+    bench.scripted.on_call = counted
+    bench.flow(expected_tokens={0: 1.0, 1: 2.0, 2: 4.0, 3: 3.0}).run()
+    orders = {name: [shard for stage, shard in bench.log if stage == name] for name in ("generate", "verify")}
+    assert orders["generate"] == [2, 3, 1, 0]  # as expected
+    assert orders["verify"][:2] == [3, 2]  # the first two came together, and the longer one was 3
+
+
 def test_judging_of_shard_0_does_not_wait_for_generating_shard_1(make_bench: Callable[[int], Bench]):
     bench = make_bench(2)
     bench.hold[("generate", 1)] = lambda: ("weigh", 0) in bench.log  # shard 0 must get to the end first

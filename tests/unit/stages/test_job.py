@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +46,22 @@ def test_a_worker_reads_runs_and_receipts(tmp_path: Path):
     worker.close()
     with pytest.raises(EngineError, match="closed"):
         worker.engine_call("generate", [])
+
+
+FIRST_LEASE = """
+import sys
+from pathlib import Path
+from bcpg_cluster.stages.job import StageJob, StageResult, StageWorker
+
+worker = StageWorker({"segment": lambda tables, job: StageResult([], {})})
+before = set(sys.modules)
+worker.run(StageJob(Path(sys.argv[1]), "segment", "steps", 1, 0, "a" * 8, {}))
+print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_the_first_lease_of_a_member_waits_for_no_import(tmp_path: Path):
+    ended = subprocess.run(
+        [sys.executable, "-c", FIRST_LEASE, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == "[]"

@@ -18,7 +18,7 @@ from bcpg_cluster.run.build.engine_defaults import (
     default_notes,
     derived_options,
     engine_options,
-    judge_requests_at_once,
+    requests_at_once,
     with_member_cpus,
 )
 from bcpg_cluster.run.build.workforce import in_flight, most_leases
@@ -190,6 +190,24 @@ def test_a_judge_pools_leases_follow_what_its_engine_takes_at_once(make_config: 
         pools={"judge.llm": {"max_leases_per_member": 9}},
     )
     pools = ("judge.llm", "judge.far", "prm", "judge.fast", "cpu", "rollout")
-    assert [judge_requests_at_once(config, pool) for pool in pools] == [48, 12, None, 256, None, None]
+    assert [requests_at_once(config, pool) for pool in pools] == [48, 12, None, 256, None, None]
     assert in_flight(config, "judge.llm") == InFlight(48, 9) and in_flight(config, "prm") is None
     assert [most_leases(config, pool) for pool in pools] == [9, 32, 2, 32, 2, 2]
+
+
+@pytest.mark.parametrize(("num_gpus", "follows"), [(1, InFlight(64, 32, expected=32)), (0, None)])
+def test_rollout_leases_follow_an_engine_on_gpus_from_the_start(
+    num_gpus: float, follows: InFlight | None, make_config: Callable[..., Config]
+):
+    options = {"max_num_seqs": 64, "max_model_len": 64}
+    config = make_config(
+        policy={"kind": "vllm", "model": "m", "engine_args": options},
+        generate={"prompts_per_shard": 4, "group_size": 8},
+        pools={"rollout": {"num_gpus": num_gpus}},
+    )
+    assert in_flight(config, "rollout") == follows
+    assert most_leases(config, "rollout") == (32 if follows else 2)  # a thread each
+
+
+def test_engines_of_fakes_have_no_batch_to_follow(make_config: Callable[..., Config]):
+    assert in_flight(make_config(), "rollout") is None

@@ -1,0 +1,1 @@
+"""What decides which shard goes first."""
