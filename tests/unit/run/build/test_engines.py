@@ -386,4 +386,4 @@ def test_fakes_of_policy_and_trainer(make_config: MakeConfig):
     engine: Any = make_rollout_engine(make_config(), 3, 0)
     assert isinstance(engine, FakeGenerator)
     assert engine.policy_version == 3
-    assert isinstance(make_trainer_rank("fake", 1.0, 0, 1, "127.0.0.1", 1), FakeTrainerRank)
+    assert isinstance(make_trainer_rank("fake", 1.0, "float32", 0, 1, "127.0.0.1", 1), FakeTrainerRank)
