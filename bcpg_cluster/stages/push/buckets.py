@@ -6,7 +6,7 @@ That memory is kept: with pages of 4 KiB, touching fresh memory is seven times a
 from __future__ import annotations
 
 import math
-import queue
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -18,6 +18,7 @@ from bcpg_cluster.errors import PushError
 from bcpg_cluster.stages.push.protocol import TensorSpec
 
 BUCKET_BYTES = 32 * 2**20
+KEPT_BYTES = 512 * 2**20  # between two pushes, at a receiver
 ALIGNMENT = 16  # a view as float32 or float64 must start at a multiple of its item size, whatever came before it
 
 T = TypeVar("T")
@@ -77,29 +78,36 @@ class KeptMemory:
     """Buffers that are used again as soon as no tensor looks into them any more.
 
     Args:
-        num_kept: how many lie ready at most; what more is needed at a time is allocated, and freed.
-        num_bytes: of each; a larger one is made for the occasion.
+        max_bytes: how much lies ready at most; what more is needed at a time is allocated, and freed.
+        least_bytes: of a buffer.
     """
 
-    def __init__(self, num_kept: int, num_bytes: int = BUCKET_BYTES) -> None:
-        self._num_bytes = num_bytes
-        # Given back by the garbage collector, in any thread and at any moment: this queue's put may be interrupted by itself.
-        self._free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
-        self._num_kept = num_kept
+    def __init__(self, max_bytes: int = KEPT_BYTES, least_bytes: int = BUCKET_BYTES) -> None:
+        self._max_bytes, self._least_bytes = max_bytes, least_bytes
+        self._idle: list[np.ndarray] = []
+        # Memory is given back by the garbage collector: in any thread, and also while this one holds the lock.
+        self._lock = threading.RLock()
+
+    @property
+    def idle_bytes(self) -> int:
+        """What lies ready."""
+        return sum(memory.nbytes for memory in self._idle)
 
     def take(self, num_bytes: int) -> torch.Tensor:
         """Bytes with any content, in main memory."""
-        if num_bytes > self._num_bytes:
-            return torch.empty(num_bytes, dtype=torch.uint8)
-        try:
-            memory = self._free.get_nowait()
-        except queue.Empty:
-            memory = np.empty(self._num_bytes, dtype=np.uint8)
+        with self._lock:
+            fitting = [(memory.nbytes, place) for place, memory in enumerate(self._idle) if memory.nbytes >= num_bytes]
+            memory = self._idle.pop(min(fitting)[1]) if fitting else None
+        if memory is None:
+            memory = np.empty(
+                max(num_bytes, self._least_bytes), dtype=np.uint8
+            )  # numpy asks for huge pages, torch does not
         # torch holds on to this view of the memory until the last tensor over it is gone, and then lets go of it.
         view = memory[:num_bytes]
         weakref.finalize(view, self._give_back, memory).atexit = False
         return torch.from_numpy(view)
 
     def _give_back(self, memory: np.ndarray) -> None:
-        if self._free.qsize() < self._num_kept:
-            self._free.put(memory)
+        with self._lock:
+            if self.idle_bytes + memory.nbytes <= self._max_bytes:
+                self._idle.append(memory)

@@ -35,7 +35,6 @@ from bcpg_cluster.stages.push.vllm_reload import finish_reload
 
 SUPPORTED_VLLM = "0.32."
 NCCL_BUFFER_BYTES = 256 * 2**20  # what one of vLLM's broadcasts carries; twice that is in flight
-_NUM_KEPT = 4  # one that arrives, one that waits, and those that a layer is not complete of
 
 
 def check_vllm_version() -> None:
@@ -109,7 +108,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         parallel = self.parallel_config
         rank = init_info.rank_offset + parallel.data_parallel_index * parallel.world_size + parallel.rank
         self._bucket_bytes = init_info.packed_buffer_size_bytes
-        self._memory = KeptMemory(_NUM_KEPT, self._bucket_bytes)
+        self._memory = KeptMemory(least_bytes=self._bucket_bytes)
         self._group = stateless_init_torch_distributed_process_group(
             init_info.master_address, init_info.master_port, rank, init_info.world_size, backend="gloo"
         )

@@ -51,7 +51,7 @@ def test_an_unknown_dtype_is_refused() -> None:
 
 
 def test_memory_is_used_again_when_no_tensor_looks_into_it() -> None:
-    memory = KeptMemory(2, 1024)
+    memory = KeptMemory(2048, 1024)
     first, second = memory.take(100), memory.take(1024)
     place = first.data_ptr()
     assert place != second.data_ptr()
@@ -69,14 +69,26 @@ def test_memory_is_used_again_when_no_tensor_looks_into_it() -> None:
 
 
 def test_no_more_memory_is_kept_than_was_said() -> None:
-    memory = KeptMemory(1, 1024)
+    memory = KeptMemory(2048, 1024)
     taken = [memory.take(1024) for _ in range(3)]
     assert len({tensor.data_ptr() for tensor in taken}) == 3
     taken.clear()
     gc.collect()
-    assert memory._free.qsize() == 1
+    assert memory.idle_bytes == 2048
     large = memory.take(5000)
     assert large.numel() == 5000
     del large
     gc.collect()
-    assert memory._free.qsize() == 1
+    assert memory.idle_bytes == 2048
+
+
+def test_the_smallest_buffer_that_is_large_enough_is_taken() -> None:
+    """A parameter that is larger than a bucket has memory of its own, which the next one of its size uses again."""
+    memory = KeptMemory(10_000, 1024)
+    large, small = memory.take(3000), memory.take(10)
+    places = large.data_ptr(), small.data_ptr()
+    del large, small
+    gc.collect()
+    bucket, layer = memory.take(1024), memory.take(2000)
+    assert (layer.data_ptr(), bucket.data_ptr()) == places
+    assert memory.idle_bytes == 0
