@@ -12,7 +12,7 @@ version but the one its contract test (``tests/contract/test_weight_push.py``) e
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -126,10 +126,12 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
         """Hand bucket after bucket to the model's own loader, while the next one arrives."""
         model: Any = self.model
-        for specs, flat in self._arriving(update_info.specs()):
-            model.load_weights(unpack(flat, specs))
+        with contextlib.closing(self._arriving(update_info.specs())) as arriving:
+            for specs, flat in arriving:
+                model.load_weights(unpack(flat, specs))
+                del flat  # or its memory could not be used for the bucket after the next
 
-    def _arriving(self, specs: Sequence[TensorSpec]) -> Iterator[tuple[list[TensorSpec], torch.Tensor]]:
+    def _arriving(self, specs: Sequence[TensorSpec]) -> Generator[tuple[list[TensorSpec], torch.Tensor]]:
         """Each bucket with its bytes; another thread takes in the one behind it. The loader keeps views of a bucket until the
         layers that it belongs to are complete, which may be buckets later.
         """
@@ -142,7 +144,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
                 if behind is not None:
                     coming.append(wire.submit(self._take, behind))
                 yield bucket, flat
-                del flat  # or its memory could not be used for the bucket after the next
+                del flat
         finally:
             wire.shutdown(wait=False, cancel_futures=True)  # after a failure: leaving the group ends what still waits
 
