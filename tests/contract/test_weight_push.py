@@ -437,6 +437,7 @@ def test_fake_cycle_learns(settings: TrainSettings, tmp_path: Path) -> None:
         assert [(report.num_sequences, report.num_tokens) for report in reports] == [(2, 4), (1, 2)]
         model = str(tmp_path / f"version{version}")
         digests = trainer.save_snapshot(model)
+        assert digests is not None
         group = PushGroup("127.0.0.1", free_port(), 3, "gloo")
         with ThreadPoolExecutor(3) as threads:
             joins = [threads.submit(trainer.join_push_group, group)]
@@ -445,7 +446,7 @@ def test_fake_cycle_learns(settings: TrainSettings, tmp_path: Path) -> None:
                 join.result()
             receipts = [threads.submit(g.receive_weights, trainer.push_specs(), version) for g in generators]
             trainer.push_weights()
-            assert [receipt.result() for receipt in receipts] == [digests, digests]
+            assert [receipt.result() for receipt in receipts] == [digests.wire] * 2
         for generator in generators:
             assert generator.policy_version == version
             assert generator.score_tokens(canary) == trainer.score_tokens(canary) != before
