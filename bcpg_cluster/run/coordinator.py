@@ -303,13 +303,11 @@ class Coordinator:
         is_served = self._is_served(snapshot.version)
         self._wait_rollouts()
         canaries = read_canaries(self._manifest.run_dir / snapshot.path) if snapshot.training else []
-        digests = SnapshotDigests(snapshot.digests, snapshot.wire)
+        pushed = (snapshot.version, path, SnapshotDigests(snapshot.digests, snapshot.wire), canaries)
         if is_served:  # resumed, or opened for this turn: the members started from it
-            facts = self._pusher.confirm(snapshot.version, path, digests, canaries)
-        else:
-            # The trainer group may have been made anew since, or have trained another run.
-            from_disk = self._trainer_holds != snapshot.version
-            facts = self._pusher.push(snapshot.version, path, digests, canaries, from_disk=from_disk)
+            facts = self._pusher.confirm(*pushed)
+        else:  # the trainer group may have been made anew since, or have trained another run
+            facts = self._pusher.push(*pushed, from_disk=self._trainer_holds != snapshot.version)
         self._manifest.add_push(snapshot.version, facts)
         self._observer.hear(WeightsPushed(snapshot.version, facts))
         self._observer.hear(StageProgress(snapshot.version, "push", 1, 1))
