@@ -23,6 +23,7 @@ from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.digest import tensor_digest
 from bcpg_cluster.stages.push.protocol import TensorSpec
 from bcpg_cluster.stages.push.snapshot import read_parameters
+from bcpg_cluster.stages.push.wire import wire_digest
 from bcpg_cluster.stages.train.objective import Bcpg, Dpo, Grpo, Kto, Rft, Topr
 from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, StepReport, TrainerRank, TrainRow, TrainSettings
 from bcpg_cluster.stages.train.step_checkpoints.record import RECORD, check_step_checkpoint, checkpoint_name
@@ -172,13 +173,14 @@ class RecordingSender:
     def __init__(self, fails_after: int | None = None) -> None:
         self.fails_after = fails_after
         self.digests: dict[str, str] = {}
+        self.wire: dict[str, str] = {}
 
     def send(self, tensors: Iterator[tuple[TensorSpec, torch.Tensor]]) -> None:
         for spec, tensor in tensors:
             if len(self.digests) == self.fails_after:
                 raise PushError("a receiver is gone")
             assert (tuple(tensor.shape), str(tensor.dtype)) == (spec.shape, f"torch.{spec.dtype}")
-            self.digests[spec.name] = tensor_digest(tensor)
+            self.digests[spec.name], self.wire[spec.name] = tensor_digest(tensor), wire_digest(tensor)
 
     def leave(self) -> None:
         pass
@@ -213,8 +215,11 @@ def exercise(
     seen["train_s"] = time.perf_counter() - began
     seen["scores"] = trainer.score_tokens([(row.prompt_token_ids, row.token_ids) for row in rows[:3]])
     seen["broken push"] = push(trainer, RecordingSender(fails_after=1))
-    seen["push"] = push(trainer, RecordingSender())
-    seen["digests"] = trainer.save_snapshot(snapshot)
+    sender = RecordingSender()
+    seen["push"] = push(trainer, sender)
+    written = trainer.save_snapshot(snapshot)
+    seen["digests"] = None if written is None else dict(written.stored)
+    assert written is None or written.wire == sender.wire  # what is noted with a snapshot is what a push sends
     return seen
 
 
@@ -260,8 +265,8 @@ def exercise_failures(
     trainer.open(model, settings)  # where the ranks meet
     seen["cut"] = [fault.file == own.name for fault in check_step_checkpoint(damaged, newest, rank)]
     seen["fell back"] = trainer.train(rows, str(checkpoints), stopped_at)
-    digests = trainer.save_snapshot(str(directory / f"fell-back-{name_of}"))
-    seen["fell back digests"] = digests
+    written = trainer.save_snapshot(str(directory / f"fell-back-{name_of}"))
+    seen["fell back digests"] = None if written is None else dict(written.stored)
     # Another training must not pick the checkpoint up.
     other, newest = replace(settings, epochs=1), newest_on_disk(checkpoints)
     trainer.open(model, other)

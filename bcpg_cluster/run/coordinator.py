@@ -45,6 +45,7 @@ from bcpg_cluster.run.steps import Step, Steps, TrainersFree, Training, alone
 from bcpg_cluster.run.training import check_rows, open_job, train_again, train_round
 from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, evaluation_stages, turns
 from bcpg_cluster.stages.push.canaries import read_canaries
+from bcpg_cluster.stages.push.protocol import SnapshotDigests
 from bcpg_cluster.stages.train.protocol import TrainSettings
 from bcpg_cluster.stages.weigh.counts import WeighCounts
 from bcpg_cluster.stages.weigh.stage import WeighSettings
@@ -302,12 +303,11 @@ class Coordinator:
         is_served = self._is_served(snapshot.version)
         self._wait_rollouts()
         canaries = read_canaries(self._manifest.run_dir / snapshot.path) if snapshot.training else []
+        pushed = (snapshot.version, path, SnapshotDigests(snapshot.digests, snapshot.wire), canaries)
         if is_served:  # resumed, or opened for this turn: the members started from it
-            facts = self._pusher.confirm(snapshot.version, path, snapshot.digests, canaries)
-        else:
-            # The trainer group may have been made anew since, or have trained another run.
-            from_disk = self._trainer_holds != snapshot.version
-            facts = self._pusher.push(snapshot.version, path, snapshot.digests, canaries, from_disk=from_disk)
+            facts = self._pusher.confirm(*pushed)
+        else:  # the trainer group may have been made anew since, or have trained another run
+            facts = self._pusher.push(*pushed, from_disk=self._trainer_holds != snapshot.version)
         self._manifest.add_push(snapshot.version, facts)
         self._observer.hear(WeightsPushed(snapshot.version, facts))
         self._observer.hear(StageProgress(snapshot.version, "push", 1, 1))
@@ -375,7 +375,7 @@ class Coordinator:
             self._wait_rollouts()
             record, weights = self._manifest.state.snapshots.get(version), self._weights(version)
             canaries = read_canaries(self._manifest.run_dir / record.path) if record and record.training else []
-            self._pusher.push(version, weights.path, weights.digests, canaries, from_disk=True)
+            self._pusher.push(version, weights.path, SnapshotDigests(weights.digests, {}), canaries, from_disk=True)
 
     def _open_rollouts(self, version: int) -> None:
         """Have the rollout members on the machine; those that are started for it start with ``version``."""

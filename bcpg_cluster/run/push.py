@@ -20,7 +20,7 @@ from bcpg_cluster.errors import BcpgError, EngineError, PushError
 from bcpg_cluster.stages.generate.client import RolloutClient
 from bcpg_cluster.stages.push.arrivals import arrival_faults
 from bcpg_cluster.stages.push.canaries import Canary, CanaryProof, Probe, choose_probe, fitting_canaries, judge_canaries
-from bcpg_cluster.stages.push.protocol import PushGroup
+from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests
 from bcpg_cluster.stages.train.client import TrainerClient
 from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.path import RunPath
@@ -68,21 +68,21 @@ class Pusher:
         self,
         version: int,
         snapshot_path: str | RunPath,
-        digests: Mapping[str, str],
+        digests: SnapshotDigests,
         canaries: Sequence[Canary],
         *,
         from_disk: bool = False,
     ) -> PushFacts:
         """Bring every rollout member to ``version``; returns the facts for the manifest.
 
-        ``from_disk`` leaves the wire alone: the trainer does not hold these weights. ``digests`` by parameter are the snapshot's;
-        the base model has none.
+        ``from_disk`` leaves the wire alone: the trainer does not hold these weights. It is left alone too where nothing is known of
+        what would be sent. ``digests`` are the snapshot's; the base model has none.
 
         Raises:
             PushError: an engine holds something other than what was sent. The run must not continue.
         """
         started = time.monotonic()
-        over_wire = self._settings.backend != "disk" and not from_disk and self._gang.is_up
+        why = self._why_from_disk(digests, from_disk=from_disk)
         if canaries:  # fill the prefix cache under the old weights; a member lost here is replaced
             with suppress(EngineError):
                 self._fill_cache(choose_probe(self._fitting(canaries)))
@@ -90,14 +90,11 @@ class Pusher:
         members = self._members()
         self._serving(version)
         self._pool.dismiss_draining()
-        method, why = (
-            "disk",
-            "configured" if self._settings.backend == "disk" else "the trainer does not hold these weights",
-        )
+        over_wire, method = not why, "disk"
         if over_wire:
             try:
-                self._send(version, members, digests, started)
-                method, why = self._settings.backend, ""
+                self._send(version, members, digests.wire, started)
+                method = self._settings.backend
             except EngineError as error:
                 why = str(error)
                 self._tell(
@@ -105,15 +102,23 @@ class Pusher:
                 )
                 self._abandon(members, why)
         # Members that serve several runs in turn may hold another run's weights of the same version.
-        proof = self._settle(version, snapshot_path, digests, canaries, reload=not over_wire)
+        proof = self._settle(version, snapshot_path, digests.stored, canaries, reload=not over_wire)
         return self._facts(method, why, time.monotonic() - started, proof)
 
+    def _why_from_disk(self, digests: SnapshotDigests, *, from_disk: bool) -> str:
+        """Why the engines load the snapshot; empty when the weights are sent."""
+        if self._settings.backend == "disk":
+            return "configured"
+        if from_disk or not self._gang.is_up:
+            return "the trainer does not hold these weights"
+        return "" if digests.wire else "the snapshot was recorded without digests of what is sent"
+
     def confirm(
-        self, version: int, snapshot_path: str | RunPath, digests: Mapping[str, str], canaries: Sequence[Canary]
+        self, version: int, snapshot_path: str | RunPath, digests: SnapshotDigests, canaries: Sequence[Canary]
     ) -> PushFacts:
         """Prove that members which started from the snapshot hold it; the facts for the manifest. Raises like :meth:`push`."""
         started = time.monotonic()
-        proof = self._settle(version, snapshot_path, digests, canaries)
+        proof = self._settle(version, snapshot_path, digests.stored, canaries)
         return self._facts("disk", "members started from the snapshot", time.monotonic() - started, proof)
 
     def _fitting(self, canaries: Sequence[Canary]) -> list[Canary]:
@@ -203,7 +208,7 @@ class Pusher:
         )
 
     def _send(self, version: int, members: Sequence[RolloutClient], digests: Mapping[str, str], started: float) -> None:
-        """Over the wire, within the deadline. Raises EngineError when it is given up."""
+        """Over the wire, within the deadline; what arrives is compared with ``digests``. Raises EngineError when it is given up."""
         trainers = (member.name for member in self._gang.members)
         group_of = (*trainers, *(member.name for member in members))  # a name is never used twice
         if group_of != self._met:

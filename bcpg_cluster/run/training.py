@@ -294,7 +294,8 @@ def _train_once(
     record = SnapshotRecord(
         version=job.round,
         path=path,
-        digests=written.digests,
+        digests=dict(written.digests.stored),
+        wire=dict(written.digests.wire),
         files={**written.files, CANARIES: of_canaries},
         seconds=time.monotonic() - started,
         training=_summary(

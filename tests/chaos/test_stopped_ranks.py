@@ -73,7 +73,7 @@ class SelfStopping(ProgressReporter):
 
 def host(rank: int, world_size: int, stops_at: str, marker: Path) -> TrainWorker:
     """A rank that stops itself where ``stops_at`` begins; it may be empty."""
-    make_engine = partial(make_trainer_rank, "deepspeed", GROUP_TIMEOUT_S)
+    make_engine = partial(make_trainer_rank, "deepspeed", GROUP_TIMEOUT_S, "float32")
     worker = TrainWorker(rank, world_size, make_engine, snapshot_verifier("deepspeed"))
     worker._progress = SelfStopping(stops_at, marker)
     return worker

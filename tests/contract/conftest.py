@@ -141,10 +141,10 @@ def engine_args() -> dict[str, Any]:
     return dict(ENGINE_ARGS)
 
 
-def _engine(path: str) -> Iterator[Any]:
+def _engine(path: str, **changed: Any) -> Iterator[Any]:
     from bcpg_cluster.stages.generate.vllm_generator import VllmGenerator
 
-    generator = VllmGenerator(path, engine_args=ENGINE_ARGS, weight_transfer_backend="gloo")
+    generator = VllmGenerator(path, engine_args=ENGINE_ARGS | changed, weight_transfer_backend="gloo")
     yield generator
     generator.close()
     generator.close()
@@ -162,6 +162,12 @@ def tied_engine(tied_model: tuple[Any, str]) -> Iterator[Any]:
 def untied_engine(untied_model: tuple[Any, str]) -> Iterator[Any]:
     """A VllmGenerator on the untied base model."""
     yield from _engine(untied_model[1])
+
+
+@pytest.fixture
+def bfloat16_engine(tied_model: tuple[Any, str]) -> Iterator[Any]:
+    """A VllmGenerator on the tied base model that computes in bfloat16."""
+    yield from _engine(tied_model[1], dtype="bfloat16")
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,13 @@ def named_tensors(model: Any) -> list[tuple[TensorSpec, Any]]:
     ]
 
 
+def sent(model: Any, dtype: str = "float32") -> dict[str, str]:
+    """The digests of a model's parameters as a push sends them."""
+    from bcpg_cluster.stages.push.wire import as_sent, wire_digest
+
+    return {name: wire_digest(as_sent(tensor, dtype)) for name, tensor in model.named_parameters()}
+
+
 def reference_scores(model: Any) -> list[float]:
     """The canaries' log-probs and the next token's, by transformers."""
     import torch
@@ -99,9 +106,13 @@ def push(engine: Any, tensors: list[tuple[TensorSpec, Any]], version: int) -> di
         # vLLM silences stdout while it makes a group; two threads at it in one process leave it silent for good.
         os.dup2(stdout, 1)
         os.close(stdout)
-        sent = thread.submit(sender.send, iter(tensors))
-        digests: dict[str, str] = engine.receive_weights([spec for spec, _ in tensors], version)
-        sent.result()
+        sending = thread.submit(sender.send, iter(tensors))
+        try:
+            digests: dict[str, str] = engine.receive_weights([spec for spec, _ in tensors], version)
+        except PushError:
+            engine.leave_push_group()  # or the sender would wait for a receiver that takes no more
+            raise
+        sending.result()
     engine.leave_push_group()
     sender.leave()
     return digests
@@ -150,7 +161,7 @@ def test_pushed_weights_answer(
         begin = time.perf_counter()
         digests = push(engine, named_tensors(model), version)
         print(f"\npush {time.perf_counter() - begin:.2f} s")
-        assert digests == {name: tensor_digest(tensor) for name, tensor in model.named_parameters()}
+        assert digests == sent(model)
         assert ("lm_head.weight" in digests) == (kind == "untied")
         check(model, version)
 
@@ -179,6 +190,66 @@ def test_push_from_another_process(
     tied_engine.leave_push_group()
     tied_engine.leave_push_group()
     tied_engine.load_snapshot(tied_model[1], 0)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("bucket_bytes", [4096, 64])
+def test_layers_and_tensors_that_lie_in_many_buckets(
+    bucket_bytes: int,
+    tied_engine: Any,
+    tied_model: tuple[Any, str],
+    make_model: Callable[..., tuple[Any, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One layer's parameters come in several buckets, whose memory is used again and again, and a tensor in many pieces."""
+    from bcpg_cluster.stages.push import vllm_sender, vllm_transfer
+    from bcpg_cluster.stages.push.buckets import spec_bytes
+
+    monkeypatch.setattr(vllm_sender, "BUCKET_BYTES", bucket_bytes)
+    monkeypatch.setattr(vllm_transfer, "BUCKET_BYTES", bucket_bytes)
+    other, _ = make_model(True, seed=4)
+    sizes = [spec_bytes(spec) for spec, _ in named_tensors(other)]
+    assert max(sizes) > 10 * bucket_bytes
+    assert sum(sizes) > 50 * bucket_bytes
+    assert push(tied_engine, named_tensors(other), 3) == sent(other)
+    assert worst(engine_scores(tied_engine), reference_scores(other)) < EXACT
+    tied_engine.load_snapshot(tied_model[1], 0)
+
+
+@pytest.mark.engine
+def test_an_engine_in_bfloat16_holds_the_same_by_wire_and_from_disk(
+    tied_model: tuple[Any, str], make_model: Callable[..., tuple[Any, str]], bfloat16_engine: Any
+) -> None:
+    """Half the bytes travel; the digests are of what travels, and every log-prob is the same to the last bit."""
+    from bcpg_cluster.stages.push.wire import sent_dtype
+
+    other, path = make_model(True, seed=1)
+    bfloat16_engine.load_snapshot(tied_model[1], 0)
+    old = engine_scores(bfloat16_engine)
+    bfloat16_engine.load_snapshot(path, 1)
+    from_disk = engine_scores(bfloat16_engine)
+    bfloat16_engine.load_snapshot(tied_model[1], 2)
+    tensors = [
+        (TensorSpec(spec.name, sent_dtype("bfloat16", spec.shape), spec.shape), tensor)  # rounded by the sender
+        for spec, tensor in named_tensors(other)
+    ]
+    assert {spec.dtype for spec, _ in tensors} == {"float32", "bfloat16"}
+    assert push(bfloat16_engine, tensors, 3) == sent(other, "bfloat16")
+    assert engine_scores(bfloat16_engine) == from_disk
+    assert worst(old, from_disk) > 10 * EXACT
+
+
+@pytest.mark.engine
+def test_an_engine_that_keeps_more_than_is_sent_refuses(tied_engine: Any, tied_model: tuple[Any, str]) -> None:
+    """From disk it would get the whole of it, and engines of one version would differ."""
+    base, path = tied_model
+    tensors = [
+        (TensorSpec(spec.name, "bfloat16" if len(spec.shape) > 1 else "float32", spec.shape), tensor)
+        for spec, tensor in named_tensors(base)
+    ]
+    with pytest.raises(PushError, match="in a wider dtype than they are sent in"):
+        push(tied_engine, tensors, 3)
+    tied_engine.load_snapshot(path, 0)
 
 
 @pytest.mark.engine
@@ -219,17 +290,16 @@ def test_a_byte_flipped_on_the_wire_shows_in_the_digests(
     from bcpg_cluster.stages.push.digest import tensor_digest
 
     base, path = tied_model
-    pack = vllm_sender.pack
+    post = vllm_sender.post
 
-    def flip(tensors: Any) -> Any:
-        flat = pack(tensors)
+    def flip(group: Any, flat: Any) -> Any:
         flat[flat.numel() // 2] ^= 1
-        return flat
+        return post(group, flat)
 
-    monkeypatch.setattr(vllm_sender, "pack", flip)
+    monkeypatch.setattr(vllm_sender, "post", flip)
     digests = push(tied_engine, named_tensors(base), 5)
+    assert arrival_faults(sent(base), digests).startswith("1 parameters differ from the snapshot")
     written = {name: tensor_digest(tensor) for name, tensor in base.named_parameters()}
-    assert arrival_faults(written, digests).startswith("1 parameters differ from the snapshot")
     assert arrival_faults(written, tied_engine.load_snapshot(path, 0)) == ""
 
 
@@ -244,12 +314,11 @@ def test_a_tied_head_that_keeps_the_old_weights_is_found_by_canaries(
     from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
     from bcpg_cluster.stages.push import vllm_transfer
-    from bcpg_cluster.stages.push.digest import tensor_digest
 
     other, _ = make_model(True, seed=1)
     monkeypatch.setattr(vllm_transfer, "finish_reload", finalize_layerwise_reload)
     digests = push(tied_engine, named_tensors(other), 6)
-    assert arrival_faults({name: tensor_digest(tensor) for name, tensor in other.named_parameters()}, digests) == ""
+    assert arrival_faults(sent(other), digests) == ""
     wanted = iter(reference_scores(other))
     canaries = []
     for prompt, response in CANARIES:
@@ -265,7 +334,7 @@ def test_adapters_that_were_left_out_of_a_push_are_found(tied_engine: Any, tied_
     """With the merged weights an engine says what the model with its adapters says; with the bare ones it is caught."""
     import torch
 
-    from bcpg_cluster.stages.push.digest import tensor_digest
+    from bcpg_cluster.stages.push.wire import wire_digest
     from bcpg_cluster.stages.train.lora import add_adapters, merged
 
     base, path = tied_model
@@ -280,7 +349,7 @@ def test_adapters_that_were_left_out_of_a_push_are_found(tied_engine: Any, tied_
         else (spec, tensor)
         for spec, tensor in named_tensors(base)
     ]
-    written = {spec.name: tensor_digest(tensor) for spec, tensor in whole}
+    written = {spec.name: wire_digest(tensor) for spec, tensor in whole}
     wanted = reference_scores(adapted)
     assert worst(reference_scores(base), wanted) > 100 * EXACT
 
@@ -316,30 +385,12 @@ def test_no_push_under_work(tied_engine: Any, tied_model: tuple[Any, str]) -> No
 
 
 @pytest.mark.engine
-def test_wire_carries_any_dtypes_in_bounded_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
+def test_senders_say_what_they_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
     from bcpg_cluster.stages.push import vllm_transfer as wire
     from bcpg_cluster.stages.push.vllm_sender import WeightSender
 
-    torch.manual_seed(0)
-    tensors = [torch.randn(3).bfloat16(), torch.randn(5, 7), torch.tensor(2.5, dtype=torch.float64), torch.arange(11)]
-    tensors += [torch.randn(40, 10).t(), torch.zeros(0, 4), torch.tensor([True, False, True])]
-    pairs = [
-        (TensorSpec(str(i), str(t.dtype).removeprefix("torch."), tuple(t.shape)), t) for i, t in enumerate(tensors)
-    ]
-    groups = list(wire.cut(pairs, lambda pair: wire.spec_bytes(pair[0]), 200))
-    assert [pair for group in groups for pair in group] == pairs
-    assert len(groups) > 2
-    for group in groups:
-        flat = wire.pack(group)
-        assert flat.numel() <= 200 or len(group) == 1
-        for (_, sent), (_, got) in zip(group, wire.unpack(flat, [spec for spec, _ in group]), strict=True):
-            assert torch.equal(sent, got)
-    with pytest.raises(PushError, match="unknown dtype"):
-        wire.spec_bytes(TensorSpec("x", "float31", (1,)))
     with pytest.raises(PushError, match="join one"):
-        WeightSender().send(iter(pairs))
+        WeightSender().send(iter([]))
     with pytest.raises(PushError, match="no sender"):
         WeightSender().join(PushGroup("127.0.0.1", 1, 2, "carrier-pigeon"))
     monkeypatch.setattr("vllm.__version__", "0.33.0")
@@ -386,6 +437,7 @@ def test_fake_cycle_learns(settings: TrainSettings, tmp_path: Path) -> None:
         assert [(report.num_sequences, report.num_tokens) for report in reports] == [(2, 4), (1, 2)]
         model = str(tmp_path / f"version{version}")
         digests = trainer.save_snapshot(model)
+        assert digests is not None
         group = PushGroup("127.0.0.1", free_port(), 3, "gloo")
         with ThreadPoolExecutor(3) as threads:
             joins = [threads.submit(trainer.join_push_group, group)]
@@ -394,7 +446,7 @@ def test_fake_cycle_learns(settings: TrainSettings, tmp_path: Path) -> None:
                 join.result()
             receipts = [threads.submit(g.receive_weights, trainer.push_specs(), version) for g in generators]
             trainer.push_weights()
-            assert [receipt.result() for receipt in receipts] == [digests, digests]
+            assert [receipt.result() for receipt in receipts] == [digests.wire] * 2
         for generator in generators:
             assert generator.policy_version == version
             assert generator.score_tokens(canary) == trainer.score_tokens(canary) != before
@@ -454,3 +506,40 @@ def test_sender_iterates_lazily() -> None:
 
     sender.send(gathered())
     assert torch.cat(sent).view(torch.float32).tolist() == [1.0] * 4 + [2.0] * 4
+
+
+def test_a_buffer_is_not_filled_while_it_travels() -> None:
+    """Two buffers take turns; what is sent is looked at when its broadcast ends, as the wire may do."""
+    import torch
+
+    from bcpg_cluster.stages.push.vllm_sender import _Outbox
+
+    sent: list[Any] = []
+    under_way: list[Any] = []
+
+    class Work:
+        def __init__(self, flat: Any) -> None:
+            self.flat = flat
+            under_way.append(self)
+
+        def wait(self) -> None:
+            assert under_way.pop(0) is self
+            sent.append(self.flat.clone())
+
+    class Group:
+        def broadcast(self, tensors: list[Any], options: Any) -> Any:
+            return Work(tensors[0])
+
+    tensors = [torch.full(shape, float(i)) for i, shape in enumerate([(4,), (4,), (3,), (20,), (2,), (8,), (0,), (5,)])]
+    outbox, most = _Outbox(Group(), 32), 0
+    for tensor in tensors:
+        outbox.put(TensorSpec("x", "float32", tuple(tensor.shape)), tensor)
+        most = max(most, len(under_way))
+    outbox.flush()
+    assert (under_way, most) == ([], 1)  # one travels while the other is filled
+    assert max(flat.numel() for flat in sent) <= 32
+    values = torch.cat(sent).view(torch.float32)
+    padded = [0] * 4 + [1] * 4 + [2] * 3 + [None] + [3] * 20 + [4] * 2 + [None] * 2 + [5] * 8 + [7] * 5 + [None] * 3
+    assert [
+        value if wanted is not None else None for value, wanted in zip(values.tolist(), padded, strict=True)
+    ] == padded

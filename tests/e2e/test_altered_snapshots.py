@@ -15,9 +15,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from bcpg_cluster.errors import EngineError, RunDirectoryError, TrainingDivergedError
 from bcpg_cluster.run.build import assembly
-from bcpg_cluster.stages.fakes.skill import SNAPSHOT_FILE, skill_digests, verify_skill
+from bcpg_cluster.stages.fakes.skill import SNAPSHOT_FILE, skill_digests, skill_wire_digests, verify_skill
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.push.canaries import CANARIES
+from bcpg_cluster.stages.push.protocol import SnapshotDigests
 from bcpg_cluster.stages.train.protocol import TrainSettings
 from bcpg_cluster.stages.train.worker import TrainJob, TrainWorker
 from bcpg_cluster.store.faults import FaultKind
@@ -137,17 +138,17 @@ def test_one_whose_training_fails_here_is_refused_with_both_reasons(
     }
 
 
-def diverge(trainer: FakeTrainerRank, path: str) -> dict[str, str] | None:
+def diverge(trainer: FakeTrainerRank, path: str) -> SnapshotDigests | None:
     raise TrainingDivergedError("skill is not finite")
 
 
-def save_another(trainer: FakeTrainerRank, path: str) -> dict[str, str] | None:
+def save_another(trainer: FakeTrainerRank, path: str) -> SnapshotDigests | None:
     """As on a machine that rounds otherwise."""
     trainer.skill += 1e-9
     directory = Path(path)
     directory.mkdir(parents=True)
     (directory / SNAPSHOT_FILE).write_text(f'{{"skill": {trainer.skill!r}}}')
-    return skill_digests(trainer.skill)
+    return SnapshotDigests(skill_digests(trainer.skill), skill_wire_digests(trainer.skill))
 
 
 def test_the_remedy_where_only_the_newest_is_kept(

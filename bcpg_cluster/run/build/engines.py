@@ -142,7 +142,17 @@ def verify_lease_s(config: Config) -> float:
     return max(shards) * longest_s * pool.leases_per_member / num_at_once
 
 
-def make_trainer_rank(kind: str, timeout_s: float, rank: int, world_size: int, host: str, port: int) -> TrainerRank:
+def sent_to_engines(config: Config) -> str:
+    """The dtype that pushes send matrices in: the engines' own. float32 where they make something else of it themselves."""
+    from bcpg_cluster.stages.push.wire import wire_dtype
+
+    engine = config.engine_args("rollout")
+    return "float32" if engine.get("quantization") else wire_dtype(engine.get("dtype"))
+
+
+def make_trainer_rank(
+    kind: str, timeout_s: float, wire_dtype: str, rank: int, world_size: int, host: str, port: int
+) -> TrainerRank:
     """A rank of the trainer group that meets the others at ``host:port``."""
     if kind == "fake":
         from bcpg_cluster.stages.fakes.faults import slowed
@@ -152,7 +162,7 @@ def make_trainer_rank(kind: str, timeout_s: float, rank: int, world_size: int, h
     if kind == "torch":
         from bcpg_cluster.stages.train.torch_trainer import TorchTrainer
 
-        return TorchTrainer()
+        return TorchTrainer(wire_dtype=wire_dtype)
     from bcpg_cluster.stages.train.deepspeed.trainer import DeepSpeedRank
 
-    return DeepSpeedRank(rank, world_size, host, port, timeout_s=timeout_s)
+    return DeepSpeedRank(rank, world_size, host, port, timeout_s=timeout_s, wire_dtype=wire_dtype)

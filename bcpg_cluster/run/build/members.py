@@ -13,6 +13,7 @@ from bcpg_cluster.run.build.engines import (
     make_trainer_rank,
     make_verifier,
     num_verifying_threads,
+    sent_to_engines,
     snapshot_verifier,
 )
 from bcpg_cluster.run.build.judges import make_judge
@@ -127,7 +128,7 @@ def host_trainer(config: Mapping[str, Any], rank: int, world_size: int) -> Train
     return TrainWorker(
         rank,
         world_size,
-        partial(make_trainer_rank, settings.train.kind, settings.train.group_timeout_s),
+        partial(make_trainer_rank, settings.train.kind, settings.train.group_timeout_s, sent_to_engines(settings)),
         snapshot_verifier(settings.train.kind),
         trained_rows,
     )

@@ -25,6 +25,7 @@ from bcpg_cluster.stages.fakes.skill import (
     hash_unit,
     read_skill,
     skill_digests,
+    skill_wire_digests,
 )
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
@@ -115,7 +116,7 @@ class FakeGenerator:
             raise PushError("the sender is gone")
         (self.skill,) = struct.unpack("<d", data)
         self._version = version
-        return skill_digests(self.skill)
+        return skill_wire_digests(self.skill)
 
     def leave_push_group(self) -> None:
         """Close the socket."""

@@ -75,6 +75,11 @@ def skill_digests(skill: float) -> dict[str, str]:
     return {SKILL_SPEC.name: hashlib.sha256(struct.pack("<d", skill)).hexdigest()}
 
 
+def skill_wire_digests(skill: float) -> dict[str, str]:
+    """Its digest on the wire, another than that on disk: who confuses the two is found by any run on fakes."""
+    return {SKILL_SPEC.name: hashlib.sha256(b"wire" + struct.pack("<d", skill)).hexdigest()}
+
+
 def read_skill(path: str) -> float | None:
     """The skill of a snapshot directory; ``None`` when it is not one of a fake."""
     file = Path(path) / SNAPSHOT_FILE

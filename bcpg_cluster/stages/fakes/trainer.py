@@ -12,8 +12,15 @@ from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
 from bcpg_cluster.errors import EngineError, PushError
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.fakes.faults import Faults, _CallCounter
-from bcpg_cluster.stages.fakes.skill import SKILL_SPEC, SNAPSHOT_FILE, fake_logprobs, read_skill, skill_digests
-from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
+from bcpg_cluster.stages.fakes.skill import (
+    SKILL_SPEC,
+    SNAPSHOT_FILE,
+    fake_logprobs,
+    read_skill,
+    skill_digests,
+    skill_wire_digests,
+)
+from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, StepReport, TrainRow, TrainSettings
 
 
@@ -104,14 +111,14 @@ class FakeTrainerRank:
         """None: a training of a fake is over at once."""
         return None
 
-    def save_snapshot(self, path: str) -> dict[str, str] | None:
+    def save_snapshot(self, path: str) -> SnapshotDigests | None:
         """Write the skill as JSON (rank 0)."""
         if self._rank != 0:
             return None
         directory = Path(path)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / SNAPSHOT_FILE).write_text(json.dumps({"skill": self.skill}))
-        return skill_digests(self.skill)
+        return SnapshotDigests(skill_digests(self.skill), skill_wire_digests(self.skill))
 
     def join_push_group(self, group: PushGroup) -> None:
         """Listen until all receivers are connected (rank 0)."""

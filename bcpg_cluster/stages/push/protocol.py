@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,11 +24,25 @@ class PushGroup:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One parameter on the wire: its name in the Hugging Face checkpoint, its dtype (``float32``) and shape."""
+    """One parameter on the wire: its name in the Hugging Face checkpoint, its dtype there (``float32``) and shape."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDigests:
+    """What is known of a snapshot's parameters, by name.
+
+    Attributes:
+        stored: sha256 hex of each as it was written (``stages.push.digest``); none of the base model.
+        wire: digests of each as a push sends it (``stages.push.wire``), taken from the very tensors that were written. None in
+            snapshots made before they were noted; those weights are not sent, but loaded from disk.
+    """
+
+    stored: Mapping[str, str]
+    wire: Mapping[str, str]
 
 
 class WeightReceiver(Protocol):
@@ -46,7 +60,7 @@ class WeightReceiver(Protocol):
         """Take all parameters of one push, put them in force, reset the prefix cache, set ``policy_version``.
 
         Returns:
-            sha256 hex digest of every parameter as it arrived, by name.
+            The wire digest of every parameter as it arrived (``stages.push.wire.wire_digest``), by name.
 
         Raises:
             PushError: the prefix cache could not be reset, or a parameter does not fit.

@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from bcpg_cluster.errors import DataError, NotFiniteError, RunDirectoryError, StoreError, TrainingDivergedError
 from bcpg_cluster.stages.push.digest import is_finite, tensor_digest
 from bcpg_cluster.stages.push.file_digests import WEIGHT_SUFFIXES, raise_if_exhausted
+from bcpg_cluster.stages.push.protocol import SnapshotDigests
+from bcpg_cluster.stages.push.wire import as_sent, wire_digest
 from bcpg_cluster.store.whole_files import whole_directory
 
 DIGESTS_FILE = "digests.json"
@@ -26,8 +28,13 @@ _COPIED_DIRECTORIES = ("additional_chat_templates",)
 
 
 def write_snapshot(
-    path: str, base_dir: str, parameters: Iterable[tuple[str, torch.Tensor]], *, max_shard_bytes: int = 5 * 10**9
-) -> dict[str, str]:
+    path: str,
+    base_dir: str,
+    parameters: Iterable[tuple[str, torch.Tensor]],
+    *,
+    wire_dtype: str = "float32",
+    max_shard_bytes: int = 5 * 10**9,
+) -> SnapshotDigests:
     """Write a checkpoint directory that appears whole or not at all; what stood at ``path`` is replaced.
 
     Args:
@@ -36,10 +43,11 @@ def write_snapshot(
             copied from it as they are.
         parameters: by their names in the checkpoint, each distinct tensor once (a tied head is left out, as
             ``save_pretrained`` does). Consumed one at a time, so at most one shard is held in memory.
+        wire_dtype: what a push will send matrices in.
         max_shard_bytes: where to cut the weights into files.
 
     Returns:
-        sha256 hex digest of every parameter, by name.
+        The digests of what was written, and of the same tensors as a push sends them.
 
     Raises:
         TrainingDivergedError: a parameter is not finite.
@@ -56,8 +64,8 @@ def write_snapshot(
     try:
         with whole_directory(target) as staging:
             _copy_companions(base, staging)
-            digests = _write_weights(staging, parameters, max_shard_bytes)
-            _write_json(staging / DIGESTS_FILE, {"format": 1, "parameters": digests})
+            digests = _write_weights(staging, parameters, wire_dtype, max_shard_bytes)
+            _write_json(staging / DIGESTS_FILE, {"format": 1, "parameters": digests.stored})
     except (OSError, SafetensorError) as error:
         raise RunDirectoryError(
             f"the snapshot {path} could not be written: {error}",
@@ -78,9 +86,10 @@ def _copy_companions(base: Path, staging: Path) -> None:
 
 
 def _write_weights(
-    staging: Path, parameters: Iterable[tuple[str, torch.Tensor]], max_shard_bytes: int
-) -> dict[str, str]:
+    staging: Path, parameters: Iterable[tuple[str, torch.Tensor]], wire_dtype: str, max_shard_bytes: int
+) -> SnapshotDigests:
     digests: dict[str, str] = {}
+    wire: dict[str, str] = {}
     shards: list[list[str]] = []
     held: dict[str, torch.Tensor] = {}
     held_bytes = total_bytes = 0
@@ -104,7 +113,7 @@ def _write_weights(
         num_bytes = tensor.numel() * tensor.element_size()
         if held and held_bytes + num_bytes > max_shard_bytes:
             flush()
-        digests[name] = tensor_digest(tensor)
+        digests[name], wire[name] = tensor_digest(tensor), wire_digest(as_sent(tensor, wire_dtype))
         held[name] = tensor
         held_bytes += num_bytes
         total_bytes += num_bytes
@@ -112,14 +121,14 @@ def _write_weights(
 
     if len(shards) == 1:
         (staging / "shard-0").rename(staging / "model.safetensors")
-        return digests
+        return SnapshotDigests(digests, wire)
     weight_map = {}
     for number, names in enumerate(shards):
         file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
         (staging / f"shard-{number}").rename(staging / file)
         weight_map.update(dict.fromkeys(names, file))
     _write_json(staging / _INDEX_FILE, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
-    return digests
+    return SnapshotDigests(digests, wire)
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -12,10 +12,10 @@ version but the one its contract test (``tests/contract/test_weight_push.py``) e
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import vllm
@@ -29,14 +29,12 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from bcpg_cluster.errors import EngineError, PushError
+from bcpg_cluster.stages.push.buckets import BUCKET_BYTES, KeptMemory, cut, spec_bytes, unpack
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.push.vllm_reload import finish_reload
 
 SUPPORTED_VLLM = "0.32."
-BUFFER_BYTES = 256 * 2**20  # what one broadcast carries at most, and about what a push costs in extra memory
-ALIGNMENT = 16  # a view as float32 or float64 must start at a multiple of its item size, whatever came before it
-
-T = TypeVar("T")
+NCCL_BUFFER_BYTES = 256 * 2**20  # what one of vLLM's broadcasts carries; twice that is in flight
 
 
 def check_vllm_version() -> None:
@@ -49,69 +47,15 @@ def check_vllm_version() -> None:
         )
 
 
-# --- the wire: how tensors are cut into buffers, known to both ends ---------------------------------------------------
+# --- both ends --------------------------------------------------------------------------------------------------------
 
 
-def spec_bytes(spec: TensorSpec) -> int:
-    """Bytes of a tensor on the wire, padded so that the next one starts aligned."""
-    size = math.prod(spec.shape) * dtype_of(spec).itemsize
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def cut(items: Iterable[T], size_of: Callable[[T], int], limit: int) -> Iterator[list[T]]:
-    """Group items in order, as many as fit into ``limit`` bytes; one that is larger than that comes alone.
-
-    Sender and receiver both cut with this function, so the cuts need not travel.
-    """
-    group: list[T] = []
-    filled = 0
-    for item in items:
-        size = size_of(item)
-        if group and filled + size > limit:
-            yield group
-            group, filled = [], 0
-        group.append(item)
-        filled += size
-    if group:
-        yield group
-
-
-def pack(tensors: Sequence[tuple[TensorSpec, torch.Tensor]]) -> torch.Tensor:
-    """One flat byte buffer with all tensors, mixed dtypes allowed."""
-    flat = torch.zeros(sum(spec_bytes(spec) for spec, _ in tensors), dtype=torch.uint8)
-    start = 0
-    for spec, tensor in tensors:
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        flat[start : start + data.numel()] = data
-        start += spec_bytes(spec)
-    return flat
-
-
-def unpack(flat: torch.Tensor, specs: Sequence[TensorSpec]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of :func:`pack`, as views into the buffer."""
-    start = 0
-    for spec in specs:
-        dtype = dtype_of(spec)
-        size = math.prod(spec.shape) * dtype.itemsize
-        yield spec.name, flat[start : start + size].view(dtype).view(spec.shape)
-        start += spec_bytes(spec)
-
-
-def dtype_of(spec: TensorSpec) -> torch.dtype:
-    """The announced dtype. Raises :class:`PushError` for a name torch does not know."""
-    dtype = getattr(torch, spec.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise PushError(f"{spec.name}: unknown dtype {spec.dtype!r} on the wire")
-    return dtype
-
-
-def broadcast(group: Any, flat: torch.Tensor, limit: int) -> None:
-    """Send (rank 0) or receive one flat buffer, at most ``limit`` bytes at a time."""
+def post(group: Any, flat: torch.Tensor) -> Any:
+    """Begin to send (rank 0) or receive bytes; what has ``wait()``."""
     options = BroadcastOptions()
     options.rootRank = 0
     options.rootTensor = 0
-    for start in range(0, flat.numel(), limit):
-        group.broadcast([flat[start : start + limit]], options).wait()
+    return group.broadcast([flat], options)
 
 
 def shut(group: Any) -> None:
@@ -131,7 +75,7 @@ class GlooInitInfo(WeightTransferInitInfo):
     master_port: int
     rank_offset: int
     world_size: int
-    packed_buffer_size_bytes: int = BUFFER_BYTES
+    packed_buffer_size_bytes: int = BUCKET_BYTES
 
 
 @dataclass(kw_only=True)
@@ -155,14 +99,16 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     update_info_cls = GlooUpdateInfo
 
     _group: Any = None
-    _buffer_bytes = BUFFER_BYTES
+    _bucket_bytes = BUCKET_BYTES
+    _memory: KeptMemory | None = None
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         """Meet the sender; blocks until all ranks are there."""
         self.shutdown()
         parallel = self.parallel_config
         rank = init_info.rank_offset + parallel.data_parallel_index * parallel.world_size + parallel.rank
-        self._buffer_bytes = init_info.packed_buffer_size_bytes
+        self._bucket_bytes = init_info.packed_buffer_size_bytes
+        self._memory = KeptMemory(least_bytes=self._bucket_bytes)
         self._group = stateless_init_torch_distributed_process_group(
             init_info.master_address, init_info.master_port, rank, init_info.world_size, backend="gloo"
         )
@@ -178,15 +124,37 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
-        """Take buffer after buffer and hand the tensors to the model's own loader."""
-        if self._group is None:
-            raise PushError("no push group: join one before receiving weights")
+        """Hand bucket after bucket to the model's own loader, while the next one arrives."""
         model: Any = self.model
-        for specs in cut(update_info.specs(), spec_bytes, self._buffer_bytes):
-            # A fresh buffer each time: the loader keeps views until a layer is complete, which may be buffers later.
-            flat = torch.empty(sum(map(spec_bytes, specs)), dtype=torch.uint8)
-            broadcast(self._group, flat, self._buffer_bytes)
-            model.load_weights(unpack(flat, specs))
+        with contextlib.closing(self._arriving(update_info.specs())) as arriving:
+            for specs, flat in arriving:
+                model.load_weights(unpack(flat, specs))
+                del flat  # or its memory could not be used for the bucket after the next
+
+    def _arriving(self, specs: Sequence[TensorSpec]) -> Generator[tuple[list[TensorSpec], torch.Tensor]]:
+        """Each bucket with its bytes; another thread takes in the one behind it. The loader keeps views of a bucket until the
+        layers that it belongs to are complete, which may be buckets later.
+        """
+        buckets = list(cut(specs, spec_bytes, self._bucket_bytes))
+        wire = ThreadPoolExecutor(1, thread_name_prefix="push-wire")
+        try:
+            coming = [wire.submit(self._take, bucket) for bucket in buckets[:1]]
+            for bucket, behind in zip(buckets, [*buckets[1:], None], strict=True):
+                flat = coming.pop().result()
+                if behind is not None:
+                    coming.append(wire.submit(self._take, behind))
+                yield bucket, flat
+                del flat
+        finally:
+            wire.shutdown(wait=False, cancel_futures=True)  # after a failure: leaving the group ends what still waits
+
+    def _take(self, bucket: Sequence[TensorSpec]) -> torch.Tensor:
+        if self._group is None or self._memory is None:
+            raise PushError("no push group: join one before receiving weights")
+        flat = self._memory.take(sum(map(spec_bytes, bucket)))
+        for start in range(0, flat.numel(), self._bucket_bytes):
+            post(self._group, flat[start : start + self._bucket_bytes]).wait()
+        return flat
 
     def finish_weight_update(self) -> None:
         """Finish the layers, then the head that shares its weight with the embedding."""
@@ -196,7 +164,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         """Leave the group."""
         if self._group is not None:
             shut(self._group)
-            self._group = None
+            self._group = self._memory = None
 
 
 def register_gloo() -> None:
@@ -218,9 +186,10 @@ def init_info(group: PushGroup, rank: int) -> dict[str, Any]:
         "master_port": group.port,
         "rank_offset": rank,
         "world_size": group.world_size,
-        "packed_buffer_size_bytes": BUFFER_BYTES,
     }
-    return info | {"packed": True} if group.backend == "nccl" else info
+    if group.backend == "nccl":
+        return info | {"packed": True, "packed_buffer_size_bytes": NCCL_BUFFER_BYTES}
+    return info | {"packed_buffer_size_bytes": BUCKET_BYTES}
 
 
 def update_info(specs: Sequence[TensorSpec]) -> dict[str, Any]:
@@ -230,6 +199,3 @@ def update_info(specs: Sequence[TensorSpec]) -> dict[str, Any]:
         "dtype_names": [spec.dtype for spec in specs],
         "shapes": [list(spec.shape) for spec in specs],
     }
-
-
-# --- the trainer's side -----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from vllm.config import set_current_vllm_config
 from bcpg_cluster.errors import PushError
 from bcpg_cluster.stages.push.digest import tensor_digest
 from bcpg_cluster.stages.push.vllm_reload import abandon_reload, finish_reload
+from bcpg_cluster.stages.push.wire import wire_digest
 
 
 @dataclass(slots=True)
@@ -44,8 +45,9 @@ class PushWorker:
     _weight_update_active: bool
 
     def receive_push(self, update_info: Mapping[str, Any]) -> dict[str, str]:
-        """One whole update through the configured transfer engine; sha256 digests of what arrived, by name."""
-        with self._reloading() as arrivals:
+        """One whole update through the configured transfer engine; wire digests of what arrived, by name."""
+        with self._reloading(wire_digest) as arrivals:
+            self._check_width(arrivals.model, update_info)
             self.start_weight_update()
             self.update_weights(update_info)
             self._check_complete(arrivals)
@@ -53,10 +55,10 @@ class PushWorker:
         return arrivals.digests
 
     def load_checkpoint(self, path: str) -> dict[str, str]:
-        """Put a checkpoint directory's weights in force, by the same reload as a push; digests likewise."""
+        """Put a checkpoint directory's weights in force, by the same reload as a push; sha256 digests of what was read, by name."""
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        with self._reloading() as arrivals:
+        with self._reloading(tensor_digest) as arrivals:
             initialize_layerwise_reload(arrivals.model)
             arrivals.model.load_weights(read_checkpoint(path))
             self._check_complete(arrivals)
@@ -64,7 +66,7 @@ class PushWorker:
         return arrivals.digests
 
     @contextlib.contextmanager
-    def _reloading(self) -> Iterator[_Arrivals]:
+    def _reloading(self, digest_of: Callable[[torch.Tensor], str]) -> Iterator[_Arrivals]:
         """Watch everything the model loads, and clean up after a failure."""
         model = self.model_runner.get_model()
         # Shared parameters are listed once, under their first name: a tied head is not asked for.
@@ -74,7 +76,7 @@ class PushWorker:
         def watch(weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
             def tap() -> Iterator[tuple[str, torch.Tensor]]:
                 for name, tensor in weights:
-                    arrivals.digests[name] = tensor_digest(tensor)
+                    arrivals.digests[name] = digest_of(tensor)
                     yield name, tensor
 
             loaded = load(tap())
@@ -91,6 +93,21 @@ class PushWorker:
                 raise
             finally:
                 del model.load_weights
+
+    @staticmethod
+    def _check_width(model: torch.nn.Module, update_info: Mapping[str, Any]) -> None:
+        """Raise PushError where the engine keeps more of a matrix than what is sent: from disk it would get other weights."""
+        sent = min((getattr(torch, name).itemsize for name in update_info["dtype_names"]), default=4)
+        wider = sorted(
+            name
+            for name, held in model.named_parameters()
+            if held.is_floating_point() and held.dim() > 1 and held.itemsize > sent
+        )
+        if wider:
+            raise PushError(
+                f"the engine keeps {len(wider)} matrices in a wider dtype than they are sent in, e.g. {', '.join(wider[:3])}: "
+                "with policy.engine_args.dtype: auto they are sent in float32"
+            )
 
     def _check_complete(self, arrivals: _Arrivals) -> None:
         """Raise PushError unless every parameter arrived whole, its fused parts (q, k and v of one layer) included.

@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from bcpg_cluster.errors import ConfigError, DataError, TrainingDivergedError
 from bcpg_cluster.stages.push.digest import is_finite
 from bcpg_cluster.stages.push.protocol import TensorSpec
+from bcpg_cluster.stages.push.wire import sent_dtype
 from bcpg_cluster.stages.train.layout.packing_proof import prove_packing
 from bcpg_cluster.stages.train.layout.row_layout import SequenceLayout, TokenPair, lay_out
 from bcpg_cluster.stages.train.logprobs import token_logprobs
@@ -355,6 +356,9 @@ def check_finite(step: int, loss_sum: float, grad_norm: float | None = None) -> 
         raise TrainingDivergedError(f"step {step}: the gradient norm is {grad_norm}; no parameter was changed by it")
 
 
-def parameter_specs(policy: Policy, shapes: Callable[[nn.Parameter], tuple[int, ...]]) -> list[TensorSpec]:
-    """The specs of all parameters in model order; they travel as float32 whatever the compute dtype."""
-    return [TensorSpec(name, "float32", shapes(parameter)) for name, parameter in policy.checkpoint_parameters()]
+def parameter_specs(
+    policy: Policy, shapes: Callable[[nn.Parameter], tuple[int, ...]], wire_dtype: str
+) -> list[TensorSpec]:
+    """The specs of all parameters in model order; matrices travel in ``wire_dtype`` whatever the compute dtype."""
+    whole = ((name, shapes(parameter)) for name, parameter in policy.checkpoint_parameters())
+    return [TensorSpec(name, sent_dtype(wire_dtype, shape), shape) for name, shape in whole]

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
 from bcpg_cluster.records import StepCheckpoint
-from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
+from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.train.objective import Objective
 
 
@@ -190,11 +190,11 @@ class TrainerRank(Protocol):
         """
         ...
 
-    def save_snapshot(self, path: str) -> dict[str, str] | None:
+    def save_snapshot(self, path: str) -> SnapshotDigests | None:
         """Write a Hugging Face checkpoint directory (rank 0; the others take part in gathering and return ``None``).
 
         Returns:
-            sha256 hex digest of every parameter as written, by name.
+            Digests of every parameter, as written and as :meth:`push_weights` will send it.
         """
         ...
 

@@ -13,7 +13,7 @@ import torch
 from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
 from bcpg_cluster.errors import ConfigError, EngineError, PushError
 from bcpg_cluster.records import StepCheckpoint
-from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
+from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.push.snapshot import write_snapshot
 from bcpg_cluster.stages.train.batching import split_rows
 from bcpg_cluster.stages.train.checkpoint_source import local_checkpoint
@@ -55,9 +55,13 @@ class TorchTrainer:
     """A :class:`~bcpg_cluster.stages.train.protocol.TrainerRank` of world size 1.
 
     Parameters stay in float32; with ``dtype="bfloat16"`` the forward runs under autocast.
+
+    Args:
+        wire_dtype: what pushes send matrices in (``stages.push.wire``).
     """
 
-    def __init__(self, device: str | None = None) -> None:
+    def __init__(self, device: str | None = None, *, wire_dtype: str = "float32") -> None:
+        self._wire_dtype = wire_dtype
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._policy: Policy | None = None
         self._sender: Any = None
@@ -152,9 +156,9 @@ class TorchTrainer:
         """The newest step checkpoint, which stays on disk until two more were asked for."""
         return self._kept.tell()
 
-    def save_snapshot(self, path: str) -> dict[str, str] | None:
+    def save_snapshot(self, path: str) -> SnapshotDigests | None:
         """Write a Hugging Face checkpoint directory; returns its digests."""
-        return write_snapshot(path, self._model_path, self._parameters())
+        return write_snapshot(path, self._model_path, self._parameters(), wire_dtype=self._wire_dtype)
 
     def join_push_group(self, group: PushGroup) -> None:
         """Meet the receivers as rank 0 of the push group."""
@@ -175,7 +179,7 @@ class TorchTrainer:
 
     def push_specs(self) -> list[TensorSpec]:
         """What :meth:`push_weights` will send."""
-        return parameter_specs(self._opened(), lambda parameter: tuple(parameter.shape))
+        return parameter_specs(self._opened(), lambda parameter: tuple(parameter.shape), self._wire_dtype)
 
     def leave_push_group(self) -> None:
         """Drop the push group; nothing happens when there is none."""

@@ -15,7 +15,7 @@ from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt, StepCheckpoint
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
 from bcpg_cluster.stages.push.file_digests import FileFault, companion_digests
-from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
+from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.train.protocol import (
     ReferenceLogprobs,
     StepReport,
@@ -82,11 +82,11 @@ class WrittenSnapshot:
     """What rank 0 wrote.
 
     Attributes:
-        digests: sha256 of every parameter, by name.
+        digests: of every parameter.
         files: sha256 of the files that are no weights, by name.
     """
 
-    digests: dict[str, str]
+    digests: SnapshotDigests
     files: dict[str, str]
 
 

@@ -24,8 +24,10 @@ class SnapshotRecord:
     """A durable set of weights. ``path`` is relative to the run directory; the base (version 0) has none of its own.
 
     Attributes:
+        digests: sha256 of every parameter as it lies on disk, by name.
         training: what made it; ``None`` where a round taught nothing and the weights before were kept.
         files: sha256 of its files that are no weights (config, tokenizer), by name; none in runs made before they were noted.
+        wire: digests of every parameter as a push sends it, by name; likewise none in earlier runs.
     """
 
     version: int
@@ -34,6 +36,7 @@ class SnapshotRecord:
     seconds: float
     training: TrainingSummary | None = None
     files: dict[str, str] = field(default_factory=dict)
+    wire: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -70,7 +73,8 @@ class ManifestState:
             case "snapshot":
                 training = TrainingSummary.read(event["metrics"]) if event["metrics"] else None
                 version, path, seconds = event["version"], event["path"], event["seconds"]
-                record = SnapshotRecord(version, path, event["digests"], seconds, training, event.get("files", {}))
+                later = {key: event.get(key, {}) for key in ("files", "wire")}
+                record = SnapshotRecord(version, path, event["digests"], seconds, training, **later)
                 self.snapshots.setdefault(record.version, record)
                 self.step_checkpoints.pop(record.version, None)
             case "step_checkpoint":

@@ -31,4 +31,4 @@ def add_version(run_dir: Path, version: int, base: str = BASE) -> SnapshotRecord
     path = f"snapshots/v{version:04d}-a"
     digests = write_snapshot(str(run_dir / path), base, trained_model().named_parameters())
     (run_dir / path / CANARIES).write_text("[]")
-    return SnapshotRecord(version, path, digests, 1.0, TrainingSummary(steps=1.0))
+    return SnapshotRecord(version, path, dict(digests.stored), 1.0, TrainingSummary(steps=1.0))

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from bcpg_cluster.stages.fakes.skill import encode, fake_logprobs, verify_skill
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.job import StageWorker
 from bcpg_cluster.stages.push.canaries import Canary, choose_probe, fitting_canaries, judge_canaries
-from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
+from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.train.worker import TrainWorker
 from bcpg_cluster.watch.observer import Faulted
 from tests.told import Heard
@@ -230,12 +231,13 @@ class Bench:
         while len(self.pool.members()) < self.pool.size:
             self.pool.poll()
 
-    def snapshot(self, version: int, skill: float) -> tuple[int, str, dict[str, str], list[Canary]]:
+    def snapshot(self, version: int, skill: float) -> tuple[int, str, SnapshotDigests, list[Canary]]:
         """The arguments of a push of ``skill``, which the trainer holds from now on."""
         before = self.trainer.skill if version > 1 else 0.6
         self.trainer.skill = skill
         path = str(self.run_dir / f"v{version}")
-        digests = self.trainer.save_snapshot(path) or {}
+        digests = self.trainer.save_snapshot(path)
+        assert digests is not None
         prompt, response = encode("12 +3 *4 -5 " * 3), encode("15\n60\n55\nanswer 55")
         old, new = (fake_logprobs(value, len(prompt), response) for value in (before, skill))
         return version, path, digests, [Canary(prompt, response, old, new)]
@@ -335,6 +337,27 @@ def test_a_trainer_that_stands_still_in_a_push_ends_with_its_deadline(make_bench
     assert not bench.gang.is_up
     assert (facts.method, facts.canaries, bench.held()) == ("disk", "passed", [(1, 0.7)] * 2)
     assert "trainer/0" in facts.why
+
+
+def test_what_arrives_is_held_against_the_digests_of_what_is_sent(make_bench: Callable[..., Bench]):
+    """Those of the files are not asked on the wire, and those of the wire not on disk."""
+    bench = make_bench()
+    version, path, digests, canaries = bench.snapshot(1, 0.7)
+    altered = dict.fromkeys(digests.stored, "0" * 64)
+    assert bench.pusher.push(version, path, replace(digests, stored=altered), canaries).method == "gloo"
+    with pytest.raises(PushError, match="1 parameters differ from the snapshot"):
+        bench.pusher.push(version, path, replace(digests, wire=altered), canaries)
+    bench.pusher.push(version, path, replace(digests, wire=altered), canaries, from_disk=True)
+
+
+def test_a_snapshot_of_which_nothing_is_known_on_the_wire_is_loaded_from_disk(make_bench: Callable[..., Bench]):
+    """As runs recorded them before there were such digests."""
+    bench = make_bench()
+    version, path, digests, canaries = bench.snapshot(1, 0.7)
+    facts = bench.pusher.push(version, path, replace(digests, wire={}), canaries)
+    assert (facts.method, facts.why) == ("disk", "the snapshot was recorded without digests of what is sent")
+    assert (facts.canaries, bench.held()) == ("passed", [(1, 0.7)] * 2)
+    assert bench.retries == []
 
 
 @pytest.mark.parametrize(

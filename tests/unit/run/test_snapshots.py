@@ -34,7 +34,7 @@ def manifest(tmp_path: Path) -> Iterator[Manifest]:
             digests = write_snapshot(
                 str(manifest.run_dir / path), str(base), tensors.items(), max_shard_bytes=3 * 4 * 4
             )  # a file each
-            manifest.add_snapshot(SnapshotRecord(version, path, digests, 0.0))
+            manifest.add_snapshot(SnapshotRecord(version, path, dict(digests.stored), 0.0))
         manifest.add_snapshot(SnapshotRecord(2, "snapshots/v1", manifest.state.snapshots[1].digests, 0.0))
         yield manifest
 

@@ -32,6 +32,17 @@ def _snapshot(version: int) -> SnapshotRecord:
     return SnapshotRecord(version, f"snapshots/v{version:04d}-x", {"w": "d"}, 1.0, TrainingSummary(steps=2.0))
 
 
+def test_a_snapshot_keeps_both_of_its_digests_and_an_old_one_has_none_for_the_wire(tmp_path: Path) -> None:
+    record = replace(_snapshot(1), files={"config.json": "f"}, wire={"w": "x"})
+    with Manifest(tmp_path) as manifest:
+        manifest.add_snapshot(record)
+    assert read_manifest(tmp_path).snapshots == {1: record}
+    state = ManifestState()
+    facts = {"version": 1, "path": "p", "digests": {"w": "d"}, "seconds": 1.0, "metrics": {}}
+    state.apply({"event": "snapshot", **facts})
+    assert state.snapshots[1] == SnapshotRecord(1, "p", {"w": "d"}, 1.0)
+
+
 def _fill(manifest: Manifest) -> None:
     manifest.create(identity="i", name="n", program_version="0")
     manifest.add_report(RoundReport.read({"round": 0, "accuracy": 0.5}))

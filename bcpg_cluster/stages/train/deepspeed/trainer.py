@@ -18,7 +18,7 @@ import torch
 from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
 from bcpg_cluster.errors import BcpgError, EngineError, PushError
 from bcpg_cluster.records import StepCheckpoint
-from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
+from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.push.snapshot import write_snapshot
 from bcpg_cluster.stages.train.batching import split_rows
 from bcpg_cluster.stages.train.checkpoint_source import Float32Weights, local_checkpoint
@@ -69,6 +69,7 @@ class DeepSpeedRank:
     Args:
         local_rank: which of this machine's *visible* GPUs is this rank's; 0 where a launcher shows each rank its own.
         timeout_s: how long one collective may take before a missing peer is an error.
+        wire_dtype: what pushes send matrices in (``stages.push.wire``).
     """
 
     def __init__(
@@ -79,9 +80,10 @@ class DeepSpeedRank:
         master_port: int,
         local_rank: int = 0,
         timeout_s: float = 600.0,
+        wire_dtype: str = "float32",
     ) -> None:
         self._group = TrainerGroup(rank, world_size, master_addr, master_port, local_rank, timeout_s)
-        self._rank, self._world_size = rank, world_size
+        self._rank, self._world_size, self._wire_dtype = rank, world_size, wire_dtype
         self._engine: Any = None
         self._sender: Any = None
         self._kept = KeptCheckpoints()
@@ -326,13 +328,13 @@ class DeepSpeedRank:
             for _ in parameters:
                 pass
 
-    def save_snapshot(self, path: str) -> dict[str, str] | None:
+    def save_snapshot(self, path: str) -> SnapshotDigests | None:
         """Write a Hugging Face checkpoint directory on rank 0; its digests there, ``None`` elsewhere."""
         self._opened()
         digests = None
         with self._group.collective("gathering a snapshot"), self._lockstep_parameters() as parameters:
             if self._rank == 0:
-                digests = write_snapshot(path, self._model_path, parameters)
+                digests = write_snapshot(path, self._model_path, parameters, wire_dtype=self._wire_dtype)
         return digests
 
     def join_push_group(self, group: PushGroup) -> None:
@@ -360,7 +362,9 @@ class DeepSpeedRank:
         """What :meth:`push_weights` will send, in order; nothing is gathered."""
         self._opened()
         # ZeRO-3 keeps the whole shape beside a parameter that is empty for now.
-        return parameter_specs(self._policy, lambda parameter: tuple(getattr(parameter, "ds_shape", parameter.shape)))
+        return parameter_specs(
+            self._policy, lambda parameter: tuple(getattr(parameter, "ds_shape", parameter.shape)), self._wire_dtype
+        )
 
     def leave_push_group(self) -> None:
         """Drop the push group; nothing happens when there is none."""

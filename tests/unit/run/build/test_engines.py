@@ -19,6 +19,7 @@ from bcpg_cluster.run.build.engines import (
     make_trainer_rank,
     make_verifier,
     num_verifying_threads,
+    sent_to_engines,
     verify_lease_s,
 )
 from bcpg_cluster.run.build.judges import judge_endpoint, load_judge_prompt, make_judge, model_digest
@@ -382,8 +383,18 @@ def test_big_files_are_told_apart_without_reading_them_whole(tmp_path: Path):
 # --- the policy and the trainer
 
 
+def test_pushes_send_what_the_engines_compute_in(make_config: MakeConfig):
+    def sent(**engine_args: Any) -> str:
+        return sent_to_engines(make_config(policy={"kind": "vllm", "engine_args": engine_args}))
+
+    assert sent(dtype="bfloat16") == "bfloat16"
+    assert sent(dtype="float32") == sent(dtype="auto") == "float32"
+    assert sent(dtype="bfloat16", quantization="fp8") == "float32"
+    assert sent_to_engines(make_config()) == "float32"  # fakes
+
+
 def test_fakes_of_policy_and_trainer(make_config: MakeConfig):
     engine: Any = make_rollout_engine(make_config(), 3, 0)
     assert isinstance(engine, FakeGenerator)
     assert engine.policy_version == 3
-    assert isinstance(make_trainer_rank("fake", 1.0, 0, 1, "127.0.0.1", 1), FakeTrainerRank)
+    assert isinstance(make_trainer_rank("fake", 1.0, "float32", 0, 1, "127.0.0.1", 1), FakeTrainerRank)

@@ -42,7 +42,7 @@ def snapshot(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     base, made = tmp_path / "base", tmp_path / "made"
     base.mkdir()
     (base / "config.json").write_text("{}")
-    return made, write_snapshot(str(made), str(base), [("a", torch.zeros(3))])
+    return made, dict(write_snapshot(str(made), str(base), [("a", torch.zeros(3))]).stored)
 
 
 def test_a_snapshot_is_not_called_damaged(snapshot: tuple[Path, dict[str, str]]) -> None:

@@ -24,6 +24,7 @@ from bcpg_cluster.stages.push.snapshot import (
     verify_snapshot,
     write_snapshot,
 )
+from bcpg_cluster.stages.push.wire import wire_digest
 
 PARAMETERS = {
     "embed": torch.arange(12.0).reshape(3, 4),
@@ -45,7 +46,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def write(base: Path, path: Path, **options: int) -> dict[str, str]:
-    return write_snapshot(str(path), str(base), PARAMETERS.items(), **options)
+    return dict(write_snapshot(str(path), str(base), PARAMETERS.items(), **options).stored)
 
 
 def test_holds_weights_digests_and_companions(base: Path, tmp_path: Path) -> None:
@@ -65,6 +66,19 @@ def test_holds_weights_digests_and_companions(base: Path, tmp_path: Path) -> Non
     for name, tensor in read_parameters(str(path)):
         assert torch.equal(tensor, PARAMETERS[name])
         assert tensor.dtype is PARAMETERS[name].dtype
+
+
+def test_says_what_a_push_sends_of_the_same_tensors(base: Path, tmp_path: Path) -> None:
+    """Matrices in the engines' dtype, vectors as they are; what lies on disk is the same whatever is sent."""
+    matrix, vector = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([1.5, -2.0])
+    parameters = {"embed": matrix, "norm": vector}
+    found = {
+        dtype: write_snapshot(str(tmp_path / dtype), str(base), parameters.items(), wire_dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    }
+    assert found["float32"].wire == {"embed": wire_digest(matrix), "norm": wire_digest(vector)}
+    assert found["bfloat16"].wire == {"embed": wire_digest(matrix.bfloat16()), "norm": wire_digest(vector)}
+    assert found["float32"].stored == found["bfloat16"].stored == verify_snapshot(str(tmp_path / "bfloat16"))
 
 
 def test_is_cut_into_files_with_an_index(base: Path, tmp_path: Path) -> None:
@@ -167,7 +181,7 @@ def test_replaces_an_older_one(base: Path, tmp_path: Path) -> None:
     path = tmp_path / "snapshots" / "3"
     write(base, path)
     digests = write_snapshot(str(path), str(base), [("other", torch.ones(2))])
-    assert verify_snapshot(str(path)) == digests
+    assert verify_snapshot(str(path)) == digests.stored
     assert [entry.name for entry in path.parent.iterdir()] == ["3"]
 
 
