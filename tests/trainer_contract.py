@@ -20,6 +20,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bcpg_cluster.errors import PushError, TrainingDivergedError
 from bcpg_cluster.records import StepCheckpoint
+from bcpg_cluster.stages.push.adapters.versions import Carried
 from bcpg_cluster.stages.push.digest import tensor_digest
 from bcpg_cluster.stages.push.protocol import TensorSpec
 from bcpg_cluster.stages.push.snapshot import read_parameters
@@ -186,11 +187,13 @@ class RecordingSender:
         pass
 
 
-def push(trainer: Any, sender: RecordingSender) -> tuple[list[TensorSpec] | str, dict[str, str]]:
+def push(
+    trainer: Any, sender: RecordingSender, carried: Carried = "weights"
+) -> tuple[list[TensorSpec] | str, dict[str, str]]:
     """Push through ``sender``; what came back, and what the sender (rank 0's) saw."""
     trainer._sender = sender
     try:
-        return trainer.push_weights(), sender.digests
+        return trainer.push_weights(carried), sender.digests
     except PushError as error:
         return str(error), sender.digests
     finally:
@@ -220,6 +223,10 @@ def exercise(
     written = trainer.save_snapshot(snapshot)
     seen["digests"] = None if written is None else dict(written.stored)
     assert written is None or written.wire == sender.wire  # what is noted with a snapshot is what a push sends
+    seen["adapter specs"] = trainer.push_specs("adapters")
+    seen["broken adapter push"] = push(trainer, RecordingSender(fails_after=1), "adapters")
+    seen["adapter push"] = push(trainer, RecordingSender(), "adapters")
+    seen["adapter digests"] = trainer.adapter_digests()
     return seen
 
 

@@ -183,6 +183,30 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _adapters_can_be_served(self) -> Config:
+        if self.push.carries == "adapters" and (why := self._why_no_adapters()):
+            raise ValueError(f"push.carries is 'adapters', but {why}; set it to 'weights', which always works")
+        return self
+
+    def _why_no_adapters(self) -> str | None:
+        """Why adapters cannot be pushed alone; ``None`` where they can."""
+        engine = self.policy.engine_args
+        if self.train.lora is None:
+            return "train.lora is null, so whole weights are trained and there are none"
+        if "fake" in (self.policy.kind, self.train.kind):
+            return "a fake has no weights that they could be merged into"
+        if self.push.backend == "disk":
+            return "push.backend 'disk' sends nothing: engines load the snapshot, in which they are merged already"
+        if engine.get("quantization") is not None:
+            return (
+                f"the engines quantise the policy (policy.engine_args.quantization: {engine['quantization']}), and adapters are "
+                "merged into plain weights, whose arrival can be checked parameter by parameter"
+            )
+        if (form := engine.get("load_format", "auto")) not in ("auto", "safetensors"):
+            return f"the engines read the policy by load_format {form!r}, and merging reads safetensors again"
+        return None
+
+    @model_validator(mode="after")
     def _sleepers_can(self) -> Config:
         for name in self.pool_names():
             if self.pool(name).when_idle == "sleep" and not self.engine_args(name).get("enable_sleep_mode"):

@@ -13,8 +13,8 @@ from bcpg_cluster.config.section import Section
 class LoraConfig(Section):
     """Low-rank adapters (LoRA), trained instead of whole weights.
 
-    They are merged into the snapshot after every round, so that engines, pushes and exports see an ordinary model; the next
-    round starts with fresh ones. They need a learning rate some ten times that of full training.
+    They are merged into the snapshot after every round, so that engines and exports see an ordinary model; the next round starts
+    with fresh ones. A push can carry them alone (``push.carries``). They need a learning rate some ten times that of full training.
     """
 
     rank: int = Field(16, ge=1)
@@ -110,6 +110,9 @@ class PushConfig(Section):
     backend: Literal["gloo", "nccl", "disk"] = "gloo"
     """The way: ``gloo`` is this project's own, for CPUs; ``nccl`` is vLLM's own, for GPUs; ``disk`` has engines reload the
     snapshot."""
+    carries: Annotated[Literal["weights", "adapters"], Decides.WHEN_SET] = "weights"
+    """What is sent: ``weights``, all of them, with adapters merged in; or, with ``train.lora``, the round's ``adapters`` alone,
+    which engines merge into the weights they hold."""
     deadline_s: Annotated[float, Decides.NEVER] = Field(300.0, gt=0)
     """Seconds for the whole push; members still stuck are then killed, and their replacements load the snapshot."""
     num_canaries: int = Field(8, ge=1)

@@ -24,7 +24,6 @@ from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.turns import TRAINER, Turns
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.config.section import num_ranks
 from bcpg_cluster.errors import DamagedShardError, Interrupted
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt, Receipt
@@ -39,7 +38,7 @@ from bcpg_cluster.run.push import Pusher, PushSettings
 from bcpg_cluster.run.recovery.lost_shards import LostShards, until_whole
 from bcpg_cluster.run.recovery.prompt_tables import dealt, measured_prompts, write_prompts
 from bcpg_cluster.run.recovery.snapshot_again import SnapshotMender
-from bcpg_cluster.run.serving import Serving, Weights, weights_of
+from bcpg_cluster.run.serving import Serving, Weights, adapters_of, weights_of
 from bcpg_cluster.run.snapshots import SnapshotCheck
 from bcpg_cluster.run.steps import Step, Steps, TrainersFree, Training, alone
 from bcpg_cluster.run.training import check_rows, open_job, train_again, train_round
@@ -111,12 +110,7 @@ class Coordinator:
         self._pusher = Pusher(
             parts.gang,
             parts.pools["rollout"],
-            PushSettings(
-                config.push.backend,
-                config.push.deadline_s,
-                config.push.tolerance_nats,
-                num_ranks(config.engine_args(ROLLOUT_POOL)),
-            ),
+            PushSettings.of(config),
             serving=self._serve,
             observer=parts.observer,
             wait_ready=self._wait_rollouts,
@@ -265,7 +259,7 @@ class Coordinator:
             self._observer.hear(Noted(f"round {round_}: {why}, the weights stay as they are"))
             before = self._manifest.state.snapshots.get(round_ - 1)
             base = SnapshotRecord(0, "", {}, 0.0)
-            kept = replace(before or base, version=round_, seconds=0.0, training=None)
+            kept = replace(before or base, version=round_, seconds=0.0, training=None, adapters={})
             self._manifest.add_snapshot(kept)
             return kept
         check_rows(weighed, self._config.objective)
@@ -307,7 +301,9 @@ class Coordinator:
         if is_served:  # resumed, or opened for this turn: the members started from it
             facts = self._pusher.confirm(*pushed)
         else:  # the trainer group may have been made anew since, or have trained another run
-            facts = self._pusher.push(*pushed, from_disk=self._trainer_holds != snapshot.version)
+            adapters = adapters_of(self._manifest.state, snapshot.version, self._config)
+            from_disk = self._trainer_holds != snapshot.version
+            facts = self._pusher.push(*pushed, from_disk=from_disk, adapters=adapters)
         self._manifest.add_push(snapshot.version, facts)
         self._observer.hear(WeightsPushed(snapshot.version, facts))
         self._observer.hear(StageProgress(snapshot.version, "push", 1, 1))

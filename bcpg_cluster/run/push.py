@@ -8,7 +8,7 @@ trainer group are killed, and the replacements start from the snapshot.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,8 +16,12 @@ from typing import Any, TypeVar
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.cluster.pool import Pool
+from bcpg_cluster.config.run import Config
+from bcpg_cluster.config.section import num_ranks
 from bcpg_cluster.errors import BcpgError, EngineError, PushError
 from bcpg_cluster.stages.generate.client import RolloutClient
+from bcpg_cluster.stages.graph import ROLLOUT_POOL
+from bcpg_cluster.stages.push.adapters.versions import AdapterPush, Carried
 from bcpg_cluster.stages.push.arrivals import arrival_faults
 from bcpg_cluster.stages.push.canaries import Canary, CanaryProof, Probe, choose_probe, fitting_canaries, judge_canaries
 from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests
@@ -40,6 +44,12 @@ class PushSettings:
     deadline_s: float
     tolerance_nats: float
     ranks_per_member: int = 1
+
+    @staticmethod
+    def of(config: Config) -> PushSettings:
+        """A run's."""
+        push, ranks = config.push, num_ranks(config.engine_args(ROLLOUT_POOL))
+        return PushSettings(push.backend, push.deadline_s, push.tolerance_nats, ranks)
 
 
 class Pusher:
@@ -72,11 +82,13 @@ class Pusher:
         canaries: Sequence[Canary],
         *,
         from_disk: bool = False,
+        adapters: AdapterPush | None = None,
     ) -> PushFacts:
         """Bring every rollout member to ``version``; returns the facts for the manifest.
 
         ``from_disk`` leaves the wire alone: the trainer does not hold these weights. It is left alone too where nothing is known of
-        what would be sent. ``digests`` are the snapshot's; the base model has none.
+        what would be sent. ``digests`` are the snapshot's; the base model has none. Where ``adapters`` are given they are sent
+        alone; members that hold other weights than those they were trained on load the snapshot.
 
         Raises:
             PushError: an engine holds something other than what was sent. The run must not continue.
@@ -90,20 +102,25 @@ class Pusher:
         members = self._members()
         self._serving(version)
         self._pool.dismiss_draining()
-        over_wire, method = not why, "disk"
-        if over_wire:
+        method, receivers = "disk", [] if why else members
+        if receivers and adapters is not None:
+            receivers = self._able_to_merge(members, adapters)
+            why = _about_others(len(members), len(receivers))
+        if receivers:
             try:
-                self._send(version, members, digests.wire, started)
+                self._send(version, receivers, digests.wire, adapters, started)
                 method = self._settings.backend
             except EngineError as error:
                 why = str(error)
                 self._tell(
                     FaultKind.FALLBACK, version, why, "ranks and receivers are ended; all load the snapshot from disk"
                 )
-                self._abandon(members, why)
+                self._abandon(receivers, why)
         # Members that serve several runs in turn may hold another run's weights of the same version.
-        proof = self._settle(version, snapshot_path, digests.stored, canaries, reload=not over_wire)
-        return self._facts(method, why, time.monotonic() - started, proof)
+        unable = {member.name for member in members} - {member.name for member in receivers}
+        proof = self._settle(version, snapshot_path, digests.stored, canaries, reload=unable if receivers else None)
+        facts = self._facts(method, why, time.monotonic() - started, proof)
+        return facts if adapters is None or method == "disk" else facts.model_copy(update={"carried": "adapters"})
 
     def _why_from_disk(self, digests: SnapshotDigests, *, from_disk: bool) -> str:
         """Why the engines load the snapshot; empty when the weights are sent."""
@@ -137,11 +154,11 @@ class Pusher:
         digests: Mapping[str, str],
         canaries: Sequence[Canary],
         *,
-        reload: bool = False,
+        reload: Collection[str] | None = (),
     ) -> CanaryProof:
         """Have every member hold ``version`` and prove it; members lost meanwhile are replaced, and all are checked again.
 
-        ``reload`` has all of them load the snapshot, whatever version they say they hold.
+        ``reload`` names those that load the snapshot, whatever version they say they hold; ``None`` is all of them.
         """
         for _ in range(_MAX_SETTLE - 1):
             try:
@@ -173,15 +190,19 @@ class Pusher:
         )
 
     def _catch_up(
-        self, version: int, snapshot_path: str | RunPath, digests: Mapping[str, str], *, reload: bool
+        self, version: int, snapshot_path: str | RunPath, digests: Mapping[str, str], *, reload: Collection[str] | None
     ) -> None:
-        """Members that hold another version load the snapshot: all of them when nothing was sent, late ones otherwise. One that
-        read something else than ``digests`` say is replaced.
+        """Members that hold another version load the snapshot, and those of ``reload``. One that read something else than
+        ``digests`` say is replaced.
         """
         self._wait_ready()
         members = self._members()
         held = self._all(members, RolloutClient.policy_version)
-        behind = [m for m, version_held in zip(members, held, strict=True) if reload or version_held != version]
+        behind = [
+            member
+            for member, version_held in zip(members, held, strict=True)
+            if reload is None or member.name in reload or version_held != version
+        ]
         self._all(behind, lambda member: member.load_snapshot(snapshot_path, version, digests))
 
     def prove(self, canaries: Sequence[Canary]) -> CanaryProof:
@@ -207,8 +228,27 @@ class Pusher:
             seconds=time.monotonic() - started,
         )
 
-    def _send(self, version: int, members: Sequence[RolloutClient], digests: Mapping[str, str], started: float) -> None:
-        """Over the wire, within the deadline; what arrives is compared with ``digests``. Raises EngineError when it is given up."""
+    def _able_to_merge(self, members: Sequence[RolloutClient], adapters: AdapterPush) -> list[RolloutClient]:
+        """Those that hold the weights which the adapters were trained on; one that does not answer is not among them."""
+        asked = [member.adapter_start() for member in members]
+        wait(asked, timeout=self._settings.deadline_s)
+        return [
+            member
+            for member, start in zip(members, asked, strict=True)
+            if start.done() and start.exception() is None and start.result() == adapters.start
+        ]
+
+    def _send(
+        self,
+        version: int,
+        members: Sequence[RolloutClient],
+        digests: Mapping[str, str],
+        adapters: AdapterPush | None,
+        started: float,
+    ) -> None:
+        """Over the wire, within the deadline; what arrives is compared with ``digests``, or with those of ``adapters``. Raises
+        EngineError when it is given up.
+        """
         trainers = (member.name for member in self._gang.members)
         group_of = (*trainers, *(member.name for member in members))  # a name is never used twice
         if group_of != self._met:
@@ -225,12 +265,18 @@ class Pusher:
             ]
             self._wait(joins, started, group_of)
             self._met = group_of
-        specs = self._trainers.push_specs(self._left(started))
-        sends = self._trainers.push_weights(version)
-        receives = [member.receive_weights(specs, version) for member in members]
+        carried: Carried = "weights" if adapters is None else "adapters"
+        specs = self._trainers.push_specs(carried, self._left(started))
+        sends = self._trainers.push_weights(carried, version)
+        receives = [
+            member.receive_weights(specs, version)
+            if adapters is None
+            else member.receive_adapters(specs, adapters, version)
+            for member in members
+        ]
         self._wait([*sends, *receives], started, group_of)
         for member, receive in zip(members, receives, strict=True):
-            if faults := arrival_faults(digests, receive.result()):
+            if faults := arrival_faults(digests if adapters is None else adapters.digests, receive.result()):
                 raise PushError(f"{member.name}: {faults}")
 
     def _left(self, started: float) -> float:
@@ -281,3 +327,11 @@ class Pusher:
         if lost:
             raise EngineError("; ".join(lost))
         return [future.result() for future in futures]
+
+
+def _about_others(num_members: int, num_receivers: int) -> str:
+    """What a push of adapters says of engines that cannot take them; empty when all can."""
+    if not num_receivers:
+        return "no engine holds the weights that the adapters were trained on"
+    num_others = num_members - num_receivers
+    return f"{num_others} of {num_members} engines held other weights and loaded the snapshot" if num_others else ""

@@ -7,8 +7,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from bcpg_cluster.cluster.runtime import Member, MemberSpec
+from bcpg_cluster.config.run import Config
 from bcpg_cluster.stages.generate.client import RolloutClient
-from bcpg_cluster.store.manifest import Manifest
+from bcpg_cluster.stages.push.adapters.versions import BASE_WEIGHTS, AdapterPush, weights_id
+from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.path import RunPath, StoredPath
 
 
@@ -49,6 +51,19 @@ def weights_of(manifest: Manifest, version: int, base_model: str) -> Weights:
         return Weights(version, base_model)
     path = manifest.run_dir.absolute() / record.path
     return Weights(version, path if isinstance(path, StoredPath) else str(path), record.digests)
+
+
+def adapters_of(state: ManifestState, version: int, config: Config) -> AdapterPush | None:
+    """What a push of a version's adapters says of them; ``None`` where whole weights are pushed, or a round taught nothing."""
+    record, start, lora = state.snapshots[version], state.snapshots.get(version - 1), config.train.lora
+    if config.push.carries != "adapters" or lora is None or not record.adapters:
+        return None
+    return AdapterPush(
+        digests=record.adapters,
+        scaling=lora.alpha / lora.rank,
+        start=weights_id(start.digests) if start is not None and start.path else BASE_WEIGHTS,
+        result=weights_id(record.digests),
+    )
 
 
 class CatchUp:

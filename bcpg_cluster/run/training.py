@@ -297,6 +297,7 @@ def _train_once(
         digests=dict(written.digests.stored),
         wire=dict(written.digests.wire),
         files={**written.files, CANARIES: of_canaries},
+        adapters=written.adapters,
         seconds=time.monotonic() - started,
         training=_summary(
             reports,

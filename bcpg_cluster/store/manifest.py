@@ -223,6 +223,7 @@ class Manifest:
     def add_snapshot(self, record: SnapshotRecord) -> None:
         """Count a snapshot that lies complete on disk."""
         facts = {key: getattr(record, key) for key in ("version", "path", "digests", "seconds", "files", "wire")}
+        facts |= {"adapters": record.adapters} if record.adapters else {}
         metrics = {} if record.training is None else record.training.plain()
         self._append({"event": "snapshot", **facts, "metrics": metrics})
 

@@ -143,7 +143,8 @@ class PushFacts(Stored):
 
     Attributes:
         method: ``gloo``, ``nccl`` or ``disk``.
-        why: why not over the wire; empty where it was.
+        why: why not over the wire, or not to all engines; empty where it was.
+        carried: what went over the wire: ``weights``, whole ones, or ``adapters`` alone.
         seconds: of the whole, the proof included.
         worst_nats, separation_nats, cached_prefix_nats, canaries: see :class:`bcpg_cluster.stages.push.canaries.CanaryProof`.
         proof_s: seconds of the proof alone.
@@ -158,6 +159,7 @@ class PushFacts(Stored):
     cached_prefix_nats: float | None
     canaries: str
     proof_s: float
+    carried: str = "weights"
 
 
 class TrainingSummary(Stored):

@@ -326,8 +326,9 @@ def import_text(facts: dict[str, Any]) -> str:
 
 def _push_text(push: PushFacts) -> str:
     cached = push.cached_prefix_nats
+    what = "adapters by " if push.carried == "adapters" else ""
     return (
-        f"{push.method} to {push.num_members} engines in {push.seconds:.2f} s; canaries {push.canaries}: "
+        f"{what}{push.method} to {push.num_members} engines in {push.seconds:.2f} s; canaries {push.canaries}: "
         f"off by {push.worst_nats:.1e} nats where old and new weights differ by {push.separation_nats:.1e}"
         + ("" if cached is None else f"; through a cached prefix {cached:.1e}")
         + (f" ({push.why.splitlines()[0]})" if push.why else "")

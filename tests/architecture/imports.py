@@ -14,7 +14,7 @@ PACKAGES = {"bcpg_cluster": ROOT / "bcpg_cluster", "bcpg_cluster_cli": ROOT / "c
 # Who may import a vendor: patterns from the package's root. Whatever is not named here may be imported anywhere.
 VENDORS = {
     "ray": ("cluster/on_ray/*",),
-    "vllm": ("stages/*/vllm_*.py", "stages/judge/prm/vllm_*.py"),
+    "vllm": ("stages/*/vllm_*.py", "stages/judge/prm/vllm_*.py", "stages/push/adapters/vllm_*.py"),
     "deepspeed": ("stages/train/deepspeed/*",),
     "transformers": (
         "stages/generate/prompt_lengths.py",

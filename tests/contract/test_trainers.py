@@ -867,6 +867,15 @@ def test_adapters_leave_as_the_weights_they_amount_to(
             assert not torch.equal(merged[name], weight)
         else:
             assert torch.equal(merged[name], weight), name
+    # Alone they travel as A and B of every layer, in model order.
+    assert [(spec.name, spec.dtype, spec.shape) for spec in seen["adapter specs"]] == [
+        (f"{name.removesuffix('.weight')}.lora_{which}.weight", "float32", shape)
+        for name in (name for name in before if name in layer_names(head))
+        for which, shape in (("A", (4, before[name].shape[1])), ("B", (before[name].shape[0], 4)))
+    ]
+    assert seen["adapter push"] == (seen["adapter specs"], seen["adapter digests"])
+    assert len(seen["adapter digests"]) == 2 * len(layer_names(head))
+    assert (plain[head]["adapter specs"], plain[head]["adapter digests"]) == ([], {})
     # What engines are sent and told is what a full training would send.
     assert seen["specs"] == plain[head]["specs"]
     assert seen["push"] == (plain[head]["specs"], seen["digests"])
@@ -941,10 +950,15 @@ def test_deepspeed_trains_adapters_as_plain_torch(
         assert_same_reports(seen["reports"], wanted["reports"], 0.05 if is_bf16 else 2e-5)
         assert seen["specs"] == wanted["specs"]
         assert seen["scores"] == ranks[0]["scores"]
+        assert seen["adapter specs"] == wanted["adapter specs"]
     snapshot = root / f"{name}-{world_size}"
     assert verify_snapshot(str(snapshot)) == ranks[0]["digests"]
     assert ranks[0]["push"] == (wanted["specs"], ranks[0]["digests"])
     assert [seen["broken push"][0] for seen in ranks] == ["a receiver is gone", *[wanted["specs"]] * (world_size - 1)]
+    assert ranks[0]["adapter push"] == (wanted["adapter specs"], ranks[0]["adapter digests"])
+    assert [seen["adapter digests"] is None for seen in ranks] == [False, *[True] * (world_size - 1)]
+    others = [wanted["adapter specs"]] * (world_size - 1)
+    assert [seen["broken adapter push"][0] for seen in ranks] == ["a receiver is gone", *others]
     found, expected = parameters(snapshot), parameters(root / "tied" / "snapshot-lora")
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
     if not is_bf16:

@@ -334,8 +334,9 @@ def test_adapters_that_were_left_out_of_a_push_are_found(tied_engine: Any, tied_
     """With the merged weights an engine says what the model with its adapters says; with the bare ones it is caught."""
     import torch
 
+    from bcpg_cluster.stages.push.adapters.merge import merged
     from bcpg_cluster.stages.push.wire import wire_digest
-    from bcpg_cluster.stages.train.lora import add_adapters, merged
+    from bcpg_cluster.stages.train.lora import add_adapters
 
     base, path = tied_model
     adapted = copy.deepcopy(base)

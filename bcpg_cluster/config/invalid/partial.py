@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from bcpg_cluster.config.run import Config
 
-COMPARED = frozenset({"policy", "judges", "weigh", "pools", "train"})
+COMPARED = frozenset({"policy", "judges", "weigh", "pools", "push", "train"})
 """The sections that the rules of :class:`Config` compare with each other: one that is broken says nothing about which is wrong."""
 
 

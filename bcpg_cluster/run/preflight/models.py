@@ -90,7 +90,12 @@ def check_models(config: Config) -> None:
 
         lora = lora_settings(config.train.lora)
         assert lora is not None
-        check_lora(resolve_asset(config.policy.model), lora, trust_remote_code=config.policy.trust_remote_code)
+        check_lora(
+            resolve_asset(config.policy.model),
+            lora,
+            trust_remote_code=config.policy.trust_remote_code,
+            merged_by_engines_of=config.train.dtype if config.push.carries == "adapters" else None,
+        )
 
 
 def tokenizer_checks(config: Config, prompts: PromptSets) -> list[TokenizerCheck]:

@@ -28,6 +28,7 @@ from bcpg_cluster.stages.fakes.skill import (
     skill_wire_digests,
 )
 from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation
+from bcpg_cluster.stages.push.adapters.versions import AdapterPush
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 
 Answer = Callable[[str], str]
@@ -117,6 +118,14 @@ class FakeGenerator:
         (self.skill,) = struct.unpack("<d", data)
         self._version = version
         return skill_wire_digests(self.skill)
+
+    def adapter_start(self) -> str | None:
+        """None: a skill has no adapters."""
+        return None
+
+    def receive_adapters(self, specs: Sequence[TensorSpec], adapters: AdapterPush, version: int) -> dict[str, str]:
+        """Refused. Raises :class:`PushError`."""
+        raise PushError("a fake takes no adapters")
 
     def leave_push_group(self) -> None:
         """Close the socket."""

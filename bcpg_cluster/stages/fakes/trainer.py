@@ -20,6 +20,7 @@ from bcpg_cluster.stages.fakes.skill import (
     skill_digests,
     skill_wire_digests,
 )
+from bcpg_cluster.stages.push.adapters.versions import Carried
 from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, StepReport, TrainRow, TrainSettings
 
@@ -128,15 +129,19 @@ class FakeTrainerRank:
         self._listener = socket.create_server((group.host, group.port))
         self._receivers = [self._listener.accept()[0] for _ in range(group.world_size - 1)]
 
-    def push_weights(self) -> list[TensorSpec]:
+    def adapter_digests(self) -> dict[str, str] | None:
+        """None: a fake trains its skill whole."""
+        return {} if self._rank == 0 else None
+
+    def push_weights(self, carried: Carried = "weights") -> list[TensorSpec]:
         """Send the skill to all receivers (rank 0)."""
         if self._rank == 0 and self._listener is None:
             raise PushError("no push group: join one before sending weights")
         for receiver in self._receivers:
             receiver.sendall(struct.pack("<d", self.skill))
-        return self.push_specs()
+        return self.push_specs(carried)
 
-    def push_specs(self) -> list[TensorSpec]:
+    def push_specs(self, carried: Carried = "weights") -> list[TensorSpec]:
         """The skill is the only parameter."""
         return [SKILL_SPEC]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from bcpg_cluster.cluster.runtime import Member
 from bcpg_cluster.errors import EngineError
+from bcpg_cluster.stages.push.adapters.versions import AdapterPush
 from bcpg_cluster.stages.push.arrivals import arrival_faults
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.store.path import RunPath
@@ -64,6 +65,16 @@ class RolloutClient:
     def receive_weights(self, specs: Sequence[TensorSpec], version: int) -> Future[dict[str, str]]:
         """Take a push; the digests of what arrived, by parameter."""
         return self._call("receive_weights", specs, version, label=f"receive v{version}")
+
+    def adapter_start(self) -> Future[str | None]:
+        """``weights_id`` of what adapters would be merged into; ``None`` where they cannot be."""
+        return self._call("adapter_start")
+
+    def receive_adapters(
+        self, specs: Sequence[TensorSpec], adapters: AdapterPush, version: int
+    ) -> Future[dict[str, str]]:
+        """Take a push of adapters; the digests of what arrived, by matrix."""
+        return self._call("receive_adapters", specs, adapters, version, label=f"receive adapters v{version}")
 
     def leave_push_group(self) -> Future[None]:
         """Drop the push group."""

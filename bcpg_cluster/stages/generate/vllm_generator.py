@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from bcpg_cluster.errors import ConfigError, EngineError, PushError
@@ -18,6 +20,7 @@ from bcpg_cluster.stages.generate.protocol import GenerateRequest, Generation, S
 from bcpg_cluster.stages.generate.token_texts import token_texts
 from bcpg_cluster.stages.generate.vllm_loop import EngineLoop
 from bcpg_cluster.stages.generate.vllm_options import check_engine_args, with_workers
+from bcpg_cluster.stages.push.adapters.versions import BASE_WEIGHTS, AdapterPush, MergeStart, weights_id
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 
 T = TypeVar("T")
@@ -55,6 +58,10 @@ class VllmGenerator:
 
         self._wire = weight_transfer
         self._backend = weight_transfer_backend
+        self._model, self._revision = model, engine_args.get("revision")
+        # Before the engine reads it; where a hub id lies is known afterwards.
+        self._held = MergeStart.of(model, BASE_WEIGHTS) if Path(model).is_dir() else None
+        self._holds_base = True
         with refusing_starts(model):
             self._loop = EngineLoop(lambda: _build(model, engine_args, weight_transfer_backend), name="vllm-rollout")
         self._tokenizer = self._loop.between_steps(lambda llm: llm.get_tokenizer())
@@ -134,7 +141,31 @@ class VllmGenerator:
     def receive_weights(self, specs: Sequence[TensorSpec], version: int) -> dict[str, str]:
         """Take one push, put it in force, reset the prefix cache. After a PushError nothing is drawn until a reload."""
         info = self._wire.update_info(specs)
+        self._hold(None)
         return self._replace_weights("receive_push", (info,), version)
+
+    def adapter_start(self) -> str | None:
+        """See :class:`~bcpg_cluster.stages.push.protocol.WeightReceiver`."""
+        if self._version == UNKNOWN_VERSION or self._backend is None:
+            return None
+        if self._held is None and self._holds_base:
+            from bcpg_cluster.stages.train.checkpoint_source import local_checkpoint
+
+            self._held = MergeStart.of(local_checkpoint(self._model, self._revision), BASE_WEIGHTS)
+        return self._held.holds if self._held is not None and self._held.is_there else None
+
+    def receive_adapters(self, specs: Sequence[TensorSpec], adapters: AdapterPush, version: int) -> dict[str, str]:
+        """Take one push of adapters, merge them into the weights that answer now, reset the prefix cache. Raises PushError like
+        :meth:`receive_weights`, and for adapters of other weights.
+        """
+        start, held = self.adapter_start(), self._held
+        if held is None or start != adapters.start:
+            raise PushError(f"the adapters are of weights {adapters.start}, and this engine can merge into {start}")
+        self._hold(None)
+        arguments = (self._wire.update_info(specs), held.path, adapters.scaling)
+        digests = self._replace_weights("receive_adapters", arguments, version)
+        self._hold(replace(held, holds=adapters.result))
+        return digests
 
     def leave_push_group(self) -> None:
         """Drop the group. Safe to call when there is none."""
@@ -143,7 +174,12 @@ class VllmGenerator:
 
     def load_snapshot(self, path: str, version: int) -> dict[str, str]:
         """Put the weights of a checkpoint directory in force."""
-        return self._replace_weights("load_checkpoint", (path,), version)
+        is_base = path == self._model
+        self._hold(None)
+        held = MergeStart.of(path, BASE_WEIGHTS)
+        digests = self._replace_weights("load_checkpoint", (path,), version)
+        self._hold(held if is_base else replace(held, holds=weights_id(digests)))
+        return digests
 
     def score_tokens(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
         """Log-probs of given responses, in one pass each. vLLM never reads its prefix cache for these."""
@@ -181,6 +217,10 @@ class VllmGenerator:
     def _check_usable(self) -> None:
         if self._version == UNKNOWN_VERSION:
             raise EngineError("the weights are in an unknown state after a failed push: load a snapshot first")
+
+    def _hold(self, held: MergeStart | None) -> None:
+        """Note what the weights are made of; ``None`` where that is not known."""
+        self._held, self._holds_base = held, False
 
     def _set_version(self, llm: Any, version: int) -> None:
         llm.llm_engine.set_weight_version(str(version))  # vLLM stamps it on every output
@@ -274,5 +314,5 @@ def _build(model: str, engine_args: Mapping[str, Any], weight_transfer_backend: 
         **with_workers(engine_args),
         logprobs_mode="raw_logprobs",
         weight_transfer_config=transfer,
-        worker_extension_cls="bcpg_cluster.stages.push.vllm_worker.PushWorker",
+        worker_extension_cls="bcpg_cluster.stages.push.adapters.vllm_worker.AdapterWorker",
     )

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from bcpg_cluster.stages.push.adapters.versions import AdapterPush
+
 
 @dataclass(frozen=True, slots=True)
 class PushGroup:
@@ -47,7 +49,8 @@ class SnapshotDigests:
 
 class WeightReceiver(Protocol):
     """A generator whose weights can be replaced while it lives. Calls come in this order, with no work in flight:
-    ``join_push_group`` once per group, then for each push ``receive_weights``; or ``load_snapshot`` alone.
+    ``join_push_group`` once per group, then for each push ``receive_weights`` or ``receive_adapters``; or ``load_snapshot``
+    alone.
     """
 
     def join_push_group(self, group: PushGroup, rank: int) -> None:
@@ -64,6 +67,23 @@ class WeightReceiver(Protocol):
 
         Raises:
             PushError: the prefix cache could not be reset, or a parameter does not fit.
+        """
+        ...
+
+    def adapter_start(self) -> str | None:
+        """``weights_id`` of the weights that adapters would be merged into: those that answer now. ``None`` where they cannot be
+        merged, since the checkpoint under them is gone, or there is none.
+        """
+        ...
+
+    def receive_adapters(self, specs: Sequence[TensorSpec], adapters: AdapterPush, version: int) -> dict[str, str]:
+        """Take the adapters of one push, merge them into the weights that answer now, then as :meth:`receive_weights`.
+
+        Returns:
+            sha256 hex digest of every matrix as it arrived, by name.
+
+        Raises:
+            PushError: the weights that answer now are others than ``adapters.start``, and as for :meth:`receive_weights`.
         """
         ...
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.records import Receipt, StepCheckpoint
+from bcpg_cluster.stages.push.adapters.versions import Carried
 from bcpg_cluster.stages.push.file_digests import FileFault
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 from bcpg_cluster.stages.train.protocol import StepReport
@@ -79,13 +80,13 @@ class TrainerClient:
         """Have every rank join; only rank 0 sends."""
         return self._gang.submit_all("join_push_group", group, label=f"join push group v{version}")
 
-    def push_specs(self, timeout_s: float) -> list[TensorSpec]:
+    def push_specs(self, carried: Carried, timeout_s: float) -> list[TensorSpec]:
         """What will be sent, in order."""
-        return self._gang.call_all("push_specs", timeout_s=timeout_s)[0]
+        return self._gang.call_all("push_specs", carried, timeout_s=timeout_s)[0]
 
-    def push_weights(self, version: int) -> list[Future[Any]]:
-        """Have the weights sent; every rank takes part in gathering them."""
-        return self._gang.submit_all("push_weights", label=f"push v{version}")
+    def push_weights(self, carried: Carried, version: int) -> list[Future[Any]]:
+        """Have the weights, or the adapters alone, sent; every rank takes part in gathering them."""
+        return self._gang.submit_all("push_weights", carried, label=f"push v{version}")
 
     def leave_push_group(self) -> list[Future[None]]:
         """Have the push group dropped."""

@@ -23,7 +23,7 @@ from bcpg_cluster.stages.push.wire import sent_dtype
 from bcpg_cluster.stages.train.layout.packing_proof import prove_packing
 from bcpg_cluster.stages.train.layout.row_layout import SequenceLayout, TokenPair, lay_out
 from bcpg_cluster.stages.train.logprobs import token_logprobs
-from bcpg_cluster.stages.train.lora import Adapter, add_adapters, plain_name
+from bcpg_cluster.stages.train.lora import Adapter, adapter_matrices, add_adapters, plain_name
 from bcpg_cluster.stages.train.objective import Objective
 from bcpg_cluster.stages.train.objectives import objective_loss
 from bcpg_cluster.stages.train.objectives.batch import LossBatch, sequence_drift
@@ -362,3 +362,12 @@ def parameter_specs(
     """The specs of all parameters in model order; matrices travel in ``wire_dtype`` whatever the compute dtype."""
     whole = ((name, shapes(parameter)) for name, parameter in policy.checkpoint_parameters())
     return [TensorSpec(name, sent_dtype(wire_dtype, shape), shape) for name, shape in whole]
+
+
+def adapter_specs(
+    policy: Policy, shapes: Callable[[nn.Parameter], tuple[int, ...]], wire_dtype: str
+) -> list[TensorSpec]:
+    """The specs of all adapters' matrices in model order. They travel in float32 whatever ``wire_dtype`` says: engines merge them
+    before they round.
+    """
+    return [TensorSpec(name, "float32", shapes(matrix)) for name, matrix in adapter_matrices(policy.adapters)]

@@ -1,22 +1,24 @@
 """LoRA (Hu et al., arXiv 2106.09685): small trained matrices beside frozen weights. The only file that knows peft.
 
 An adapted layer computes ``W x + (alpha / rank) B A x``, with W [out, in] frozen, A [rank, in] and B [out, rank] trained.
-B starts at zero, so a fresh adapter changes nothing and the reference is the policy the round started from. What leaves a
-trainer is the *merged* weight ``W + (alpha / rank) B A`` under W's own name: snapshots, pushes and engines never see an
-adapter, and the next round starts from the merged snapshot with fresh ones.
+B starts at zero, so a fresh adapter changes nothing and the reference is the policy the round started from. A snapshot holds
+the *merged* weight ``W + (alpha / rank) B A`` under W's own name, and the next round starts from it with fresh adapters. A push
+carries merged weights too, or the adapters alone, which engines merge (``stages.push.adapters``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from safetensors import safe_open
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from bcpg_cluster.errors import ConfigError
+from bcpg_cluster.stages.push.adapters.versions import DOWN, UP
 from bcpg_cluster.stages.train.protocol import LoraSettings
 
 _NAME = "default"  # what peft calls the one adapter of a layer
@@ -46,9 +48,12 @@ class Adapter:
         return float(self.layer.scaling[_NAME])  # type: ignore[union-attr, index]
 
 
-def merged(weight: Tensor, down: Tensor, up: Tensor, scaling: float) -> Tensor:
-    """W + scaling B A [out, in], in fp32 whatever the dtypes."""
-    return torch.addmm(weight.float(), up.float(), down.float(), alpha=scaling)
+def adapter_matrices(adapters: Mapping[str, Adapter]) -> Iterator[tuple[str, nn.Parameter]]:
+    """A and B of every adapter in model order, by the names under which they are pushed."""
+    for name, adapter in adapters.items():
+        stem = name.removesuffix(".weight")
+        yield stem + DOWN, adapter.down
+        yield stem + UP, adapter.up
 
 
 def add_adapters(causal_lm: PreTrainedModel, lora: LoraSettings, seed: int) -> dict[str, Adapter]:
@@ -105,13 +110,42 @@ def _is_named(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-def check_lora(model_path: str, lora: LoraSettings, *, trust_remote_code: bool = False) -> None:
-    """Check for the layers in the model's structure, without its weights. Raises :class:`ConfigError` like ``target_layers``."""
+def check_lora(
+    model_path: str, lora: LoraSettings, *, trust_remote_code: bool = False, merged_by_engines_of: str | None = None
+) -> None:
+    """Check for the layers in the model's structure, without its weights.
+
+    Args:
+        merged_by_engines_of: the trainer's data type, where adapters are pushed alone and engines merge them.
+
+    Raises:
+        ConfigError: like ``target_layers``; or engines cannot merge adapters into the model's files.
+    """
     if not Path(model_path, "config.json").is_file():
         return  # a hub id, or a directory that another check names
     config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
-        target_layers(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code), lora)
+        names = target_layers(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code), lora)
+    if merged_by_engines_of is not None:
+        _check_mergeable(Path(model_path), names, merged_by_engines_of)
+
+
+def _check_mergeable(model: Path, layers: list[str], dtype: str) -> None:
+    """Raises :class:`ConfigError` unless the files hold every layer's weight as the trainer sees it."""
+    held: dict[str, str] = {}
+    for file in model.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            held.update((name, tensors.get_slice(name).get_dtype()) for name in tensors.keys())  # noqa: SIM118
+    exact = ("F32", "BF16") if dtype == "bfloat16" else ("F32", "BF16", "F16")
+    odd = [name for layer in layers if held.get(name := f"{layer}.weight") not in exact]
+    if odd:
+        found = f"has {odd[0]} in {held[odd[0]]}" if odd[0] in held else f"has no {odd[0]} in safetensors"
+        raise ConfigError(
+            f"push.carries is 'adapters', but {model} {found} ({len(odd)} of {len(layers)} adapted layers)",
+            rule="engines merge adapters into the model's own safetensors, by the names and to the precision of the trainer: "
+            f"{' or '.join(exact)} with train.dtype {dtype}",
+            remedy="set push.carries to 'weights', or save the model anew with save_pretrained, in float32 or bfloat16",
+        )
 
 
 def plain_name(name: str, adapters: Mapping[str, Adapter]) -> str:

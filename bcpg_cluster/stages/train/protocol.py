@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
 from bcpg_cluster.records import StepCheckpoint
+from bcpg_cluster.stages.push.adapters.versions import Carried
 from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.train.objective import Objective
 
@@ -202,11 +203,19 @@ class TrainerRank(Protocol):
         """Meet the receivers as rank 0 of the push group (other trainer ranks return at once)."""
         ...
 
-    def push_weights(self) -> list[TensorSpec]:
-        """Send all parameters, packed, in the order of :meth:`push_specs`; every rank takes part in gathering."""
+    def adapter_digests(self) -> dict[str, str] | None:
+        """sha256 hex digest of every matrix of the present adapters, by name (rank 0; the others take part in gathering and return
+        ``None``); none where whole weights are trained.
+        """
         ...
 
-    def push_specs(self) -> list[TensorSpec]:
+    def push_weights(self, carried: Carried = "weights") -> list[TensorSpec]:
+        """Send all parameters, or the adapters alone, packed, in the order of :meth:`push_specs`; every rank takes part in
+        gathering.
+        """
+        ...
+
+    def push_specs(self, carried: Carried = "weights") -> list[TensorSpec]:
         """What :meth:`push_weights` will send, in order; nothing is gathered."""
         ...
 

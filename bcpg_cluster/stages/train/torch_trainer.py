@@ -13,12 +13,16 @@ import torch
 from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
 from bcpg_cluster.errors import ConfigError, EngineError, PushError
 from bcpg_cluster.records import StepCheckpoint
+from bcpg_cluster.stages.push.adapters.merge import merged
+from bcpg_cluster.stages.push.adapters.versions import Carried
+from bcpg_cluster.stages.push.digest import tensor_digest
 from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.push.snapshot import write_snapshot
 from bcpg_cluster.stages.train.batching import split_rows
 from bcpg_cluster.stages.train.checkpoint_source import local_checkpoint
 from bcpg_cluster.stages.train.forward import (
     Policy,
+    adapter_specs,
     check_finite,
     check_packing,
     drift_sums,
@@ -33,7 +37,7 @@ from bcpg_cluster.stages.train.forward import (
     reference_of_rows,
     score_sequences,
 )
-from bcpg_cluster.stages.train.lora import merged
+from bcpg_cluster.stages.train.lora import adapter_matrices
 from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, StepReport, TrainRow, TrainSettings
 from bcpg_cluster.stages.train.step_checkpoints.kept import KeptCheckpoints
 from bcpg_cluster.stages.train.step_checkpoints.record import (
@@ -169,17 +173,23 @@ class TorchTrainer:
         sender.join(group)
         self._sender = sender
 
-    def push_weights(self) -> list[TensorSpec]:
-        """Send all parameters in the order of :meth:`push_specs`."""
+    def adapter_digests(self) -> dict[str, str] | None:
+        """sha256 of every matrix of the present adapters, by name."""
+        return {name: tensor_digest(tensor) for name, tensor in self._adapters()}
+
+    def push_weights(self, carried: Carried = "weights") -> list[TensorSpec]:
+        """Send all parameters, or the adapters alone, in the order of :meth:`push_specs`."""
         if self._sender is None:
             raise PushError("no push group has been joined")
-        specs = self.push_specs()
-        self._sender.send((spec, tensor) for spec, (_, tensor) in zip(specs, self._parameters(), strict=True))
+        specs = self.push_specs(carried)
+        tensors = self._adapters() if carried == "adapters" else self._parameters()
+        self._sender.send((spec, tensor) for spec, (_, tensor) in zip(specs, tensors, strict=True))
         return specs
 
-    def push_specs(self) -> list[TensorSpec]:
+    def push_specs(self, carried: Carried = "weights") -> list[TensorSpec]:
         """What :meth:`push_weights` will send."""
-        return parameter_specs(self._opened(), lambda parameter: tuple(parameter.shape), self._wire_dtype)
+        specs_of = adapter_specs if carried == "adapters" else parameter_specs
+        return specs_of(self._opened(), lambda parameter: tuple(parameter.shape), self._wire_dtype)
 
     def leave_push_group(self) -> None:
         """Drop the push group; nothing happens when there is none."""
@@ -216,6 +226,10 @@ class TorchTrainer:
                 yield name, parameter.data
             else:
                 yield name, merged(parameter.data, adapter.down.data, adapter.up.data, adapter.scaling)
+
+    def _adapters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The adapters' matrices as they leave the trainer."""
+        return ((name, matrix.data) for name, matrix in adapter_matrices(self._opened().adapters))
 
     def _clip_gradients(self) -> float:
         """Scale the gradient down to the clip norm (0 clips nothing); returns the norm before."""

@@ -13,6 +13,7 @@ from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter, RankPr
 from bcpg_cluster.cluster.node_address import own_address
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt, StepCheckpoint
+from bcpg_cluster.stages.push.adapters.versions import Carried
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
 from bcpg_cluster.stages.push.file_digests import FileFault, companion_digests
 from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
@@ -84,10 +85,12 @@ class WrittenSnapshot:
     Attributes:
         digests: of every parameter.
         files: sha256 of the files that are no weights, by name.
+        adapters: sha256 of every matrix of the adapters that are merged in, by name; none where whole weights were trained.
     """
 
     digests: SnapshotDigests
     files: dict[str, str]
+    adapters: dict[str, str]
 
 
 class TrainWorker:
@@ -271,7 +274,8 @@ class TrainWorker:
 
     def _write_snapshot(self, path: Path) -> WrittenSnapshot | None:
         digests = self._trainer.save_snapshot(str(path))
-        return None if digests is None else WrittenSnapshot(digests, companion_digests(str(path)))
+        adapters = self._trainer.adapter_digests()
+        return None if digests is None else WrittenSnapshot(digests, companion_digests(str(path)), adapters or {})
 
     def push_address(self) -> tuple[str, int]:
         """Where a new push group can meet."""
@@ -281,14 +285,14 @@ class TrainWorker:
         """See :class:`TrainerRank`."""
         self._trainer.join_push_group(group)
 
-    def push_specs(self) -> list[TensorSpec]:
+    def push_specs(self, carried: Carried = "weights") -> list[TensorSpec]:
         """See :class:`TrainerRank`."""
-        return self._trainer.push_specs()
+        return self._trainer.push_specs(carried)
 
-    def push_weights(self) -> list[TensorSpec]:
+    def push_weights(self, carried: Carried = "weights") -> list[TensorSpec]:
         """See :class:`TrainerRank`."""
         with self._progress.call("push"):
-            return self._trainer.push_weights()
+            return self._trainer.push_weights(carried)
 
     def leave_push_group(self) -> None:
         """See :class:`TrainerRank`."""

@@ -28,6 +28,7 @@ class SnapshotRecord:
         training: what made it; ``None`` where a round taught nothing and the weights before were kept.
         files: sha256 of its files that are no weights (config, tokenizer), by name; none in runs made before they were noted.
         wire: digests of every parameter as a push sends it, by name; likewise none in earlier runs.
+        adapters: sha256 of every matrix of the adapters that are merged in, by name; none where whole weights were trained.
     """
 
     version: int
@@ -37,6 +38,7 @@ class SnapshotRecord:
     training: TrainingSummary | None = None
     files: dict[str, str] = field(default_factory=dict)
     wire: dict[str, str] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,7 +75,7 @@ class ManifestState:
             case "snapshot":
                 training = TrainingSummary.read(event["metrics"]) if event["metrics"] else None
                 version, path, seconds = event["version"], event["path"], event["seconds"]
-                later = {key: event.get(key, {}) for key in ("files", "wire")}
+                later = {key: event.get(key, {}) for key in ("files", "wire", "adapters")}
                 record = SnapshotRecord(version, path, event["digests"], seconds, training, **later)
                 self.snapshots.setdefault(record.version, record)
                 self.step_checkpoints.pop(record.version, None)

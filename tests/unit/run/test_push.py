@@ -23,6 +23,7 @@ from bcpg_cluster.stages.fakes.generator import FakeGenerator
 from bcpg_cluster.stages.fakes.skill import encode, fake_logprobs, verify_skill
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.job import StageWorker
+from bcpg_cluster.stages.push.adapters.versions import AdapterPush, Carried
 from bcpg_cluster.stages.push.canaries import Canary, choose_probe, fitting_canaries, judge_canaries
 from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.train.worker import TrainWorker
@@ -124,7 +125,22 @@ class Receiver(FakeGenerator):
     def __init__(self, number: int, **settings: Any) -> None:
         self.number = number
         self.loaded: list[int] = []
+        self.merged: list[int] = []
         super().__init__(max_model_len=self.context_of.get(number), **settings)
+        self.start: str | None = "v0"
+
+    def adapter_start(self) -> str | None:
+        fault = self.fault_of.get(self.number)
+        if fault == "holds other weights":
+            return "another run's"
+        return None if fault == "its checkpoint is gone" else self.start
+
+    def receive_adapters(self, specs: Any, adapters: AdapterPush, version: int) -> dict[str, str]:
+        """A fake's adapter is its skill; a fault of receiving is as for weights."""
+        assert self.start == adapters.start
+        self.merged.append(version)
+        self.start = adapters.result
+        return self.receive_weights(specs, version)
 
     def receive_weights(self, specs: Any, version: int) -> dict[str, str]:
         fault = self.fault_of.get(self.number)
@@ -145,6 +161,7 @@ class Receiver(FakeGenerator):
 
     def load_snapshot(self, path: str, version: int) -> dict[str, str]:
         self.loaded.append(version)
+        self.start = f"v{version}"
         digests = super().load_snapshot(path, version)
         return dict.fromkeys(digests, "0" * 64) if self.fault_of.get(self.number) == "reads other bytes" else digests
 
@@ -177,13 +194,13 @@ class StuckTrainer(FakeTrainerRank):
         with self._standing_still("join_push_group"):
             super().join_push_group(group)
 
-    def push_specs(self) -> list[TensorSpec]:
+    def push_specs(self, carried: Carried = "weights") -> list[TensorSpec]:
         with self._standing_still("push_specs"):
-            return super().push_specs()
+            return super().push_specs(carried)
 
-    def push_weights(self) -> list[TensorSpec]:
+    def push_weights(self, carried: Carried = "weights") -> list[TensorSpec]:
         with self._standing_still("push_weights"):
-            return super().push_weights()
+            return super().push_weights(carried)
 
 
 class Bench:
@@ -456,3 +473,80 @@ def test_members_that_keep_dying_stop_the_run(make_bench: Callable[..., Bench]):
     with pytest.raises(EngineError, match="died between two calls"):
         bench.pusher.push(*bench.snapshot(1, 0.7))
     assert len(bench.receivers) < 10
+
+
+# --- adapters alone
+
+
+def adapters_of(arguments: Any) -> AdapterPush:
+    version, _, digests, _ = arguments
+    return AdapterPush(digests.wire, 2.0, f"v{version - 1}", f"v{version}")
+
+
+def test_adapters_go_to_members_that_hold_what_they_were_trained_on(make_bench: Callable[..., Bench]):
+    bench = make_bench()
+    for version, skill in ((1, 0.7), (2, 0.8)):
+        arguments = bench.snapshot(version, skill)
+        facts = bench.pusher.push(*arguments, adapters=adapters_of(arguments))
+        assert bench.held() == [(version, skill)] * 2
+        assert (facts.method, facts.carried, facts.why, facts.canaries) == ("gloo", "adapters", "", "passed")
+    assert [(receiver.merged, receiver.loaded) for receiver in bench.receivers.values()] == [([1, 2], [])] * 2
+    whole = bench.pusher.push(*bench.snapshot(3, 0.9))
+    assert (whole.carried, "carried" in whole.plain()) == ("weights", False)  # reports of other runs have no new key
+
+
+@pytest.mark.parametrize("fault", ["holds other weights", "its checkpoint is gone"])
+def test_a_member_that_cannot_merge_loads_the_snapshot(make_bench: Callable[..., Bench], fault: str):
+    """Also one that serves several runs in turn and holds another run's weights of the very version that is pushed."""
+    bench = make_bench()
+    Receiver.fault_of = {1: fault}
+    bench.receivers[1]._version = 1
+    arguments = bench.snapshot(1, 0.7)
+    facts = bench.pusher.push(*arguments, adapters=adapters_of(arguments))
+    assert bench.held() == [(1, 0.7)] * 2
+    assert (facts.method, facts.carried, facts.num_members) == ("gloo", "adapters", 2)
+    assert facts.why == "1 of 2 engines held other weights and loaded the snapshot"
+    assert [(receiver.merged, receiver.loaded) for receiver in bench.receivers.values()] == [([1], []), ([], [1])]
+    assert bench.retries == []
+    Receiver.fault_of = {}  # from the snapshot it can merge again
+    arguments = bench.snapshot(2, 0.8)
+    assert bench.pusher.push(*arguments, adapters=adapters_of(arguments)).carried == "adapters"
+    assert [receiver.merged for receiver in bench.receivers.values()] == [[1, 2], [2]]
+
+
+def test_adapters_that_no_member_can_merge_are_not_sent(make_bench: Callable[..., Bench]):
+    bench = make_bench()
+    Receiver.fault_of = dict.fromkeys(range(2), "holds other weights")
+    arguments = bench.snapshot(1, 0.7)
+    facts = bench.pusher.push(*arguments, adapters=adapters_of(arguments))
+    assert bench.held() == [(1, 0.7)] * 2
+    assert (facts.method, facts.carried) == ("disk", "weights")
+    assert facts.why == "no engine holds the weights that the adapters were trained on"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("altered", "1 parameters differ from the snapshot"),
+        ("partial", "1 did not arrive"),
+        ("unapplied", "do not hold the weights"),
+    ],
+)
+def test_wrong_missing_and_stale_adapters_stop_the_run(make_bench: Callable[..., Bench], fault: str, words: str):
+    bench = make_bench()
+    Receiver.fault_of = {1: fault}
+    arguments = bench.snapshot(1, 0.7)
+    with pytest.raises(PushError, match=words):
+        bench.pusher.push(*arguments, adapters=adapters_of(arguments))
+
+
+def test_adapters_that_do_not_get_through_are_mended_from_the_snapshot(make_bench: Callable[..., Bench]):
+    """Who was not asked to receive is not stuck, and stays."""
+    bench = make_bench(3)
+    Receiver.fault_of = {0: "holds other weights", 1: "broken wire"}
+    arguments = bench.snapshot(1, 0.7)
+    facts = bench.pusher.push(*arguments, adapters=adapters_of(arguments))
+    assert bench.held() == [(1, 0.7)] * 3
+    assert (facts.method, facts.carried, facts.canaries) == ("disk", "weights", "passed")
+    assert [member.name for member in bench.pool.members()] == ["rollout/0", "rollout/3", "rollout/4"]
+    assert bench.receivers[0].loaded == [1]

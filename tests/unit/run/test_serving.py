@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from bcpg_cluster.cluster.runtime import MemberSpec
+from bcpg_cluster.config.load import load_config
 from bcpg_cluster.errors import EngineError, MemberLostError
-from bcpg_cluster.run.serving import CatchUp, Serving, Weights
+from bcpg_cluster.run.serving import CatchUp, Serving, Weights, adapters_of
+from bcpg_cluster.stages.push.adapters.versions import BASE_WEIGHTS, weights_id
+from bcpg_cluster.store.manifest import ManifestState, SnapshotRecord
 
 
 def spec(version: int, snapshot: str | None) -> MemberSpec:
@@ -67,3 +70,30 @@ def test_a_late_member_that_is_lost_stays_lost(scripted: Any):
 def test_another_runs_weights_of_the_same_version_are_others(scripted: Any):
     welcome = CatchUp(Serving(Weights(1, "b/v1")), "base")
     assert welcome(scripted.start(spec(1, "a/v1")), spec(1, "a/v1")) is not None
+
+
+# --- what a push of adapters says of them
+
+
+def test_adapters_stand_between_the_weights_before_and_after():
+    state = ManifestState()
+    trained = {version: {"w": f"d{version}"} for version in (1, 2)}
+    for version, digests in trained.items():
+        state.snapshots[version] = SnapshotRecord(version, f"snapshots/v{version}", digests, 1.0, adapters={"a": "x"})
+    state.snapshots[3] = SnapshotRecord(3, "snapshots/v2", trained[2], 0.0)  # taught nothing
+    config = load_config("laptop", ["train.lora={rank: 4, alpha: 6}", "push.carries=adapters"])
+    first, second = adapters_of(state, 1, config), adapters_of(state, 2, config)
+    assert first is not None and second is not None
+    assert (first.start, first.result) == (BASE_WEIGHTS, weights_id(trained[1]))
+    assert (second.start, second.result) == (weights_id(trained[1]), weights_id(trained[2]))
+    assert (second.digests, second.scaling) == ({"a": "x"}, 1.5)
+    assert adapters_of(state, 3, config) is None
+    assert adapters_of(state, 2, load_config("laptop", ["train.lora={}"])) is None
+
+
+def test_after_a_first_round_that_taught_nothing_adapters_start_from_the_base():
+    state = ManifestState()
+    state.snapshots[1] = SnapshotRecord(1, "", {}, 0.0)
+    state.snapshots[2] = SnapshotRecord(2, "snapshots/v2", {"w": "d"}, 1.0, adapters={"a": "x"})
+    found = adapters_of(state, 2, load_config("laptop", ["train.lora={}", "push.carries=adapters"]))
+    assert found is not None and found.start == BASE_WEIGHTS

@@ -17,10 +17,12 @@ from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.generate.client import RolloutClient
 from bcpg_cluster.stages.generate.protocol import RolloutEngine
 from bcpg_cluster.stages.job import StageJob, StageWorker, run_job
+from bcpg_cluster.stages.push.adapters.versions import AdapterPush
 from bcpg_cluster.stages.push.protocol import PushGroup
 from bcpg_cluster.stages.train.client import TrainerClient
 from bcpg_cluster.stages.train.worker import ReferencePiece, TrainJob, TrainWorker
 
+ADAPTERS = AdapterPush({}, 2.0, "start", "result")
 GROUP = PushGroup("127.0.0.1", 1, 2, "gloo")
 STAGE_JOB = StageJob(Path(), "verify", "outcomes", 1, 0, "a", {})
 TRAIN_JOB = TrainJob(Path(), 1, "model", (), None, "")  # type: ignore[arg-type]
@@ -33,6 +35,8 @@ ROLLOUT_CALLS: dict[str, tuple[Any, ...]] = {
     "score_next": ((1,), 2),
     "join_push_group": (GROUP, 1),
     "receive_weights": ([], 1),
+    "adapter_start": (),
+    "receive_adapters": ([], ADAPTERS, 1),
     "leave_push_group": (),
 }
 TRAINER_CALLS: dict[str, tuple[Any, ...]] = {
@@ -49,8 +53,8 @@ TRAINER_CALLS: dict[str, tuple[Any, ...]] = {
     "drop_checkpoints": (TRAIN_JOB,),
     "push_address": (),
     "join_push_group": (GROUP, 1),
-    "push_specs": (1.0,),
-    "push_weights": (1,),
+    "push_specs": ("adapters", 1.0),
+    "push_weights": ("weights", 1),
     "leave_push_group": (),
 }
 LIFECYCLE_CALLS: dict[str, tuple[Any, ...]] = {

@@ -65,6 +65,19 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / MANIFEST).read_bytes()
 
 
+def test_adapters_are_noted_with_the_snapshot_they_are_merged_in(tmp_path: Path):
+    with Manifest(tmp_path) as manifest:
+        manifest.create(identity="i", name="n", program_version="0")
+        manifest.add_snapshot(replace(_snapshot(1), adapters={"m.lora_A.weight": "d"}))
+        manifest.add_snapshot(_snapshot(2))
+    found = read_manifest(tmp_path).snapshots
+    assert (found[1].adapters, found[2].adapters) == ({"m.lora_A.weight": "d"}, {})
+    lines = [json.loads(line) for line in (tmp_path / MANIFEST).read_text().splitlines()]
+    assert [line for line in lines if "adapters" in str(line)] == [
+        line for line in lines if '"version": 1' in json.dumps(line)
+    ]  # a run that trains whole weights writes what it wrote before
+
+
 def test_replay_gives_the_writers_state(tmp_path: Path):
     with Manifest(tmp_path) as manifest:
         _fill(manifest)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,6 +18,9 @@ import torch
 from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
 from bcpg_cluster.errors import BcpgError, EngineError, PushError
 from bcpg_cluster.records import StepCheckpoint
+from bcpg_cluster.stages.push.adapters.merge import merged
+from bcpg_cluster.stages.push.adapters.versions import Carried
+from bcpg_cluster.stages.push.digest import tensor_digest
 from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.push.snapshot import write_snapshot
 from bcpg_cluster.stages.train.batching import split_rows
@@ -29,7 +32,9 @@ from bcpg_cluster.stages.train.deepspeed.config import (
     has_gpu,
 )
 from bcpg_cluster.stages.train.deepspeed.group import TrainerGroup
+from bcpg_cluster.stages.train.deepspeed.whole import whole
 from bcpg_cluster.stages.train.forward import (
+    adapter_specs,
     check_finite,
     check_packing,
     drift_sums,
@@ -44,7 +49,7 @@ from bcpg_cluster.stages.train.forward import (
     reference_of_rows,
     score_sequences,
 )
-from bcpg_cluster.stages.train.lora import merged
+from bcpg_cluster.stages.train.lora import adapter_matrices
 from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, StepReport, TrainRow, TrainSettings
 from bcpg_cluster.stages.train.step_checkpoints.kept import KeptCheckpoints
 from bcpg_cluster.stages.train.step_checkpoints.record import (
@@ -284,20 +289,9 @@ class DeepSpeedRank:
 
     # --- weights out ---------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _whole(self, parameter: torch.nn.Parameter) -> Iterator[torch.Tensor]:
-        """A parameter in fp32 on every rank, every rank in lockstep; valid inside only."""
-        from deepspeed.runtime.zero import GatheredParameters
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        if parameter.dtype is not torch.float32 and parameter.requires_grad:
-            # The master weights: small updates are not visible in bf16 (docs/method.md).
-            yield safe_get_full_fp32_param(parameter)
-        elif self._settings.zero_stage == 3:
-            with GatheredParameters([parameter]):
-                yield parameter.data.float()  # not the Parameter: it is emptied when the gather ends
-        else:
-            yield parameter.data.float()
+    def _whole(self, parameter: torch.nn.Parameter) -> AbstractContextManager[torch.Tensor]:
+        """See :func:`whole`."""
+        return whole(parameter, self._settings.zero_stage)
 
     def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole parameters in fp32, adapters merged in, one at a time, in lockstep; valid until the next is asked for."""
@@ -318,10 +312,16 @@ class DeepSpeedRank:
                 with self._whole(adapter.down) as down, self._whole(adapter.up) as up:
                     yield name, merged(weight, down, up, adapter.scaling)
 
+    def _adapters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The adapters' matrices, likewise."""
+        for name, matrix in adapter_matrices(self._policy.adapters):
+            self.progress.begin("parameter", name)
+            with self._whole(matrix) as gathered:
+                yield name, gathered
+
     @contextmanager
-    def _lockstep_parameters(self) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
+    def _lockstep(self, parameters: Iterator[tuple[str, torch.Tensor]]) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
         """Parameters that are gathered to the end even if the consumer on this rank fails in the middle."""
-        parameters = self._parameters()
         try:
             yield parameters
         finally:
@@ -332,7 +332,7 @@ class DeepSpeedRank:
         """Write a Hugging Face checkpoint directory on rank 0; its digests there, ``None`` elsewhere."""
         self._opened()
         digests = None
-        with self._group.collective("gathering a snapshot"), self._lockstep_parameters() as parameters:
+        with self._group.collective("gathering a snapshot"), self._lockstep(self._parameters()) as parameters:
             if self._rank == 0:
                 digests = write_snapshot(path, self._model_path, parameters, wire_dtype=self._wire_dtype)
         return digests
@@ -348,21 +348,28 @@ class DeepSpeedRank:
             sender.join(group)
             self._sender = sender
 
-    def push_weights(self) -> list[TensorSpec]:
-        """Send all parameters in the order of :meth:`push_specs`; every rank takes part in gathering."""
-        specs = self.push_specs()
-        with self._group.collective("gathering a push"), self._lockstep_parameters() as parameters:
+    def adapter_digests(self) -> dict[str, str] | None:
+        """sha256 of every matrix of the present adapters on rank 0, by name; ``None`` elsewhere."""
+        with self._group.collective("gathering adapters"), self._lockstep(self._adapters()) as matrices:
+            return {name: tensor_digest(matrix) for name, matrix in matrices} if self._rank == 0 else None
+
+    def push_weights(self, carried: Carried = "weights") -> list[TensorSpec]:
+        """Send all parameters, or the adapters alone, in the order of :meth:`push_specs`; every rank takes part in gathering."""
+        specs = self.push_specs(carried)
+        tensors = self._adapters() if carried == "adapters" else self._parameters()
+        with self._group.collective("gathering a push"), self._lockstep(tensors) as parameters:
             if self._rank == 0:
                 if self._sender is None:
                     raise PushError("no push group has been joined")
                 self._sender.send((spec, tensor) for spec, (_, tensor) in zip(specs, parameters, strict=True))
         return specs
 
-    def push_specs(self) -> list[TensorSpec]:
+    def push_specs(self, carried: Carried = "weights") -> list[TensorSpec]:
         """What :meth:`push_weights` will send, in order; nothing is gathered."""
         self._opened()
+        specs_of = adapter_specs if carried == "adapters" else parameter_specs
         # ZeRO-3 keeps the whole shape beside a parameter that is empty for now.
-        return parameter_specs(
+        return specs_of(
             self._policy, lambda parameter: tuple(getattr(parameter, "ds_shape", parameter.shape)), self._wire_dtype
         )
 

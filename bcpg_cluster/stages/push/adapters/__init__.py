@@ -1,0 +1,1 @@
+"""Adapters pushed alone, and merged into the weights that an engine holds."""
