@@ -9,19 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal
+from itertools import zip_longest
 
 import numpy as np
 
-Packing = Literal["padded", "packed"]
-"""What a forward's tokens cost: a rectangle (sequences x longest), or their sum."""
+from bcpg_cluster.stages.train.layout.cutting import (
+    OneLine,
+    OneRectangle,
+    Packing,
+    Shape,
+    TwoRectangles,
+    cheapest_cuts,
+    even_sums,
+    forward_cost,
+    runs_in_step,
+)
 
-FORWARD_COST = 1 / 16
-"""What one more forward and backward costs, in full micro-batches, beside its tokens (docs/decisions.md, 2026-11-29)."""
+_MOST_IN_STEP = 4096
+"""Rows up to which ranks are kept in step by more than turns; of more, the ranks' turns are alike as they are."""
 
 MicroBatch = tuple[int, ...]
-"""Row indices of one forward on one rank, longest first; empty where a rank only keeps step with the others."""
+"""Row indices of what one rank computes at a time, longest first; empty where it only keeps step with the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +59,14 @@ class StepPlan:
         divisor: what the sum of its row losses is divided by, over all ranks: its rows, or their response tokens
             (docs/method.md).
         ranks: for every rank its micro-batches; all ranks have the same number.
+        forwards: by micro-batch in how many forwards its sequences lie, on all ranks alike: one, or two where the longer
+            sequences of its pairs have one to themselves.
     """
 
     num_rows: int
     divisor: int
     ranks: tuple[tuple[MicroBatch, ...], ...]
+    forwards: tuple[int, ...]
 
 
 def plan_training(
@@ -68,6 +79,7 @@ def plan_training(
     seed: int,
     packing: Packing = "padded",
     divides_by_tokens: bool = False,
+    splits_pairs: bool = False,
 ) -> list[StepPlan]:
     """All optimiser steps of a round, in order.
 
@@ -78,10 +90,11 @@ def plan_training(
         sizes: of each row.
         epochs: passes over the rows.
         rows_per_step: over all ranks.
-        micro_batch_tokens: most tokens of one forward, counted as ``packing`` says; a longer row gets one of its own.
+        micro_batch_tokens: most tokens of a micro-batch, counted as ``packing`` says; a longer row gets one of its own.
         world_size: ranks to deal the rows to.
         seed: of the shuffles.
         divides_by_tokens: whether a step's divisor counts response tokens instead of rows.
+        splits_pairs: whether the longer and the shorter sequences of pairs may have a forward each.
     """
     if epochs < 0 or rows_per_step < 1 or micro_batch_tokens < 1 or world_size < 1:
         raise ValueError(
@@ -93,7 +106,8 @@ def plan_training(
         for start in range(0, len(order), rows_per_step):
             rows = order[start : start + rows_per_step]
             divisor = sum(sizes[row].response_tokens for row in rows) if divides_by_tokens else len(rows)
-            steps.append(StepPlan(len(rows), divisor, split_rows(sizes, rows, micro_batch_tokens, world_size, packing)))
+            ranks, forwards = _deal(sizes, rows, micro_batch_tokens, world_size, packing, splits_pairs)
+            steps.append(StepPlan(len(rows), divisor, ranks, forwards))
     return steps
 
 
@@ -106,53 +120,112 @@ def split_rows(
 ) -> tuple[tuple[MicroBatch, ...], ...]:
     """Deal rows to ranks and cut them into micro-batches, so that little is padding and no rank waits long for another.
 
-    Sorted by length, the rows are dealt round and round, so the ranks' k-th forwards are nearly alike: a forward may be a
-    collective (ZeRO-3 gathers weights in it), and all wait for the slowest. The cuts are the cheapest there are
-    (:func:`_cheapest_cuts`).
+    A forward may be a collective (ZeRO-3 gathers weights in it), so all ranks make their k-th at the same time and wait for
+    the slowest: it is what the ranks' k-th micro-batches have to compute that is made alike, not their numbers of rows.
 
     Also the plan of a forward-only pass: the ranks' shares tile the rows.
     """
+    return _deal(sizes, rows, micro_batch_tokens, world_size, packing, splits_pairs=False)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Dealt:
+    """What the ranks do at once: the rows of each one's micro-batch, numbered longest first, and its forwards."""
+
+    shares: Sequence[Sequence[int]]
+    num_forwards: int
+
+
+def _deal(
+    sizes: Sequence[RowSize],
+    rows: Sequence[int],
+    budget: int,
+    world_size: int,
+    packing: Packing,
+    splits_pairs: bool,
+) -> tuple[tuple[tuple[MicroBatch, ...], ...], tuple[int, ...]]:
+    """By rank its micro-batches, and by micro-batch its forwards."""
     # Longest first: what does not fit into memory fails in the first forward.
     order = sorted(rows, key=lambda row: (-max(sizes[row].sequences), -sizes[row].tokens, row))
-    turns = [order[start : start + world_size] for start in range(0, len(order), world_size)]
+    if not order:
+        return tuple(((),) for _ in range(world_size)), (1,)
+    ordered = [sizes[row] for row in order]
+    dealt = _dealt_in_turn(ordered, budget, world_size, packing, splits_pairs)
+    if packing == "padded" and world_size > 1 and len(rows) <= _MOST_IN_STEP:
+        plans = [dealt]
+        for shape in _shapes(ordered, budget, splits_pairs):
+            groups = runs_in_step(len(ordered), shape, budget, world_size)
+            plans.append([_Dealt([range(run.start, run.end) for run in group], shape.num_forwards) for group in groups])
+        dealt = min(plans, key=lambda plan: _price(ordered, plan, budget, packing))
+    of_ranks: list[list[MicroBatch]] = [[] for _ in range(world_size)]
+    totals = [0] * world_size
+    for each in dealt:
+        tokens = [_computed([ordered[index] for index in share], each.num_forwards, packing) for share in each.shares]
+        # The rank that has had least so far takes the largest share: a step is even, too, where nothing waits within it.
+        ranks = sorted(range(world_size), key=lambda rank: totals[rank])
+        largest = sorted(range(len(each.shares)), key=lambda share: -tokens[share])
+        for rank, share in zip_longest(ranks, largest):
+            of_ranks[rank].append(() if share is None else tuple(order[index] for index in each.shares[share]))
+            totals[rank] += 0 if share is None else tokens[share]
+    return tuple(map(tuple, of_ranks)), tuple(each.num_forwards for each in dealt)
+
+
+def _dealt_in_turn(
+    rows: Sequence[RowSize], budget: int, world_size: int, packing: Packing, splits_pairs: bool
+) -> list[_Dealt]:
+    """Turns of one row a rank, cut the cheapest way. Packed, the rows of a cut are dealt so that the ranks' sums are alike."""
+    turns = [rows[start : start + world_size] for start in range(0, len(rows), world_size)]
     if packing == "packed":
-        held = [max(sizes[row].tokens for row in turn) for turn in turns]
+        shapes: list[Shape] = [OneLine([max(row.tokens for row in turn) for turn in turns])]
     else:
-        most_sequences = max((len(sizes[row].sequences) for row in order), default=1)
-        held = [most_sequences * max(sizes[turn[0]].sequences) for turn in turns]
-    cuts = _cheapest_cuts(held, micro_batch_tokens, packing) if turns else [0, 0]
-    return tuple(
-        tuple(tuple(turn[rank] for turn in turns[start:end] if rank < len(turn)) for start, end in pairwise(cuts))
-        for rank in range(world_size)
+        shapes = _shapes([_largest(turn) for turn in turns], budget, splits_pairs)
+    dealt = []
+    for run in cheapest_cuts(len(turns), shapes, budget):
+        first, end = run.start * world_size, min(run.end * world_size, len(rows))
+        if packing == "packed":
+            sums = even_sums([row.tokens for row in rows[first:end]], world_size)
+            shares: list[Sequence[int]] = [[first + index for index in share] for share in sums]
+        else:
+            shares = [range(first + rank, end, world_size) for rank in range(world_size)]
+        dealt.append(_Dealt(shares, run.shape.num_forwards))
+    return dealt
+
+
+def _largest(turn: Sequence[RowSize]) -> RowSize:
+    """A row as large as any of the turn, by its longest and its shortest sequence."""
+    most_sequences = max(len(row.sequences) for row in turn)
+    of_each = [[extreme(row.sequences) for row in turn] for extreme in (max, min)]
+    return RowSize(tuple(map(max, of_each[:most_sequences])), 0)
+
+
+def _shapes(rows: Sequence[RowSize], budget: int, splits_pairs: bool) -> list[Shape]:
+    """The shapes that a padded micro-batch of the rows may have."""
+    most_sequences = max(len(row.sequences) for row in rows)
+    shapes: list[Shape] = [OneRectangle([most_sequences * max(row.sequences) for row in rows])]
+    if splits_pairs:
+        longer, shorter = ([extreme(row.sequences) for row in rows] for extreme in (max, min))
+        shapes.append(TwoRectangles(longer, shorter, budget))
+    return shapes
+
+
+def _price(rows: Sequence[RowSize], plan: Sequence[_Dealt], budget: int, packing: Packing) -> int:
+    """What a plan costs, in tokens: of the slowest rank each time, and a price a forward."""
+    return sum(
+        max(_computed([rows[index] for index in share], each.num_forwards, packing) for share in each.shares)
+        + each.num_forwards * forward_cost(budget)
+        for each in plan
     )
 
 
-def _cheapest_cuts(held: Sequence[int], budget: int, packing: Packing) -> list[int]:
-    """Where to cut turns into forwards, [0, ..., number of turns], so that all forwards together cost least.
-
-    A forward costs the tokens it computes, padding included, and ``FORWARD_COST`` of the budget for being one more. It stays
-    within the budget unless it is a single turn. A dynamic programme over where the last forward begins.
-
-    Args:
-        held: by turn the tokens it adds to a forward on one rank. Packed they add up; padded, every turn of a forward holds
-            as many as its first, the longest.
-    """
-    tokens = np.asarray(held, np.int64)
-    before = np.concatenate([[0], np.cumsum(tokens)])
-    cost, begins = np.zeros(len(held) + 1, np.int64), np.zeros(len(held) + 1, np.int64)
-    first = 0  # the earliest turn that a forward ending here may begin with; it never moves back
-    for end in range(1, len(held) + 1):
-        starts = np.arange(first, end)
-        computed = before[end] - before[starts] if packing == "packed" else (end - starts) * tokens[starts]
-        num_too_large = int(np.count_nonzero(computed[:-1] > budget))
-        first += num_too_large
-        total = cost[starts] + computed
-        begins[end] = first + int(np.argmin(total[num_too_large:]))
-        cost[end] = total[begins[end] - starts[0]] + max(1, int(FORWARD_COST * budget))
-    cuts = [len(held)]
-    while cuts[-1] > 0:
-        cuts.append(int(begins[cuts[-1]]))
-    return cuts[::-1]
+def _computed(rows: Sequence[RowSize], num_forwards: int, packing: Packing) -> int:
+    """Tokens that a micro-batch computes, padding included."""
+    if not rows:
+        return 0
+    if packing == "packed":
+        return sum(row.tokens for row in rows)
+    if num_forwards == 2:
+        return sum(len(rows) * max(extreme(row.sequences) for row in rows) for extreme in (max, min))
+    return sum(len(row.sequences) for row in rows) * max(max(row.sequences) for row in rows)
 
 
 def learning_rate(step: int, num_steps: int, *, peak: float, minimum: float, warmup_ratio: float) -> float:
