@@ -20,7 +20,7 @@ from drawn_lengths import LENGTHS, drawn_lengths
 from measure import argument_parser, facts, finish, summarise
 
 from bcpg_cluster.stages.train.batching import RowSize, split_rows
-from bcpg_cluster.stages.train.layout.cutting import FORWARD_COST, OneRectangle, cheapest_cuts
+from bcpg_cluster.stages.train.layout.cutting import FORWARD_COST, Rectangle, cheapest_cuts
 
 Ranks = Sequence[Sequence[Sequence[int]]]
 """By rank and micro-batch the indices of its rows."""
@@ -55,7 +55,7 @@ def in_turn(lengths: Sequence[int], budget: int, num_ranks: int) -> Ranks:
     """Rows dealt round and round, longest first; every rank has the same turns in a micro-batch."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     turns = [order[start : start + num_ranks] for start in range(0, len(order), num_ranks)]
-    runs = cheapest_cuts(len(turns), [OneRectangle([lengths[turn[0]] for turn in turns])], budget)
+    runs = cheapest_cuts(len(turns), Rectangle([lengths[turn[0]] for turn in turns]), budget)
     return [
         [[turn[rank] for turn in turns[run.start : run.end] if rank < len(turn)] for run in runs]
         for rank in range(num_ranks)

@@ -50,7 +50,6 @@ OBJECTIVES = {
     "bcpg packed": replace(SETTINGS, packing="packed", zero_stage=1),
     "rft": replace(SETTINGS, objective=Rft()),
     "dpo": replace(SETTINGS, objective=Dpo(beta=0.3, nll_weight=0.5)),
-    "dpo sharded": replace(SETTINGS, objective=Dpo(beta=0.3), zero_stage=3, gradient_checkpointing=True),
     "dpo packed": replace(SETTINGS, objective=Dpo(), packing="packed", zero_stage=3),
     "grpo": replace(SETTINGS, objective=Grpo(kl_weight=0.1)),
     "kto": replace(SETTINGS, objective=Kto(beta=0.5)),

@@ -59,7 +59,7 @@ class TrainConfig(Section):
     batch_sequences: int = Field(512, ge=1)
     """Responses with a gradient in one optimiser step, over all ranks (a pair holds two)."""
     micro_batch_tokens: int = Field(8192, ge=1)
-    """Most tokens in one micro-batch on one rank; with ``padded``, rows times the longest."""
+    """Most tokens in one forward pass on one rank; with ``padded``, rows times the longest."""
     packing: Literal["padded", "packed"] = "padded"
     """``padded`` makes a rectangle of a micro-batch's sequences; ``packed`` joins them into one long row, with position ids
     that restart and no attention across sequences (needs flash attention to be fast)."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bcpg_cluster.stages.train.batching import MicroBatch, RowSize, split_rows
-from bcpg_cluster.stages.train.forward import loss_part_names, micro_batch_losses
+from bcpg_cluster.stages.train.forward import loss_part_names, micro_batch_loss
 from bcpg_cluster.stages.train.protocol import TrainRow
 from bcpg_cluster.stages.train.step_plan import row_size
 from bcpg_cluster.stages.train.telemetry import StepSums
@@ -117,7 +117,7 @@ def pass_over(trainer: TorchTrainer, rows: Sequence[TrainRow], cut: Sequence[Mic
     policy.zero_grad(set_to_none=True)
     for micro_batch in cut:
         with trainer._forward_dtype():
-            (loss,) = micro_batch_losses(policy, [rows[row] for row in micro_batch], 1, settings, sums, device)
+            loss = micro_batch_loss(policy, [rows[row] for row in micro_batch], settings, sums, device)
         loss.backward()
         total += loss.detach()
     return float(total)

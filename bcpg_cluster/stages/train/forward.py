@@ -21,7 +21,7 @@ from bcpg_cluster.stages.push.digest import is_finite
 from bcpg_cluster.stages.push.protocol import TensorSpec
 from bcpg_cluster.stages.push.wire import sent_dtype
 from bcpg_cluster.stages.train.layout.packing_proof import prove_packing
-from bcpg_cluster.stages.train.layout.row_layout import SequenceLayout, TokenPair, lay_out, lay_out_pairs, scattered
+from bcpg_cluster.stages.train.layout.row_layout import SequenceLayout, TokenPair, lay_out
 from bcpg_cluster.stages.train.logprobs import token_logprobs
 from bcpg_cluster.stages.train.lora import Adapter, adapter_matrices, add_adapters, plain_name
 from bcpg_cluster.stages.train.objective import Objective
@@ -263,7 +263,7 @@ def drift_sums(
             layout = lay_out(rivals(chosen), settings.packing, device)
             logprobs, _ = response_logprobs(forward, layout, settings)
             if chosen:
-                reference = _scattered(layout.mask, [_reference(row).rival for row in chosen])
+                reference = _scattered(layout, [_reference(row).rival for row in chosen])
                 sums[0] += sequence_drift(logprobs, reference, layout.mask).double().sum()
                 sums[1] += len(chosen)
     return sums
@@ -275,100 +275,62 @@ def mean_drift(sums: Tensor) -> float:
     return total / count if count else 0.0
 
 
-def micro_batch_losses(
+def micro_batch_loss(
     forward: Forward,
     rows: Sequence[TrainRow],
-    num_forwards: int,
     settings: TrainSettings,
     sums: StepSums,
     device: torch.device,
     step_drift: float = 0.0,
-) -> list[Tensor]:
-    """Forward a micro-batch and add it to ``sums``; returns a scalar for each forward, to be given to backward one by one.
+) -> Tensor:
+    """Forward a micro-batch and add it to ``sums``; returns the *sum* of its row losses.
 
-    The gradients add up to that of the *sum* of the row losses; a single scalar is that sum. The rivals of pairs are
-    further sequences of the same forward, or, with ``num_forwards`` 2, the longer sequences of all pairs have one of their
-    own. Each has its own backward then, since ZeRO wants a parameter's gradient once in a pass.
-
-    Without rows the forwards still run and a loss is 0 times the output: it touches every parameter, so gradient hooks
-    fire on every rank alike.
+    The rivals of pairs are further sequences of the same forward. Without rows the forward still runs and the loss is
+    0 times its output: it touches every parameter, so gradient hooks fire on every rank alike.
     """
-    if num_forwards == 2:
-        return _pair_losses(forward, rows, settings, sums, device)
     has_rivals = settings.objective.rows == "pairs"
     layout = lay_out([*responses(rows), *(rivals(rows) if has_rivals else [])], settings.packing, device)
     logprobs, entropy = response_logprobs(forward, layout, settings)  # [B or 2B, T], [N]
     if not rows:
-        return [logprobs.sum() * 0.0]
-    return [_loss_sum(rows, layout.mask, logprobs, entropy, settings, sums, step_drift)]
-
-
-def _pair_losses(
-    forward: Forward, rows: Sequence[TrainRow], settings: TrainSettings, sums: StepSums, device: torch.device
-) -> list[Tensor]:
-    """Two forwards whose log-probs meet in the loss alone: its gradient by them weighs each forward's own."""
-    layout = lay_out_pairs(responses(rows), rivals(rows), device)
-    found = [
-        forward(each.input_ids, each.position_ids, each.sources, each.targets, settings.logprob_chunk_tokens)
-        for each in layout.layouts
-    ]
-    if not rows:
-        return [logprobs.sum() * 0.0 for logprobs, _ in found]
-    ends = [logprobs.detach().requires_grad_() for logprobs, _ in found]
-    entropy = torch.cat([each for _, each in found])
-    loss = _loss_sum(rows, layout.mask, layout.join(ends), entropy, settings, sums)
-    gradients = torch.autograd.grad(loss, ends)
-    return [(logprobs * gradient).sum() for (logprobs, _), gradient in zip(found, gradients, strict=True)]
-
-
-def _loss_sum(
-    rows: Sequence[TrainRow],
-    mask: Tensor,
-    logprobs: Tensor,
-    entropy: Tensor,
-    settings: TrainSettings,
-    sums: StepSums,
-    step_drift: float = 0.0,
-) -> Tensor:
-    """The sum of the row losses, from log-probs [B or 2B, T]; the micro-batch is added to ``sums``."""
-    batch = _loss_batch(rows, mask, logprobs, settings.objective.rows == "pairs", step_drift)
+        return logprobs.sum() * 0.0
+    batch = _loss_batch(rows, layout, logprobs, has_rivals, step_drift)
     losses = objective_loss(batch, settings.objective)
-    own = mask[: len(rows)]
+    own = layout.mask[: len(rows)]
     mined = torch.zeros_like(own)
-    mined[own] = torch.tensor([is_mined for row in rows for is_mined in row.mined], device=mask.device)
+    mined[own] = torch.tensor([is_mined for row in rows for is_mined in row.mined], device=device)
     sums.add(batch, losses, TokenClasses.of(own, batch.reward > 0.5, mined), entropy)
     return losses.loss.sum()
 
 
 def _loss_batch(
-    rows: Sequence[TrainRow], mask: Tensor, logprobs: Tensor, has_rivals: bool, step_drift: float
+    rows: Sequence[TrainRow], layout: SequenceLayout, logprobs: Tensor, has_rivals: bool, step_drift: float
 ) -> LossBatch:
     """The rows as an objective sees them: own responses are the first B sequences of the layout, rivals the last B."""
     own, other = slice(0, len(rows)), slice(len(rows), None)
     references = [_reference(row) for row in rows]
     rival_references = [reference.rival for reference in references] if has_rivals else []
-    reference = _scattered(mask, [*(reference.response for reference in references), *rival_references])
+    reference = _scattered(layout, [*(reference.response for reference in references), *rival_references])
     weights = torch.zeros_like(reference[own])
-    weights[mask[own]] = weights.new_tensor([value for row in rows for value in row.token_weights])
+    weights[layout.mask[own]] = weights.new_tensor([value for row in rows for value in row.token_weights])
     return LossBatch(
         logprobs=logprobs[own],
         reference=reference[own],
-        mask=mask[own],
+        mask=layout.mask[own],
         token_weights=weights,
         advantage=weights.new_tensor([row.advantage for row in rows]),
         reward=weights.new_tensor([row.reward for row in rows]),
         group_mean=weights.new_tensor([row.group_mean for row in rows]),
         rival_logprobs=logprobs[other] if has_rivals else None,
         rival_reference=reference[other] if has_rivals else None,
-        rival_mask=mask[other] if has_rivals else None,
+        rival_mask=layout.mask[other] if has_rivals else None,
         step_drift=step_drift,
     )
 
 
-def _scattered(mask: Tensor, values: Iterable[tuple[float, ...]]) -> Tensor:
-    """Numbers of every response token, fp32, as [Q, T] by a mask of that shape."""
+def _scattered(layout: SequenceLayout, values: Iterable[tuple[float, ...]]) -> Tensor:
+    """Numbers of every response token, fp32, as [Q, T]."""
     flat = torch.tensor([value for of_sequence in values for value in of_sequence], dtype=torch.float32)
-    return scattered(mask, flat.to(mask.device))
+    return layout.scatter(flat.to(layout.mask.device))
 
 
 def _reference(row: TrainRow) -> ReferenceLogprobs:

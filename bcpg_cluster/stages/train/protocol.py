@@ -73,7 +73,7 @@ class TrainSettings:
     Attributes:
         objective: the loss and its options.
         batch_sequences: responses with a gradient per optimiser step, over all ranks (a pair holds two).
-        micro_batch_tokens: most padded tokens (rows x longest) of one micro-batch on one rank; packed, most tokens.
+        micro_batch_tokens: most padded tokens (rows x longest) of one forward on one rank; packed, most tokens.
         packing: ``padded`` makes a rectangle of a micro-batch's sequences; ``packed`` joins them into one long row, with
             position ids that restart and no attention across sequences (wants flash attention to be fast).
         early_stop_nats: training stops when the right responses' mean Delta per token, over the last

@@ -38,8 +38,6 @@ def lay_out_training(
     for index, row in enumerate(rows):
         _check_row(index, row, settings)
     objective = settings.objective
-    # Under ZeRO-3 two forwards before their backwards give a wrong gradient (DeepSpeed 0.19.8; docs/decisions.md).
-    splits_pairs = objective.rows == "pairs" and settings.packing == "padded" and settings.zero_stage < 3
     steps = plan_training(
         [row_size(row) for row in rows],
         epochs=settings.epochs,
@@ -49,7 +47,6 @@ def lay_out_training(
         seed=settings.seed,
         packing=settings.packing,
         divides_by_tokens=objective.divides_by_tokens,
-        splits_pairs=splits_pairs,
     )
     rates = [
         learning_rate(
@@ -64,8 +61,8 @@ def lay_out_training(
     # How often checkpoints are kept does not change the training.
     digest = hashlib.sha256(json.dumps(asdict(replace(settings, checkpoint_every_steps=0)), sort_keys=True).encode())
     digest.update(f"|{world_size}|{_weights_identity(model_path)}|".encode())
-    if world_size > 1 or splits_pairs:
-        # These were cut otherwise before ranks were kept in step: one training has one plan, so that it can be repeated.
+    if world_size > 1:
+        # Ranks were not always kept in step: one training has one plan, so that it can be repeated.
         digest.update(b"in step|")
     for row in rows:
         digest.update(repr(row).encode())

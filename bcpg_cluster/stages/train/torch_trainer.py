@@ -30,7 +30,7 @@ from bcpg_cluster.stages.train.forward import (
     load_policy,
     loss_part_names,
     mean_drift,
-    micro_batch_losses,
+    micro_batch_loss,
     needs_drift,
     parameter_specs,
     policy_dtype,
@@ -136,13 +136,11 @@ class TorchTrainer:
                 pieces = self.progress.each("drift micro-batch", micro_batches, f" in step {which}")
                 drift = mean_drift(drift_sums(policy, rows, pieces, settings, self._device))
         with policy.dropout(dropout_seed(settings, step, rank=0)):
-            pieces = self.progress.each("micro-batch", micro_batches, f" in step {which}")
-            for micro_batch, num_forwards in zip(pieces, step_plan.forwards, strict=True):
+            for micro_batch in self.progress.each("micro-batch", micro_batches, f" in step {which}"):
                 with self._forward_dtype():
                     chosen = [rows[row] for row in micro_batch]
-                    losses = micro_batch_losses(policy, chosen, num_forwards, settings, sums, self._device, drift)
-                for loss in losses:
-                    (loss / step_plan.divisor).backward()  # type: ignore[no-untyped-call]
+                    loss = micro_batch_loss(policy, chosen, settings, sums, self._device, drift)
+                (loss / step_plan.divisor).backward()  # type: ignore[no-untyped-call]
         self.progress.begin("optimiser step", which, is_even=True)
         grad_norm = self._clip_gradients()
         check_finite(step, sums.loss, grad_norm)

@@ -42,7 +42,7 @@ from bcpg_cluster.stages.train.forward import (
     load_policy,
     loss_part_names,
     mean_drift,
-    micro_batch_losses,
+    micro_batch_loss,
     needs_drift,
     parameter_specs,
     policy_dtype,
@@ -180,16 +180,14 @@ class DeepSpeedRank:
         sums = StepSums(part_names, self._group.device)
         drift = self._step_drift(rows, micro_batches, which)
         with self._policy.dropout(dropout_seed(settings, step, self._rank)):
-            pieces = self.progress.each("micro-batch", micro_batches, f" in step {which}")
-            left = sum(step_plan.forwards)
-            for micro_batch, num_forwards in zip(pieces, step_plan.forwards, strict=True):
+            for number, micro_batch in enumerate(self.progress.each("micro-batch", micro_batches, f" in step {which}")):
+                # Before the forward: ZeRO's hooks read it during the backward.
+                engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
                 chosen = [rows[row] for row in micro_batch]
-                losses = micro_batch_losses(engine, chosen, num_forwards, settings, sums, self._group.device, drift)
-                for loss in losses:
-                    left -= 1
-                    engine.set_gradient_accumulation_boundary(left == 0)
-                    # DeepSpeed averages gradients over ranks; times world_size makes that the sum over all ranks' rows.
-                    engine.backward(loss * (self._world_size / step_plan.divisor), scale_wrt_gas=False)
+                loss = micro_batch_loss(engine, chosen, settings, sums, self._group.device, drift)
+                # DeepSpeed averages gradients over ranks; times world_size makes that the sum over all ranks' rows.
+                loss = loss * (self._world_size / step_plan.divisor)
+                engine.backward(loss, scale_wrt_gas=False)
         self.progress.begin("optimiser step", which, is_even=True)
         torch.distributed.all_reduce(sums.values)
         # All ranks see the same sums and norm, so all of them stop or none.

@@ -1,13 +1,12 @@
 """Where rows, longest first, are cut into micro-batches, and what each rank gets of one.
 
-What a micro-batch computes depends on its shape: one rectangle of all sequences, two of them, or one line without padding. One
-rank's cuts are the cheapest there are. Several ranks are kept in step: micro-batches of like size are made at the same time.
+What a micro-batch computes depends on its shape: a rectangle of all sequences, or a line without padding. One rank's cuts are the
+cheapest there are. Several ranks are kept in step: micro-batches of like size are made at the same time.
 """
 
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -25,12 +24,7 @@ Integers = NDArray[np.int64]
 
 
 class Shape(Protocol):
-    """How the sequences of a run of rows lie in forwards. Rows are numbered longest first."""
-
-    @property
-    def num_forwards(self) -> int:
-        """Of a micro-batch in this shape."""
-        ...
+    """How the sequences of a run of rows lie in a forward. Rows are numbered longest first."""
 
     def tokens(self, start: int, count: int) -> int:
         """What is computed, padding included, of ``count`` rows from ``start`` on."""
@@ -45,10 +39,8 @@ class Shape(Protocol):
         ...
 
 
-class OneRectangle:
-    """All sequences in one rectangle, as wide as the longest."""
-
-    num_forwards = 1
+class Rectangle:
+    """All sequences below each other, each as wide as the longest."""
 
     def __init__(self, row_tokens: Sequence[int]) -> None:
         """By row its longest sequence, times the sequences of a row."""
@@ -67,41 +59,8 @@ class OneRectangle:
         return np.arange(1, count + 1) * self._row_tokens[start]
 
 
-class TwoRectangles:
-    """Pairs: the longer sequences in one rectangle, the shorter ones in another."""
-
-    num_forwards = 2
-
-    def __init__(self, longer: Sequence[int], shorter: Sequence[int], budget: int) -> None:
-        """By row its longer and its shorter sequence. No run beyond ``budget`` is asked for, but for single rows."""
-        self._tokens: list[list[int]] = []  # by first row, of 1, 2, ... rows
-        for start, width in enumerate(longer):
-            of_start: list[int] = []
-            widest = 0
-            for count, other in enumerate(shorter[start:], 1):
-                widest = max(widest, other)
-                if of_start and count * (width + widest) > budget:
-                    break
-                of_start.append(count * (width + widest))
-            self._tokens.append(of_start)
-
-    def tokens(self, start: int, count: int) -> int:
-        """See :class:`Shape`."""
-        return self._tokens[start][count - 1] if count else 0
-
-    def num_within(self, start: int, limit: int) -> int:
-        """See :class:`Shape`."""
-        return bisect_right(self._tokens[start], limit)
-
-    def growing(self, start: int, count: int) -> Integers:
-        """See :class:`Shape`."""
-        return np.asarray(self._tokens[start][:count], np.int64)
-
-
-class OneLine:
+class Line:
     """All sequences one after the other."""
-
-    num_forwards = 1
 
     def __init__(self, row_tokens: Sequence[int]) -> None:
         """By row the tokens of all its sequences."""
@@ -122,16 +81,11 @@ class OneLine:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbouring rows, from ``start`` up to ``end``, that lie in one micro-batch in this shape."""
+    """Neighbouring rows, from ``start`` up to ``end``, that lie in one micro-batch of ``tokens``, padding included."""
 
     start: int
     end: int
-    shape: Shape
-
-    @property
-    def tokens(self) -> int:
-        """What is computed, padding included."""
-        return self.shape.tokens(self.start, self.end - self.start)
+    tokens: int
 
 
 def forward_cost(budget: int) -> int:
@@ -139,26 +93,25 @@ def forward_cost(budget: int) -> int:
     return max(1, int(FORWARD_COST * budget))
 
 
-def cheapest_cuts(num_rows: int, shapes: Sequence[Shape], budget: int) -> list[Run]:
+def cheapest_cuts(num_rows: int, shape: Shape, budget: int) -> list[Run]:
     """Cut rows into runs within the budget, or of a single row, so that all together cost least: tokens, and a price a forward.
 
     A dynamic programme over where the last run begins.
     """
-    unknown = np.iinfo(np.int64).max
-    cost = np.full(num_rows + 1, unknown)
-    begins, shape_of = np.zeros(num_rows + 1, np.int64), np.zeros(num_rows + 1, np.int64)
+    cost = np.full(num_rows + 1, np.iinfo(np.int64).max)
+    begins = np.zeros(num_rows + 1, np.int64)
     cost[0] = 0
     for start in range(num_rows):
-        for number, shape in enumerate(shapes):
-            count = max(shape.num_within(start, budget), 1)
-            ends = slice(start + 1, start + 1 + count)
-            total = cost[start] + shape.growing(start, count) + shape.num_forwards * forward_cost(budget)
-            better = total < cost[ends]
-            cost[ends][better], begins[ends][better], shape_of[ends][better] = total[better], start, number
+        count = max(shape.num_within(start, budget), 1)
+        ends = slice(start + 1, start + 1 + count)
+        total = cost[start] + shape.growing(start, count) + forward_cost(budget)
+        better = total < cost[ends]
+        cost[ends][better], begins[ends][better] = total[better], start
     runs, end = [], num_rows
     while end > 0:
-        runs.append(Run(int(begins[end]), end, shapes[shape_of[end]]))
-        end = runs[-1].start
+        start = int(begins[end])
+        runs.append(Run(start, end, shape.tokens(start, end - start)))
+        end = start
     return runs[::-1]
 
 
@@ -172,7 +125,7 @@ def runs_in_step(num_rows: int, shape: Shape, budget: int, world_size: int) -> l
     number = -(-len(_runs_within(num_rows, shape, budget)) // world_size)
     best: list[list[Run]] = []
     lowest: int | None = None
-    while lowest is None or least + number * shape.num_forwards * forward_cost(budget) < lowest:
+    while lowest is None or least + number * forward_cost(budget) < lowest:
         low, high = 1, budget
         while low < high:
             middle = (low + high) // 2
@@ -180,7 +133,7 @@ def runs_in_step(num_rows: int, shape: Shape, budget: int, world_size: int) -> l
             low, high = (low, middle) if fits else (middle + 1, high)
         runs = sorted(_runs_within(num_rows, shape, low), key=lambda run: (-run.tokens, run.start))
         groups = [runs[first : first + world_size] for first in range(0, len(runs), world_size)]
-        price = sum(group[0].tokens + shape.num_forwards * forward_cost(budget) for group in groups)
+        price = sum(group[0].tokens + forward_cost(budget) for group in groups)
         if lowest is None or price < lowest:
             best, lowest = groups, price
         number += 1
@@ -192,7 +145,7 @@ def _runs_within(num_rows: int, shape: Shape, limit: int) -> list[Run]:
     runs, start = [], 0
     while start < num_rows:
         end = start + max(shape.num_within(start, limit), 1)
-        runs.append(Run(start, end, shape))
+        runs.append(Run(start, end, shape.tokens(start, end - start)))
         start = end
     return runs
 

@@ -1,4 +1,4 @@
-"""How the sequences of a micro-batch become tensors: a padded rectangle, two of them, or one long packed row.
+"""How the sequences of one forward become tensors: a padded rectangle, or one long packed row.
 
 Either way the log-probs come back as a rectangle [Q, T] of Q sequences and T response tokens after padding, so
 nothing after the forward depends on the layout.
@@ -12,7 +12,6 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.stages.train.layout.cutting import Packing
@@ -43,12 +42,8 @@ class SequenceLayout:
 
     def scatter(self, values: Tensor) -> Tensor:
         """[N] values, sequence after sequence, as [Q, T] with zeros in the padding; differentiable."""
-        return scattered(self.mask, values)
-
-
-def scattered(mask: Tensor, values: Tensor) -> Tensor:
-    """[N] values where ``mask`` [Q, T] is true, row after row, and zeros elsewhere; differentiable."""
-    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+        zeros = values.new_zeros(self.mask.shape)
+        return zeros.masked_scatter(self.mask, values)
 
 
 def lay_out(sequences: Sequence[TokenPair], packing: Packing, device: torch.device) -> SequenceLayout:
@@ -93,43 +88,3 @@ def lay_out(sequences: Sequence[TokenPair], packing: Packing, device: torch.devi
         torch.tensor(sources, dtype=torch.long, device=device),
         torch.tensor(targets, dtype=torch.long, device=device),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class PairLayout:
-    """P pairs in two forwards: the longer sequence of each in the first, the shorter in the second.
-
-    The objective sees them as [2P, T], own responses before rivals.
-
-    Attributes:
-        layouts: of the two forwards, P sequences each.
-        places: [2P], where among the sequences of both forwards each one lies.
-        mask: [2P, T] bool, true on response tokens.
-    """
-
-    layouts: tuple[SequenceLayout, SequenceLayout]
-    places: Tensor
-    mask: Tensor
-
-    def join(self, logprobs: Sequence[Tensor]) -> Tensor:
-        """The [N] log-probs of each forward as [2P, T] with zeros in the padding; differentiable."""
-        rectangles = [layout.scatter(values) for layout, values in zip(self.layouts, logprobs, strict=True)]
-        width = self.mask.shape[1]
-        padded = [pad(rectangle, (0, width - rectangle.shape[1])) for rectangle in rectangles]
-        return torch.cat(padded).index_select(0, self.places)
-
-
-def lay_out_pairs(own: Sequence[TokenPair], rivals: Sequence[TokenPair], device: torch.device) -> PairLayout:
-    """Pairs in two padded forwards. None of them give a stand-in token each, as in :func:`lay_out`."""
-    own, rivals = own or [_STAND_IN], rivals or [_STAND_IN]
-    is_longer = [len(mine[1]) >= len(other[1]) for mine, other in zip(own, rivals, strict=True)]
-    longer = [own[index] if first else rivals[index] for index, first in enumerate(is_longer)]
-    shorter = [rivals[index] if first else own[index] for index, first in enumerate(is_longer)]
-    layouts = (lay_out(longer, "padded", device), lay_out(shorter, "padded", device))
-    num_pairs = len(own)
-    places = [index if first else num_pairs + index for index, first in enumerate(is_longer)]
-    places += [num_pairs + index if first else index for index, first in enumerate(is_longer)]
-    at = torch.tensor(places, device=device)
-    width = layouts[0].mask.shape[1]
-    mask = torch.cat([pad(layout.mask, (0, width - layout.mask.shape[1])) for layout in layouts])
-    return PairLayout(layouts, at, mask.index_select(0, at))

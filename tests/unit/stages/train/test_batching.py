@@ -38,7 +38,6 @@ PLANS = st.fixed_dictionaries(
         "seed": st.integers(0, 2**32),
         "packing": st.sampled_from(["padded", "packed"]),
         "divides_by_tokens": st.booleans(),
-        "splits_pairs": st.booleans(),
     }
 )
 
@@ -74,16 +73,12 @@ def test_ranks_make_the_same_number_of_forwards(arguments: dict[str, Any]) -> No
     for step in plan_training(**arguments):
         assert len(step.ranks) == arguments["world_size"]
         (number,) = {len(rank) for rank in step.ranks}
-        assert number == len(step.forwards) > 0
+        assert number > 0
         assert all(any(of_ranks) for of_ranks in zip(*step.ranks, strict=True))  # none is made in vain by all
-        splits = arguments["splits_pairs"] and arguments["packing"] == "padded"
-        assert set(step.forwards) <= ({1, 2} if splits else {1})
 
 
-def cost(sizes: list[RowSize], packing: str, num_forwards: int = 1) -> int:
+def cost(sizes: list[RowSize], packing: str) -> int:
     """What a micro-batch of these rows computes, padding included."""
-    if num_forwards == 2:
-        return sum(len(sizes) * max(extreme(size.sequences) for size in sizes) for extreme in (max, min))
     sequences = [length for size in sizes for length in size.sequences]
     return sum(sequences) if packing == "packed" else len(sequences) * max(sequences)
 
@@ -94,8 +89,8 @@ def test_micro_batches_fit_and_are_sorted(arguments: dict[str, Any]) -> None:
     for step in plan_training(**arguments):
         for rank in step.ranks:
             batches = [[arguments["sizes"][row] for row in batch] for batch in rank]
-            for batch, num_forwards in zip(batches, step.forwards, strict=True):
-                assert len(batch) <= 1 or cost(batch, packing, num_forwards) <= budget
+            for batch in batches:
+                assert len(batch) <= 1 or cost(batch, packing) <= budget
                 longest = [max(size.sequences) for size in batch]
                 assert longest == sorted(longest, reverse=True)
 
@@ -162,23 +157,6 @@ def test_ranks_in_step_worked_example() -> None:
 def test_what_a_rank_had_less_of_it_gets_more_of_next() -> None:
     """9 beside 8, then 3 beside 2: the rank that had 8 takes the 3, since gradients may be reduced once a step."""
     assert split_rows(plain(3, 9, 2, 8), [0, 1, 2, 3], 9, 2) == (((1,), (2,)), ((3,), (0,)))
-
-
-def test_pairs_of_a_long_and_a_short_response_are_split() -> None:
-    """Two pairs of 100 and 10 tokens: one rectangle of 4 x 100, or 2 x 100 and 2 x 10, which fit into 256 tokens together."""
-    pairs = [RowSize((100, 10), 1), RowSize((10, 100), 1)]
-
-    def plan(sizes: list[RowSize], budget: int, splits_pairs: bool = True) -> StepPlan:
-        (step,) = plan_training(
-            sizes, epochs=1, rows_per_step=2, micro_batch_tokens=budget, world_size=1, seed=0, splits_pairs=splits_pairs
-        )
-        return step
-
-    assert (plan(pairs, 256).ranks, plan(pairs, 256).forwards) == ((((0, 1),),), (2,))
-    assert (plan(pairs, 256, splits_pairs=False).ranks, plan(pairs, 256, False).forwards) == ((((0,), (1,)),), (1, 1))
-    alike = [RowSize((20, 20), 1), RowSize((20, 20), 1)]
-    assert (plan(alike, 256).ranks, plan(alike, 256).forwards) == ((((0, 1),),), (1,))  # a second forward saves nothing
-    assert plan(pairs, 150).forwards == (2, 2)  # 110 each
 
 
 def test_a_cut_where_lengths_jump() -> None:

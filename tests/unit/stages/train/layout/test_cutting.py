@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bcpg_cluster.stages.train.layout.cutting import (
-    OneLine,
-    OneRectangle,
+    Line,
+    Rectangle,
     Run,
-    TwoRectangles,
     cheapest_cuts,
     even_sums,
     runs_in_step,
@@ -17,32 +16,13 @@ from bcpg_cluster.stages.train.layout.cutting import (
 
 
 def test_what_shapes_compute_by_hand() -> None:
-    """Three rows, of 9, 5 and 4 tokens; as pairs with 2, 5 and 1 beside them."""
-    rectangle, line = OneRectangle([9, 5, 4]), OneLine([9, 5, 4])
+    """Three rows, of 9, 5 and 4 tokens."""
+    rectangle, line = Rectangle([9, 5, 4]), Line([9, 5, 4])
     assert [rectangle.tokens(0, 3), rectangle.tokens(1, 2)] == [27, 10]
     assert [line.tokens(0, 3), line.tokens(1, 2)] == [18, 9]
     assert [rectangle.num_within(0, 17), rectangle.num_within(0, 18), rectangle.num_within(1, 99)] == [1, 2, 2]
     assert [line.num_within(0, 13), line.num_within(0, 14), line.num_within(1, 99)] == [1, 2, 2]
     assert [rectangle.growing(0, 3).tolist(), line.growing(1, 2).tolist()] == [[9, 18, 27], [5, 9]]
-    pairs = TwoRectangles([9, 5, 4], [2, 5, 1], budget=100)
-    assert pairs.growing(0, 3).tolist() == [11, 28, 42]
-    assert [pairs.tokens(0, 2), pairs.tokens(2, 1)] == [28, 5]
-    assert [pairs.num_within(0, limit) for limit in (10, 11, 41, 42)] == [0, 1, 2, 3]
-
-
-PAIRS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=12)
-
-
-@given(PAIRS, st.integers(1, 400))
-def test_two_rectangles_as_they_are_laid_out(pairs: list[tuple[int, int]], budget: int) -> None:
-    rows = sorted(pairs, key=lambda pair: -max(pair))
-    longer, shorter = [max(pair) for pair in rows], [min(pair) for pair in rows]
-    shape = TwoRectangles(longer, shorter, budget)
-    for start in range(len(rows)):
-        areas = [n * (longer[start] + max(shorter[start : start + n])) for n in range(1, len(rows) - start + 1)]
-        within = shape.num_within(start, budget)
-        assert within == sum(area <= budget for area in areas)
-        assert shape.growing(start, max(within, 1)).tolist() == areas[: max(within, 1)]
 
 
 ROWS = st.lists(st.integers(1, 60), min_size=1, max_size=30).map(lambda lengths: sorted(lengths, reverse=True))
@@ -58,12 +38,12 @@ def assert_tile(runs: list[Run], lengths: list[int], budget: int) -> None:
 
 @given(ROWS, st.integers(1, 300))
 def test_cuts_tile_the_rows(lengths: list[int], budget: int) -> None:
-    assert_tile(cheapest_cuts(len(lengths), [OneRectangle(lengths)], budget), lengths, budget)
+    assert_tile(cheapest_cuts(len(lengths), Rectangle(lengths), budget), lengths, budget)
 
 
 @given(ROWS, st.integers(1, 300), st.integers(1, 5))
 def test_groups_tile_the_rows_and_are_of_like_size(lengths: list[int], budget: int, world_size: int) -> None:
-    groups = runs_in_step(len(lengths), OneRectangle(lengths), budget, world_size)
+    groups = runs_in_step(len(lengths), Rectangle(lengths), budget, world_size)
     assert_tile([run for group in groups for run in group], lengths, budget)
     assert [len(group) for group in groups[:-1]] == [world_size] * (len(groups) - 1)
     tokens = [run.tokens for group in groups for run in group]
@@ -72,7 +52,7 @@ def test_groups_tile_the_rows_and_are_of_like_size(lengths: list[int], budget: i
 
 def test_groups_by_hand() -> None:
     """Two ranks and 100 tokens: 90 beside two of 45, then two of 30 beside one of 60; cut longest first, 90 waited for by 60."""
-    groups = runs_in_step(6, OneRectangle([90, 60, 45, 45, 30, 30]), 100, 2)
+    groups = runs_in_step(6, Rectangle([90, 60, 45, 45, 30, 30]), 100, 2)
     assert [[(run.start, run.end) for run in group] for group in groups] == [[(0, 1), (2, 4)], [(1, 2), (4, 6)]]
 
 
