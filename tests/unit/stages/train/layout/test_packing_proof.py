@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from bcpg_cluster.errors import ConfigError
-from bcpg_cluster.stages.train.batching import Packing
+from bcpg_cluster.stages.train.layout.cutting import Packing
 from bcpg_cluster.stages.train.layout.packing_proof import prove_packing
 from bcpg_cluster.stages.train.layout.row_layout import TokenPair
 
