@@ -128,7 +128,10 @@ def run_stage(
         # Measuring again changes no weights; anything else makes this round's snapshot and all after it void.
         versions = round_ + 1 if is_measuring else max(round_, 1)
         changed = {"identity": config.identity, "config": config.model_dump(mode="json")} if overrides else None
-        manifest.reopen(round_, tables, versions, changed)
+        if is_measuring and not later:  # the next round may be under way, or trained
+            manifest.reopen_alone(round_, tables, changed)
+        else:
+            manifest.reopen(round_, tables, versions, changed)
         if overrides:
             write_config(directory, config)  # for people to read; the manifest's word counts
         runtime, placed = start_runtime(config, directory, address, inline=inline, console=console)
