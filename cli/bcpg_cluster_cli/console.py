@@ -119,7 +119,7 @@ class ConsoleObserver:
             self._console.print(line, highlight=False)
         text = self._starts.text
         if self._starts.are_over:
-            for task in list(self._tasks.values()):  # a training in another thread may be adding one
+            for task in self._tasks.values():
                 self._progress.start_task(task)
             if self._starting is not None:
                 self._progress.remove_task(self._starting)

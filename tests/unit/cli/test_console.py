@@ -81,21 +81,3 @@ def test_a_stage_that_delivers_has_begun_whatever_else_starts(clock_of: Any):
     observer.hear(PoolsSeen(pools("starting")))
     observer.hear(StageProgress(1, "generate", 1, 4))
     assert [t.started for t in observer._progress.tasks if "generate" in t.description] == [True]
-
-
-def test_bars_may_be_added_while_the_pools_are_looked_at(monkeypatch: pytest.MonkeyPatch, clock_of: Any):
-    """A training in a thread of its own tells of its stage just then."""
-    observer = observer_on(Console(file=io.StringIO(), width=80), clock_of([0.0]))
-    observer.hear(StageProgress(1, "evaluate", 0, 4))
-    progress = observer._progress
-    start_task, is_told = progress.start_task, []
-
-    def start(task: Any) -> None:
-        start_task(task)
-        if not is_told:
-            is_told.append(True)
-            observer.hear(StageProgress(2, "train", 0, 4))
-
-    monkeypatch.setattr(progress, "start_task", start)
-    observer.hear(PoolsSeen(pools("ready")))
-    assert {task.description for task in progress.tasks} == {"round 1  evaluate", "round 2  train"}
