@@ -27,11 +27,12 @@ from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.graph import StageSpec
 from bcpg_cluster.stages.verify.exact import ExactVerifier
 from bcpg_cluster.stages.verify.protocol import Verification
-from bcpg_cluster.store.manifest import ManifestState, read_manifest
+from bcpg_cluster.store.manifest import ManifestState, SnapshotRecord, read_manifest
+from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.store.rows import rollouts_from
 from bcpg_cluster.store.shards import read_table
 from bcpg_cluster.watch.observer import Event, Faulted, RoundFinished, ShardAccepted, StageProgress, WeightsPushed
-from bcpg_cluster_cli.runs.stage import run_stage
+from bcpg_cluster_cli.runs.stage import later_results, run_stage
 from tests.told import Heard
 
 MakeConfig = Callable[..., Config]
@@ -283,13 +284,23 @@ def test_a_measurement_that_is_repeated_takes_nothing_of_the_round_after(
     """Stopped with version 1 measured in part, while round 2 trains."""
     config = make_config(**SMALL)
     before, _ = until(tmp_path / "run", config, 3, STOPS["measuring beside"])
-    assert 1 not in before.reports
     run_stage("evaluate", 1, str(tmp_path / "run"), discard_later=False, address=None, inline=True)
     after = read_manifest(tmp_path / "run")
     assert 1 in after.reports
     assert after.receipts(2, "weighted") == before.receipts(2, "weighted") != []
     until(tmp_path / "run", config, 3)
     assert content(tmp_path / "run") == serial
+
+
+def test_what_a_stage_would_take_along_is_named_before_its_round_is_reported():
+    """Version 2 was trained while version 1 was measured, and neither round has its report."""
+    state = ManifestState()
+    for version in (1, 2):
+        state.snapshots[version] = SnapshotRecord(version, f"snapshots/v{version}", {}, 0.0)
+    assert later_results(state, 1, is_measuring=False) == ["snapshot v1", "snapshot v2"]
+    assert later_results(state, 1, is_measuring=True) == []
+    state.reports[1] = RoundReport.read({"round": 1, "accuracy": 0.5})
+    assert later_results(state, 0, is_measuring=True) == ["round 1", "snapshot v2"]
 
 
 def test_what_was_computed_of_outcomes_that_failed_is_computed_again(

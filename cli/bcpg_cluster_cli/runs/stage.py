@@ -158,8 +158,13 @@ def check_weights_are_there(manifest: Manifest, version: int) -> None:
 
 
 def later_results(state: ManifestState, round_: int, *, is_measuring: bool) -> list[str]:
-    """What would be given up: later rounds, and this round's snapshot unless only the measuring is repeated."""
+    """What would be given up: later rounds, and this round's snapshot unless only the measuring is repeated. A later round that is
+    trained and not reported yet is named by its snapshot; it keeps all it has where only the measuring before it is repeated.
+    """
     later = [f"round {later}" for later in sorted(state.reports) if later > round_]
+    if is_measuring and not later:
+        return []
+    later += [f"snapshot v{v}" for v in sorted(state.snapshots) if v > round_ and v not in state.reports]
     if not is_measuring and round_ in state.snapshots:
         later.insert(0, f"snapshot v{round_}")
     return later
