@@ -202,7 +202,7 @@ class Dataflow:
 
     def _submit_task(self, task: Task) -> None:
         label = task.label(self._round)
-        start, take_back = partial(self._start, task, label), partial(self._quarantine.lost, task)
+        start, take_back = partial(self._start, task, label), partial(self._take_back, task)
         kind = task.stage.name
         requests = num_requests if kind.startswith("judge.") or task.stage.pool == ROLLOUT_POOL else None
         size = shard_size(task.stage, self._inputs(task), self._expected_tokens.get(task.shard, 0.0))
@@ -210,6 +210,10 @@ class Dataflow:
             (task,), start, label, kind, size, is_alone=task.is_suspect, take_back=take_back, num_requests=requests
         )
         self._pools[task.stage.pool].submit(work)
+
+    def _take_back(self, task: Task, why: str) -> bool:
+        """Have a task whose member was lost searched; while shards are given up its inputs may be gone, and all begins anew."""
+        return not self._is_stale and self._quarantine.lost(task, why)
 
     def _inputs(self, task: Task) -> dict[str, Receipt]:
         return {table: self._accepted(table)[task.shard] for table in task.stage.inputs}

@@ -14,17 +14,19 @@ from bcpg_cluster.store.whole_files import remove_tree
 _DAMAGED = ".damaged"
 
 
-def keep_snapshots(manifest: Manifest, scores: dict[int, float], keep_last: int) -> list[int]:
+def keep_snapshots(manifest: Manifest, scores: dict[int, float], keep_last: int, *, measured: int) -> list[int]:
     """Delete the directories of snapshots that no rule keeps: the newest ``keep_last``, the best, the base.
 
     Args:
         scores: sampled test accuracy by version, where known.
+        measured: the version whose round is about to be reported. Members hold it until the next one is pushed, and a run that is
+            killed before the report needs it again; so a later one, which was trained meanwhile, takes no place from it.
 
     Returns:
         The versions whose files were deleted. Their records stay in the manifest.
     """
     manifest.check_held()
-    kept = _kept(manifest.state, scores, keep_last)
+    kept = _kept(manifest.state, scores, keep_last, measured)
     deleted = []
     for version, record in sorted(manifest.state.snapshots.items()):
         folder = manifest.run_dir / record.path
@@ -39,14 +41,18 @@ def kept_paths(state: ManifestState, keep_last: int) -> set[str]:
     among them: a run that is killed may have compared it with one whose report it did not write.
     """
     scores = {round_: of.accuracy for round_, of in state.reports.items() if round_ and of.accuracy is not None}
-    return _kept(state, scores if max(state.snapshots, default=0) in state.reports else {}, keep_last)
+    newest = max(state.snapshots, default=0)
+    return _kept(state, scores if newest in state.reports else {}, keep_last, newest)
 
 
-def _kept(state: ManifestState, scores: dict[int, float], keep_last: int) -> set[str]:
+def _kept(state: ManifestState, scores: dict[int, float], keep_last: int, measured: int) -> set[str]:
     """By path: a round that taught nothing has the files of an earlier one."""
     snapshots = dict(state.snapshots)  # a training in another thread may be adding one
     versions = sorted(v for v, record in snapshots.items() if record.path)  # the base has no files here
-    kept = versions[-keep_last:] + ([max(scores, key=lambda version: (scores[version], version))] if scores else [])
+    num_later = sum(version > measured for version in versions)
+    kept = versions[-(keep_last + num_later) :] + (
+        [max(scores, key=lambda version: (scores[version], version))] if scores else []
+    )
     return {snapshots[version].path for version in kept if version in snapshots}
 
 

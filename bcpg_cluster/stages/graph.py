@@ -68,6 +68,8 @@ def evaluation_stages() -> tuple[StageSpec, ...]:
 
 MEASURING = frozenset(stage.name for stage in evaluation_stages())
 """The evaluation's stages, by name."""
+MEASURED = ("eval_prompts", *(stage.output for stage in evaluation_stages()))
+"""The evaluation's tables, in order."""
 
 
 def turns(stages: Sequence[StageSpec]) -> list[tuple[str | None, tuple[StageSpec, ...]]]:

@@ -285,3 +285,10 @@ class Manifest:
         """
         event = {"event": "reopened", "round": round_, "tables": tables, "versions": versions}
         self._append({**event, "changed": changed})
+
+    def reopen_alone(self, round_: int, tables: list[str], changed: dict[str, Any] | None = None) -> None:
+        """Let go of tables of a round that no other round reads, and of the round's report: of a measurement, while the next round
+        is trained or has been. ``changed`` as in :meth:`reopen`.
+        """
+        event = {"event": "reopened", "round": round_, "tables": tables, "versions": round_ + 1, "is_alone": True}
+        self._append({**event, "changed": changed})

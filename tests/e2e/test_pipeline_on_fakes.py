@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,25 @@ from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.config.invalid.keys import InvalidConfigError
 from bcpg_cluster.config.load import parse_config
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.errors import ConfigError, EngineError, Interrupted
+from bcpg_cluster.errors import ConfigError, EngineError, Interrupted, MostlyFailedError
+from bcpg_cluster.records import OutcomeStatus
 from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.directory import open_run
+from bcpg_cluster.run.floors import Floors
 from bcpg_cluster.run.pipeline.round_end import LearnedRound, RoundEnd
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
 from bcpg_cluster.run.steps import Training
 from bcpg_cluster.stages.fakes.judge import FakeJudge
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
-from bcpg_cluster.store.manifest import ManifestState, read_manifest
+from bcpg_cluster.stages.graph import StageSpec
+from bcpg_cluster.stages.verify.exact import ExactVerifier
+from bcpg_cluster.stages.verify.protocol import Verification
+from bcpg_cluster.store.manifest import ManifestState, SnapshotRecord, read_manifest
+from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.store.rows import rollouts_from
 from bcpg_cluster.store.shards import read_table
 from bcpg_cluster.watch.observer import Event, Faulted, RoundFinished, ShardAccepted, StageProgress, WeightsPushed
+from bcpg_cluster_cli.runs.stage import later_results, run_stage
 from tests.told import Heard
 
 MakeConfig = Callable[..., Config]
@@ -269,6 +276,61 @@ def test_a_version_that_was_trained_from_before_it_was_measured_is_measured_firs
     state = read_manifest(tmp_path / "run")
     drawn = rollouts_from(read_table(tmp_path / "run", state.receipts(1, "eval_rollouts")))
     assert {rollout.policy_version for rollout in drawn} == {1}
+
+
+def test_a_measurement_that_is_repeated_takes_nothing_of_the_round_after(
+    tmp_path: Path, make_config: MakeConfig, serial: dict[str, Any]
+):
+    """Stopped with version 1 measured in part, while round 2 trains."""
+    config = make_config(**SMALL)
+    before, _ = until(tmp_path / "run", config, 3, STOPS["measuring beside"])
+    run_stage("evaluate", 1, str(tmp_path / "run"), discard_later=False, address=None, inline=True)
+    after = read_manifest(tmp_path / "run")
+    assert 1 in after.reports
+    assert after.receipts(2, "weighted") == before.receipts(2, "weighted") != []
+    until(tmp_path / "run", config, 3)
+    assert content(tmp_path / "run") == serial
+
+
+def test_what_a_stage_would_take_along_is_named_before_its_round_is_reported():
+    """Version 2 was trained while version 1 was measured, and neither round has its report."""
+    state = ManifestState()
+    for version in (1, 2):
+        state.snapshots[version] = SnapshotRecord(version, f"snapshots/v{version}", {}, 0.0)
+    assert later_results(state, 1, is_measuring=False) == ["snapshot v1", "snapshot v2"]
+    assert later_results(state, 1, is_measuring=True) == []
+    state.reports[1] = RoundReport.read({"round": 1, "accuracy": 0.5})
+    assert later_results(state, 0, is_measuring=True) == ["round 1", "snapshot v2"]
+
+
+def test_what_was_computed_of_outcomes_that_failed_is_computed_again(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, serial: dict[str, Any]
+):
+    """The verifier fails on all of round 2; a shard has its reference log-probs, of no rows, when the round is given up."""
+    parts, check = threading.Event(), Floors.check
+
+    def fails(self: Floors, round_: int, stage: StageSpec, stages: Sequence[StageSpec]) -> None:
+        if (round_, stage.name) == (2, "verify"):
+            assert parts.wait(60), "no reference log-probs before the round was given up"
+        check(self, round_, stage, stages)
+
+    def hear(event: Event) -> bool:
+        if isinstance(event, ShardAccepted) and (event.receipt.round, event.stage) == (2, "reference"):
+            parts.set()
+        return False
+
+    def broken(self: ExactVerifier, *arguments: Any) -> Verification:
+        return Verification(OutcomeStatus.VERIFIER_ERROR, None, why="no such symbol")
+
+    config = make_config(**SMALL)
+    until(tmp_path / "run", config, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Floors, "check", fails)
+        patched.setattr(ExactVerifier, "verify", broken)
+        with pytest.raises(MostlyFailedError, match="could not be verified"):
+            until(tmp_path / "run", config, 2, hear)
+    until(tmp_path / "run", config, 3)
+    assert content(tmp_path / "run") == serial
 
 
 def test_a_resume_starts_no_judge_whose_verdicts_are_sealed(tmp_path: Path, make_config: MakeConfig):

@@ -71,7 +71,9 @@ def _earlier_evaluation(
 ) -> Iterator[tuple[_Shards, Mapping[int, Receipt]]]:
     """The last evaluation before this one: it measures the same shards every time."""
     earlier = max(
-        (number for number, table in state.shards if table == "eval_rollouts" and number < version), default=-1
+        # a training in another thread may be adding a table
+        (number for number, table in list(state.shards) if table == "eval_rollouts" and number < version),
+        default=-1,
     )
     yield shards, dict(state.shards.get((earlier, "eval_rollouts"), {}).items())
 

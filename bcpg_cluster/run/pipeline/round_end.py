@@ -122,7 +122,8 @@ class RoundEnd:
         make_parents(path)
         write_whole(path, json.dumps(report.plain(), indent=2).encode())
         scores = {r: of.accuracy for r, of in {**done, of.round: report}.items() if r and of.accuracy is not None}
-        keep_snapshots(self._manifest, scores, self._config.snapshots.keep_last)  # before a kill could skip it for good
+        keep_last = self._config.snapshots.keep_last
+        keep_snapshots(self._manifest, scores, keep_last, measured=of.round)  # before a kill could skip it for good
         self._manifest.add_report(report)
         self._observer.hear(RoundFinished(report))
 

@@ -11,7 +11,7 @@ from bcpg_cluster.errors import RunDirectoryError
 from bcpg_cluster.prompts.bad_rows import count_faults
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt
-from bcpg_cluster.stages.graph import evaluation_stages
+from bcpg_cluster.stages.graph import MEASURED
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import PromptDigest
@@ -126,11 +126,12 @@ def _shown(ids: Sequence[str]) -> str:
 def _reopen(manifest: Manifest, config: Config) -> None:
     """Let go of what was written of the old problems but not finished: half a round's prompts, and half a measurement."""
     state = manifest.state
-    measuring = ["eval_prompts", *(stage.output for stage in evaluation_stages())]
     for round_ in sorted({round_ for round_, _ in state.shards} - state.reports.keys()):
         num_shards = -(-config.prompts.per_round // config.generate.prompts_per_shard)
         is_dealt = (
             round_ == 0 or (round_, "prompts") in state.sealed or not state.missing(round_, "prompts", num_shards)
         )
-        tables = measuring if is_dealt else [*measuring, "prompts"]
-        manifest.reopen(round_, tables, round_ + 1 if is_dealt else round_)
+        if is_dealt:  # its version may be unmeasured while a later round is under way
+            manifest.reopen_alone(round_, [*MEASURED])
+        else:
+            manifest.reopen(round_, [*MEASURED, "prompts"], round_)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bcpg_cluster.errors import DamagedShardError, RunDirectoryError
 from bcpg_cluster.records import Receipt
-from bcpg_cluster.stages.graph import StageSpec, downstream, evaluation_stages
+from bcpg_cluster.stages.graph import MEASURED, StageSpec, downstream, evaluation_stages
 from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.journals.lost import LostShard, RemadeShard
 from bcpg_cluster.store.manifest import Manifest, ManifestState
@@ -20,12 +20,11 @@ from bcpg_cluster.store.shards import find_damaged
 from bcpg_cluster.watch.observer import Faulted, Noted, Observer
 
 _MOST_LOSSES = 3  # of one shard in one process: a disk that damages what is written there is not worked around
-_MEASURED = ("eval_prompts", *(stage.output for stage in evaluation_stages()))
 
 
 def is_spent(state: ManifestState, round_: int, table: str) -> bool:
     """Whether weights or a report were made from a table: it is never changed, and nothing that is still to be done reads it."""
-    return round_ in state.reports or (table not in _MEASURED and round_ in state.snapshots)
+    return round_ in state.reports or (table not in MEASURED and round_ in state.snapshots)
 
 
 def is_imported(state: ManifestState, round_: int, table: str) -> bool:
@@ -110,7 +109,7 @@ def _what_follows(remade: RemadeShard) -> str:
 
 def lost_shard(receipt: Receipt, stages: Sequence[StageSpec], why: str) -> LostShard:
     """What letting go of a shard takes along if it comes out different. ``stages``: the data stages of its run."""
-    graph = evaluation_stages() if receipt.table in _MEASURED else stages
+    graph = evaluation_stages() if receipt.table in MEASURED else stages
     after = [table for table in downstream(graph, receipt.table) if table != receipt.table]
     is_trained_on = "weighted" in (receipt.table, *after)
     return LostShard(

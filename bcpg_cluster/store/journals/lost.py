@@ -101,7 +101,13 @@ class Losses:
 
     def forget(self, round_: int, tables: set[str]) -> None:
         """Tables of ``round_`` and all later rounds are made anew."""
-        for key in [key for key in self.waiting if key[0] > round_ or (key[0] == round_ and key[1] in tables)]:
+        for key in [key for key in self.waiting if key[0] > round_]:
+            del self.waiting[key]
+        self.forget_tables(round_, tables)
+
+    def forget_tables(self, round_: int, tables: set[str]) -> None:
+        """Tables of ``round_`` are made anew, and no later round's."""
+        for key in [key for key in self.waiting if key[0] == round_ and key[1] in tables]:
             del self.waiting[key]
 
 

@@ -109,7 +109,10 @@ class ManifestState:
                 if event.get("changed"):
                     self.config = event["changed"]["config"]
                     self.created = {**(self.created or {}), "identity": event["changed"]["identity"]}
-                self._reopen(event["round"], set(event["tables"]), event["versions"])
+                if event.get("is_alone"):
+                    self._reopen_alone(event["round"], set(event["tables"]))
+                else:
+                    self._reopen(event["round"], set(event["tables"]), event["versions"])
 
     def add_receipt(self, receipt: Receipt) -> None:
         """Count a shard, unless another attempt at it counts already. Equal names of metrics become one object in memory."""
@@ -147,9 +150,20 @@ class ManifestState:
                 del by_version[version]  # type: ignore[attr-defined]
         for reported in [reported for reported in self.reports if reported >= round_]:
             del self.reports[reported]
-        for key, receipts in self.shards.items():
-            if key[0] == round_:
-                self.shards[key] = dict(receipts)
+        self._unfold(round_)
+
+    def _reopen_alone(self, round_: int, tables: set[str]) -> None:
+        """Forget tables of ``round_`` and its report; later rounds do not read them."""
+        for table in tables:
+            self.shards.pop((round_, table), None)
+            self.sealed.pop((round_, table), None)
+        self.losses.forget_tables(round_, tables)
+        self.reports.pop(round_, None)
+        self._unfold(round_)
+
+    def _unfold(self, round_: int) -> None:
+        for key in [key for key in list(self.shards) if key[0] == round_]:
+            self.shards[key] = dict(self.shards[key].items())
 
     def receipts(self, round_: int, table: str) -> list[Receipt]:
         """The accepted shards of a table, in shard order."""

@@ -128,7 +128,10 @@ def run_stage(
         # Measuring again changes no weights; anything else makes this round's snapshot and all after it void.
         versions = round_ + 1 if is_measuring else max(round_, 1)
         changed = {"identity": config.identity, "config": config.model_dump(mode="json")} if overrides else None
-        manifest.reopen(round_, tables, versions, changed)
+        if is_measuring and not later:  # the next round may be under way, or trained
+            manifest.reopen_alone(round_, tables, changed)
+        else:
+            manifest.reopen(round_, tables, versions, changed)
         if overrides:
             write_config(directory, config)  # for people to read; the manifest's word counts
         runtime, placed = start_runtime(config, directory, address, inline=inline, console=console)
@@ -155,8 +158,13 @@ def check_weights_are_there(manifest: Manifest, version: int) -> None:
 
 
 def later_results(state: ManifestState, round_: int, *, is_measuring: bool) -> list[str]:
-    """What would be given up: later rounds, and this round's snapshot unless only the measuring is repeated."""
+    """What would be given up: later rounds, and this round's snapshot unless only the measuring is repeated. A later round that is
+    trained and not reported yet is named by its snapshot; it keeps all it has where only the measuring before it is repeated.
+    """
     later = [f"round {later}" for later in sorted(state.reports) if later > round_]
+    if is_measuring and not later:
+        return []
+    later += [f"snapshot v{v}" for v in sorted(state.snapshots) if v > round_ and v not in state.reports]
     if not is_measuring and round_ in state.snapshots:
         later.insert(0, f"snapshot v{round_}")
     return later

@@ -303,6 +303,28 @@ def test_an_answer_made_from_what_was_given_up_does_not_count(make_bench: Callab
     assert bench.manifest.state.receipts(1, "verdicts.llm")[0].attempt == new.attempt
 
 
+def test_a_member_that_dies_over_what_was_given_up_begins_no_search(make_bench: Callable[[int], Bench]):
+    """A judge works on the old steps when these are found damaged, and dies: there is nothing to split."""
+    bench = make_bench(1)
+    find_damage_once(bench, "judge.truth", "steps", comes_out="other")
+    killed: list[str] = []
+
+    def goes_on() -> bool:
+        if bench.manifest.state.losses.waiting and not killed:
+            (call,) = bench.held
+            killed.append(call.member)
+            next(member for member in bench.scripted.members if member.name == call.member).die()
+            return False
+        return bool(killed)
+
+    bench.hold["judge.llm", 0] = goes_on
+    timer = within(20, bench)
+    bench.flow(max_quarantined_share=0.5).run()
+    timer.cancel()
+    assert len(killed) == 1
+    assert {(1, table) for table in TABLES} <= set(bench.manifest.state.sealed)
+
+
 def test_damage_in_what_these_stages_only_read_is_for_the_coordinator(make_bench: Callable[[int], Bench]):
     bench = make_bench(2)
     find_damage_once(bench, "verify", "prompts")

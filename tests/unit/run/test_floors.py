@@ -16,7 +16,7 @@ from bcpg_cluster.stages.graph import StageSpec, data_stages, evaluation_stages
 from bcpg_cluster.stages.judge.counts import status_metrics
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule
-from bcpg_cluster.store.manifest import Manifest
+from bcpg_cluster.store.manifest import Manifest, SnapshotRecord, read_manifest
 from bcpg_cluster.store.rows import outcome_row, verdict_row
 from bcpg_cluster.store.shards import write_shard
 
@@ -104,11 +104,35 @@ def test_many_reasons_are_cut(manifest: Manifest):
 
 def test_what_failed_and_what_was_made_of_it_is_done_anew_and_nothing_else(manifest: Manifest):
     outcomes(manifest, "outcomes", "E: x")
-    for table in ("steps", "prompts"):
+    for table in ("steps", "prompts", "reference"):  # its log-probs are of the responses that will be trained on
         write(manifest, table, 0, [], {})
     with pytest.raises(MostlyFailedError):
         floors(manifest).check(1, VERIFY, STAGES)
     assert set(manifest.state.shards) == {(1, "prompts")}
+
+
+def test_reference_logprobs_do_not_depend_on_verdicts(manifest: Manifest):
+    write(manifest, "reference", 0, [], {})
+    verdicts(manifest, JUDGE, (VerdictStatus.TIMEOUT, ""))
+    with pytest.raises(MostlyFailedError):
+        floors(manifest).check(1, JUDGE, STAGES)
+    assert set(manifest.state.shards) == {(1, "reference")}
+
+
+def test_a_failed_evaluation_takes_nothing_of_the_round_that_trains_meanwhile(manifest: Manifest):
+    outcomes(manifest, "eval_outcomes", "E: x")
+    for table in ("prompts", "weighted"):
+        path = write_shard(
+            manifest.run_dir, table=table, round_=2, shard=0, attempt="a", rows=[], seconds=0.0, metrics={}
+        )
+        manifest.accept(path)
+    for version in (1, 2):
+        manifest.add_snapshot(SnapshotRecord(version, f"snapshots/v{version}", {}, 0.0))
+    with pytest.raises(MostlyFailedError):
+        floors(manifest).check(1, evaluation_stages()[1], evaluation_stages())
+    for state in (manifest.state, read_manifest(manifest.run_dir)):
+        assert set(state.shards) == {(2, "prompts"), (2, "weighted")}
+        assert set(state.snapshots) == {1, 2}
 
 
 def test_an_evaluation_has_the_same_floor(manifest: Manifest):

@@ -13,7 +13,14 @@ import torch
 from safetensors.torch import save_file
 
 from bcpg_cluster.errors import RunDirectoryError
-from bcpg_cluster.run.snapshots import SnapshotCheck, SnapshotDamagedError, drop_torn_snapshots, put_in_place
+from bcpg_cluster.run.snapshots import (
+    SnapshotCheck,
+    SnapshotDamagedError,
+    drop_torn_snapshots,
+    keep_snapshots,
+    kept_paths,
+    put_in_place,
+)
 from bcpg_cluster.stages.push.digest import tensor_digest
 from bcpg_cluster.stages.push.file_digests import companion_digests
 from bcpg_cluster.stages.push.snapshot import verify_snapshot, write_snapshot
@@ -149,3 +156,21 @@ def test_a_kill_while_a_remade_snapshot_takes_its_place(
     drop_torn_snapshots(manifest.run_dir, manifest)
     assert sorted(path.name for path in folder.iterdir()) == ["v1", "v3"]
     assert (folder / "v3" / "which").read_text() == ("remade" if killed_after == 2 else "damaged")
+
+
+@pytest.mark.parametrize("keep_last", [1, 2])
+def test_a_version_that_was_trained_meanwhile_takes_no_place_from_the_one_that_is_measured(
+    tmp_path: Path, keep_last: int
+):
+    """Version 1 is the best. Version 3 is there, or not yet, when version 2 gets its score: the engines hold version 2."""
+    for is_trained in (False, True):
+        with Manifest(tmp_path / str(is_trained)) as manifest:
+            for version in (1, 2, 3)[: 3 if is_trained else 2]:
+                manifest.add_snapshot(SnapshotRecord(version, f"snapshots/v{version}", {}, 0.0))
+                (manifest.run_dir / f"snapshots/v{version}").mkdir(parents=True)
+            assert keep_snapshots(manifest, {1: 0.9, 2: 0.1}, keep_last, measured=2) == []
+            there = {f"snapshots/{path.name}" for path in (manifest.run_dir / "snapshots").iterdir()}
+            assert kept_paths(manifest.state, keep_last) <= there
+            if is_trained:
+                deleted = keep_snapshots(manifest, {1: 0.9, 2: 0.1, 3: 0.2}, keep_last, measured=3)
+                assert deleted == ([2] if keep_last == 1 else [])

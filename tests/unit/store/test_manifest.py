@@ -272,6 +272,22 @@ def test_reopen_of_a_measurement_keeps_the_weights(tmp_path: Path):
         assert manifest.state.reports.keys() == {0, 1}
 
 
+def test_reopen_alone_keeps_later_rounds(tmp_path: Path):
+    with Manifest(tmp_path) as manifest:
+        _fill(manifest)
+        kept = set(manifest.state.shards) - {(1, "weighted")}
+        manifest.reopen_alone(1, ["weighted"])
+        state = manifest.state
+        assert set(state.shards) == kept
+        assert {round_ for round_, _ in kept} >= {1, 2}
+        assert (1, "weighted") not in state.sealed
+        assert (2, "weighted") in state.sealed
+        assert state.snapshots.keys() == {1, 2}
+        assert 1 not in state.reports
+        assert manifest.accept(_receipt(1, "weighted", 0, "again"))
+    assert read_manifest(tmp_path) == state
+
+
 def test_one_process_works_on_a_run_at_a_time(tmp_path: Path):
     code = f"""
 import pathlib, sys

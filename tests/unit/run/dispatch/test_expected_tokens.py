@@ -66,6 +66,25 @@ def test_an_evaluation_knows_the_one_before(four_a_round: Config):
     assert expected_tokens(four_a_round, sets, state, 0, evaluation_stages()) == {}
 
 
+def test_tables_may_begin_meanwhile(four_a_round: Config, monkeypatch: pytest.MonkeyPatch):
+    """A training in a thread of its own counts its first reference log-probs just then."""
+    state = state_of((0, "eval_rollouts", 0, 10.0), (0, "eval_rollouts", 1, 20.0))
+
+    class Growing(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            state.shards.setdefault((2, f"reference {len(state.shards)}"), {})
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    accepted = {(0, Growing("eval_rollouts")): state.shards[0, "eval_rollouts"]}
+    monkeypatch.setattr(state, "shards", accepted)
+    sets = sets_of(8)
+    assert expected_tokens(four_a_round, sets, state, 1, evaluation_stages()) == {0: 10.0, 1: 20.0}
+
+
 def test_nothing_is_expected_of_what_nobody_asked_and_of_what_is_done(four_a_round: Config):
     assert expected_tokens(four_a_round, sets_of(8), state_of((1, "rollouts", 0, 100.0)), 2, STAGES) == {}
     judged = tuple(stage for stage in STAGES if stage.name.startswith("judge."))

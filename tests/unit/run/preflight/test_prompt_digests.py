@@ -17,7 +17,7 @@ from bcpg_cluster.records import Prompt, Receipt
 from bcpg_cluster.run.directory import open_run
 from bcpg_cluster.run.preflight.prompt_digests import check_prompts, digest_sets, hold_prompts
 from bcpg_cluster.store.layout import new_attempt
-from bcpg_cluster.store.manifest import read_manifest
+from bcpg_cluster.store.manifest import SnapshotRecord, read_manifest
 from bcpg_cluster.store.rows import prompt_row
 from bcpg_cluster.store.shards import write_shard
 from bcpg_cluster_cli.runs.iterate import run_iterate
@@ -100,6 +100,20 @@ def test_a_round_that_was_dealt_its_problems_keeps_them(tmp_path: Path, make_con
         manifest.accept(dealt(manifest, 1, "prompts", 0, OLD[:2]))
         hold_prompts(manifest, config, PromptSets(OLD[::-1], TEST), take_changed=True)
         assert set(manifest.state.shards) == {(1, "prompts")}
+
+
+def test_a_version_that_is_still_to_be_measured_costs_the_next_round_nothing(tmp_path: Path, make_config: MakeConfig):
+    """Round 1 has weights and half a measurement, round 2 its problems; new problems are taken."""
+    config = make_config(prompts={"per_round": 2}, generate={"prompts_per_shard": 2})
+    with open_run(tmp_path / "run", config) as manifest:
+        hold_prompts(manifest, config, PromptSets(OLD, TEST))
+        for round_, of_round in ((1, OLD[:2]), (2, OLD[2:])):
+            manifest.accept(dealt(manifest, round_, "prompts", 0, of_round))
+            manifest.add_snapshot(SnapshotRecord(round_, f"snapshots/v{round_}", {}, 0.0))
+        manifest.accept(dealt(manifest, 1, "eval_prompts", 0, TEST))
+        hold_prompts(manifest, config, PromptSets(OLD[::-1], TEST), take_changed=True)
+        assert set(manifest.state.shards) == {(1, "prompts"), (2, "prompts")}
+        assert set(manifest.state.snapshots) == {1, 2}
 
 
 def test_by_the_commands(
