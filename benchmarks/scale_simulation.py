@@ -88,6 +88,8 @@ def configuration(num_shards: int, members: Mapping[str, int]) -> Config:
         "evaluate": {"num_samples": 4, "prompts_per_shard": 16},
         "pools": {pool: {"members": number, "num_cpus": 0.0} for pool, number in members.items()},
     }
+    if "pipeline" in Config.model_fields:  # an earlier version, given by --against, has one order alone
+        content["pipeline"] = "serial"  # simulated trainers do nothing beside the pools
     return parse_config(content, "scale_simulation")
 
 

@@ -98,6 +98,7 @@ def test_a_default_never_stands_in_for_what_was_meant(fakes_content: FakesConten
         "name",
         "seed",
         "placement",
+        "pipeline",
         "autoscaling",
         "objective",
         "max_quarantined_share",

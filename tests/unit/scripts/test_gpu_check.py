@@ -212,7 +212,7 @@ def test_the_wheels_are_all_that_trainers_need_beside_torch() -> None:
     lines = (ROOT / "scripts/gpu_check/wheels.txt").read_text().splitlines()
     named = {canonicalize_name(Requirement(line).name) for line in lines if not line.startswith("#")}
     needed: set[str] = set()
-    waiting = ["deepspeed", "transformers", "peft"]
+    waiting = ["deepspeed", "transformers", "peft", "xxhash"]
     while waiting:
         if (name := canonicalize_name(waiting.pop())) in needed | {"torch"}:
             continue
