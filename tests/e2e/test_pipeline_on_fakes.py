@@ -193,15 +193,27 @@ def test_reference_logprobs_do_not_wait_for_judges(
 def test_trainers_that_fail_at_it_get_their_tries_before_the_training(
     tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, serial: dict[str, Any]
 ):
+    """Judges answer when the trainers have failed: the data is not there before."""
     computed, errors = FakeTrainerRank.reference_logprobs, [EngineError("out of memory")]
+    have_failed, judged = threading.Event(), FakeJudge.judge
 
     def reference(self: FakeTrainerRank, rows: Any) -> Any:
         if errors:
             raise errors.pop()
         return computed(self, rows)
 
+    def judge(self: FakeJudge, cases: Any) -> Any:
+        assert have_failed.wait(60), "the trainers did not fail before the verdicts"
+        return judged(self, cases)
+
+    def hear(event: Event) -> bool:
+        if isinstance(event, Faulted):
+            have_failed.set()
+        return False
+
+    monkeypatch.setattr(FakeJudge, "judge", judge)
     monkeypatch.setattr(FakeTrainerRank, "reference_logprobs", reference)
-    _, heard = until(tmp_path / "run", make_config(**SMALL), 3)
+    _, heard = until(tmp_path / "run", make_config(**SMALL), 3, hear)
     assert content(tmp_path / "run") == serial
     (fault,) = [event.fault for event in heard.of(Faulted)]
     assert (fault.what, fault.cause, fault.round) == ("reference pass round 1", "out of memory", 1)
