@@ -73,21 +73,21 @@ def test_the_newest_and_the_best_are_kept(
 ):
     for version in range(1, 6):
         add(manifest, version)
-    deleted = keep_snapshots(manifest, scores, keep_last)
+    deleted = keep_snapshots(manifest, scores, keep_last, measured=5)
     assert on_disk(manifest) == kept
     assert sorted([*deleted, *kept]) == [1, 2, 3, 4, 5]
     assert manifest.state.snapshots.keys() == {1, 2, 3, 4, 5}  # the records stay
-    assert keep_snapshots(manifest, scores, keep_last) == []
+    assert keep_snapshots(manifest, scores, keep_last, measured=5) == []
 
 
 def test_rounds_without_training_share_files_that_stay(manifest: Manifest):
     add(manifest, 1)
     add(manifest, 2, "snapshots/v0001-a")
     add(manifest, 3, "snapshots/v0001-a")
-    assert keep_snapshots(manifest, {}, 1) == []
+    assert keep_snapshots(manifest, {}, 1, measured=3) == []
     add(manifest, 4)
     add(manifest, 5)
-    keep_snapshots(manifest, {}, 1)
+    keep_snapshots(manifest, {}, 1, measured=5)
     assert on_disk(manifest) == [5]
 
 
@@ -96,7 +96,7 @@ def test_a_round_that_left_the_base_as_it_is_costs_nothing_when_it_grows_old(man
     add(manifest, 1, "")
     for version in (2, 3, 4):
         add(manifest, version)
-    assert keep_snapshots(manifest, {}, 2) == [2]
+    assert keep_snapshots(manifest, {}, 2, measured=4) == [2]
     assert on_disk(manifest) == [3, 4]
     assert (manifest.run_dir / "manifest.jsonl").is_file()
 
@@ -113,7 +113,7 @@ def test_torn_snapshots_are_dropped(manifest: Manifest):
 
 def test_no_snapshots_yet(manifest: Manifest):
     drop_torn_snapshots(manifest.run_dir, manifest)
-    assert keep_snapshots(manifest, {}, 2) == []
+    assert keep_snapshots(manifest, {}, 2, measured=0) == []
 
 
 # --- training
