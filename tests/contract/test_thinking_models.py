@@ -29,7 +29,7 @@ from bcpg_cluster.stages.segment.stage import segment
 from bcpg_cluster.stages.train.objective import Bcpg
 from bcpg_cluster.stages.train.protocol import TrainSettings
 from bcpg_cluster.stages.train.torch_trainer import TorchTrainer
-from bcpg_cluster.stages.train.worker import TrainJob, TrainWorker
+from bcpg_cluster.stages.train.worker import ReferencePiece, TrainJob, TrainWorker
 from bcpg_cluster.stages.verify.exact import ExactVerifier
 from bcpg_cluster.stages.verify.stage import verify
 from bcpg_cluster.stages.weigh.stage import WeighSettings, weigh
@@ -134,7 +134,7 @@ def test_training_text_is_what_was_recorded(thinking_model: tuple[str, list[str]
     trainer._opened().causal_lm.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
     )
-    assert len(worker.train(job, [worker.reference(job, "r")])) == 1
+    assert len(worker.train(job, [worker.reference(job, ReferencePiece(0, {"weighted": receipt}), "r")])) == 1
     worker.close()
     assert len(seen) == 2, "the reference pass and the step"
     for batch in seen:

@@ -236,7 +236,7 @@ STOPS: dict[str, Callable[[Event], bool]] = {
     "verified": lambda e: isinstance(e, ShardAccepted) and (e.receipt.round, e.stage) == (2, "verify"),
     "first reference": lambda e: isinstance(e, ShardAccepted) and (e.receipt.round, e.stage) == (2, "reference"),
     "weighed": lambda e: isinstance(e, StageProgress) and (e.round, e.stage, e.done) == (2, "weigh", 2),
-    "measuring beside": lambda e: isinstance(e, StageProgress) and (e.round, e.stage, e.done) == (1, "evaluate", 1),
+    "measuring beside": lambda e: isinstance(e, ShardAccepted) and (e.receipt.round, e.stage) == (1, "evaluate"),
     "referenced": lambda e: isinstance(e, StageProgress) and (e.round, e.stage, e.done) == (2, "train", 2),
     "trained": lambda e: isinstance(e, StageProgress) and (e.round, e.stage, e.done) == (2, "train", 4),
     "reported beside": lambda e: isinstance(e, RoundFinished) and e.report.round == 1,

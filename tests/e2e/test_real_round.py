@@ -173,4 +173,7 @@ def test_its_metrics_were_exported(real_run: RealRun) -> None:
     assert series.get("ray_bcpg_push_worst_nats") == pytest.approx(push.worst_nats)
     assert series.get("ray_bcpg_policy_version", weights="served") == 1
     last_steps = {"bcpg_round_seconds", "bcpg_steps_without_verdict", "bcpg_faults", "bcpg_clipped_share"}
-    assert {metric.series for metric in METRICS if metric.name not in last_steps} <= killed.names() | series.names()
+    of_one_process = {"bcpg_round_bound_seconds", "bcpg_round_took_seconds"}
+    expected = {metric.series for metric in METRICS if metric.name not in last_steps | of_one_process}
+    assert expected <= killed.names() | series.names()
+    assert not {metric.series for metric in METRICS if metric.name in of_one_process} & series.names()
