@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.stages.graph import CPU_POOL, StageSpec, evaluation_stages
+from bcpg_cluster.stages.graph import CPU_POOL, ROLLOUT_POOL, StageSpec, evaluation_stages
 from bcpg_cluster.store.reports import RoundBound
 
 ONE_SHARD = "one shard"
@@ -55,7 +55,7 @@ class Capacity:
 
     Attributes:
         num_slots: members times the shards that each works on at once, as configured.
-        may_vary: whether it may be more in the middle of a round: the pool is resized, or a judge's leases follow its queue. The
+        may_vary: whether it may be more in the middle of a round: the pool is resized, or a member's leases follow its queue. The
             most pieces that were under way at once then count where they are more.
     """
 
@@ -112,11 +112,13 @@ class RoundAccount:
 def layout_of(config: Config) -> Layout:
     """A configuration's stages and pools."""
     pools = {spec.output: spec.pool for spec in (*config.data_stages, *evaluation_stages())}
-    judged = {config.judge_pool(name) for name in config.judges} - {CPU_POOL}
+    follow_their_queue = {config.judge_pool(name) for name in config.judges} - {CPU_POOL}
+    if config.pool(ROLLOUT_POOL).num_gpus > 0:
+        follow_their_queue.add(ROLLOUT_POOL)
     capacities = {}
     for pool in dict.fromkeys(pools.values()):
         settings = config.pool(pool)
-        may_vary = pool in judged or (settings.max or settings.members) > settings.members
+        may_vary = pool in follow_their_queue or (settings.max or settings.members) > settings.members
         capacities[pool] = Capacity(settings.members * settings.leases_per_member, may_vary)
     return Layout(config.data_stages, pools, capacities)
 

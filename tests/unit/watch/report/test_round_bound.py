@@ -141,6 +141,8 @@ def test_the_layout_of_a_configuration(make_config: Callable[..., Config]):
     assert found.capacities == {"rollout": Capacity(12, may_vary=False), "cpu": Capacity(4, may_vary=True)}
     assert (found.pools["rollouts"], found.pools["eval_outcomes"]) == ("rollout", "cpu")
     assert "reference" not in found.pools
+    on_gpus = layout_of(make_config(pools={"rollout": {"num_gpus": 1}}))
+    assert on_gpus.capacities["rollout"] == Capacity(2, may_vary=True)  # as many shards as keep the engine full
 
 
 # --- for any schedule
