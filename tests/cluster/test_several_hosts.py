@@ -127,7 +127,7 @@ def test_two_rounds_while_hosts_go_and_come_back(
 
     run.until("in training", lambda state: _is_training(state, run.run_dir))
     hosts["trainer"].cut()
-    run.until("the trainer host is missed", lambda state: any("train" in fault.what for fault in state.faults), 180)
+    run.until("the trainer host is missed", lambda state: any(fault.pool == "trainer" for fault in state.faults), 180)
     hosts["trainer"].mend()
 
     scaled = cluster.ray_exec(f"bcpg-cluster scale judge.llm=2 --run-dir {SHARED}/{_RUN}")
