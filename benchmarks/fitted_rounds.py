@@ -30,12 +30,12 @@ from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.run.dataflow import Dataflow
-from bcpg_cluster.stages.graph import StageSpec, evaluation_stages
+from bcpg_cluster.stages.graph import REFERENCE, StageSpec, evaluation_stages
 from bcpg_cluster.stages.job import StageJob
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.reports import PushFacts, RoundBound, TrainingSummary
 from bcpg_cluster.watch.observer import Event, Observers, ShardAccepted
-from bcpg_cluster.watch.report.round_bound import REFERENCE, layout_of
+from bcpg_cluster.watch.report.round_bound import layout_of
 from bcpg_cluster.watch.round_ledger import RoundLedger
 
 Order = Literal["serial", "overlapped"]
