@@ -38,7 +38,7 @@ from bcpg_cluster.run.recovery.lost_shards import LostShards, until_whole
 from bcpg_cluster.run.recovery.prompt_tables import dealt, measured_prompts, write_prompts
 from bcpg_cluster.run.recovery.snapshot_again import SnapshotMender
 from bcpg_cluster.run.serving import Serving, Weights, adapters_of, weights_of
-from bcpg_cluster.run.snapshots import SnapshotCheck
+from bcpg_cluster.run.snapshots import SnapshotCheck, newest_version, next_measured
 from bcpg_cluster.run.steps import Step, Steps, TrainersFree, Training, alone
 from bcpg_cluster.run.training import check_rows, open_job, train_again, train_round
 from bcpg_cluster.stages.graph import REFERENCE, ROLLOUT_POOL, StageSpec, evaluation_stages, turns
@@ -131,8 +131,8 @@ class Coordinator:
         """As :meth:`run`, with a pause wherever other runs may use the pools, or the trainers: these are what works meanwhile."""
         todo = [round_ for round_ in range(rounds + 1) if round_ not in self._manifest.state.reports]
         if todo:  # members start from it
-            newest = max(self._manifest.state.snapshots, default=0)
-            for version in {min(todo[0], newest), newest}:  # the one before may still have to be measured
+            state = self._manifest.state
+            for version in sorted({next_measured(state), newest_version(state)}):
                 yield from self._snapshots.have(version)
             self._lost.check(todo)
         if any(round_ and round_ not in self._manifest.state.snapshots for round_ in todo):
