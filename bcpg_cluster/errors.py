@@ -32,6 +32,12 @@ from pathlib import Path
 _DOCS = Path(__file__).parents[1] / "docs"
 
 
+def note_other(error: BaseException, other: BaseException | None, where: str) -> None:
+    """Have an error that is raised tell of another, which would be lost with it. A wanted stop is none, nor is one told already."""
+    if other is not None and other is not error and not isinstance(other, Interrupted):
+        error.add_note(f"{where}: {type(other).__name__}: {other}")
+
+
 def page(name: str) -> str:
     """What to call a page of the documentation: its path in a checkout, its name where only the package is installed."""
     return f"docs/{name}" if (_DOCS / name).is_file() else f"the documentation's page {name}"

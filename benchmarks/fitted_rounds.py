@@ -17,25 +17,25 @@ import random
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from simulated_members import SimulatedTime, receipt_of
+from simulated_members import MemberOnClock, SimulatedTime, receipt_of
 
 from bcpg_cluster.cluster.leases import PoolLimits
 from bcpg_cluster.cluster.pool import Pool
 from bcpg_cluster.cluster.runtime import MemberSpec
 from bcpg_cluster.config.run import Config
+from bcpg_cluster.records import Receipt
 from bcpg_cluster.run.dataflow import Dataflow
-from bcpg_cluster.stages.graph import StageSpec, evaluation_stages
+from bcpg_cluster.stages.graph import REFERENCE, StageSpec, evaluation_stages
 from bcpg_cluster.stages.job import StageJob
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.reports import PushFacts, RoundBound, TrainingSummary
 from bcpg_cluster.watch.observer import Event, Observers, ShardAccepted
-from bcpg_cluster.watch.report.round_bound import REFERENCE, layout_of
+from bcpg_cluster.watch.report.round_bound import layout_of
 from bcpg_cluster.watch.round_ledger import RoundLedger
 
 Order = Literal["serial", "overlapped"]
@@ -107,31 +107,22 @@ def fit_of(state: ManifestState, config: Config) -> Fit:
     return Fit(*counted, latencies, tuple(trained))
 
 
-class FittedMember:
+class FittedMember(MemberOnClock):
     """Works on so many leases at once, each for as long as it was measured with as many at once."""
 
     def __init__(
         self, spec: MemberSpec, time_: SimulatedTime, fit: Fit, seed: int, num_leases: int, lease_s: float
     ) -> None:
-        self.name = spec.name
+        super().__init__(spec.name)
         self._time, self._fit, self._seed, self._lease_s = time_, fit, seed, lease_s
         self._free_at = [0.0] * num_leases
 
-    def call(self, method: str, /, *args: Any, control: bool = False, label: str = "") -> Future[Any]:
-        """Settled when the clock gets there; the way to the member and back comes on top."""
-        answer: Future[Any] = Future()
-        if method == "ping":
-            answer.set_result("ready")
-            return answer
-        (job,) = args
+    def work(self, job: StageJob, done: Callable[[Receipt], object]) -> None:
+        """See :class:`MemberOnClock`; the way to the member and back comes on top."""
         seconds = self._fit.seconds(job, self._seed)
         ends = max(heapq.heappop(self._free_at), self._time.now) + seconds
         heapq.heappush(self._free_at, ends)
-        self._time.at(ends + self._lease_s, lambda: answer.set_result(receipt_of(job, seconds)))
-        return answer
-
-    def kill(self) -> None:
-        """Nothing runs."""
+        self._time.at(ends + self._lease_s, lambda: done(receipt_of(job, seconds)))
 
 
 class FittedRuntime:

@@ -24,6 +24,7 @@ from push_seconds import make_model
 
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.load import load_config
+from bcpg_cluster.stages.graph import ROLLOUT_POOL
 from bcpg_cluster.stages.push.adapters.versions import BASE_WEIGHTS, AdapterPush
 from bcpg_cluster.stages.push.protocol import PushGroup, TensorSpec
 
@@ -134,8 +135,8 @@ def main() -> None:
     config = load_config(options.config)
     from bcpg_cluster.stages.generate.vllm_options import engine_environment
 
-    rollout = config.pool("rollout")
-    engine = engine_environment(config.engine_args("rollout"), rollout.num_gpus)
+    rollout = config.pool(ROLLOUT_POOL)
+    engine = engine_environment(config.engine_args(ROLLOUT_POOL), rollout.num_gpus)
     environment = {**engine, "VLLM_LOGGING_LEVEL": "WARNING", **rollout.env}
     os.environ.update(environment)
     with tempfile.TemporaryDirectory() as folder:

@@ -26,8 +26,10 @@ from typing import Any
 from fitted_rounds import ORDERS, Fit, SimulatedRun, fit_of, simulate
 from measure import argument_parser, facts, finish, summarise
 
+from bcpg_cluster.cluster.turns import TRAINER
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.run.directory import load_run_config
+from bcpg_cluster.stages.graph import REFERENCE
 from bcpg_cluster.store.journal import journal_lines
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.watch.report.round_bound import Interval, Piece, covered_s
@@ -79,14 +81,14 @@ def hidden_share(of: Sequence[Piece], behind: Sequence[Interval]) -> float | Non
 def hidden_shares(timeline: Timeline, config: Config) -> dict[str, list[float]]:
     """Of the reference pass behind its round's data, and of the evaluation behind the next round's data and training, by round."""
     data = {spec.output for spec in config.data_stages}
-    trained = {bar.round: (bar.start, bar.end) for bar in timeline.bars.get("trainer", ()) if bar.stage == "train"}
+    trained = {bar.round: (bar.start, bar.end) for bar in timeline.bars.get(TRAINER, ()) if bar.stage == "train"}
     found: dict[str, list[float]] = {"reference": [], "evaluation": []}
     for round_, pieces in sorted(timeline.pieces.items()):
         here = [piece.interval for piece in pieces.values() if piece.table in data]
         later = timeline.pieces.get(round_ + 1, {}).values()
         next_round = [piece.interval for piece in later if piece.table in data]
         next_round += [trained[round_ + 1]] if round_ + 1 in trained else []
-        reference = [piece for piece in pieces.values() if piece.table == "reference"]
+        reference = [piece for piece in pieces.values() if piece.table == REFERENCE]
         evaluated = [piece for piece in pieces.values() if piece.table.startswith("eval_")]
         shares = {
             "reference": hidden_share(reference, here),

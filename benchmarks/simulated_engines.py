@@ -9,13 +9,12 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
-from simulated_members import SimulatedTime, latency, receipt_of
+from simulated_members import MemberOnClock, SimulatedTime, latency, receipt_of
 
 from bcpg_cluster.cluster.runtime import MemberSpec
+from bcpg_cluster.records import Receipt
 from bcpg_cluster.stages.job import StageJob
 
 FIRST_S, DOUBLE_AT = 0.020, 256  # a step of one request; with so many it takes twice as long
@@ -83,7 +82,7 @@ class SimulatedEngine:
         self._plan()
 
 
-class EngineMember:
+class EngineMember(MemberOnClock):
     """A member whose engine does ``generate`` and the judges' work; other stages take their fitted times, one at a time.
 
     Args:
@@ -101,22 +100,18 @@ class EngineMember:
         seed: int,
         slowness: float = 1.0,
     ) -> None:
-        self.name, self.engine = spec.name, SimulatedEngine(time_, slots, slowness)
+        super().__init__(spec.name)
+        self.engine = SimulatedEngine(time_, slots, slowness)
         self._time, self._lengths, self._tokens, self._seed = time_, lengths, tokens, seed
         self._free_at = 0.0
 
-    def call(self, method: str, /, *args: Any, control: bool = False, label: str = "") -> Future[Any]:
-        """Settled when the clock gets there."""
-        answer: Future[Any] = Future()
-        if method == "ping":
-            answer.set_result("ready")
-            return answer
-        (job,) = args
+    def work(self, job: StageJob, done: Callable[[Receipt], object]) -> None:
+        """See :class:`MemberOnClock`."""
 
         def finish(seconds: float) -> None:
             receipt = receipt_of(job, seconds)
             receipt.metrics["tokens"] = float(self._tokens(job))
-            answer.set_result(receipt)
+            done(receipt)
 
         if job.stage == "generate" or job.stage.startswith("judge."):
             self.engine.submit(self._lengths(job), finish)
@@ -124,10 +119,6 @@ class EngineMember:
             seconds = latency(job.stage, self._seed, job.shard)
             self._free_at = max(self._free_at, self._time.now) + seconds
             self._time.at(self._free_at, lambda: finish(seconds))
-        return answer
-
-    def kill(self) -> None:
-        """Nothing runs."""
 
 
 class EngineRuntime:

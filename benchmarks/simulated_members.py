@@ -236,30 +236,45 @@ class SimulatedTime:
             event.happen()
 
 
-class SimulatedMember:
-    """An engine of fixed speed: it works on its leases one after the other, for as long as the model says."""
+class MemberOnClock:
+    """A member on a simulated clock: ready at once, and asked for nothing but leases."""
 
-    def __init__(self, time_: SimulatedTime, spec: MemberSpec, seed: int) -> None:
-        self.name = spec.name
-        self._time, self._seed = time_, seed
-        self._free_at = 0.0
-        self.worked_s = 0.0
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def call(self, method: str, /, *args: Any, control: bool = False, label: str = "") -> Future[Any]:
         """Settled when the clock gets there."""
         answer: Future[Any] = Future()
         if method == "ping":
             answer.set_result("ready")
-            return answer
-        (job,) = args
+        else:
+            (job,) = args
+            self.work(job, answer.set_result)
+        return answer
+
+    def work(self, job: StageJob, done: Callable[[Receipt], object]) -> None:
+        """Have a job done: ``done`` is called when the clock gets to its end."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """Nothing runs."""
+
+
+class SimulatedMember(MemberOnClock):
+    """An engine of fixed speed: it works on its leases one after the other, for as long as the model says."""
+
+    def __init__(self, time_: SimulatedTime, spec: MemberSpec, seed: int) -> None:
+        super().__init__(spec.name)
+        self._time, self._seed = time_, seed
+        self._free_at = 0.0
+        self.worked_s = 0.0
+
+    def work(self, job: StageJob, done: Callable[[Receipt], object]) -> None:
+        """See :class:`MemberOnClock`."""
         seconds = latency(job.stage, self._seed, job.shard)
         self._free_at = max(self._free_at, self._time.now) + seconds
         self.worked_s += seconds
-        self._time.at(self._free_at, lambda: answer.set_result(receipt_of(job, seconds)))
-        return answer
-
-    def kill(self) -> None:
-        """Nobody does here."""
+        self._time.at(self._free_at, lambda: done(receipt_of(job, seconds)))
 
 
 class SimulatedRuntime:

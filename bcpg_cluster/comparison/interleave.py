@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from bcpg_cluster.errors import note_other
 from bcpg_cluster.run.build.workforce import Workforce
 from bcpg_cluster.run.steps import Steps, TrainersFree, Training
 
@@ -37,9 +38,9 @@ def interleave(runs: Iterable[Steps[T]], workforce: Workforce) -> Iterator[T]:
         schedule = _Schedule(runs, workforce, trainers)
         try:
             yield from schedule.ends()
-        except BaseException:
+        except BaseException as error:
             with workforce.without_training():
-                schedule.close()
+                schedule.close(error)
             raise
 
 
@@ -96,12 +97,13 @@ class _Schedule(Generic[T]):
         self._training = None
         return ready.steps
 
-    def close(self) -> None:
-        """End the runs that did not end, at a place from which they resume."""
+    def close(self, why: BaseException) -> None:
+        """End the runs that did not end, at a place from which they resume. What ended a training meanwhile is noted at ``why``."""
         under_way = [self._ready] if self._ready is not None else []
         if self._training is not None:
             ready, ended = self._training
             wait([ended])
+            note_other(why, ready.training.error(), "the training of another run failed too")
             under_way.append(ready)
         for run in under_way:
             run.steps.close()

@@ -14,11 +14,10 @@ from typing import Literal
 
 import pyarrow as pa
 
-from bcpg_cluster.errors import StoreError
 from bcpg_cluster.exchange.dataset_directory import Card, Column, DataFile, Written, write_dataset
 from bcpg_cluster.exchange.run_tables import rounds_with, shards_of
 from bcpg_cluster.records import Prompt, Rollout
-from bcpg_cluster.stages.weigh.groups import shard_groups
+from bcpg_cluster.stages.weigh.groups import kept_rows, shard_groups
 from bcpg_cluster.stages.weigh.pairing import PAIRINGS
 from bcpg_cluster.stages.weigh.weights import Truncated
 from bcpg_cluster.store.manifest import read_manifest
@@ -96,12 +95,9 @@ def _rows(tables: Mapping[str, list[Row]], settings: PairSettings) -> list[Row]:
     rollouts = rollouts_from(tables["rollouts"])
     rows: list[Row] = []
     for group, result in shard_groups(rollouts, outcomes, settings.min_verified_share, settings.truncated):
-        kept = [r for r, member in zip(group, result.members, strict=True) if member.drop_reason is None]
-        rewards = {rollout.id: outcomes[rollout.id].reward for rollout in kept}
-        if None in rewards.values():
-            raise StoreError(f"a response to {group[0].id.prompt_id!r} was kept without a reward")
-        right = [rollout for rollout in kept if rewards[rollout.id] == 1.0]
-        wrong = [rollout for rollout in kept if rewards[rollout.id] == 0.0]
+        kept = kept_rows(group, result, outcomes)
+        right = [rollout for rollout, row in kept if row.reward == 1.0]
+        wrong = [rollout for rollout, row in kept if row.reward == 0.0]
         # the same words as in `weigh`, so that the same pairs come out
         seed = f"{settings.seed}/pairs/{group[0].id.round}/{group[0].id.prompt_id}"
         for i, j in PAIRINGS[settings.pairing](len(right), len(wrong), settings.max_pairs, seed):

@@ -32,17 +32,16 @@ from bcpg_cluster.run.dispatch.expected_tokens import expected_tokens
 from bcpg_cluster.run.floors import Floors, empty_round_reason
 from bcpg_cluster.run.pipeline.beside import train_beside
 from bcpg_cluster.run.pipeline.early_reference import EarlyReference
-from bcpg_cluster.run.pipeline.reference_pass import TABLE as REFERENCE
 from bcpg_cluster.run.pipeline.round_end import LearnedRound, RoundEnd, learned_half
 from bcpg_cluster.run.push import Pusher, PushSettings
 from bcpg_cluster.run.recovery.lost_shards import LostShards, until_whole
 from bcpg_cluster.run.recovery.prompt_tables import dealt, measured_prompts, write_prompts
 from bcpg_cluster.run.recovery.snapshot_again import SnapshotMender
 from bcpg_cluster.run.serving import Serving, Weights, adapters_of, weights_of
-from bcpg_cluster.run.snapshots import SnapshotCheck
+from bcpg_cluster.run.snapshots import SnapshotCheck, newest_version, next_measured
 from bcpg_cluster.run.steps import Step, Steps, TrainersFree, Training, alone
 from bcpg_cluster.run.training import check_rows, open_job, train_again, train_round
-from bcpg_cluster.stages.graph import ROLLOUT_POOL, StageSpec, evaluation_stages, turns
+from bcpg_cluster.stages.graph import REFERENCE, ROLLOUT_POOL, StageSpec, evaluation_stages, turns
 from bcpg_cluster.stages.push.canaries import read_canaries
 from bcpg_cluster.stages.push.protocol import SnapshotDigests
 from bcpg_cluster.stages.train.protocol import TrainSettings
@@ -109,7 +108,7 @@ class Coordinator:
         self._snapshots = SnapshotMender(self._manifest, parts.check_snapshot, again, self._pause, self._observer)
         self._pusher = Pusher(
             parts.gang,
-            parts.pools["rollout"],
+            parts.pools[ROLLOUT_POOL],
             PushSettings.of(config),
             serving=self._serve,
             observer=parts.observer,
@@ -132,8 +131,8 @@ class Coordinator:
         """As :meth:`run`, with a pause wherever other runs may use the pools, or the trainers: these are what works meanwhile."""
         todo = [round_ for round_ in range(rounds + 1) if round_ not in self._manifest.state.reports]
         if todo:  # members start from it
-            newest = max(self._manifest.state.snapshots, default=0)
-            for version in {min(todo[0], newest), newest}:  # the one before may still have to be measured
+            state = self._manifest.state
+            for version in sorted({next_measured(state), newest_version(state)}):
                 yield from self._snapshots.have(version)
             self._lost.check(todo)
         if any(round_ and round_ not in self._manifest.state.snapshots for round_ in todo):
@@ -283,7 +282,7 @@ class Coordinator:
                 settings=self._parts.train_settings(round_),
                 num_canaries=self._config.push.num_canaries,
                 observer=self._observer,
-                max_attempts=self._config.pool("trainer").max_attempts,
+                max_attempts=self._config.pool(TRAINER).max_attempts,
             ),
             meanwhile=self._measure,
         )
@@ -387,7 +386,7 @@ class Coordinator:
         """Until every rollout member that has a node is ready, so that all are proven. One that still waits for a node may do so
         for long; it catches up before its first lease.
         """
-        pool = self._parts.pools["rollout"]
+        pool = self._parts.pools[ROLLOUT_POOL]
         while pool.num_starting or not pool.members():
             pool.poll(assign=False)
             self._parts.tend()

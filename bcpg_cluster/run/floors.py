@@ -11,8 +11,9 @@ from itertools import chain
 
 from bcpg_cluster.errors import MostlyFailedError, page
 from bcpg_cluster.records import OutcomeStatus, StopReason, Verdict, VerdictStatus
+from bcpg_cluster.run.recovery.given_up import give_up
 from bcpg_cluster.stages.generate.counts import RolloutCounts
-from bcpg_cluster.stages.graph import MEASURED, StageSpec, downstream
+from bcpg_cluster.stages.graph import REFERENCE, StageSpec, downstream
 from bcpg_cluster.stages.judge.counts import verdict_statuses
 from bcpg_cluster.stages.verify.counts import OutcomeCounts
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule, vote_label
@@ -92,15 +93,10 @@ class Floors:
         else:
             return
         if error:
-            self._give_up(round_, list(dict.fromkeys(name for table in failed for name in downstream(stages, table))))
+            tables = list(dict.fromkeys(name for table in failed for name in downstream(stages, table)))
+            ahead = [REFERENCE] if "outcomes" in tables else []  # ahead of the verdicts, and made of outcomes
+            give_up(self._manifest, round_, [*tables, *ahead])
             raise error
-
-    def _give_up(self, round_: int, tables: list[str]) -> None:
-        if any(table in MEASURED for table in tables):  # the next round may be training, or trained
-            self._manifest.reopen_alone(round_, tables)
-        else:  # the reference pass is ahead of the verdicts, and reads outcomes
-            ahead = ["reference"] if "outcomes" in tables else []
-            self._manifest.reopen(round_, [*tables, *ahead], round_)
 
     def _aborted(self, round_: int, table: str) -> str | None:
         receipts = self._manifest.state.receipts(round_, table)

@@ -41,8 +41,22 @@ def kept_paths(state: ManifestState, keep_last: int) -> set[str]:
     among them: a run that is killed may have compared it with one whose report it did not write.
     """
     scores = {round_: of.accuracy for round_, of in state.reports.items() if round_ and of.accuracy is not None}
-    newest = max(state.snapshots, default=0)
-    return _kept(state, scores if newest in state.reports else {}, keep_last, newest)
+    newest, waiting = newest_version(state), state.snapshots.get(next_measured(state))
+    kept = _kept(state, scores if newest in state.reports else {}, keep_last, newest)
+    return kept | {waiting.path} if waiting is not None and waiting.path else kept
+
+
+def newest_version(state: ManifestState) -> int:
+    """What the next round starts from; 0 is the base model."""
+    return max(state.snapshots, default=0)
+
+
+def next_measured(state: ManifestState) -> int:
+    """The version that a run which is started again measures first, the newest where none is left. A later round may have been
+    trained from it already: a version is measured meanwhile.
+    """
+    newest = newest_version(state)
+    return next((version for version in range(newest) if version not in state.reports), newest)
 
 
 def _kept(state: ManifestState, scores: dict[int, float], keep_last: int, measured: int) -> set[str]:

@@ -46,6 +46,10 @@ class Training:
         """Do what the run would like to have done while this trains."""
         self._meanwhile(self)
 
+    def error(self) -> BaseException | None:
+        """What ended a training that is over; ``None`` where it trained."""
+        return self._outcome.exception()
+
     def result(self) -> SnapshotRecord:
         """What was trained, or the error that ended it."""
         return self._outcome.result()
@@ -60,8 +64,8 @@ Step = Training | TrainersFree
 Steps = Generator[Step, None, T]
 
 
-def alone(steps: Steps[T]) -> T:
-    """Have all steps done in this thread; what the run returns. Raises what it raises."""
+def drive(steps: Steps[T], train: Callable[[Training], None]) -> T:
+    """Have all steps done, the trainings by ``train``; what the run returns. Raises what it raises."""
     while True:
         try:
             step = next(steps)
@@ -69,4 +73,9 @@ def alone(steps: Steps[T]) -> T:
             found: T = end.value
             return found
         if isinstance(step, Training):
-            step.run()
+            train(step)
+
+
+def alone(steps: Steps[T]) -> T:
+    """As :func:`drive`, with the trainings in this thread."""
+    return drive(steps, Training.run)

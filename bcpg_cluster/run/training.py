@@ -13,9 +13,10 @@ from pathlib import Path
 from bcpg_cluster.cluster.gang import Gang
 from bcpg_cluster.errors import DataError, EngineError, MemberLostError
 from bcpg_cluster.records import StepCheckpoint
-from bcpg_cluster.run.pipeline.reference_pass import TABLE, ReferencePass
+from bcpg_cluster.run.pipeline.reference_pass import ReferencePass
 from bcpg_cluster.run.recovery.resume_point import choose_resume_point
 from bcpg_cluster.run.serving import Weights
+from bcpg_cluster.stages.graph import REFERENCE
 from bcpg_cluster.stages.push.canaries import CANARIES, Canary, write_canaries
 from bcpg_cluster.stages.train.client import TrainerClient
 from bcpg_cluster.stages.train.objective import Objective
@@ -278,7 +279,7 @@ def _train_once(
     before = trainers.score(sequences)
     job = replace(job, resume=choose_resume_point(manifest, trainers, job, given_up, observer))
     teller.begin(job.resume)
-    reports = trainers.train(job, tuple(manifest.state.receipts(job.round, TABLE)), meanwhile=teller.look)
+    reports = trainers.train(job, tuple(manifest.state.receipts(job.round, REFERENCE)), meanwhile=teller.look)
     teller.finish(reports)
     trained = time.monotonic()
     observer.hear(StageProgress(job.round, "train", 3, 4))

@@ -70,6 +70,8 @@ MEASURING = frozenset(stage.name for stage in evaluation_stages())
 """The evaluation's stages, by name."""
 MEASURED = ("eval_prompts", *(stage.output for stage in evaluation_stages()))
 """The evaluation's tables, in order."""
+REFERENCE = "reference"
+"""The table of reference log-probs. No stage makes it: the trainers do, a shard of the round in a part by every rank."""
 
 
 def turns(stages: Sequence[StageSpec]) -> list[tuple[str | None, tuple[StageSpec, ...]]]:

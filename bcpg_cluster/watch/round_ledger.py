@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from bcpg_cluster.config.run import Config
+from bcpg_cluster.stages.graph import REFERENCE
 from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.reports import PushFacts, TrainingSummary
 from bcpg_cluster.watch.observer import Event, ShardAccepted
 from bcpg_cluster.watch.report.round_bound import (
-    REFERENCE,
     Interval,
     Layout,
     Piece,

@@ -74,16 +74,17 @@ def say_and_code(error: BcpgError | OSError) -> int:
         if error.errno not in _PLACES:
             raise error
         return _say_of_a_place(error)
+    told = _with_notes(error)
     if isinstance(error, Interrupted):
-        say(f"{error}\nRun the same command again to resume.", color="yellow", is_error=True)
+        say(f"{told}\nRun the same command again to resume.", color="yellow", is_error=True)
         return 130
     if isinstance(error, UserError):
-        say(f"error: {error}", color="red", is_error=True)
+        say(f"error: {told}", color="red", is_error=True)
         return 2
     kept = "" if isinstance(error, DamagedShardError) else "\nWhat was finished is kept."
     if isinstance(error, _PASSING):
         kept = "\nWhat was finished is kept; run the same command again to resume."
-    say(f"error: {type(error).__name__}: {error}{kept}", color="red", is_error=True)
+    say(f"error: {type(error).__name__}: {told}{kept}", color="red", is_error=True)
     return 1
 
 
@@ -111,8 +112,15 @@ def _say_of_a_place(error: OSError) -> int:
         remedy=passes
         or _OTHER_PLACE.get(error.errno or 0, "give another directory, or change its owner or permissions"),
     )
-    say(f"error: {said}", color="red", is_error=True)
+    for note in getattr(error, "__notes__", ()):
+        said.add_note(note)
+    say(f"error: {_with_notes(said)}", color="red", is_error=True)
     return 1 if passes else 2
+
+
+def _with_notes(error: BaseException) -> str:
+    """What it says, and what failed beside it (``errors.note_other``)."""
+    return "\n".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def end_if_stuck(error: BcpgError, patience_s: float = 10.0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,18 +22,22 @@ from bcpg_cluster.run.directory import open_run
 from bcpg_cluster.run.floors import Floors
 from bcpg_cluster.run.pipeline.round_end import LearnedRound, RoundEnd
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.run.soundness.check import check_run
 from bcpg_cluster.run.steps import Training
 from bcpg_cluster.stages.fakes.judge import FakeJudge
+from bcpg_cluster.stages.fakes.skill import SNAPSHOT_FILE
 from bcpg_cluster.stages.fakes.trainer import FakeTrainerRank
 from bcpg_cluster.stages.graph import StageSpec
 from bcpg_cluster.stages.verify.exact import ExactVerifier
 from bcpg_cluster.stages.verify.protocol import Verification
+from bcpg_cluster.store.faults import FaultKind
 from bcpg_cluster.store.manifest import ManifestState, SnapshotRecord, read_manifest
 from bcpg_cluster.store.reports import RoundReport
 from bcpg_cluster.store.rows import rollouts_from
 from bcpg_cluster.store.shards import read_table
 from bcpg_cluster.watch.observer import Event, Faulted, RoundFinished, ShardAccepted, StageProgress, WeightsPushed
 from bcpg_cluster_cli.runs.stage import later_results, run_stage
+from tests.chaos.damage import damage
 from tests.told import Heard
 
 MakeConfig = Callable[..., Config]
@@ -256,19 +261,8 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_end(
     assert state.faults == []
 
 
-@pytest.mark.parametrize("keep_last", [1, 2])
-@pytest.mark.parametrize("order", ["serial", "overlapped"])
-def test_a_version_that_was_trained_from_before_it_was_measured_is_measured_first(
-    tmp_path: Path,
-    make_config: MakeConfig,
-    monkeypatch: pytest.MonkeyPatch,
-    run_rounds: RunRounds,
-    order: str,
-    keep_last: int,
-):
-    """Stopped with version 2 trained and version 1 unmeasured: the engines load version 1 again for its evaluation."""
-    sections = SMALL | {"snapshots": {"keep_last": keep_last}}
-    run_rounds(tmp_path / "whole", make_config(**sections), 2)
+def stop_unmeasured(run_dir: Path, config: Config, monkeypatch: pytest.MonkeyPatch, run_rounds: RunRounds) -> None:
+    """A run of two rounds, stopped with version 2 trained and version 1 unmeasured."""
     close = RoundEnd.close
 
     def stopped(self: RoundEnd, of: LearnedRound, beside: Training | None = None) -> None:
@@ -280,14 +274,53 @@ def test_a_version_that_was_trained_from_before_it_was_measured_is_measured_firs
     with monkeypatch.context() as patched:
         patched.setattr(RoundEnd, "close", stopped)
         with pytest.raises(Interrupted):
-            run_rounds(tmp_path / "run", make_config(**sections), 2)
-    state = read_manifest(tmp_path / "run")
+            run_rounds(run_dir, config, 2)
+    state = read_manifest(run_dir)
     assert (set(state.snapshots), set(state.pushes), set(state.reports)) == ({1, 2}, {1}, {0})
+
+
+@pytest.mark.parametrize("keep_last", [1, 2])
+@pytest.mark.parametrize("order", ["serial", "overlapped"])
+def test_a_version_that_was_trained_from_before_it_was_measured_is_measured_first(
+    tmp_path: Path,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    run_rounds: RunRounds,
+    order: str,
+    keep_last: int,
+):
+    """The engines load version 1 again for its evaluation."""
+    sections = SMALL | {"snapshots": {"keep_last": keep_last}}
+    run_rounds(tmp_path / "whole", make_config(**sections), 2)
+    stop_unmeasured(tmp_path / "run", make_config(**sections), monkeypatch, run_rounds)
     run_rounds(tmp_path / "run", make_config(pipeline=order, **sections), 2)
     assert content(tmp_path / "run") == content(tmp_path / "whole")
     state = read_manifest(tmp_path / "run")
     drawn = rollouts_from(read_table(tmp_path / "run", state.receipts(1, "eval_rollouts")))
     assert {rollout.policy_version for rollout in drawn} == {1}
+
+
+@pytest.mark.parametrize("how", ["flipped", "deleted"])
+def test_a_damaged_version_that_is_not_measured_is_trained_again(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, run_rounds: RunRounds, how: str
+):
+    """As `verify` says of it."""
+    sections = SMALL | {"snapshots": {"keep_last": 1}}
+    run_rounds(tmp_path / "whole", make_config(**sections), 2)
+    run_dir = tmp_path / "run"
+    stop_unmeasured(run_dir, make_config(**sections), monkeypatch, run_rounds)
+    first = read_manifest(run_dir).snapshots[1]
+    if how == "deleted":
+        shutil.rmtree(run_dir / first.path)
+    else:
+        damage(run_dir / first.path / SNAPSHOT_FILE, "flipped")
+    (fault,) = check_run(run_dir).faults
+    assert fault.path.startswith(first.path)
+    assert fault.follows.startswith("it is not measured yet: `iterate` trains it again")
+    run_rounds(run_dir, make_config(**sections), 2)
+    assert content(run_dir) == content(tmp_path / "whole")
+    (remade,) = [fault for fault in read_manifest(run_dir).faults if fault.kind is FaultKind.REMADE]
+    assert remade.what == "snapshot v0001"
 
 
 def test_a_measurement_that_is_repeated_takes_nothing_of_the_round_after(

@@ -12,7 +12,7 @@ from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.run.build.engine_defaults import engine_options
 from bcpg_cluster.stages.generate.protocol import RolloutEngine
-from bcpg_cluster.stages.graph import ROLLOUT_POOL
+from bcpg_cluster.stages.graph import CPU_POOL, ROLLOUT_POOL
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
 from bcpg_cluster.stages.train.protocol import TrainerRank
 from bcpg_cluster.stages.verify.protocol import Verifier
@@ -137,7 +137,7 @@ def verify_lease_s(config: Config) -> float:
     shards = [config.generate.prompts_per_shard * config.generate.group_size]
     shards.append(config.evaluate.prompts_per_shard * (config.evaluate.num_samples + config.evaluate.greedy))
     longest_s = max(config.verify.cpu_limit_s, config.verify.idle_limit_s)
-    pool = config.pool("cpu")
+    pool = config.pool(CPU_POOL)
     num_at_once = config.verify.num_parallel or max(int(pool.cpus), 1)
     return max(shards) * longest_s * pool.leases_per_member / num_at_once
 
@@ -146,7 +146,7 @@ def sent_to_engines(config: Config) -> str:
     """The dtype that pushes send matrices in: the engines' own. float32 where they make something else of it themselves."""
     from bcpg_cluster.stages.push.wire import wire_dtype
 
-    engine = config.engine_args("rollout")
+    engine = config.engine_args(ROLLOUT_POOL)
     return "float32" if engine.get("quantization") else wire_dtype(engine.get("dtype"))
 
 

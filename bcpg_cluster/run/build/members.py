@@ -20,6 +20,7 @@ from bcpg_cluster.run.build.judges import make_judge
 from bcpg_cluster.run.build.segmenters import make_response_segmenter
 from bcpg_cluster.stages.generate.protocol import Sampling, TextGenerator
 from bcpg_cluster.stages.generate.stage import generate
+from bcpg_cluster.stages.graph import CPU_POOL
 from bcpg_cluster.stages.job import Stage, StageWorker
 from bcpg_cluster.stages.judge.protocol import Judge
 from bcpg_cluster.stages.judge.stage import judge as judge_stage
@@ -98,13 +99,13 @@ def host_cpu(config: Mapping[str, Any]) -> StageWorker:
     settings = Config.model_validate(config)
     verifier = make_verifier(settings)
     check = partial(verify, verifier=verifier, num_threads=num_verifying_threads(settings))
-    judges = {name: make_judge(settings, name) for name in settings.judges if settings.judge_pool(name) == "cpu"}
+    judges = {name: make_judge(settings, name) for name in settings.judges if settings.judge_pool(name) == CPU_POOL}
     stages: dict[str, Stage] = {
         "verify": partial(check, prompts_table="prompts", rollouts_table="rollouts"),
         "verify_evaluation": partial(check, prompts_table="eval_prompts", rollouts_table="eval_rollouts"),
         "weigh": weigh,
     }
-    if settings.segment_pool == "cpu":
+    if settings.segment_pool == CPU_POOL:
         stages["segment"] = _segment(settings, judges)
     for name, engine in judges.items():
         show_gold = settings.judges[name].show_gold

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
-from bcpg_cluster.run.steps import Steps, Training
+from bcpg_cluster.errors import note_other
+from bcpg_cluster.run.steps import Steps, Training, drive
 
 T = TypeVar("T")
 
@@ -15,27 +16,26 @@ T = TypeVar("T")
 def train_beside(
     steps: Steps[T], tend: Callable[[], None], without_training: Callable[[], AbstractContextManager[None]]
 ) -> T:
-    """Have all steps done; what the run returns. The calling thread drives the pools. Raises what the run raises.
+    """Have all steps done; what the run returns. The calling thread drives the pools. Raises what the run raises; where a training
+    and the work beside it both fail, the work's error with a note of the other.
 
     Args:
         tend: called about once a second while a training is waited for.
         without_training: inside it, a training under way ends soon.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="training") as trainers:
-        while True:
+
+        def train(training: Training) -> None:
+            ended = trainers.submit(training.run)
             try:
-                step = next(steps)
-            except StopIteration as end:
-                found: T = end.value
-                return found
-            if isinstance(step, Training):
-                ended = trainers.submit(step.run)
-                try:
-                    step.meanwhile()
-                    while wait([ended], timeout=1.0).not_done:
-                        tend()
-                except BaseException:
-                    with without_training():
-                        wait([ended])
-                    steps.close()
-                    raise
+                training.meanwhile()
+                while wait([ended], timeout=1.0).not_done:
+                    tend()
+            except BaseException as error:
+                with without_training():
+                    wait([ended])
+                note_other(error, training.error(), "the training beside it failed too")
+                steps.close()
+                raise
+
+        return drive(steps, train)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from bcpg_cluster.cluster.gang import Gang
-from bcpg_cluster.errors import DamagedShardError, EngineError, Interrupted
+from bcpg_cluster.errors import DamagedShardError, EngineError, Interrupted, note_other
 from bcpg_cluster.run.pipeline.reference_pass import ReferencePass
 from bcpg_cluster.run.snapshots import SnapshotDamagedError
 from bcpg_cluster.stages.train.client import TrainerClient
@@ -84,6 +84,8 @@ class EarlyReference:
         finally:
             with self._without_training():
                 self._thread.shutdown()
+            if error is not None:
+                note_other(error, self._work.exception(), "the reference pass beside it failed too")
             if self._opened is not None:  # trainers that were still starting are waited for in any order
                 self.waited_s = time.monotonic() - max(began, self._opened)
 

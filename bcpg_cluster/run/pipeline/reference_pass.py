@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bcpg_cluster.stages.graph import REFERENCE
 from bcpg_cluster.stages.train.client import TrainerClient
 from bcpg_cluster.stages.train.worker import ReferencePiece, TrainJob, reference_shard
 from bcpg_cluster.store.layout import new_attempt
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster.watch.observer import Observer, ShardAccepted
-
-TABLE = "reference"
 
 
 class ReferencePass:
@@ -29,17 +28,17 @@ class ReferencePass:
     @property
     def is_sealed(self) -> bool:
         """Whether nothing is left to do."""
-        return (self._round, TABLE) in self._manifest.state.sealed
+        return (self._round, REFERENCE) in self._manifest.state.sealed
 
     def begin(self) -> None:
         """Let go of parts that were cut by rank alone: programs before this one did so, and their numbers mean other rows."""
-        receipts = self._manifest.state.receipts(self._round, TABLE)
+        receipts = self._manifest.state.receipts(self._round, REFERENCE)
         if not self.is_sealed and any("ranks" not in receipt.metrics for receipt in receipts):
-            self._manifest.reopen(self._round, [TABLE], self._round)
+            self._manifest.reopen(self._round, [REFERENCE], self._round)
 
     def missing(self, shards: Iterable[int]) -> list[int]:
         """Those of a round's shards of which some rank's part is missing."""
-        there = self._manifest.state.shards.get((self._round, TABLE), {})
+        there = self._manifest.state.shards.get((self._round, REFERENCE), {})
         return [shard for shard in shards if any(part not in there for part in self._parts(shard))]
 
     def compute(self, job: TrainJob, piece: ReferencePiece) -> None:
@@ -53,7 +52,7 @@ class ReferencePass:
         counted = self._manifest.accept_made_of(receipts, piece.inputs.values())
         for receipt, counts in zip(receipts, counted, strict=True):
             if counts:
-                self._observer.hear(ShardAccepted(self._round, TABLE, receipt))
+                self._observer.hear(ShardAccepted(self._round, REFERENCE, receipt))
 
     def finish(self, job: TrainJob) -> None:
         """Compute what is missing of a weighed round, and seal the table. Raises as :meth:`compute`."""
@@ -62,12 +61,12 @@ class ReferencePass:
         weighted = {receipt.shard: receipt for receipt in job.weighted}
         for shard in self.missing(weighted):
             self.compute(job, ReferencePiece(shard, {"weighted": weighted[shard]}))
-        self._manifest.seal(self._round, TABLE, len(weighted) * self._num_ranks)
+        self._manifest.seal(self._round, REFERENCE, len(weighted) * self._num_ranks)
 
     def seconds(self) -> float:
         """What the whole pass takes the trainers: of each shard its slowest rank. 0 for a table cut otherwise."""
         slowest: dict[int, float] = {}
-        for receipt in self._manifest.state.receipts(self._round, TABLE):
+        for receipt in self._manifest.state.receipts(self._round, REFERENCE):
             shard = receipt.shard // self._num_ranks
             slowest[shard] = max(slowest.get(shard, 0.0), receipt.seconds)
         return sum(slowest.values())

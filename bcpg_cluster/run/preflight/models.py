@@ -94,7 +94,7 @@ def check_models(config: Config) -> None:
             resolve_asset(config.policy.model),
             lora,
             trust_remote_code=config.policy.trust_remote_code,
-            merged_by_engines_of=config.train.dtype if config.push.carries == "adapters" else None,
+            is_merged_by_engines=config.push.carries == "adapters",
         )
 
 

@@ -11,6 +11,7 @@ from bcpg_cluster.errors import RunDirectoryError
 from bcpg_cluster.prompts.bad_rows import count_faults
 from bcpg_cluster.prompts.sets import PromptSets
 from bcpg_cluster.records import Prompt
+from bcpg_cluster.run.recovery.given_up import give_up
 from bcpg_cluster.stages.graph import MEASURED
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.path import RunPath
@@ -131,7 +132,4 @@ def _reopen(manifest: Manifest, config: Config) -> None:
         is_dealt = (
             round_ == 0 or (round_, "prompts") in state.sealed or not state.missing(round_, "prompts", num_shards)
         )
-        if is_dealt:  # its version may be unmeasured while a later round is under way
-            manifest.reopen_alone(round_, [*MEASURED])
-        else:
-            manifest.reopen(round_, [*MEASURED, "prompts"], round_)
+        give_up(manifest, round_, MEASURED if is_dealt else (*MEASURED, "prompts"))

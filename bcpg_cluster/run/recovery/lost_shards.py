@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bcpg_cluster.errors import DamagedShardError, RunDirectoryError
 from bcpg_cluster.records import Receipt
-from bcpg_cluster.stages.graph import MEASURED, StageSpec, downstream, evaluation_stages
+from bcpg_cluster.stages.graph import MEASURED, REFERENCE, StageSpec, downstream, evaluation_stages
 from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.journals.lost import LostShard, RemadeShard
 from bcpg_cluster.store.manifest import Manifest, ManifestState
@@ -119,7 +119,7 @@ def lost_shard(receipt: Receipt, stages: Sequence[StageSpec], why: str) -> LostS
         receipt.attempt,
         receipt.checksum,
         downstream=tuple(after),
-        whole=("reference",) if is_trained_on else (),
+        whole=(REFERENCE,) if is_trained_on else (),
         why=why,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from bcpg_cluster.errors import EngineError, RunDirectoryError, TrainingDivergedError
 from bcpg_cluster.run.snapshots import SnapshotCheck, SnapshotDamagedError, put_in_place, trained_in
 from bcpg_cluster.run.steps import Step, Steps, Training
+from bcpg_cluster.stages.graph import REFERENCE
 from bcpg_cluster.stages.push.arrivals import arrival_faults
 from bcpg_cluster.store.faults import FaultEvent, FaultKind
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
@@ -54,7 +55,7 @@ class SnapshotMender:
         state = self._manifest.state
         start = state.snapshots.get(round_ - 1)
         has_start = start is None or not start.path or (self._manifest.run_dir / start.path).is_dir()
-        has_tables = all((round_, table) in state.sealed for table in ("weighted", "reference"))
+        has_tables = all((round_, table) in state.sealed for table in ("weighted", REFERENCE))
         return has_start and has_tables and state.snapshots[round_].training is not None
 
     def _remake(self, version: int, round_: int, damage: SnapshotDamagedError) -> Steps[None]:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from bcpg_cluster.stages.graph import REFERENCE
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.rows import Row
 from bcpg_cluster.store.shards import read_shard
 
 _ORDER = (
-    "eval_prompts", "prompts", "rollouts", "outcomes", "steps", "verdicts", "weighted", "reference", "weights",
+    "eval_prompts", "prompts", "rollouts", "outcomes", "steps", "verdicts", "weighted", REFERENCE, "weights",
     "eval_rollouts", "eval_outcomes",
 )  # fmt: skip
 _NAMES = ("round", "prompt_id", "sample", "step", "rival_prompt_id", "rival_sample")
@@ -83,7 +84,7 @@ def _table(run: RunPath, before: ManifestState, again: RunPath, after: ManifestS
 
 def _shards(run_dir: RunPath, state: ManifestState, round_: int, table: str) -> Iterator[dict[str, Row]]:
     shards = ({_name(row): row for row in read_shard(run_dir, receipt)} for receipt in state.receipts(round_, table))
-    if table == "reference":
+    if table == REFERENCE:
         yield {name: row for shard in shards for name, row in shard.items()}
     else:
         yield from shards

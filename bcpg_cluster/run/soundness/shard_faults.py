@@ -6,7 +6,7 @@ from bcpg_cluster.errors import DamagedShardError
 from bcpg_cluster.records import Receipt
 from bcpg_cluster.run.recovery.lost_shards import is_imported, is_spent
 from bcpg_cluster.run.soundness.faults import Fate, Fault, Subject
-from bcpg_cluster.stages.graph import CPU_POOL, StageSpec, evaluation_stages
+from bcpg_cluster.stages.graph import CPU_POOL, REFERENCE, StageSpec, evaluation_stages
 from bcpg_cluster.store.shards import find_damaged
 
 PROMPT_TABLES = ("prompts", "eval_prompts")
@@ -14,7 +14,7 @@ PROMPT_TABLES = ("prompts", "eval_prompts")
 
 def accepted(subject: Subject) -> list[Receipt]:
     """All shards that count, round by round in the order of their tables."""
-    order = [*PROMPT_TABLES, *(stage.output for stage in (*subject.stages, *evaluation_stages())), "reference"]
+    order = [*PROMPT_TABLES, *(stage.output for stage in (*subject.stages, *evaluation_stages())), REFERENCE]
     keys = sorted(subject.state.shards, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else 0))
     return [receipt for key in keys for receipt in subject.state.receipts(*key)]
 
@@ -65,4 +65,4 @@ def restorable_stage(subject: Subject, table: str) -> StageSpec | None:
 
 def _stage_of(subject: Subject, table: str) -> str:
     made_by = {stage.output: stage.name for stage in (*subject.stages, *evaluation_stages())}
-    return {"prompts": "generate", "eval_prompts": "evaluate", "reference": "train", **made_by}[table]
+    return {"prompts": "generate", "eval_prompts": "evaluate", REFERENCE: "train", **made_by}[table]

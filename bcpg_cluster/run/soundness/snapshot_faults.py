@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bcpg_cluster.errors import NotFiniteError, StoreError
 from bcpg_cluster.run.build.engines import snapshot_verifier
-from bcpg_cluster.run.snapshots import command_to_train_again, kept_paths
+from bcpg_cluster.run.snapshots import command_to_train_again, kept_paths, newest_version, next_measured
 from bcpg_cluster.run.soundness.faults import Fate, Fault, Subject
 from bcpg_cluster.stages.push.canaries import CANARIES, read_canaries
 from bcpg_cluster.stages.push.file_digests import companion_faults
@@ -61,12 +61,14 @@ def _what_is_wrong(run_dir: Path, record: SnapshotRecord, kind: str, *, is_kept:
 
 def _fate(subject: Subject, version: int) -> tuple[Fate, str]:
     state = subject.state
-    is_newest = state.snapshots[max(state.snapshots)].path == state.snapshots[version].path
-    needs = (
-        "the next round starts from it: `iterate` trains it again, and takes it if its digests are these"
-        if is_newest
-        else "no later round starts from it; exports may"
-    )
+    path, waiting = state.snapshots[version].path, state.snapshots.get(next_measured(state))
+    remade = "`iterate` trains it again, and takes it if its digests are these"
+    if state.snapshots[newest_version(state)].path == path:
+        needs = f"the next round starts from it: {remade}"
+    elif waiting is not None and waiting.path == path:
+        needs = f"it is not measured yet: {remade}"
+    else:
+        needs = "no later round starts from it; exports may"
     again = command_to_train_again(subject.run_dir, state, version)
     return Fate.LOST, f"{needs}. Or put it back from a copy, or train these weights and all later ones anew: `{again}`"
 

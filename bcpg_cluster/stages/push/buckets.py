@@ -58,9 +58,7 @@ def cut(items: Iterable[T], size_of: Callable[[T], int], limit: int) -> Iterator
 
 def lay(flat: torch.Tensor, start: int, spec: TensorSpec, tensor: torch.Tensor) -> int:
     """Write a tensor into a buffer of bytes, in the announced dtype; where the next one starts."""
-    dtype = dtype_of(spec)
-    size = tensor.numel() * dtype.itemsize
-    flat[start : start + size].view(dtype).view(spec.shape).copy_(tensor.detach())
+    _place(flat, start, spec).copy_(tensor.detach())
     return start + spec_bytes(spec)
 
 
@@ -68,10 +66,15 @@ def unpack(flat: torch.Tensor, specs: Sequence[TensorSpec]) -> Iterator[tuple[st
     """The tensors that :func:`lay` wrote, as views into the buffer."""
     start = 0
     for spec in specs:
-        dtype = dtype_of(spec)
-        size = math.prod(spec.shape) * dtype.itemsize
-        yield spec.name, flat[start : start + size].view(dtype).view(spec.shape)
+        yield spec.name, _place(flat, start, spec)
         start += spec_bytes(spec)
+
+
+def _place(flat: torch.Tensor, start: int, spec: TensorSpec) -> torch.Tensor:
+    """A tensor's place in a buffer of bytes, as a view of the announced dtype and shape."""
+    dtype = dtype_of(spec)
+    size = math.prod(spec.shape) * dtype.itemsize
+    return flat[start : start + size].view(dtype).view(spec.shape)
 
 
 class KeptMemory:
@@ -99,9 +102,8 @@ class KeptMemory:
             fitting = [(memory.nbytes, place) for place, memory in enumerate(self._idle) if memory.nbytes >= num_bytes]
             memory = self._idle.pop(min(fitting)[1]) if fitting else None
         if memory is None:
-            memory = np.empty(
-                max(num_bytes, self._least_bytes), dtype=np.uint8
-            )  # numpy asks for huge pages, torch does not
+            # numpy asks for huge pages, torch does not
+            memory = np.empty(max(num_bytes, self._least_bytes), dtype=np.uint8)
         # torch holds on to this view of the memory until the last tensor over it is gone, and then lets go of it.
         view = memory[:num_bytes]
         weakref.finalize(view, self._give_back, memory).atexit = False

@@ -6,7 +6,7 @@ from bcpg_cluster.cluster.liveness.progress import present_work
 from bcpg_cluster.records import Rollout
 from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.stages.segment.protocol import ResponseSegmenter, SampledResponse
-from bcpg_cluster.stages.weigh.groups import shard_groups
+from bcpg_cluster.stages.weigh.groups import kept_rows, shard_groups
 from bcpg_cluster.store.rows import Row, outcomes_from, rollouts_from, step_rows
 
 _AT_ONCE = 64  # responses in one call, so that a segmenter by rules marks its progress
@@ -20,8 +20,8 @@ def segment(tables: Tables, job: StageJob, *, cut: ResponseSegmenter, min_verifi
     wrong: list[Rollout] = [
         rollout
         for group, result in shard_groups(rollouts_from(tables["rollouts"]), outcomes, min_verified_share)
-        for rollout, member in zip(group, result.members, strict=True)
-        if member.drop_reason is None and outcomes[rollout.id].reward == 0.0
+        for rollout, row in kept_rows(group, result, outcomes)
+        if row.reward == 0.0
     ]
     rows: list[Row] = []
     counts: dict[str, float] = {}

@@ -21,6 +21,7 @@ from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.stages.push.adapters.versions import DOWN, UP
 from bcpg_cluster.stages.train.protocol import LoraSettings
 
+_EXACT = ("F32", "BF16", "F16")  # safetensors' names of dtypes that float32 holds
 _NAME = "default"  # what peft calls the one adapter of a layer
 
 
@@ -111,12 +112,12 @@ def _is_named(name: str, target: str) -> bool:
 
 
 def check_lora(
-    model_path: str, lora: LoraSettings, *, trust_remote_code: bool = False, merged_by_engines_of: str | None = None
+    model_path: str, lora: LoraSettings, *, trust_remote_code: bool = False, is_merged_by_engines: bool = False
 ) -> None:
     """Check for the layers in the model's structure, without its weights.
 
     Args:
-        merged_by_engines_of: the trainer's data type, where adapters are pushed alone and engines merge them.
+        is_merged_by_engines: adapters are pushed alone, and engines merge them.
 
     Raises:
         ConfigError: like ``target_layers``; or engines cannot merge adapters into the model's files.
@@ -126,24 +127,23 @@ def check_lora(
     config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         names = target_layers(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code), lora)
-    if merged_by_engines_of is not None:
-        _check_mergeable(Path(model_path), names, merged_by_engines_of)
+    if is_merged_by_engines:
+        _check_mergeable(Path(model_path), names)
 
 
-def _check_mergeable(model: Path, layers: list[str], dtype: str) -> None:
-    """Raises :class:`ConfigError` unless the files hold every layer's weight as the trainer sees it."""
+def _check_mergeable(model: Path, layers: list[str]) -> None:
+    """Raises :class:`ConfigError` unless the files hold every layer's weight as the trainer merges into it: in float32."""
     held: dict[str, str] = {}
     for file in model.glob("*.safetensors"):
         with safe_open(file, framework="pt") as tensors:
             held.update((name, tensors.get_slice(name).get_dtype()) for name in tensors.keys())  # noqa: SIM118
-    exact = ("F32", "BF16") if dtype == "bfloat16" else ("F32", "BF16", "F16")
-    odd = [name for layer in layers if held.get(name := f"{layer}.weight") not in exact]
+    odd = [name for layer in layers if held.get(name := f"{layer}.weight") not in _EXACT]
     if odd:
         found = f"has {odd[0]} in {held[odd[0]]}" if odd[0] in held else f"has no {odd[0]} in safetensors"
         raise ConfigError(
             f"push.carries is 'adapters', but {model} {found} ({len(odd)} of {len(layers)} adapted layers)",
-            rule="engines merge adapters into the model's own safetensors, by the names and to the precision of the trainer: "
-            f"{' or '.join(exact)} with train.dtype {dtype}",
+            rule="engines merge adapters into the model's own safetensors, by the trainer's names and at its precision, which is "
+            f"float32: {', '.join(_EXACT)}",
             remedy="set push.carries to 'weights', or save the model anew with save_pretrained, in float32 or bfloat16",
         )
 

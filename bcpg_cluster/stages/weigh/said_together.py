@@ -54,40 +54,39 @@ class SaidTogether:
         for name, column in self._known.items():
             column.extend(_CODE[label] for label in truths[name][:-1])
         for name, column in self._said.items():
-            start = len(column)
-            column.extend(_CODE[label] for label in labels[name][:-1])
-            for judge, step in not_asked:
-                if judge == name and step < len(cut) - 1:
-                    column[start + step] = _NOT_ASKED
+            column.extend(
+                _NOT_ASKED if (name, step) in not_asked else _CODE[label]
+                for step, label in enumerate(labels[name][:-1])
+            )
 
     def count_into(self, counts: WeighCounts) -> None:
         """Add every pair of voters, and every voter and the consensus beside each measure."""
         said = {name: np.frombuffer(column, np.int8) for name, column in self._said.items()}
         num_tokens = np.frombuffer(self._num_tokens, np.int64)
         for first, second in combinations(self._voters, 2):
-            for one, other, number in _cells(said[first], said[second], np.ones_like(num_tokens)):
-                counts.pairs[PairCell(first, second, one, other)] += number
+            for one, other, steps, _ in _cells(said[first], said[second], num_tokens):
+                counts.pairs[PairCell(first, second, one, other)] += steps
         for measure, column in self._known.items():
             known = np.frombuffer(column, np.int8)
             for name, of_voter in said.items():
-                for truth, one, number in _cells(known, of_voter, np.ones_like(num_tokens)):
-                    counts.quality[QualityCell(name, measure, truth, one, "steps")] += number
-                for truth, one, number in _cells(known, of_voter, num_tokens):
-                    counts.quality[QualityCell(name, measure, truth, one, "tokens")] += number
+                for truth, one, steps, tokens in _cells(known, of_voter, num_tokens):
+                    counts.quality[QualityCell(name, measure, truth, one, "steps")] += steps
+                    counts.quality[QualityCell(name, measure, truth, one, "tokens")] += tokens
 
 
 def _cells(
     first: np.ndarray[tuple[int], np.dtype[np.int8]],
     second: np.ndarray[tuple[int], np.dtype[np.int8]],
-    amounts: np.ndarray[tuple[int], np.dtype[np.int64]],
-) -> list[tuple[Said, Said, int]]:
-    """What was said in either column, with the amounts of the steps; only what occurred, of steps that both were asked about."""
+    num_tokens: np.ndarray[tuple[int], np.dtype[np.int64]],
+) -> list[tuple[Said, Said, int, int]]:
+    """What was said in either column, of how many steps and of how many tokens; only what occurred, of steps that both were asked
+    about.
+    """
     both = first.astype(np.int64) * _NUM_CODES + second  # [steps]
-    occurred = np.bincount(both, minlength=_NUM_CODES**2)
-    added_up = np.bincount(both, weights=amounts, minlength=_NUM_CODES**2)
+    steps = np.bincount(both, minlength=_NUM_CODES**2)
+    tokens = np.bincount(both, weights=num_tokens, minlength=_NUM_CODES**2)
     return [
-        (_SAID[one], _SAID[other], int(added_up[one * _NUM_CODES + other]))
-        for one in range(_NOT_ASKED)
-        for other in range(_NOT_ASKED)
-        if occurred[one * _NUM_CODES + other]
+        (_SAID[code // _NUM_CODES], _SAID[code % _NUM_CODES], int(steps[code]), int(tokens[code]))
+        for code in map(int, np.flatnonzero(steps))
+        if _NOT_ASKED not in divmod(code, _NUM_CODES)
     ]

@@ -16,7 +16,7 @@ from bcpg_cluster.stages.job import StageJob, StageResult, Tables
 from bcpg_cluster.stages.train.objective import Dpo, Objective
 from bcpg_cluster.stages.weigh.consensus import ConsensusRule, consensus
 from bcpg_cluster.stages.weigh.counts import CONSENSUS, WeighCounts
-from bcpg_cluster.stages.weigh.groups import shard_groups
+from bcpg_cluster.stages.weigh.groups import kept_rows, shard_groups
 from bcpg_cluster.stages.weigh.pairing import PAIRINGS, mismatches
 from bcpg_cluster.stages.weigh.right_steps import RightStepCounts, gradient_masses
 from bcpg_cluster.stages.weigh.said_together import SaidTogether
@@ -86,36 +86,19 @@ def weigh(tables: Tables, job: StageJob) -> StageResult:
     together = SaidTogether(settings.voters, settings.measures)
     groups: list[list[WeightedRow]] = []
     for group, result in shard_groups(rollouts, outcomes, settings.min_verified_share, settings.truncated):
+        counts.dropped.update(str(member.drop_reason) for member in result.members if member.drop_reason is not None)
         kept = []
-        for rollout, member in zip(group, result.members, strict=True):
-            if member.drop_reason is not None or member.advantage is None or result.mean is None:
-                counts.dropped[str(member.drop_reason)] += 1
-                continue
-            reward = outcomes[rollout.id].reward
-            if reward is None:
-                raise StoreError(f"{rollout.id} was kept without a reward")
+        for rollout, row in kept_rows(group, result, outcomes):
             cut: Sequence[Step] = steps.get(rollout.id, ())
             labels: Sequence[int] = ()
             masses: Sequence[float] = ()
-            if reward == 0.0:
+            if row.reward == 0.0:
                 masses = gradient_masses(rollout.sampler_logprobs)  # none where they are unknown
                 labels = _decide(rollout, cut, masses, verdicts, settings, counts, together)
             weights, mined = _token_columns(rollout, cut, labels, settings.beta)
-            if reward == 0.0:
+            if row.reward == 0.0:
                 _count_wrong(mined, masses, counts)
-            kept.append(
-                WeightedRow(
-                    rollout.id,
-                    rollout.prompt_token_ids,
-                    rollout.token_ids,
-                    weights,
-                    mined,
-                    member.advantage,
-                    reward,
-                    result.mean,
-                    result.num_verified,
-                )
-            )
+            kept.append(replace(row, token_weights=weights, mined=mined))
         counts.groups += 1
         counts.groups_kept += len(kept) > 0
         groups.append(kept)

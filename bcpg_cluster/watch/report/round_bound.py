@@ -16,14 +16,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from bcpg_cluster.cluster.turns import TRAINER
 from bcpg_cluster.config.run import Config
-from bcpg_cluster.stages.graph import CPU_POOL, ROLLOUT_POOL, StageSpec, evaluation_stages
+from bcpg_cluster.stages.graph import CPU_POOL, REFERENCE, ROLLOUT_POOL, StageSpec, evaluation_stages
 from bcpg_cluster.store.reports import RoundBound
 
 ONE_SHARD = "one shard"
 """``RoundBound.longest`` where no pool's work is as long as the way of one shard."""
-REFERENCE = "reference"
-"""The table of the reference log-probs; its pieces are the trainers'."""
 Interval = tuple[float, float]
 """Beginning and end, in seconds of one clock."""
 
@@ -205,7 +204,7 @@ def busy_shares(
         for pool, spans in within.items()
     }
     if trainer_s is not None or reference:
-        shares["trainer"] = min((covered_s(reference) + (trainer_s or 0.0)) / (ended - began), 1.0)
+        shares[TRAINER] = min((covered_s(reference) + (trainer_s or 0.0)) / (ended - began), 1.0)
     return shares
 
 

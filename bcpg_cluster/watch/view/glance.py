@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from bcpg_cluster.errors import BcpgError, StoreError
+from bcpg_cluster.stages.graph import REFERENCE
 from bcpg_cluster.watch.view.overview.overview import RunSeen
 from bcpg_cluster.watch.view.overview.records import Answer, Round
 from bcpg_cluster.watch.view.overview.start_here import answer_from_sample, answers_from_rounds, candidates
@@ -99,9 +100,9 @@ def _attempts(seen: RunSeen, round_: int, shard: int) -> tuple[tuple[str, int, s
     """All pieces that a shard's distance is worked out from: a stage that ran again has others under the same numbers."""
     return tuple(
         (table, piece, receipt.attempt)
-        for table in ("rollouts", "weighted", "reference")
+        for table in ("rollouts", "weighted", REFERENCE)
         for piece, receipt in sorted(seen.shards.get((round_, table), {}).items())
-        if piece == shard or table == "reference"  # whose pieces have numbers of their own
+        if piece == shard or table == REFERENCE  # whose pieces have numbers of their own
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, OtherSchemaError, RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt, SampleId
+from bcpg_cluster.stages.graph import REFERENCE
 from bcpg_cluster.store.journal import journal_lines, journal_place
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.store.path import RunPath
@@ -283,7 +284,7 @@ class RunSource:
             listed = self.shard(round_, shard) if key in self._lists else self._list(tables)
             lines = {(line.prompt_id, line.sample): line for line in listed.samples}
             opened = _Opened(tables, lines, self._reference(tables))
-            if self._lacks_table(tables) or _place(round_, shard, "reference") in self._refused:
+            if self._lacks_table(tables) or _place(round_, shard, REFERENCE) in self._refused:
                 return opened
             _keep(self._opened, key, opened, _KEPT_TABLES)
         self._opened.move_to_end(key)
@@ -301,13 +302,13 @@ class RunSource:
     def _reference(self, tables: ShardTables) -> dict[SampleId, np.ndarray]:
         """From the pieces of the reference pass, which are cut by shard and trainer rank: those at the shard's place first."""
         seen, round_ = self.seen(), tables.round
-        pieces = sorted(seen.shards.get((round_, "reference"), {}).items())
+        pieces = sorted(seen.shards.get((round_, REFERENCE), {}).items())
         if not pieces:
             return {}
         shards = sorted(seen.shards.get((round_, "weighted"), {}))
         at = shards.index(tables.shard) / len(shards) if tables.shard in shards else 0.0
         nearest = sorted(pieces, key=lambda piece: abs((piece[0] + 0.5) / len(pieces) - at))
-        wanted, place = weights_of(tables)[1], _place(round_, tables.shard, "reference")
+        wanted, place = weights_of(tables)[1], _place(round_, tables.shard, REFERENCE)
         self._refused.pop(place, None)
         try:
             return reference_of(self.run_dir, [receipt for _, receipt in nearest], wanted)

@@ -21,7 +21,7 @@ from bcpg_cluster.run.preflight.preflight import preflight
 from bcpg_cluster.run.preflight.prompt_digests import hold_prompts
 from bcpg_cluster.run.recovery.unasked import judges_to_ask_again
 from bcpg_cluster.run.snapshots import SnapshotCheck
-from bcpg_cluster.stages.graph import downstream, evaluation_stages
+from bcpg_cluster.stages.graph import REFERENCE, downstream, evaluation_stages
 from bcpg_cluster.store.manifest import Manifest, ManifestState
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.shards import read_shard
@@ -85,7 +85,7 @@ def run_stage(
     config = change_config(before.model_dump(mode="json"), overrides, str(directory))
     data = config.data_stages
     measuring = evaluation_stages()
-    outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": "reference"}
+    outputs = {stage.name: stage.output for stage in (*data, *measuring)} | {"train": REFERENCE}
     if name not in outputs:
         raise UserError(f"unknown stage {name!r}", rule=f"stages are {', '.join(outputs)}", remedy="give one of these")
     check_inline(config, address, inline=inline)
@@ -93,7 +93,7 @@ def run_stage(
     is_measuring = name in {stage.name for stage in measuring}
     tables = downstream(measuring if is_measuring else data, outputs[name])
     if not is_measuring:
-        tables += ["reference", *(stage.output for stage in measuring)]
+        tables += [REFERENCE, *(stage.output for stage in measuring)]
     with open_run(directory, before, take_over=take_over) as manifest, stop_on_signals(console) as stop_asked:
         if name == "weigh":  # what was not asked for by the settings of then may decide by those of now
             again = judges_to_ask_again(directory, manifest.state, round_, config)

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bcpg_cluster.cluster.turns import TRAINER
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.records import Receipt
-from bcpg_cluster.stages.graph import evaluation_stages
+from bcpg_cluster.stages.graph import REFERENCE, evaluation_stages
 from bcpg_cluster.store.faults import FaultEvent
 from bcpg_cluster.store.reports import RoundBound, RoundReport, TrainingSummary
 from bcpg_cluster.watch.report.round_bound import (
-    REFERENCE,
     Layout,
     Piece,
     RoundTimes,
@@ -25,7 +25,6 @@ from bcpg_cluster.watch.report.round_bound import (
 )
 from bcpg_cluster.watch.view.overview.records import Bar, Bound, Gantt, Lane, RunEvent
 
-TRAINER = "trainer"
 Shards = Mapping[tuple[int, str], Mapping[int, Receipt]]
 """Accepted pieces by round and table; none of them folded, since each look into a folded table costs."""
 _MANY = 3000  # more bars than this are joined by lane, round and stage
@@ -108,7 +107,7 @@ def _begin(bar: Bar) -> float:
 def _stages(config: Config) -> dict[str, tuple[str, str]]:
     """By table, the stage that writes it and the pool it runs in."""
     specs = (*config.data_stages, *evaluation_stages())
-    return {spec.output: (spec.name, spec.pool) for spec in specs} | {"reference": ("reference", TRAINER)}
+    return {spec.output: (spec.name, spec.pool) for spec in specs} | {REFERENCE: ("reference", TRAINER)}
 
 
 def _shard_bar(event: Mapping[str, Any], stage: str, time: float) -> Bar:

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from bcpg_cluster.errors import BcpgError, EngineError, Interrupted
 from bcpg_cluster.run.pipeline.beside import train_beside
 from bcpg_cluster.run.steps import Steps, TrainersFree, Training, alone
 from bcpg_cluster.store.manifest import SnapshotRecord
+from bcpg_cluster_cli.endings import say_and_code
 
 RECORD = SnapshotRecord(1, "", {}, 0.0)
 
@@ -82,3 +84,30 @@ def test_an_error_beside_it_ends_the_training():
     with pytest.raises(KeyError, match="beside"):
         drive(Training(train, meanwhile), is_given_up.set)
     assert has_ended == [True]
+
+
+def both_fail(of_training: BaseException) -> BcpgError:
+    """What the run raises where work beside the training fails, and the training is given up with another error."""
+    is_given_up = threading.Event()
+
+    def train() -> SnapshotRecord:
+        assert is_given_up.wait(60), "the training was not given up"
+        raise of_training
+
+    def meanwhile(training: Training) -> None:
+        raise EngineError("no engine is left")
+
+    with pytest.raises(EngineError, match="no engine is left") as caught:
+        drive(Training(train, meanwhile), is_given_up.set)
+    return caught.value
+
+
+def test_where_both_fail_both_are_told(capsys: pytest.CaptureFixture[str]):
+    assert say_and_code(both_fail(ValueError("diverged"))) == 1
+    said = capsys.readouterr().err
+    assert "EngineError: no engine is left" in said
+    assert "the training beside it failed too: ValueError: diverged" in said
+
+
+def test_a_training_that_was_only_given_up_is_not_told():
+    assert not hasattr(both_fail(Interrupted("stopped")), "__notes__")
