@@ -179,7 +179,9 @@ def encode_reference(keys: pa.Table, lengths: Lengths, found: Iterable[pa.Table]
                 places[key] = (own, rival, place)
     missing = [key for key in wanted if key not in places]
     if missing:
-        raise StoreError(f"{len(missing)} rows have no reference log-probs, e.g. {missing[0]}")
+        raise StoreError(
+            f"{len(missing)} of the {len(wanted)} rows from row {first} on have no reference log-probs, e.g. {missing[0]}"
+        )
     parts = []
     for row, (own, rival, place) in enumerate(places[key] for key in wanted):
         check_response(first + row, {"tokens": int(lengths[row, 1]), "reference log-probs": int(own.counts[place])})
