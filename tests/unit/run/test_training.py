@@ -247,6 +247,7 @@ def test_a_round_of_training(manifest: Manifest, make_bench: Callable[..., Bench
     reference = reference_from(read_table(manifest.run_dir, manifest.state.receipts(1, "reference")))
     assert len(reference) == 10
     assert not (manifest.run_dir / "rounds/0001/checkpoint").exists()
+    assert not (manifest.run_dir / "rounds/0001/decoded").exists()
     lines = [json.loads(line) for line in (manifest.run_dir / steps_path(1)).read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert StepReport(**lines[0]).num_sequences == 4
