@@ -24,7 +24,7 @@ from bcpg_cluster.stages.train.protocol import StepReport, TrainSettings
 from bcpg_cluster.stages.train.worker import TrainJob
 from bcpg_cluster.stages.weigh.counts import WeighCounts
 from bcpg_cluster.store.faults import FaultEvent, FaultKind
-from bcpg_cluster.store.layout import checkpoint_path, new_attempt, snapshot_path
+from bcpg_cluster.store.layout import checkpoint_path, decoded_path, new_attempt, snapshot_path
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
 from bcpg_cluster.store.path import RunPath
 from bcpg_cluster.store.reports import TrainingSummary
@@ -98,11 +98,7 @@ def train_round(
     make_parents(steps)
     write_whole(steps, "".join(json.dumps(asdict(report)) + "\n" for report in trained.reports).encode())
     manifest.add_snapshot(_with_wait(trained.record, reference_waited_s))
-    if isinstance(manifest.run_dir, Path):
-        remove_tree(manifest.run_dir / checkpoint_path(round_))
-    else:
-        with suppress(EngineError):  # they are but files: whether the group still lives is for the push to see
-            TrainerClient(gang).drop_checkpoints(trained.job)
+    _drop_passing_files(manifest, gang, trained.job)
     observer.hear(StageProgress(round_, "train", 4, 4))
     return manifest.state.snapshots[round_]
 
@@ -122,7 +118,19 @@ def train_again(
     itself for nothing. Raises like :func:`train_round`.
     """
     job = sealed_job(manifest, round_, start, replace(settings, checkpoint_every_steps=0))
-    return _train_with_tries(manifest, gang, job, num_canaries, _FaultsAlone(observer), max_attempts).record
+    trained = _train_with_tries(manifest, gang, job, num_canaries, _FaultsAlone(observer), max_attempts)
+    _drop_passing_files(manifest, gang, trained.job)
+    return trained.record
+
+
+def _drop_passing_files(manifest: Manifest, gang: Gang, job: TrainJob) -> None:
+    """Step checkpoints and decoded rows: the round is trained."""
+    if isinstance(manifest.run_dir, Path):
+        for folder in (checkpoint_path(job.round), decoded_path(job.round)):
+            remove_tree(manifest.run_dir / folder)
+        return
+    with suppress(EngineError):  # they are but files: whether the group still lives is for the push to see
+        TrainerClient(gang).drop_passing_files(job)
 
 
 class _FaultsAlone:

@@ -14,6 +14,7 @@
       rounds/0001/<table>/00003-<attempt>.parquet
       rounds/0001/checkpoint/0001/step-000020/  a step checkpoint of the trainers' first try, gone when the round is trained;
                              checkpoint.json in it, written last, has a sha256 of every file, and the manifest has its own
+      rounds/0001/decoded/   the rows that are trained on, as trainers read them; gone when the round is trained
       rounds/0001/report.json
       snapshots/v0001-<attempt>/
 """
@@ -46,6 +47,11 @@ def shard_path(round_: int, table: str, shard: int, attempt: str) -> str:
 def checkpoint_path(round_: int) -> str:
     """The trainer's step checkpoints of a round: a directory for every try, which takes what the one before left."""
     return f"rounds/{round_:04d}/checkpoint"
+
+
+def decoded_path(round_: int) -> str:
+    """What trainers make of a round's rows and references, to read single rows from: made again where it is missing."""
+    return f"rounds/{round_:04d}/decoded"
 
 
 def report_path(round_: int) -> str:

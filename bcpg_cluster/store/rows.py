@@ -252,6 +252,11 @@ def _rival_id(row: Row) -> SampleId | None:
     return SampleId(row["round"], row["rival_prompt_id"], row["rival_sample"])
 
 
+def row_keys(rows: Iterable[Row]) -> list[RowKey]:
+    """The keys of rows of ``weighted`` or ``reference``, of which these have at least the columns that name them."""
+    return [(_id_of(row), _rival_id(row)) for row in rows]
+
+
 def reference_row(reference: ReferenceRow) -> Row:
     """A row of ``reference``."""
     id_, rival = reference.key

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from bcpg_cluster.stages.graph import REFERENCE
 from bcpg_cluster.stages.train.client import TrainerClient
+from bcpg_cluster.stages.train.table.opening import RANKS
 from bcpg_cluster.stages.train.worker import ReferencePiece, TrainJob, reference_shard
 from bcpg_cluster.store.layout import new_attempt
 from bcpg_cluster.store.manifest import Manifest
@@ -33,7 +34,7 @@ class ReferencePass:
     def begin(self) -> None:
         """Let go of parts that were cut by rank alone: programs before this one did so, and their numbers mean other rows."""
         receipts = self._manifest.state.receipts(self._round, REFERENCE)
-        if not self.is_sealed and any("ranks" not in receipt.metrics for receipt in receipts):
+        if not self.is_sealed and any(RANKS not in receipt.metrics for receipt in receipts):
             self._manifest.reopen(self._round, [REFERENCE], self._round)
 
     def missing(self, shards: Iterable[int]) -> list[int]:

@@ -10,7 +10,7 @@ from bcpg_cluster.run.directory import config_problem
 from bcpg_cluster.run.soundness.faults import Fate, Fault, Subject
 from bcpg_cluster.run.training import steps_path
 from bcpg_cluster.store.journal import journal_place
-from bcpg_cluster.store.layout import CONFIG, checkpoint_path, report_path
+from bcpg_cluster.store.layout import CONFIG, checkpoint_path, decoded_path, report_path
 from bcpg_cluster.store.manifest import is_mendable
 from bcpg_cluster.store.mark import MARK, is_mark
 from bcpg_cluster.store.path import read_json
@@ -87,7 +87,8 @@ def strays(subject: Subject) -> list[str]:
     known = {receipt.path for shards in state.shards.values() for receipt in shards.values()}
     known |= {report_path(round_) for round_ in state.reports}
     folders = [record.path for record in state.snapshots.values() if record.path]
-    folders += [checkpoint_path(round_) for round_, _ in state.shards if round_ not in state.snapshots]
+    untrained = {round_ for round_, _ in state.shards if round_ not in state.snapshots}
+    folders += [folder(round_) for round_ in untrained for folder in (checkpoint_path, decoded_path)]
     found = []
     for root in ("rounds", "snapshots"):
         for path in sorted((subject.run_dir / root).rglob("*")):

@@ -74,10 +74,13 @@ class FakeTrainerRank:
         with self._calls.call(1):
             settings = self._settings
             size = max(1, settings.batch_sequences // settings.objective.sequences_per_row)
-            batches = [rows[start : start + size] for start in range(0, len(rows), size)] * settings.epochs
+            starts = [*range(0, len(rows), size)] * settings.epochs
             if rows:
                 self.skill += self._gain * (1.0 - self.skill)
-            self.reports = [self._report(step, len(batches), batch, settings) for step, batch in enumerate(batches)]
+            self.reports = [
+                self._report(step, len(starts), rows[start : start + size], settings)
+                for step, start in enumerate(starts)
+            ]
             return self.reports
 
     def _report(self, step: int, num_steps: int, batch: Sequence[TrainRow], settings: TrainSettings) -> StepReport:

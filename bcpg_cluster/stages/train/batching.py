@@ -117,11 +117,12 @@ def split_rows(
 
     Also the plan of a forward-only pass: the ranks' shares tile the rows.
     """
+    size_of = {row: sizes[row] for row in rows}  # taken once: a table builds each when it is asked for
     # Longest first: what does not fit into memory fails in the first forward.
-    order = sorted(rows, key=lambda row: (-max(sizes[row].sequences), -sizes[row].tokens, row))
+    order = sorted(rows, key=lambda row: (-max(size_of[row].sequences), -size_of[row].tokens, row))
     if not order:
         return tuple(((),) for _ in range(world_size))
-    ordered = [sizes[row] for row in order]
+    ordered = [size_of[row] for row in order]
     of_ranks: list[list[MicroBatch]] = [[] for _ in range(world_size)]
     totals = [0] * world_size
     for shares in _shares_at_once(ordered, micro_batch_tokens, world_size, packing):

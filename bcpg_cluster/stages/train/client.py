@@ -66,9 +66,9 @@ class TrainerClient:
         written: WrittenSnapshot = self._gang.call_all("save_snapshot", path, label=f"snapshot v{version}")[0]
         return written
 
-    def drop_checkpoints(self, job: TrainJob) -> None:
-        """Have the round's step checkpoints removed."""
-        self._gang.call_all("drop_checkpoints", job)
+    def drop_passing_files(self, job: TrainJob) -> None:
+        """Have the round's step checkpoints and decoded rows removed."""
+        self._gang.call_all("drop_passing_files", job)
 
     # --- a push; the caller holds the deadline
 

@@ -220,8 +220,9 @@ def reference_of_rows(
     """lp_ref by index of the rows that the micro-batches name; an empty one costs a forward that keeps step."""
     found: dict[int, ReferenceLogprobs] = {}
     for indices in micro_batches:
-        rivalled = [index for index in indices if rows[index].rival_token_ids]
-        sequences = [*responses(rows[index] for index in indices), *rivals(rows[index] for index in rivalled)]
+        chosen = [rows[index] for index in indices]
+        rivalled = [index for index, row in zip(indices, chosen, strict=True) if row.rival_token_ids]
+        sequences = [*responses(chosen), *rivals(chosen)]
         scores = score_sequences(forward, sequences, settings, device)
         of_rivals = dict(zip(rivalled, scores[len(indices) :], strict=True))
         for index, score in zip(indices, scores, strict=False):  # the rivals' scores follow
@@ -259,7 +260,7 @@ def drift_sums(
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     with torch.no_grad():
         for indices in micro_batches:
-            chosen = [rows[index] for index in indices if rows[index].rival_token_ids]
+            chosen = [row for row in (rows[index] for index in indices) if row.rival_token_ids]
             layout = lay_out(rivals(chosen), settings.packing, device)
             logprobs, _ = response_logprobs(forward, layout, settings)
             if chosen:

@@ -176,6 +176,8 @@ class TrainerRank(Protocol):
         ended it.
 
         Args:
+            rows: of a run a :class:`~bcpg_cluster.stages.train.table.row_table.RowTable`, which reads a row when it is asked for:
+                keep no more of them than a micro-batch.
             checkpoint_dir: where step checkpoints are kept; ``None`` keeps none.
             resume: the one there to resume from, whose files this rank has checked; ``None`` begins at step 0.
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from bcpg_cluster.errors import DataError
 from bcpg_cluster.stages.train.batching import RowSize, StepPlan, learning_rate, plan_training
 from bcpg_cluster.stages.train.early_stop import falls_without_end
+from bcpg_cluster.stages.train.objective import Objective
 from bcpg_cluster.stages.train.protocol import StepReport, TrainRow, TrainSettings
+from bcpg_cluster.stages.train.table.row_checks import check_row
+from bcpg_cluster.stages.train.table.row_table import RowTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,9 @@ def lay_out_training(
     Raises:
         DataError: a row lacks what the objective needs.
     """
-    for index, row in enumerate(rows):
-        _check_row(index, row, settings)
     objective = settings.objective
     steps = plan_training(
-        [row_size(row) for row in rows],
+        _checked_sizes(rows, objective),
         epochs=settings.epochs,
         rows_per_step=max(1, settings.batch_sequences // objective.sequences_per_row),
         micro_batch_tokens=settings.micro_batch_tokens,
@@ -64,8 +64,8 @@ def lay_out_training(
     if world_size > 1:
         # Ranks were not always kept in step: one training has one plan, so that it can be repeated.
         digest.update(b"in step|")
-    for row in rows:
-        digest.update(repr(row).encode())
+    for part in _identity(rows):
+        digest.update(part.encode())
     return TrainingPlan(tuple(steps), tuple(rates), digest.hexdigest())
 
 
@@ -83,38 +83,19 @@ def should_stop(reports: Sequence[StepReport], settings: TrainSettings) -> bool:
     return falls_without_end(deltas, settings.early_stop_nats, settings.early_stop_window)
 
 
-def _check_row(index: int, row: TrainRow, settings: TrainSettings) -> None:
-    reference = row.reference
-    if reference is None:
-        raise DataError(
-            f"row {index} has no reference log-probs",
-            rule="a training row has a reference log-prob for each of its tokens",
-            remedy="compute them with reference_logprobs() before train()",
-        )
-    lengths = {
-        "tokens": len(row.token_ids),
-        "weights": len(row.token_weights),
-        "mined flags": len(row.mined),
-        "reference log-probs": len(reference.response),
-    }
-    if len(set(lengths.values())) != 1 or not row.token_ids:
-        raise DataError(
-            f"row {index}: {', '.join(f'{count} {name}' for name, count in lengths.items())}",
-            rule="a training row has response tokens, and one of each of the others for every token",
-            remedy="compute the reference log-probs with reference_logprobs() on these very rows",
-        )
-    if len(row.rival_token_ids) != len(reference.rival):
-        raise DataError(
-            f"row {index}: a rival of {len(row.rival_token_ids)} tokens, {len(reference.rival)} reference log-probs",
-            rule="a rival has a reference log-prob for each of its tokens",
-            remedy="compute the reference log-probs with reference_logprobs() on these very rows",
-        )
-    if settings.objective.rows == "pairs" and not row.rival_token_ids:
-        raise DataError(
-            f"row {index} has no rival",
-            rule=f"the objective {settings.objective.name!r} trains on pairs of a right and a wrong response",
-            remedy="weigh the round again with this objective",
-        )
+def _checked_sizes(rows: Sequence[TrainRow], objective: Objective) -> Sequence[RowSize]:
+    """Of every row; none of a table is built for it."""
+    if isinstance(rows, RowTable):
+        rows.check(objective)
+        return rows.sizes()
+    for index, row in enumerate(rows):
+        check_row(index, row, objective)
+    return [row_size(row) for row in rows]
+
+
+def _identity(rows: Sequence[TrainRow]) -> Iterable[str]:
+    """What tells rows and references from others: of a table the checksums of its files, else all that the rows say."""
+    return [rows.identity()] if isinstance(rows, RowTable) else map(repr, rows)
 
 
 def _weights_identity(model_path: str) -> str:

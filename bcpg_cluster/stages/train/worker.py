@@ -25,10 +25,13 @@ from bcpg_cluster.stages.train.protocol import (
     TrainSettings,
 )
 from bcpg_cluster.stages.train.step_checkpoints.record import check_step_checkpoint, checkpoint_name
+from bcpg_cluster.stages.train.table.opening import RANKS, TableOpener
+from bcpg_cluster.stages.train.table.row_table import RowTable
 from bcpg_cluster.store.fetched import local_copy, local_staging, put_directory, run_cache, take_newest
+from bcpg_cluster.store.layout import decoded_path
 from bcpg_cluster.store.path import RunPath, StoredPath
-from bcpg_cluster.store.rows import ReferenceRow, Row, WeightedRow, reference_from, reference_row, weighted_from
-from bcpg_cluster.store.shards import read_shard, read_table, write_shard
+from bcpg_cluster.store.rows import ReferenceRow, Row, WeightedRow, reference_row, weighted_from
+from bcpg_cluster.store.shards import read_shard, write_shard
 from bcpg_cluster.store.whole_files import remove_tree
 
 Sequences = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
@@ -110,7 +113,7 @@ class TrainWorker:
         self._make_engine, self._verify, self._rows_of_shard = make_engine, verify, rows_of_shard
         self._untouched: TrainJob | None = None  # whose start weights are loaded, and were not trained since
         self._engine: TrainerRank | None = None
-        self._rows: list[WeightedRow] = []
+        self._rows = RowTable(())
         self._progress = ProgressReporter()
 
     @property
@@ -137,11 +140,20 @@ class TrainWorker:
         self._engine.progress = self._progress
 
     def begin(self, job: TrainJob) -> int:
-        """Read the round's rows, and have its start weights; the number of rows."""
+        """Open the round's rows, and have its start weights; the number of rows.
+
+        Raises:
+            DataError, DamagedShardError, RunDirectoryError: see :meth:`TableOpener.rows`.
+        """
         with self._progress.call("reading rows"):
-            self._rows = weighted_from(read_table(job.run_dir, job.weighted))
+            self._rows = RowTable(())  # the last round's
+            self._rows = self._opener(job).rows(job.weighted)
         self.open(job)
         return len(self._rows)
+
+    def _opener(self, job: TrainJob) -> TableOpener:
+        scratch = _own_directory(job.run_dir) / decoded_path(job.round)
+        return TableOpener(job.run_dir, scratch, self._rank, self._world_size, self._progress)
 
     def open(self, job: TrainJob) -> None:
         """Load the round's start weights and make a fresh optimiser, unless they are there as they were loaded."""
@@ -196,7 +208,7 @@ class TrainWorker:
             attempt=attempt,
             rows=[reference_row(row) for row in found],
             seconds=time.monotonic() - started,
-            metrics={"tokens": float(num_tokens), "ranks": float(self._world_size)},
+            metrics={"tokens": float(num_tokens), RANKS: float(self._world_size)},
         )
 
     def _rows_of(self, job: TrainJob, piece: ReferencePiece) -> Sequence[WeightedRow]:
@@ -212,20 +224,14 @@ class TrainWorker:
 
         Raises:
             StoreError: a training row has no row in the ``reference`` table.
+            DataError, DamagedShardError, RunDirectoryError: see :meth:`TableOpener.with_reference`.
         """
         with self._progress.call("reading reference log-probs"):
             self._untouched = None
             return self._train(job, reference)
 
     def _train(self, job: TrainJob, reference: Sequence[Receipt]) -> list[StepReport]:
-        logprobs = {
-            key: ReferenceLogprobs(row.logprobs, row.rival_logprobs)
-            for key, row in reference_from(read_table(job.run_dir, reference)).items()
-        }
-        missing = [row.key for row in self._rows if row.key not in logprobs]
-        if missing:
-            raise StoreError(f"{len(missing)} rows have no reference log-probs, e.g. {missing[0]}")
-        rows = [train_row(row, logprobs[row.key]) for row in self._rows]
+        rows = self._opener(job).with_reference(self._rows, reference)
         checkpoints = str(_checkpoints(job)) if job.settings.checkpoint_every_steps else None
         return self._trainer.train(rows, checkpoints, job.resume)
 
@@ -239,9 +245,10 @@ class TrainWorker:
         """See :class:`TrainerRank`. A control call: answered while :meth:`train` works."""
         return None if self._engine is None else self._engine.newest_checkpoint()
 
-    def drop_checkpoints(self, job: TrainJob) -> None:
-        """The round is trained: its step checkpoints are worth nothing now."""
+    def drop_passing_files(self, job: TrainJob) -> None:
+        """The round is trained: its step checkpoints and decoded rows are worth nothing now."""
         remove_tree(_checkpoints(job).parent)
+        remove_tree(_own_directory(job.run_dir) / decoded_path(job.round))
 
     def steps(self, since: int) -> list[StepReport]:
         """What :meth:`train` has done so far, from step ``since`` on. A control call: answered while it works."""
@@ -250,7 +257,8 @@ class TrainWorker:
     def canary_sequences(self, number: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Some rows spread over the table, right and wrong ones, to prove pushes with."""
         spread = max(len(self._rows) // max(number, 1), 1)
-        return [(row.prompt_token_ids, row.token_ids) for row in self._rows[::spread][:number]]
+        chosen = (self._rows[row] for row in range(0, len(self._rows), spread)[:number])
+        return [(row.prompt_token_ids, row.token_ids) for row in chosen]
 
     def score(self, sequences: Sequences) -> list[tuple[float, ...]]:
         """The trainer's log-probs of given responses under the present weights."""
@@ -308,12 +316,17 @@ def _checkpoints(job: TrainJob) -> Path:
     """Engines write step checkpoints to a directory. In the cache every machine has its own, so only the same machines resume
     from them; on others the round's training starts at step 0.
     """
+    taken = _own_directory(job.run_dir) / job.checkpoint_dir
     if not isinstance(job.run_dir, StoredPath):
-        return job.run_dir / job.checkpoint_dir
-    taken = run_cache(job.run_dir) / job.checkpoint_dir
+        return taken
     # What the try before left on this machine; ``run.training.take_checkpoints`` does it in a directory.
     take_newest(taken)
     return taken
+
+
+def _own_directory(run_dir: RunPath) -> Path:
+    """Where files of a run lie that single bytes are read from: its directory, or this machine's cache for it."""
+    return run_cache(run_dir) if isinstance(run_dir, StoredPath) else run_dir
 
 
 def train_row(row: WeightedRow, reference: ReferenceLogprobs | None = None) -> TrainRow:

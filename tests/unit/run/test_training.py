@@ -247,6 +247,7 @@ def test_a_round_of_training(manifest: Manifest, make_bench: Callable[..., Bench
     reference = reference_from(read_table(manifest.run_dir, manifest.state.receipts(1, "reference")))
     assert len(reference) == 10
     assert not (manifest.run_dir / "rounds/0001/checkpoint").exists()
+    assert not (manifest.run_dir / "rounds/0001/decoded").exists()
     lines = [json.loads(line) for line in (manifest.run_dir / steps_path(1)).read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert StepReport(**lines[0]).num_sequences == 4
@@ -392,7 +393,7 @@ def test_rows_without_reference_are_refused(manifest: Manifest, make_bench: Call
         write_shard(manifest.run_dir, table="reference", round_=1, shard=0, attempt="x", rows=[], seconds=0, metrics={})
     )
     manifest.seal(1, "reference", 1)
-    with pytest.raises(StoreError, match="10 rows have no reference log-probs"):
+    with pytest.raises(StoreError, match="5 of the 5 rows from row 0 on have no reference log-probs"):
         bench.train()
 
 

@@ -50,7 +50,7 @@ TRAINER_CALLS: dict[str, tuple[Any, ...]] = {
     "check_checkpoint": (TRAIN_JOB, StepCheckpoint(2, "digest")),
     "newest_checkpoint": (),
     "save_snapshot": (Path("/v1"), 1),
-    "drop_checkpoints": (TRAIN_JOB,),
+    "drop_passing_files": (TRAIN_JOB,),
     "push_address": (),
     "join_push_group": (GROUP, 1),
     "push_specs": ("adapters", 1.0),

@@ -209,6 +209,17 @@ def test_strays_are_listed_and_left(run_dir: Path):
     assert stray.exists()
 
 
+@pytest.mark.parametrize(("made", "strays"), [("run_dir", ("rounds/0002/decoded/a.rows",)), ("interrupted", ())])
+def test_decoded_rows_are_strays_where_no_training_needs_them(
+    request: pytest.FixtureRequest, made: str, strays: tuple[str, ...]
+):
+    run: Path = request.getfixturevalue(made)
+    decoded = run / "rounds/0002/decoded/a.rows"
+    decoded.parent.mkdir()
+    decoded.write_bytes(b"rows")
+    assert check_run(run).strays == strays
+
+
 def test_what_is_no_run(tmp_path: Path):
     with pytest.raises(RunDirectoryError, match="not a run"):
         check_run(tmp_path)
