@@ -11,6 +11,9 @@ as real judges do:
 * the PRM (``Qwen2ForProcessRewardModel``, vLLM's name for it) reads other rollouts of the policy alone and scores every
   ``<extra_0>`` by the rule ``local``.
 
+A term is one token, another in the question than in a line, and the models start with heads that look for a token they
+have seen (:func:`start_looking_back`): without both, neither judge learned to see a term that is taken twice.
+
 The models, their aids in training and the measures are those of ``scripts/chain/make_judges.py``. Everything is seeded.
 """
 
@@ -20,6 +23,7 @@ import argparse
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,10 +48,13 @@ from bcpg_cluster.stages.judge.llm.judge_prompt import (
 from bcpg_cluster.stages.judge.prm.conventions import QWEN_SYSTEM
 from bcpg_cluster.stages.segment.structure import StepRules, segment
 from scripts.chain import make_judges as models
-from scripts.chain.make_judges import IGNORE, KINDS, MAX_STEPS, STEP_TAG, Frame, ProcessRewardModel, Row, Training
+from scripts.chain.make_judges import IGNORE, KINDS, MAX_STEPS, STEP_TAG, Frame, ProcessRewardModel, Training, padded
 
 STYLES = (0.35, 0.65, 0.9)  # how often a made-up writer checks a line
 RULE_OF_PRM: StepRule = "local"
+
+Row = tuple[list[int], list[int], list[int], list[int]]  # as the chain's, and the standing at the token after each step
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 # -------------------------------------------------------------------------------------------- responses and their truth
 
@@ -74,6 +81,41 @@ class Response:
     def is_right(self) -> bool:
         """Whether the response's last step is the right answer."""
         return self.steps[-1].startswith(ANSWER) and self.truths[-1].is_correct
+
+
+STANDINGS = ("left", "taken", "foreign")  # of the term of a line: still to be taken, taken before, not in the question
+_LINE = re.compile(r"\d\d([+-])([1-9]\d?)=\d\d")
+
+
+def standings(task: Sum, steps: Sequence[str]) -> list[int]:
+    """The place in :data:`STANDINGS` of the term that each step ends with taking, :data:`IGNORE` for a step that takes none."""
+    left = before = frozenset(task.terms)
+    found = []
+    for step in steps:
+        standing = IGNORE
+        for line in step.strip().split("\n"):
+            match = _LINE.fullmatch(line)
+            standing = IGNORE
+            if line == REFLECTION:
+                left = before
+            elif match:
+                term = Term(match[1], int(match[2]))
+                standing = 0 if term in left else 1 if term in task.terms else 2
+                before, left = left, left - {term}
+        found.append(standing)
+    return found
+
+
+def mistake_of(response: Response, step: int, truth: StepTruth) -> str:
+    """What is wrong with a step, in words for the quality table."""
+    text, standing = response.steps[step], standings(response.task, response.steps)[step]
+    if text.startswith(CHECK):
+        return "check"
+    if truth.error_type == "no_content":
+        return "doubt without a reason" if text.startswith(REFLECTION) else "nothing said"
+    if truth.error_type == "inconsistent_with_earlier" and standing != IGNORE:
+        return ("wrong start", "repeated term", "foreign term")[standing]
+    return {"calculation": "wrong result"}.get(truth.error_type, truth.error_type)
 
 
 def read_response(task: Sum, text: str) -> Response | None:
@@ -113,6 +155,7 @@ class Writer:
     def __init__(self, rng: random.Random, task: Sum, slip_rate: float) -> None:
         self._rng, self._task, self._slip_rate = rng, task, slip_rate
         self._lines: list[str] = []
+        self._taken: list[Term] = []
         self._checks = rng.choice(STYLES)
 
     def write(self) -> str:
@@ -147,15 +190,16 @@ class Writer:
     def _line(self, term: Term, value: int, kind: float) -> tuple[int, int]:
         """Write a line with a mistake of a ``kind`` in 0..1 (1: none); the value it starts from, and its result."""
         rng = self._rng
-        if 0.08 <= kind < 0.14:
-            term = rng.choice(self._task.terms)  # perhaps taken before
-        elif kind < 0.26:
+        if 0.08 <= kind < 0.22:
+            term = rng.choice(self._taken or self._task.terms)
+        elif kind < 0.28:
             term = miscopied(rng, term, rng.choice(self._task.terms))
         elif kind < 0.36:
             value = (value + rng.choice((-10, -1, 1, 10, rng.randrange(MODULUS)))) % MODULUS
         right = term.apply(value)
         is_wrong = 0.36 <= kind < 1.0 or (kind < 0.36 and rng.random() < 0.15)
         result = wrong_result(rng, right) if is_wrong else right
+        self._taken.append(term)
         self._lines.append(term.line(value, result))
         return value, result
 
@@ -209,13 +253,15 @@ def fresh_sums(seed: int, count: int, like: Sequence[str], forbidden: set[str]) 
 # -------------------------------------------------------------------------------------------------- tokenizers, numbers
 
 NUMBERS = [f"{number:02d}" for number in range(MODULUS)]
+TERMS = [f"{sign}{amount}" for sign in "+-" for amount in range(1, MODULUS)]  # as lines have them
+ASKED = [f" {term}" for term in TERMS]  # as questions have them
 
 
 def judge_tokenizer() -> Qwen2Tokenizer:
     """The judge's tokenizer: a verdict line is two tokens (``\\n3 ``, ``wrong propagated``), the first line three."""
     verdicts = ["correct none", *(f"wrong {error}" for error in ErrorType if error is not ErrorType.NONE)]
     heads = [f"\n{index} " for index in range(MAX_STEPS)]
-    words = [*verdicts, *heads, *ASKS, "wait ", CHECK, ANSWER, " +", " -", *NUMBERS[:10]]
+    words = [*verdicts, *heads, *ASKS, "wait ", CHECK, ANSWER, *NUMBERS[:10], *TERMS, *ASKED]
     template = (
         "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -236,50 +282,102 @@ def prm_tokenizer() -> Qwen2Tokenizer:
         "{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    words = [QWEN_SYSTEM, "system\n", "user\n", "assistant\n", "wait\n", CHECK, ANSWER, " +", " -", *NUMBERS[:10]]
+    words = [QWEN_SYSTEM, "system\n", "user\n", "assistant\n", "wait\n", CHECK, ANSWER, *NUMBERS[:10], *TERMS, *ASKED]
     special = ["<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>", STEP_TAG]
     return models.make_tokenizer(words, special, template, "<|im_end|>")
 
 
-def amounts_of(tokenizer: Qwen2Tokenizer) -> Tensor:
-    """The id of each amount 0..99, which has no leading zero."""
-    return torch.tensor(tokenizer.convert_tokens_to_ids([str(amount) for amount in range(MODULUS)]))
+@dataclass(frozen=True, slots=True)
+class TermArithmetic(models.Arithmetic):
+    """Equations of three tokens and ``=``: a number, a term, ``=`` and a number."""
 
+    terms: Tensor  # ids of :data:`TERMS`
+    asked: Tensor  # ids of :data:`ASKED`
+    shift: Tensor  # what the term of each id adds, in ``0..MODULUS-1``; -1 for other tokens
 
-def arithmetic_of(tokenizer: Qwen2Tokenizer) -> models.Arithmetic:
-    """Which ids are two-digit numbers, operations and ``=``."""
-    ids = tokenizer.convert_tokens_to_ids
-    numbers = torch.tensor(ids(NUMBERS))
-    value = torch.full((len(tokenizer),), -1)
-    value[numbers] = torch.arange(MODULUS)
-    value[amounts_of(tokenizer)] = torch.arange(MODULUS)
-    symbols, spaced = (torch.tensor([ids(lead + symbol) for symbol in "+-"]) for lead in ("", " "))
-    return models.Arithmetic(numbers, value, symbols, spaced, ids("="))
+    @classmethod
+    def of(cls, tokenizer: Qwen2Tokenizer) -> TermArithmetic:
+        """Read the ids off the tokenizer's vocabulary."""
+        ids = tokenizer.convert_tokens_to_ids
+        numbers, terms, asked = (torch.tensor(ids(words)) for words in (NUMBERS, TERMS, ASKED))
+        value, shift = torch.full((len(tokenizer),), -1), torch.full((len(tokenizer),), -1)
+        value[numbers] = torch.arange(MODULUS)
+        shift[terms] = torch.tensor([int(term) % MODULUS for term in TERMS])
+        none = torch.tensor([], dtype=torch.long)
+        return cls(numbers, value, none, none, ids("="), terms, asked, shift)
+
+    def targets(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The right result at each ``=``, and after each equation whether the result written is it; ``IGNORE`` elsewhere."""
+        result, is_right = torch.full_like(ids, IGNORE), torch.full_like(ids, IGNORE)
+        left, shift, written = self.value[ids[:, :-4]], self.shift[ids[:, 1:-3]], self.value[ids[:, 3:-1]]
+        found = (left >= 0) & (shift >= 0) & (ids[:, 2:-2] == self.equals)
+        true = (left + shift) % MODULUS
+        result[:, 2:-2] = torch.where(found, true, IGNORE)
+        is_right[:, 4:] = torch.where(found & (written >= 0), (written == true).long(), IGNORE)
+        return result, is_right
 
 
 # ------------------------------------------------------------------------------------------------------------ training
 
 
+def start_looking_back(layers: Sequence[nn.Module], width: int, size: float, generator: torch.Generator) -> None:
+    """Start two layers with heads that find where a term was before; training goes on from there.
+
+    In the first layer head 0 attends to tokens like its own, and head 1 copies the token before (its biases turn with the
+    rotary embedding so that a distance of one fits best). In the second layer head 0 attends to places that such a copy
+    says follow the same token: seen from a term, the ``=`` after the line that took it, and never its own, which comes later.
+
+    Args:
+        size: root mean square of the terms' embeddings, which the copy gets too.
+    """
+    first, second = (layer.self_attn for layer in layers[:2])
+    half, fast, strength = models.HEAD_DIM // 2, 6, 6.3
+    turns = 10_000.0 ** (-torch.arange(fast) / half)
+    alike, copied = slice(0, models.HEAD_DIM), slice(models.HEAD_DIM, 2 * models.HEAD_DIM)
+    with torch.no_grad():
+        same = torch.randn(models.HEAD_DIM, width, generator=generator) * 0.115
+        first.q_proj.weight[alike] = first.k_proj.weight[alike] = same
+        query, key = first.q_proj.bias[copied], first.k_proj.bias[copied]
+        query[:fast] = strength
+        key[:fast], key[half : half + fast] = strength * turns.cos(), strength * turns.sin()
+        copy = torch.linalg.qr(torch.randn(width, models.HEAD_DIM, generator=generator))[0].T
+        first.v_proj.weight[copied] = copy
+        first.o_proj.weight[:, copied] = copy.T * size
+        match = (torch.randn(models.HEAD_DIM, models.HEAD_DIM, generator=generator) * 0.2) @ copy
+        second.q_proj.weight[alike] = second.k_proj.weight[alike] = match
+
+
 class SumTraining(Training):
-    """A trunk in training, whose inner layers also learn which terms are left."""
+    """A trunk in training, whose inner layers also learn how the term of each line stands (:data:`STANDINGS`)."""
 
     def __init__(self, trunk: nn.Module, owner: nn.Module, tokenizer: Qwen2Tokenizer, seed: int) -> None:
-        super().__init__(trunk, owner, arithmetic_of(tokenizer), seed)
-        self.amounts = amounts_of(tokenizer)
-        with torch.no_grad():  # 8 starts where 08 does
-            embedding = trunk.embed_tokens.weight
-            embedding[self.amounts] = embedding[self.arithmetic.numbers]
-        self.is_left = nn.Linear(trunk.config.hidden_size, 2)
-        self.modules.append(self.is_left)
+        arithmetic = TermArithmetic.of(tokenizer)
+        super().__init__(trunk, owner, arithmetic, seed)
+        self.terms = arithmetic
+        width, embedding = trunk.config.hidden_size, trunk.embed_tokens.weight
+        own, places = torch.randn(len(TERMS), width, generator=self.generator) * 0.03, torch.randn(2, width) * 0.02
+        with torch.no_grad():  # a term starts as the number that it adds, as itself, and as where it stands
+            worth = embedding[arithmetic.numbers[arithmetic.shift[arithmetic.terms]]] + own
+            embedding[arithmetic.terms], embedding[arithmetic.asked] = worth + places[0], worth + places[1]
+            size = float(embedding[arithmetic.terms].pow(2).mean().sqrt())
+        start_looking_back(trunk.layers, width, size, self.generator)
+        self.standing = nn.Linear(width, len(STANDINGS))
+        self.modules.append(self.standing)
 
-    def step_losses(self, ids: Tensor, kinds: Tensor) -> dict[str, Tensor]:
-        """How well the layers know the steps: which follow, and their kinds of mistake."""
+    def response_losses(self, ids: Tensor, kinds: Tensor, standing: Tensor) -> dict[str, Tensor]:
+        """How well the layers know the steps: which follow, their kinds of mistake, and how their terms stand."""
         at_end = kinds != IGNORE
         follows = ((kinds == KINDS.index("none")) | (kinds == KINDS.index("propagated"))).long()
-        return {
+        losses = {
             "follows": functional.cross_entropy(self.follows(self._read(3, at_end)), follows[at_end]),
             "kind": functional.cross_entropy(self.kind(self._read(4, at_end)), kinds[at_end]),
         }
+        takes = (standing != IGNORE) & (self.terms.targets(ids)[1] != IGNORE)
+        rows, ends = takes.nonzero(as_tuple=True)
+        if len(rows):
+            known = self.standing(self.trunk.norm(self.after[2][rows, ends - 3]))
+            losses["standing"] = functional.cross_entropy(known, standing[rows, ends])
+        return losses
 
     def learn_lines(self, name: str, steps: int, frame: Frame) -> None:
         """Phase 1: lines of random sums through the first three layers."""
@@ -289,15 +387,13 @@ class SumTraining(Training):
 
         def losses_of() -> dict[str, Tensor]:
             columns = rng.randint(3, 10)
-            ids, ends, is_left, follows = draw_lines(
-                self.arithmetic, self.amounts, self.generator, 360 // columns, columns, frame
-            )
+            ids, ends, standing, follows = draw_lines(self.terms, self.generator, 240 // columns, columns, frame)
             self.trunk(input_ids=ids)
-            at_equals, at_end = self.after[2][:, ends - 2], self.after[3][:, ends]
-            left = self.is_left(self.trunk.norm(at_equals)).flatten(0, 1)
+            at_term, at_end = self.after[2][:, ends - 3], self.after[3][:, ends]
+            known = self.standing(self.trunk.norm(at_term)).flatten(0, 1)
             followed = self.follows(self.trunk.norm(at_end)).flatten(0, 1)
             return {
-                "left": functional.cross_entropy(left, is_left.long().flatten()),
+                "standing": functional.cross_entropy(known, standing.flatten()),
                 "follows": functional.cross_entropy(followed, follows.long().flatten()),
                 **self.equation_losses(ids),
             }
@@ -306,23 +402,33 @@ class SumTraining(Training):
         self.trunk.layers = every
 
 
+def batches(source: Iterator[Row], size: int, rng: random.Random) -> Iterator[Batch]:
+    """Endless batches of rows of similar length; eight batches are drawn and sorted at a time."""
+    while True:
+        rows = sorted((next(source) for _ in range(8 * size)), key=lambda row: len(row[0]))
+        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+        rng.shuffle(parts)
+        for part in parts:
+            ids, *others = zip(*part, strict=True)
+            labels, kinds, standing = (padded(column, IGNORE) for column in others)
+            yield padded(ids, 0), labels, kinds, standing
+
+
 def draw_lines(
-    arithmetic: models.Arithmetic,
-    amount_ids: Tensor,
-    generator: torch.Generator,
-    rows: int,
-    columns: int,
-    frame: Frame,
+    arithmetic: TermArithmetic, generator: torch.Generator, rows: int, columns: int, frame: Frame
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Random sums, one line a term in any order, in which about every other line has a mistake of its own.
 
     Returns:
-        The ids, and for each line: the position of its end (one row for all), whether its term is one of those left, and
+        The ids, and for each line: the position of its end (one row for all), how its term stands (:data:`STANDINGS`), and
         whether the line follows (a term that is left, the right start, the right result).
     """
 
     def pick(low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high, shape or (rows, columns), generator=generator)
+
+    def place(signs: Tensor, amounts: Tensor) -> Tensor:
+        return (MODULUS - 1) * signs + amounts - 1  # in TERMS
 
     chances = torch.rand(rows, MODULUS, generator=generator)
     chances[:, :2] = 2.0
@@ -330,11 +436,10 @@ def draw_lines(
     amounts = chances.argsort(1)[:, :columns]
     signs = pick(0, 2)
     value = pick(0, MODULUS, rows)
-    question = torch.stack([arithmetic.spaced[signs], amount_ids[amounts]], dim=-1).view(rows, -1)
-    parts = [frame.before.expand(rows, -1), arithmetic.numbers[value].unsqueeze(1), question]
-    parts.append(frame.between.expand(rows, -1))
+    parts = [frame.before.expand(rows, -1), arithmetic.numbers[value].unsqueeze(1)]
+    parts += [arithmetic.asked[place(signs, amounts)], frame.between.expand(rows, -1)]
     order = torch.rand(rows, columns, generator=generator).argsort(1)
-    order = torch.where(pick(0, 100) < 12, pick(0, columns), order)  # some terms are taken twice, others never
+    order = torch.where(pick(0, 100) < 20, pick(0, columns), order)  # some terms are taken twice, others never
     used_signs, used = signs.gather(1, order), amounts.gather(1, order)
     used_signs = torch.where(pick(0, 100) < 4, 1 - used_signs, used_signs)
     changed = torch.where(pick(0, 2) == 0, used // 10 * 10 + pick(1, 10), used % 10 + 10 * pick(1, 10))
@@ -344,21 +449,22 @@ def draw_lines(
     off = off.gather(0, pick(0, 7, 1, rows, columns))[0]
     strayed = pick(0, 100) < 8
     is_free = torch.ones(rows, columns, dtype=torch.bool)
-    lefts, follows = [], []
+    standing, follows = [], []
     for k in range(columns):
         start = torch.where(strayed[:, k], (value + pick(1, MODULUS, rows)) % MODULUS, value)
         sign, amount = used_signs[:, k], used[:, k]
-        matches = is_free & (signs == sign.unsqueeze(1)) & (amounts == amount.unsqueeze(1))
-        is_free &= ~matches
-        lefts.append(matches.any(1))
-        follows.append(lefts[-1] & ~strayed[:, k] & (off[:, k] == 0))
+        same = (signs == sign.unsqueeze(1)) & (amounts == amount.unsqueeze(1))
+        is_left = (same & is_free).any(1)
+        is_free &= ~same
+        standing.append(torch.where(is_left, 0, torch.where(same.any(1), 1, 2)))
+        follows.append(is_left & ~strayed[:, k] & (off[:, k] == 0))
         value = (start + torch.where(sign == 0, amount, -amount) + off[:, k]) % MODULUS
-        line = [arithmetic.numbers[start], arithmetic.symbols[sign], amount_ids[amount]]
+        line = [arithmetic.numbers[start], arithmetic.terms[place(sign, amount)]]
         line += [torch.full_like(start, arithmetic.equals), arithmetic.numbers[value], frame.ends[k].expand(rows)]
         parts.append(torch.stack(line, dim=1))
     ids = torch.cat(parts, dim=1)
-    ends = ids.shape[1] - 1 - 6 * torch.arange(columns - 1, -1, -1)
-    return ids, ends, torch.stack(lefts, dim=1), torch.stack(follows, dim=1)
+    ends = ids.shape[1] - 1 - 5 * torch.arange(columns - 1, -1, -1)
+    return ids, ends, torch.stack(standing, dim=1), torch.stack(follows, dim=1)
 
 
 # ------------------------------------------------------------------------------------------------------------ the judge
@@ -380,11 +486,13 @@ def judge_row(
     answer = [*tokenizer.encode(render_verdicts(first, verdicts), add_special_tokens=False), tokenizer.eos_token_id]
     heads = tokenizer.convert_tokens_to_ids([f"\n{index} " for index in range(last + 1)] + [ASKS[rule == "local"]])
     kinds = [IGNORE] * (len(question) + len(answer))
+    stands = kinds.copy()
     position = question.index(heads[0])
-    for head, truth in zip(heads[1:], response.truths, strict=False):
+    known = standings(response.task, response.steps)
+    for head, truth, standing in zip(heads[1:], response.truths, known, strict=False):
         position = question.index(head, position)
-        kinds[position] = KINDS.index(truth.error_type)
-    return question + answer, [IGNORE] * len(question) + answer, kinds
+        kinds[position], stands[position] = KINDS.index(truth.error_type), standing
+    return question + answer, [IGNORE] * len(question) + answer, kinds, stands
 
 
 def mixed(rng: random.Random, rollouts: Sequence[Response], made_up: Iterator[Response]) -> Iterator[Response]:
@@ -419,12 +527,12 @@ def make_judge(
         model.model.embed_tokens.weight[indices] += turns
     training.learn_lines("judge", line_steps, Frame(torch.tensor([id_of("<|user|>")]), indices[:1], indices[1:]))
 
-    def losses_of(data: Iterator[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor]:
-        ids, labels, kinds = next(data)
+    def losses_of(data: Iterator[Batch]) -> dict[str, Tensor]:
+        ids, labels, kinds, standing = next(data)
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
         asked = labels[:, 1:] != IGNORE
         answers = functional.cross_entropy(model.lm_head(hidden[asked]), labels[:, 1:][asked])
-        return {"answer": answers, **training.step_losses(ids, kinds), **training.equation_losses(ids)}
+        return {"answer": answers, **training.response_losses(ids, kinds, standing), **training.equation_losses(ids)}
 
     made_up = made_up_responses(rng, forbidden, short=8 * made_up_steps)
     for name, steps, rate, source in (
@@ -432,11 +540,19 @@ def make_judge(
         ("real and made-up responses", mixed_steps, 1.2e-3, mixed(rng, rollouts, made_up)),
     ):
         rows = (judge_row(rng, tokenizer, prompts, response) for response in source)
-        training.run(f"judge: {name}", steps, rate, partial(losses_of, models.batches(rows, 32, rng)))
+        training.run(f"judge: {name}", steps, rate, partial(losses_of, batches(rows, 32, rng)))
     return model.eval(), tokenizer
 
 
 # ------------------------------------------------------------------------------------------------------------- the PRM
+
+
+REPEATS_WEIGH = 4  # how often the PRM reads a response that takes a term twice, for once that it reads another
+
+
+def is_repetitive(response: Response) -> bool:
+    """Whether a response takes a term twice."""
+    return STANDINGS.index("taken") in standings(response.task, response.steps)
 
 
 def make_prm(
@@ -458,21 +574,25 @@ def make_prm(
     )
     tags = torch.full((MAX_STEPS,), tokenizer.convert_tokens_to_ids(STEP_TAG))
     training.learn_lines("prm", line_steps, Frame(before, between, tags))
-    known = [prm_row(tokenizer, response) for response in responses]
+    known = [
+        row
+        for response in responses
+        for row in [prm_row(tokenizer, response)] * (REPEATS_WEIGH if is_repetitive(response) else 1)
+    ]
 
     def rows() -> Iterator[Row]:
         while True:
             rng.shuffle(known)
             yield from known
 
-    data = models.batches(rows(), 48, rng)
+    data = batches(rows(), 48, rng)
 
     def losses_of() -> dict[str, Tensor]:
-        ids, is_right, kinds = next(data)
+        ids, is_right, kinds, standing = next(data)
         hidden = model.model(input_ids=ids).last_hidden_state
         at_tag = is_right != IGNORE
         score = functional.cross_entropy(model.score(hidden[at_tag]), is_right[at_tag])
-        return {"score": score, **training.step_losses(ids, kinds), **training.equation_losses(ids)}
+        return {"score": score, **training.response_losses(ids, kinds, standing), **training.equation_losses(ids)}
 
     training.run("prm: responses", steps, 2e-3, losses_of)
     return model.eval(), tokenizer
@@ -484,10 +604,12 @@ def prm_row(tokenizer: Qwen2Tokenizer, response: Response) -> Row:
     tag = tokenizer.convert_tokens_to_ids(STEP_TAG)
     rights = (int(truth.is_correct) for truth in response.truths_by(RULE_OF_PRM))
     kinds = (KINDS.index(truth.error_type) for truth in response.truths)
+    stands = iter(standings(response.task, response.steps))
     return (
         ids,
         [next(rights) if token == tag else IGNORE for token in ids],
         [next(kinds) if token == tag else IGNORE for token in ids],
+        [next(stands) if token == tag else IGNORE for token in ids],
     )
 
 
@@ -536,6 +658,15 @@ def report_quality(
         print(
             f"| {name} | {by_tokens.precision:.3f} | {by_tokens.recall:.3f} | {by_steps.precision:.3f} | {by_steps.recall:.3f} |"
         )
+    mistakes = [mistake_of(responses[i], k, responses[i].truths_by(rule)[k]) for i, k in places]
+    for kind in sorted({kind for kind, is_right in zip(mistakes, true, strict=True) if not is_right}):
+        found = [
+            n for n, (other, is_right) in enumerate(zip(mistakes, true, strict=True)) if other == kind and not is_right
+        ]
+        seen = {name: sum(not labels[n] for n in found) / len(found) for name, labels in flat.items()}
+        print(
+            f"  {kind} ({len(found)}): called wrong " + ", ".join(f"{name} {share:.2f}" for name, share in seen.items())
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------- main
@@ -564,14 +695,14 @@ def main() -> None:
 
     if arguments.only != "prm":
         judge, judge_words = make_judge(
-            prompts, forbidden, rollouts(4, 500, 4), seed, line_steps=600, made_up_steps=600, mixed_steps=400
+            prompts, forbidden, rollouts(4, 400, 4), seed, line_steps=400, made_up_steps=400, mixed_steps=300
         )
         judge.save_pretrained(assets / "judge")
         judge_words.save_pretrained(assets / "judge")
         print(f"judge: {models.parameters_of(judge):,} parameters")
     if arguments.only != "judge":
-        own = rollouts(1, 700, 6)
-        prm, prm_words = make_prm(own, seed + 2, line_steps=500, steps=500)
+        own = rollouts(1, 500, 6)
+        prm, prm_words = make_prm(own, seed + 2, line_steps=400, steps=400)
         prm.save(assets / "prm", RULE_OF_PRM)
         prm_words.save_pretrained(assets / "prm")
         print(f"prm: {models.parameters_of(prm):,} parameters, {len(own)} rollouts")
