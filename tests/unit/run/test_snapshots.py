@@ -25,6 +25,7 @@ from bcpg_cluster.stages.push.digest import tensor_digest
 from bcpg_cluster.stages.push.file_digests import companion_digests
 from bcpg_cluster.stages.push.snapshot import verify_snapshot
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
+from tests.snapshots import snapshot_of
 
 
 @pytest.fixture
