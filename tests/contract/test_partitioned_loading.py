@@ -99,17 +99,21 @@ def make_models(root: Path) -> None:
 
 
 class LargestHeld:
-    """The most bytes of weights that this process held whenever a weight was about to be read."""
+    """The most bytes of weights that this process held when a weight was about to be read: asked at some of them, since a look at
+    all objects takes its time.
+    """
 
     def __init__(self, begin: Callable[..., None]) -> None:
         self._begin, self.num_bytes, self.names = begin, 0, []
 
     def __call__(self, doing: str, detail: str = "", **options: Any) -> None:
         self._begin(doing, detail, **options)
-        if doing == "loading a weight":
+        if doing != "loading a weight":
+            return
+        self.names.append(detail)
+        if len(self.names) % 7 == 0:
             held = [each for each in gc.get_objects() if type(each) is torch.nn.Parameter and not each.is_meta]
             self.num_bytes = max(self.num_bytes, sum(each.data.nbytes for each in held))
-            self.names.append(detail)
 
 
 def exercise(trainer: Any, model: str, settings: TrainSettings, snapshot: str) -> dict[str, Any]:
