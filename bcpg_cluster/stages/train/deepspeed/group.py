@@ -138,7 +138,7 @@ class TrainerGroup:
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def raise_alike(self, problem: BcpgError | None) -> None:
+    def raise_alike(self, problem: Exception | None) -> None:
         """What one rank could not do is every rank's error."""
         for found in self.gather(problem):
             if found is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
-from bcpg_cluster.errors import BcpgError, DataError
+from bcpg_cluster.errors import BcpgError
 from bcpg_cluster.stages.train.deepspeed.config import deepspeed_config
 from bcpg_cluster.stages.train.deepspeed.group import TrainerGroup
 from bcpg_cluster.stages.train.forward import policy_dtype
@@ -44,10 +44,11 @@ def load_rank_policy(
 
 def _agreed_files(model: nn.Module, model_path: str, group: TrainerGroup) -> WeightFiles | None:
     """The files of this rank if rank 0's fill the model: machines may hold different copies, but all ranks do alike."""
-    files, problem = None, None
+    files: WeightFiles | None = None
+    problem: Exception | None = None
     try:
         files = WeightFiles(model_path)
-    except DataError as error:
+    except (BcpgError, OSError) as error:
         problem = error
     group.raise_alike(problem)
     is_filled = files is not None and is_filled_by(model, files.shapes)
@@ -65,7 +66,7 @@ def _fill(
     """Give the model its weights, each cut up at once. A rank 0 that cannot read one goes on without values, so that no rank is
     left waiting in a broadcast, and fails at the end.
     """
-    problem: BcpgError | None = None
+    problem: Exception | None = None
     cut_up = _CutUp(deepspeed_config(settings))
     for name, described, held_at in places(model):
         progress.begin("loading a weight", name)
@@ -74,7 +75,7 @@ def _fill(
             try:
                 weight.copy_(files.get(name))  # type: ignore[arg-type]
                 check_weight(model_path, name, weight)
-            except BcpgError as error:
+            except (BcpgError, OSError) as error:
                 problem = error
         parameter = nn.Parameter(weight, requires_grad=described.requires_grad)
         del weight
