@@ -16,7 +16,7 @@ from bcpg_cluster.stages.push.wire import specs_of
 from bcpg_cluster.stages.train.deepspeed.group import TrainerGroup
 from bcpg_cluster.stages.train.forward import policy_dtype
 from bcpg_cluster.stages.train.loading.policy import Policy
-from bcpg_cluster.stages.train.loading.weight_files import WeightFiles
+from bcpg_cluster.stages.train.loading.weight_files import FINER, WeightFiles
 from bcpg_cluster.stages.train.lora import adapter_matrices
 from bcpg_cluster.stages.train.protocol import TrainSettings
 
@@ -37,9 +37,10 @@ class GatheredWeights:
         self, policy: Policy, model_path: str, settings: TrainSettings, group: TrainerGroup, progress: ProgressReporter
     ) -> None:
         self._policy, self._settings, self._group, self._progress = policy, settings, group, progress
-        # A model loaded in bfloat16 has lost the lower halves of float32 weights, which is where a round's small updates are:
-        # they have to come from the files (docs/method.md).
-        self._precise = WeightFiles(model_path, "F32") if policy_dtype(settings) is torch.bfloat16 else None
+        # A model loaded in bfloat16 has lost the rest: of float32 the lower halves, which is where a round's small updates are, of
+        # float16 the last three of ten bits. Master weights have to come from the files (docs/method.md), and so does what
+        # adapters are merged into: engines read it there.
+        self._precise = WeightFiles(model_path, FINER) if policy_dtype(settings) is torch.bfloat16 else None
 
     def restore_masters(self) -> None:
         """Give the fp32 master weights, which DeepSpeed made of bf16 ones, what loading in bf16 cut off."""
@@ -59,7 +60,7 @@ class GatheredWeights:
             else:
                 whole = self._precise.get(name)
                 assert whole is not None
-                safe_set_full_fp32_param(parameter, whole.to(self._group.device))
+                safe_set_full_fp32_param(parameter, whole.float().to(self._group.device))
 
     def specs(self, carried: Carried, dtype: str) -> list[TensorSpec]:
         """What :meth:`each` gives, in order, where matrices are sent in ``dtype``; nothing is gathered.
@@ -94,7 +95,7 @@ class GatheredWeights:
                 # Frozen: what it was when the round began, at the precision it had then.
                 precise = self._precise.get(name) if self._precise and self._group.rank == 0 else None
                 if precise is not None:
-                    weight = precise.to(self._group.device)
+                    weight = precise.float().to(self._group.device)
                 if adapter is None:
                     yield name, weight
                     continue

@@ -16,6 +16,9 @@ from torch import Tensor
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.stages.push.file_digests import raise_if_exhausted
 
+FINER = frozenset({"F32", "F16"})
+"""Dtypes that bfloat16 rounds, and float32 holds."""
+
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -25,7 +28,7 @@ class WeightFiles:
     A file is mapped for as long as the weight is held that was read from it.
 
     Args:
-        dtype: those held in this one alone, by safetensors' name of it (``F32``); ``None`` takes all.
+        dtypes: those held in one of these alone, by safetensors' names of them; ``None`` takes all.
 
     Attributes:
         shapes: by name.
@@ -34,14 +37,14 @@ class WeightFiles:
         DataError: a file is torn or not there.
     """
 
-    def __init__(self, model_path: str, dtype: str | None = None) -> None:
+    def __init__(self, model_path: str, dtypes: frozenset[str] | None = None) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._files: dict[str, Path] = {}
         for file in _files(Path(model_path)):
             with _opened(file) as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (not a dict: it has no __iter__)
                     held = tensors.get_slice(name)
-                    if dtype in (None, held.get_dtype()):
+                    if dtypes is None or held.get_dtype() in dtypes:
                         self.shapes[name], self._files[name] = tuple(held.get_shape()), file
 
     def get(self, name: str) -> Tensor | None:

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.stages.train.loading.weight_files import WeightFiles
+from bcpg_cluster.stages.push.adapters.merge import AdapterSet, merge_into, merged
+from bcpg_cluster.stages.train.loading.weight_files import FINER, WeightFiles
 
 TENSORS = {
     "matrix": torch.arange(21.0).reshape(7, 3),
@@ -33,12 +34,30 @@ def test_every_piece_of_a_weight(tmp_path: Path) -> None:
             assert not pieces[tensor.numel() :].any()
 
 
-def test_weights_of_one_dtype_alone(tmp_path: Path) -> None:
-    save_file({"a": torch.ones(2), "b": torch.ones(2).bfloat16()}, tmp_path / "model.safetensors")
-    files = WeightFiles(str(tmp_path), "F32")
-    assert files.shapes == {"a": (2,)}
-    assert torch.equal(files.get("a"), torch.ones(2))  # type: ignore[arg-type]
-    assert files.get("b") is None
+def test_weights_that_bfloat16_would_round(tmp_path: Path) -> None:
+    finest = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    whole = {"f32.weight": finest, "f16.weight": finest.half(), "bf16.weight": finest.bfloat16()}
+    save_file(whole, tmp_path / "model.safetensors")
+    weights = WeightFiles(str(tmp_path), FINER)
+    for name in ("f32.weight", "f16.weight"):
+        found = weights.get(name)
+        assert found is not None
+        assert torch.equal(found, whole[name])
+        assert torch.equal(weights.piece(name, 0, 12), whole[name].float().flatten())
+        assert not torch.equal(found, found.bfloat16().to(found.dtype))
+    assert weights.get("bf16.weight") is None
+    assert weights.get("other.weight") is None
+
+
+def test_engines_merge_into_float16_files_what_a_trainer_in_bfloat16_merges(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, down, up = (torch.randn(*shape, generator=generator) for shape in ((6, 5), (2, 5), (6, 2)))
+    save_file({"layer.weight": weight.half()}, tmp_path / "model.safetensors")
+    frozen = WeightFiles(str(tmp_path), FINER).get("layer.weight")
+    assert frozen is not None
+    adapters = AdapterSet({"layer.weight": (down, up)}, 0.5)
+    ((_, by_engine),) = merge_into([("layer.weight", weight.half())], [adapters])
+    assert torch.equal(merged(frozen.float(), down, up, 0.5), by_engine)
 
 
 def test_files_that_transformers_would_read(tmp_path: Path) -> None:
