@@ -19,7 +19,7 @@ from bcpg_cluster.store.manifest import ManifestState
 from bcpg_cluster.store.path import RunPath
 
 if TYPE_CHECKING:
-    from bcpg_cluster.stages.train.forward import Policy
+    from bcpg_cluster.stages.train.loading.policy import Policy
 
 MOST_BYTES = 4 * 2**30  # of weight files that a look at one sample loads; bfloat16 takes twice as much in memory
 
@@ -78,7 +78,7 @@ class TrainedWeights:
     def _load(self, place: str) -> Policy:
         import torch
 
-        from bcpg_cluster.stages.train.forward import load_policy
+        from bcpg_cluster.stages.train.loading.whole_model import load_policy
 
         if not Path(place).is_dir():  # the base, which lies on the hub
             raise RunDirectoryError(

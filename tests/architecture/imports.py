@@ -21,7 +21,7 @@ VENDORS = {
         "stages/generate/tokenizer_check.py",
         "stages/judge/prm/detection.py",
         "stages/judge/prm/transformers_model.py",
-        "stages/train/forward.py",
+        "stages/train/loading/*",
         "stages/train/lora.py",
         "prompts/hub.py",
         "exchange/import_rollouts.py",

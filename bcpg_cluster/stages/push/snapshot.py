@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from bcpg_cluster.errors import DataError, NotFiniteError, RunDirectoryError, StoreError, TrainingDivergedError
+from bcpg_cluster.stages.push.buckets import cut
 from bcpg_cluster.stages.push.digest import is_finite, tensor_digest
 from bcpg_cluster.stages.push.file_digests import WEIGHT_SUFFIXES, raise_if_exhausted
-from bcpg_cluster.stages.push.protocol import SnapshotDigests
+from bcpg_cluster.stages.push.protocol import SnapshotDigests, TensorSpec
+from bcpg_cluster.stages.push.weight_file import stored_bytes, write_weight_file
 from bcpg_cluster.stages.push.wire import as_sent, wire_digest
 from bcpg_cluster.store.whole_files import whole_directory
 
@@ -30,6 +32,7 @@ _COPIED_DIRECTORIES = ("additional_chat_templates",)
 def write_snapshot(
     path: str,
     base_dir: str,
+    specs: Sequence[TensorSpec],
     parameters: Iterable[tuple[str, torch.Tensor]],
     *,
     wire_dtype: str = "float32",
@@ -41,8 +44,9 @@ def write_snapshot(
         path: where the snapshot is to stand.
         base_dir: the checkpoint the policy started from: config, tokenizer, chat template and generation config are
             copied from it as they are.
-        parameters: by their names in the checkpoint, each distinct tensor once (a tied head is left out, as
-            ``save_pretrained`` does). Consumed one at a time, so at most one shard is held in memory.
+        specs: what will be written, in order: names in the checkpoint, each distinct tensor once (a tied head is left out, as
+            ``save_pretrained`` does).
+        parameters: those tensors, by name. Each is on disk before the next is asked for, so one is in memory at a time.
         wire_dtype: what a push will send matrices in.
         max_shard_bytes: where to cut the weights into files.
 
@@ -52,6 +56,7 @@ def write_snapshot(
     Raises:
         TrainingDivergedError: a parameter is not finite.
         RunDirectoryError: the disk does not take it.
+        ValueError: what came is not what was announced.
     """
     target = Path(path)
     base = Path(base_dir)
@@ -64,7 +69,7 @@ def write_snapshot(
     try:
         with whole_directory(target) as staging:
             _copy_companions(base, staging)
-            digests = _write_weights(staging, parameters, wire_dtype, max_shard_bytes)
+            digests = _write_weights(staging, specs, parameters, wire_dtype, max_shard_bytes)
             _write_json(staging / DIGESTS_FILE, {"format": 1, "parameters": digests.stored})
     except (OSError, SafetensorError) as error:
         raise RunDirectoryError(
@@ -86,49 +91,38 @@ def _copy_companions(base: Path, staging: Path) -> None:
 
 
 def _write_weights(
-    staging: Path, parameters: Iterable[tuple[str, torch.Tensor]], wire_dtype: str, max_shard_bytes: int
+    staging: Path,
+    specs: Sequence[TensorSpec],
+    parameters: Iterable[tuple[str, torch.Tensor]],
+    wire_dtype: str,
+    max_shard_bytes: int,
 ) -> SnapshotDigests:
-    digests: dict[str, str] = {}
+    stored: dict[str, str] = {}
     wire: dict[str, str] = {}
-    shards: list[list[str]] = []
-    held: dict[str, torch.Tensor] = {}
-    held_bytes = total_bytes = 0
 
-    def flush() -> None:
-        nonlocal held_bytes
-        save_file(held, staging / f"shard-{len(shards)}", metadata={"format": "pt"})
-        shards.append(list(held))
-        held.clear()
-        held_bytes = 0
+    def tensors() -> Iterator[torch.Tensor]:
+        for spec, (name, parameter) in zip(specs, parameters, strict=True):
+            if name != spec.name:
+                raise ValueError(f"{name} came where {spec.name} was announced")
+            tensor = parameter.detach().cpu()
+            if not is_finite(tensor):
+                raise TrainingDivergedError(
+                    f"{name} is not finite after the last step, though its loss and gradient were: no snapshot was written"
+                )
+            stored[name], wire[name] = tensor_digest(tensor), wire_digest(as_sent(tensor, wire_dtype))
+            yield tensor
 
-    for name, parameter in parameters:
-        if name in digests:
-            raise ValueError(f"parameter {name!r} came twice")
-        # A copy: a gathered ZeRO-3 parameter is emptied when the next one is asked for.
-        tensor = parameter.detach().to("cpu", copy=True).contiguous()
-        if not is_finite(tensor):
-            raise TrainingDivergedError(
-                f"{name} is not finite after the last step, though its loss and gradient were: no snapshot was written"
-            )
-        num_bytes = tensor.numel() * tensor.element_size()
-        if held and held_bytes + num_bytes > max_shard_bytes:
-            flush()
-        digests[name], wire[name] = tensor_digest(tensor), wire_digest(as_sent(tensor, wire_dtype))
-        held[name] = tensor
-        held_bytes += num_bytes
-        total_bytes += num_bytes
-    flush()
-
-    if len(shards) == 1:
-        (staging / "shard-0").rename(staging / "model.safetensors")
-        return SnapshotDigests(digests, wire)
-    weight_map = {}
-    for number, names in enumerate(shards):
-        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (staging / f"shard-{number}").rename(staging / file)
-        weight_map.update(dict.fromkeys(names, file))
-    _write_json(staging / _INDEX_FILE, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
-    return SnapshotDigests(digests, wire)
+    shards, coming = list(cut(specs, stored_bytes, max_shard_bytes)), tensors()
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_weight_file(staging / file, shard, islice(coming, len(shard)))
+        weight_map.update((spec.name, file) for spec in shard)
+    next(coming, None)  # raises where more came than were announced
+    if len(shards) > 1:
+        total_bytes = sum(map(stored_bytes, specs))
+        _write_json(staging / _INDEX_FILE, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
+    return SnapshotDigests(stored, wire)
 
 
 def _write_json(path: Path, content: object) -> None:

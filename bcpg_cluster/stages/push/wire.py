@@ -7,10 +7,12 @@ wire has XXH3 with 128 bits, some 17 times as fast. Whoever writes a snapshot ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import xxhash
+
+from bcpg_cluster.stages.push.protocol import TensorSpec
 
 _PIECE_BYTES = 32 * 2**20  # what comes from a GPU at a time
 _DTYPES = {"half": "float16", "float16": "float16", "bfloat16": "bfloat16"}
@@ -31,6 +33,13 @@ def sent_dtype(dtype: str, shape: Sequence[int]) -> str:
     router, decays of a state-space layer) are among them.
     """
     return dtype if len(shape) > 1 else "float32"
+
+
+def specs_of(parameters: Iterable[tuple[str, torch.Tensor]], dtype: str) -> list[TensorSpec]:
+    """The specs of named parameters where matrices are sent in ``dtype``, in order; nothing is gathered or copied."""
+    # ZeRO-3 keeps the whole shape beside a parameter that is empty for now.
+    shapes = ((name, tuple(getattr(parameter, "ds_shape", parameter.shape))) for name, parameter in parameters)
+    return [TensorSpec(name, sent_dtype(dtype, shape), shape) for name, shape in shapes]
 
 
 def as_sent(tensor: torch.Tensor, dtype: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What every trainer does alike: load a policy, forward to token log-probs, sum up a micro-batch's losses.
+"""What every trainer does alike: forward to token log-probs, sum up a micro-batch's losses.
 
 The reference log-probs, the training step and the scores all come from :func:`response_logprobs`, so they share one
 forward with the same kernels and dtype, and Delta is 0 before the first step but for rounding (docs/method.md).
@@ -7,23 +7,15 @@ forward with the same kernels and dtype, and Delta is 0 before the first step bu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from torch import Tensor
 
-from bcpg_cluster.errors import ConfigError, DataError, TrainingDivergedError
-from bcpg_cluster.stages.push.digest import is_finite
-from bcpg_cluster.stages.push.protocol import TensorSpec
-from bcpg_cluster.stages.push.wire import sent_dtype
+from bcpg_cluster.errors import ConfigError, TrainingDivergedError
 from bcpg_cluster.stages.train.layout.packing_proof import prove_packing
 from bcpg_cluster.stages.train.layout.row_layout import SequenceLayout, TokenPair, lay_out
-from bcpg_cluster.stages.train.logprobs import token_logprobs
-from bcpg_cluster.stages.train.lora import Adapter, adapter_matrices, add_adapters, plain_name
 from bcpg_cluster.stages.train.objective import Objective
 from bcpg_cluster.stages.train.objectives import objective_loss
 from bcpg_cluster.stages.train.objectives.batch import LossBatch, sequence_drift
@@ -31,132 +23,6 @@ from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, TrainRow, Trai
 from bcpg_cluster.stages.train.telemetry import StepSums, TokenClasses
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-# Models that change their logits after the head: a head of our own would silently compute something else.
-_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-
-
-class LogprobHead(nn.Linear):
-    """An output head that answers with the log-probs of given tokens instead of logits.
-
-    A module in the head's place and under its name, so that whatever hooks modules (ZeRO-3 gathers a module's weights
-    around its forward and backward) treats it as the head it replaces.
-    """
-
-    @classmethod
-    def of(cls, head: nn.Linear) -> LogprobHead:
-        """A head with the very parameters of ``head``: a tied weight stays tied."""
-        new = cls(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
-        new.weight, new.bias = head.weight, head.bias
-        return new
-
-    def forward(  # type: ignore[override]
-        self, hidden: Tensor, targets: Tensor, chunk_tokens: int
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probs [N] of ``targets`` [N] after states ``hidden`` [N, H], and entropies [N], in nats; see
-        :func:`token_logprobs`.
-        """
-        return token_logprobs(hidden, self.weight, self.bias, targets, chunk_tokens=chunk_tokens)
-
-
-class Policy(nn.Module):
-    """A causal LM whose forward gives the log-probs of chosen tokens. Parameters keep their checkpoint names.
-
-    Attributes:
-        adapters: by the checkpoint name of the weight each of them changes; none when whole weights are trained.
-    """
-
-    def __init__(self, causal_lm: PreTrainedModel, adapters: Mapping[str, Adapter] | None = None) -> None:
-        super().__init__()
-        self.adapters = adapters or {}
-        changes = [name for name in _LOGIT_CHANGES if getattr(causal_lm.config, name, None) not in (None, 1, 1.0)]
-        head = causal_lm.get_output_embeddings()
-        if changes or not isinstance(head, nn.Linear):
-            raise DataError(
-                f"{type(causal_lm).__name__} computes its logits as "
-                f"{', '.join(changes) if changes else type(head).__name__}",
-                rule="the trainer supports models whose logits are a plain linear head",
-                remedy="use a Qwen2, Qwen3, Llama, Mistral or similar model",
-            )
-        causal_lm.set_output_embeddings(LogprobHead.of(head))
-        self.causal_lm = causal_lm
-        self._dropouts = [module for module in causal_lm.modules() if isinstance(module, nn.Dropout) and module.p > 0]
-        for layer in self._dropouts:
-            layer.eval()
-
-    def forward(
-        self, input_ids: Tensor, position_ids: Tensor | None, sources: Tensor, targets: Tensor, chunk_tokens: int
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probs [N] of ``targets`` [N] after the flat positions ``sources`` [N] of ``input_ids`` [Q, S], and the
-        entropies [N] of the distributions they are drawn from (detached), in nats. ``position_ids`` [1, S] say that
-        the one row holds several sequences (see ``row_layout``).
-        """
-        # No attention mask: padding is on the right, so under causal attention no real token ever sees it, and
-        # without a mask the fast causal kernels serve every batch. No cache: only then are packed sequences found.
-        hidden = self.causal_lm.base_model(
-            input_ids=input_ids, position_ids=position_ids, use_cache=False
-        ).last_hidden_state  # [Q, S, H]
-        # Only the states that predict response tokens meet the vocabulary: prompts and padding cost nothing there.
-        chosen = hidden.flatten(0, 1).index_select(0, sources)  # [N, H]
-        found: tuple[Tensor, Tensor] = self.causal_lm.get_output_embeddings()(chosen, targets, chunk_tokens)
-        return found
-
-    def checkpoint_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Every distinct parameter with its checkpoint name, in model order; a tied head is listed once, adapters are not."""
-        own = {id(matrix) for adapter in self.adapters.values() for matrix in (adapter.down, adapter.up)}
-        named = self.causal_lm.named_parameters()
-        return [(plain_name(name, self.adapters), parameter) for name, parameter in named if id(parameter) not in own]
-
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """What the optimiser is given: the adapters, or everything."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    @contextmanager
-    def dropout(self, seed: int) -> Iterator[None]:
-        """The adapters' dropout acts inside, drawn from ``seed``. Elsewhere it is off: scores are those of the policy."""
-        if self._dropouts:
-            torch.manual_seed(seed)
-        for layer in self._dropouts:
-            layer.train()
-        try:
-            yield
-        finally:
-            for layer in self._dropouts:
-                layer.eval()
-
-
-def load_policy(model_path: str, settings: TrainSettings, dtype: torch.dtype) -> Policy:
-    """Read a checkpoint directory for training: dropout off, gradient checkpointing and adapters as set."""
-    disable_progress_bar()  # in the log of an actor, or of a page's server, it is only noise
-    config = AutoConfig.from_pretrained(model_path, trust_remote_code=settings.trust_remote_code)
-    for name, value in vars(config).items():
-        if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
-            setattr(config, name, 0.0)  # reference and policy must be the same function (docs/method.md)
-    attention = None if settings.attention == "auto" else settings.attention
-    causal_lm = AutoModelForCausalLM.from_pretrained(
-        model_path,
-        config=config,
-        dtype=dtype,
-        attn_implementation=attention,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    for name, parameter in causal_lm.named_parameters():
-        if not is_finite(parameter):
-            raise DataError(
-                f"{model_path} has values that are not finite in {name}",
-                rule="weights are finite numbers",
-                remedy="give a checkpoint from before its training diverged, or copy it again",
-            )
-    adapters = add_adapters(causal_lm, settings.lora, settings.seed) if settings.lora else {}
-    causal_lm.train()  # gradient checkpointing acts in training mode only
-    if settings.gradient_checkpointing:
-        # Reentrant: ZeRO-3 frees weights after the forward, and the non-reentrant kind compares what it finds in the
-        # recomputation with what was there before.
-        causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
-        if adapters:
-            # The embedding is frozen, and a reentrant block gives no gradients unless its input wants one.
-            causal_lm.enable_input_require_grads()
-    return Policy(causal_lm, adapters)
 
 
 def policy_dtype(settings: TrainSettings) -> torch.dtype:
@@ -176,7 +42,7 @@ def dropout_seed(settings: TrainSettings, step: int, rank: int) -> int:
 
 
 Forward = Callable[[Tensor, Tensor | None, Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""A :class:`Policy`, or an engine around one."""
+"""A :class:`~bcpg_cluster.stages.train.loading.policy.Policy`, or an engine around one."""
 
 
 def response_logprobs(forward: Forward, layout: SequenceLayout, settings: TrainSettings) -> tuple[Tensor, Tensor]:
@@ -355,20 +221,3 @@ def check_finite(step: int, loss_sum: float, grad_norm: float | None = None) -> 
         raise TrainingDivergedError(f"step {step}: the loss is {loss_sum}; no parameter was changed by this step")
     if grad_norm is not None and not math.isfinite(grad_norm):
         raise TrainingDivergedError(f"step {step}: the gradient norm is {grad_norm}; no parameter was changed by it")
-
-
-def parameter_specs(
-    policy: Policy, shapes: Callable[[nn.Parameter], tuple[int, ...]], wire_dtype: str
-) -> list[TensorSpec]:
-    """The specs of all parameters in model order; matrices travel in ``wire_dtype`` whatever the compute dtype."""
-    whole = ((name, shapes(parameter)) for name, parameter in policy.checkpoint_parameters())
-    return [TensorSpec(name, sent_dtype(wire_dtype, shape), shape) for name, shape in whole]
-
-
-def adapter_specs(
-    policy: Policy, shapes: Callable[[nn.Parameter], tuple[int, ...]], wire_dtype: str
-) -> list[TensorSpec]:
-    """The specs of all adapters' matrices in model order. They travel in float32 whatever ``wire_dtype`` says: engines merge them
-    before they round.
-    """
-    return [TensorSpec(name, "float32", shapes(matrix)) for name, matrix in adapter_matrices(policy.adapters)]

@@ -18,25 +18,24 @@ from bcpg_cluster.stages.push.adapters.versions import Carried
 from bcpg_cluster.stages.push.digest import tensor_digest
 from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.push.snapshot import write_snapshot
+from bcpg_cluster.stages.push.wire import specs_of
 from bcpg_cluster.stages.train.batching import split_rows
 from bcpg_cluster.stages.train.checkpoint_source import local_checkpoint
 from bcpg_cluster.stages.train.forward import (
-    Policy,
-    adapter_specs,
     check_finite,
     check_packing,
     drift_sums,
     dropout_seed,
-    load_policy,
     loss_part_names,
     mean_drift,
     micro_batch_loss,
     needs_drift,
-    parameter_specs,
     policy_dtype,
     reference_of_rows,
     score_sequences,
 )
+from bcpg_cluster.stages.train.loading.policy import Policy
+from bcpg_cluster.stages.train.loading.whole_model import load_policy
 from bcpg_cluster.stages.train.lora import adapter_matrices
 from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, StepReport, TrainRow, TrainSettings
 from bcpg_cluster.stages.train.step_checkpoints.kept import KeptCheckpoints
@@ -162,7 +161,8 @@ class TorchTrainer:
 
     def save_snapshot(self, path: str) -> SnapshotDigests | None:
         """Write a Hugging Face checkpoint directory; returns its digests."""
-        return write_snapshot(path, self._model_path, self._parameters(), wire_dtype=self._wire_dtype)
+        specs = specs_of(self._opened().checkpoint_parameters(), "float32")
+        return write_snapshot(path, self._model_path, specs, self._parameters(), wire_dtype=self._wire_dtype)
 
     def join_push_group(self, group: PushGroup) -> None:
         """Meet the receivers as rank 0 of the push group."""
@@ -188,8 +188,10 @@ class TorchTrainer:
 
     def push_specs(self, carried: Carried = "weights") -> list[TensorSpec]:
         """What :meth:`push_weights` will send."""
-        specs_of = adapter_specs if carried == "adapters" else parameter_specs
-        return specs_of(self._opened(), lambda parameter: tuple(parameter.shape), self._wire_dtype)
+        policy = self._opened()
+        if carried == "adapters":  # in float32 whatever matrices are sent in: engines merge them before they round
+            return specs_of(adapter_matrices(policy.adapters), "float32")
+        return specs_of(policy.checkpoint_parameters(), self._wire_dtype)
 
     def leave_push_group(self) -> None:
         """Drop the push group; nothing happens when there is none."""

@@ -14,8 +14,8 @@ from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import RunDirectoryError
 from bcpg_cluster.exchange import after_training
 from bcpg_cluster.exchange.after_training import TrainedWeights
-from bcpg_cluster.stages.push.snapshot import write_snapshot
 from bcpg_cluster.store.manifest import ManifestState, SnapshotRecord
+from tests.snapshots import snapshot_of
 
 BASE = resolve_asset("embedded:sums/policy")
 PROMPT, RESPONSE = (3, 5, 7), (9, 4, 11, 2)
@@ -41,7 +41,7 @@ def by_transformers(model: torch.nn.Module) -> list[float]:
 @pytest.fixture
 def weights(tmp_path: Path, make_config: Callable[..., Config]) -> TrainedWeights:
     config = make_config(policy={"kind": "vllm", "model": "embedded:sums/policy"})
-    write_snapshot(str(tmp_path / "snapshots/v0001-a"), BASE, moved_model().named_parameters())
+    snapshot_of(str(tmp_path / "snapshots/v0001-a"), BASE, moved_model().named_parameters())
     return TrainedWeights(tmp_path, config)
 
 

@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from bcpg_cluster.config.run import Config
 from bcpg_cluster.errors import DataError, RunDirectoryError, StoreError
 from bcpg_cluster.exchange.policy.export_policy import BASE_CARD, ExportedPolicy, export_policy, read_front_matter
-from bcpg_cluster.stages.push.snapshot import verify_snapshot, write_snapshot
+from bcpg_cluster.stages.push.snapshot import verify_snapshot
 from bcpg_cluster.store.manifest import Manifest
 from bcpg_cluster_cli.exchange.export import run_export
+from tests.snapshots import snapshot_of
 from tests.unit.exchange.trained_policy import BASE, add_version, trained_model
 
 Export = Callable[..., ExportedPolicy]
@@ -148,7 +149,7 @@ def test_an_altered_weight(run_dir: Path, refused: Callable[..., None]) -> None:
 def test_another_snapshot_in_its_place(run_dir: Path, refused: Callable[..., None]) -> None:
     """Whole in itself, but not the one the manifest noted."""
     path = run_dir / "snapshots/v0001-a"
-    write_snapshot(str(path), BASE, [("other", torch.ones(2))])
+    snapshot_of(str(path), BASE, [("other", torch.ones(2))])
     refused(StoreError, "not those the manifest holds for v1", run_dir)
 
 

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from bcpg_cluster.config.embedded import resolve_asset
 from bcpg_cluster.stages.push.canaries import CANARIES
-from bcpg_cluster.stages.push.snapshot import write_snapshot
 from bcpg_cluster.store.manifest import SnapshotRecord
 from bcpg_cluster.store.reports import TrainingSummary
+from tests.snapshots import snapshot_of
 
 BASE = resolve_asset("embedded:chain/policy")
 
@@ -29,6 +29,6 @@ def trained_model() -> Any:
 
 def add_version(run_dir: Path, version: int, base: str = BASE) -> SnapshotRecord:
     path = f"snapshots/v{version:04d}-a"
-    digests = write_snapshot(str(run_dir / path), base, trained_model().named_parameters())
+    digests = snapshot_of(str(run_dir / path), base, trained_model().named_parameters())
     (run_dir / path / CANARIES).write_text("[]")
     return SnapshotRecord(version, path, dict(digests.stored), 1.0, TrainingSummary(steps=1.0))

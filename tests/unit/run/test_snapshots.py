@@ -23,8 +23,9 @@ from bcpg_cluster.run.snapshots import (
 )
 from bcpg_cluster.stages.push.digest import tensor_digest
 from bcpg_cluster.stages.push.file_digests import companion_digests
-from bcpg_cluster.stages.push.snapshot import verify_snapshot, write_snapshot
+from bcpg_cluster.stages.push.snapshot import verify_snapshot
 from bcpg_cluster.store.manifest import Manifest, SnapshotRecord
+from tests.snapshots import snapshot_of
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def manifest(tmp_path: Path) -> Iterator[Manifest]:
         for version in (1, 3):
             tensors = {name: torch.randn(3, 4, generator=generator) for name in ("model.embed", "model.head")}
             path = f"snapshots/v{version}"
-            digests = write_snapshot(
+            digests = snapshot_of(
                 str(manifest.run_dir / path), str(base), tensors.items(), max_shard_bytes=3 * 4 * 4
             )  # a file each
             manifest.add_snapshot(SnapshotRecord(version, path, dict(digests.stored), 0.0))

@@ -26,6 +26,7 @@ class TrainerGroup:
         timeout_s: how long one collective may take before a missing peer is an error.
 
     Attributes:
+        rank, world_size: as given.
         device: where this rank computes; known once it has joined.
     """
 
@@ -36,7 +37,7 @@ class TrainerGroup:
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size}")
-        self._rank, self._world_size, self._local_rank = rank, world_size, local_rank
+        self.rank, self.world_size, self._local_rank = rank, world_size, local_rank
         self._master = (master_addr, master_port)
         self._timeout = timedelta(seconds=timeout_s)
         self._is_joined = False
@@ -48,8 +49,8 @@ class TrainerGroup:
             return
         prepare_environment()
         os.environ.update(
-            RANK=str(self._rank),
-            WORLD_SIZE=str(self._world_size),
+            RANK=str(self.rank),
+            WORLD_SIZE=str(self.world_size),
             LOCAL_RANK=str(self._local_rank),
             MASTER_ADDR=self._master[0],
             MASTER_PORT=str(self._master[1]),
@@ -82,7 +83,7 @@ class TrainerGroup:
         host, port = self._master
         if is_loopback(host):  # all ranks are on this machine
             announce(host)
-        if self._rank == 0:
+        if self.rank == 0:
             listening = listen_at(host, port).detach()
             self._store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
                 host, port, is_master=True, wait_for_workers=False, timeout=self._timeout, master_listen_fd=listening
@@ -118,8 +119,8 @@ class TrainerGroup:
         except (RuntimeError, OSError, torch.distributed.DistError) as error:
             text = str(error).lower()
             if any(sign in text for sign in _SIGNS_OF_A_LOST_PEER):
-                raise MemberLostError(f"trainer rank {self._rank}, {doing}: {error}") from error
-            raise EngineError(f"trainer rank {self._rank}, {doing}: {error!r}") from error
+                raise MemberLostError(f"trainer rank {self.rank}, {doing}: {error}") from error
+            raise EngineError(f"trainer rank {self.rank}, {doing}: {error!r}") from error
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -127,7 +128,7 @@ class TrainerGroup:
 
     def gather(self, content: Any) -> list[Any]:
         """Every rank's ``content`` on every rank, by rank."""
-        found: list[Any] = [None] * self._world_size
+        found: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(found, content)
         return found
 
@@ -136,6 +137,12 @@ class TrainerGroup:
         box = [content]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
+
+    def raise_alike(self, problem: Exception | None) -> None:
+        """What one rank could not do is every rank's error."""
+        for found in self.gather(problem):
+            if found is not None:
+                raise found
 
 
 def _take_as_default(timeout: timedelta) -> None:

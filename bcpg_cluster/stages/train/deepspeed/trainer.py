@@ -7,8 +7,7 @@ finishes or fails *after* the others had their part of the collectives, so that 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,40 +15,35 @@ from typing import Any
 import torch
 
 from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
-from bcpg_cluster.errors import BcpgError, EngineError, PushError
+from bcpg_cluster.errors import EngineError, PushError
 from bcpg_cluster.records import StepCheckpoint
-from bcpg_cluster.stages.push.adapters.merge import merged
 from bcpg_cluster.stages.push.adapters.versions import Carried
 from bcpg_cluster.stages.push.digest import tensor_digest
 from bcpg_cluster.stages.push.protocol import PushGroup, SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.push.snapshot import write_snapshot
 from bcpg_cluster.stages.train.batching import split_rows
-from bcpg_cluster.stages.train.checkpoint_source import Float32Weights, local_checkpoint
+from bcpg_cluster.stages.train.checkpoint_source import local_checkpoint
 from bcpg_cluster.stages.train.deepspeed.checkpoint_files import CheckedFiles
 from bcpg_cluster.stages.train.deepspeed.config import (
     check_deepspeed_config,
     deepspeed_config,
     has_gpu,
 )
+from bcpg_cluster.stages.train.deepspeed.gathered import GatheredWeights
 from bcpg_cluster.stages.train.deepspeed.group import TrainerGroup
-from bcpg_cluster.stages.train.deepspeed.whole import whole
+from bcpg_cluster.stages.train.deepspeed.partitioned import load_rank_policy
 from bcpg_cluster.stages.train.forward import (
-    adapter_specs,
     check_finite,
     check_packing,
     drift_sums,
     dropout_seed,
-    load_policy,
     loss_part_names,
     mean_drift,
     micro_batch_loss,
     needs_drift,
-    parameter_specs,
-    policy_dtype,
     reference_of_rows,
     score_sequences,
 )
-from bcpg_cluster.stages.train.lora import adapter_matrices
 from bcpg_cluster.stages.train.protocol import ReferenceLogprobs, StepReport, TrainRow, TrainSettings
 from bcpg_cluster.stages.train.step_checkpoints.kept import KeptCheckpoints
 from bcpg_cluster.stages.train.step_checkpoints.record import (
@@ -108,7 +102,7 @@ class DeepSpeedRank:
         import deepspeed
 
         model_path = local_checkpoint(model_path, settings.revision)
-        policy = load_policy(model_path, settings, policy_dtype(settings))
+        policy = load_rank_policy(model_path, settings, self._group, self.progress)
         self.progress.begin("building the engine")
         with self._group.collective("building the engine"):
             self._engine, *_ = deepspeed.initialize(
@@ -119,26 +113,15 @@ class DeepSpeedRank:
             )
             self._policy, self._settings, self._model_path = policy, settings, model_path
             self._files = self._engine.checkpoint_engine = CheckedFiles(self._rank, self._engine.checkpoint_engine)
-            self._precise = None if policy_dtype(settings) is torch.float32 else Float32Weights(model_path)
-            self._set_master_weights()
-
-    def _set_master_weights(self) -> None:
-        """DeepSpeed makes fp32 master weights of the bf16 ones: give them back what loading in bf16 cut off."""
-        from deepspeed.utils import safe_set_full_fp32_param
-
-        for name, parameter in self._policy.checkpoint_parameters() if self._precise else ():
-            # ZeRO-3 cuts the given value into equal parts and fails on one that cannot be.
-            num_values = int(getattr(parameter, "ds_numel", 0))
-            precise = self._precise.get(name) if parameter.requires_grad and self._precise else None
-            if precise is not None and num_values % self._world_size == 0:
-                safe_set_full_fp32_param(parameter, precise.to(self._group.device))
+            self._weights = GatheredWeights(policy, model_path, settings, self._group, self.progress)
+            self._weights.restore_masters()
 
     def _free(self) -> None:
         if self._engine is None:
             return
         self._engine.destroy()
         self._engine = None
-        del self._policy
+        del self._policy, self._weights
         gc.collect()  # hooks tie engine and parameters into cycles
         if has_gpu():
             torch.cuda.empty_cache()
@@ -243,7 +226,7 @@ class DeepSpeedRank:
         self._opened().save_checkpoint(
             str(place), tag=directory.name, save_latest=False, exclude_frozen_parameters=True
         )
-        self._raise_alike(self._files.problem)
+        self._group.raise_alike(self._files.problem)
         files = {name: file for of_rank in self._group.gather(self._files.files) for name, file in of_rank.items()}
         checkpoint, problem = None, None
         try:
@@ -251,16 +234,10 @@ class DeepSpeedRank:
                 checkpoint = write_record(directory, CheckpointRecord(plan.fingerprint, tuple(reports), files))
         except OSError as error:
             problem = unwritten(directory, error)
-        self._raise_alike(problem)
+        self._group.raise_alike(problem)
         keep = self._kept.add(checkpoint) if self._rank == 0 and checkpoint is not None else None
         keep_only(place, self._group.agree(keep))
         self._group.barrier()  # the record stands before any rank continues
-
-    def _raise_alike(self, problem: BcpgError | None) -> None:
-        """What one rank could not do is every rank's error."""
-        for found in self._group.gather(problem):
-            if found is not None:
-                raise found
 
     def _resume(
         self, plan: TrainingPlan, checkpoint_dir: str | None, resume: StepCheckpoint | None
@@ -289,52 +266,14 @@ class DeepSpeedRank:
 
     # --- weights out ---------------------------------------------------------------------------------------------
 
-    def _whole(self, parameter: torch.nn.Parameter) -> AbstractContextManager[torch.Tensor]:
-        """See :func:`whole`."""
-        return whole(parameter, self._settings.zero_stage)
-
-    def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Whole parameters in fp32, adapters merged in, one at a time, in lockstep; valid until the next is asked for."""
-        for name, parameter in self._policy.checkpoint_parameters():
-            self.progress.begin("parameter", name)
-            adapter = self._policy.adapters.get(name)
-            with self._whole(parameter) as weight:
-                if adapter is None and parameter.requires_grad:
-                    yield name, weight
-                    continue
-                # Frozen: what it was when the round began, at the precision it had then.
-                precise = self._precise.get(name) if self._precise and self._rank == 0 else None
-                if precise is not None:
-                    weight = precise.to(self._group.device)
-                if adapter is None:
-                    yield name, weight
-                    continue
-                with self._whole(adapter.down) as down, self._whole(adapter.up) as up:
-                    yield name, merged(weight, down, up, adapter.scaling)
-
-    def _adapters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The adapters' matrices, likewise."""
-        for name, matrix in adapter_matrices(self._policy.adapters):
-            self.progress.begin("parameter", name)
-            with self._whole(matrix) as gathered:
-                yield name, gathered
-
-    @contextmanager
-    def _lockstep(self, parameters: Iterator[tuple[str, torch.Tensor]]) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
-        """Parameters that are gathered to the end even if the consumer on this rank fails in the middle."""
-        try:
-            yield parameters
-        finally:
-            for _ in parameters:
-                pass
-
     def save_snapshot(self, path: str) -> SnapshotDigests | None:
         """Write a Hugging Face checkpoint directory on rank 0; its digests there, ``None`` elsewhere."""
         self._opened()
         digests = None
-        with self._group.collective("gathering a snapshot"), self._lockstep(self._parameters()) as parameters:
+        specs = self._weights.specs("weights", "float32")
+        with self._group.collective("gathering a snapshot"), self._weights.each() as parameters:
             if self._rank == 0:
-                digests = write_snapshot(path, self._model_path, parameters, wire_dtype=self._wire_dtype)
+                digests = write_snapshot(path, self._model_path, specs, parameters, wire_dtype=self._wire_dtype)
         return digests
 
     def join_push_group(self, group: PushGroup) -> None:
@@ -350,14 +289,13 @@ class DeepSpeedRank:
 
     def adapter_digests(self) -> dict[str, str] | None:
         """sha256 of every matrix of the present adapters on rank 0, by name; ``None`` elsewhere."""
-        with self._group.collective("gathering adapters"), self._lockstep(self._adapters()) as matrices:
+        with self._group.collective("gathering adapters"), self._weights.each("adapters") as matrices:
             return {name: tensor_digest(matrix) for name, matrix in matrices} if self._rank == 0 else None
 
     def push_weights(self, carried: Carried = "weights") -> list[TensorSpec]:
         """Send all parameters, or the adapters alone, in the order of :meth:`push_specs`; every rank takes part in gathering."""
         specs = self.push_specs(carried)
-        tensors = self._adapters() if carried == "adapters" else self._parameters()
-        with self._group.collective("gathering a push"), self._lockstep(tensors) as parameters:
+        with self._group.collective("gathering a push"), self._weights.each(carried) as parameters:
             if self._rank == 0:
                 if self._sender is None:
                     raise PushError("no push group has been joined")
@@ -367,11 +305,7 @@ class DeepSpeedRank:
     def push_specs(self, carried: Carried = "weights") -> list[TensorSpec]:
         """What :meth:`push_weights` will send, in order; nothing is gathered."""
         self._opened()
-        specs_of = adapter_specs if carried == "adapters" else parameter_specs
-        # ZeRO-3 keeps the whole shape beside a parameter that is empty for now.
-        return specs_of(
-            self._policy, lambda parameter: tuple(getattr(parameter, "ds_shape", parameter.shape)), self._wire_dtype
-        )
+        return self._weights.specs(carried, self._wire_dtype)
 
     def leave_push_group(self) -> None:
         """Drop the push group; nothing happens when there is none."""

@@ -14,8 +14,9 @@ import torch
 
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.file_digests import companion_faults, digest_file, file_faults
-from bcpg_cluster.stages.push.snapshot import verify_snapshot, write_snapshot
+from bcpg_cluster.stages.push.snapshot import verify_snapshot
 from bcpg_cluster.stages.train.step_checkpoints.record import RECORD, check_step_checkpoint
+from tests.snapshots import snapshot_of
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def snapshot(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     base, made = tmp_path / "base", tmp_path / "made"
     base.mkdir()
     (base / "config.json").write_text("{}")
-    return made, dict(write_snapshot(str(made), str(base), [("a", torch.zeros(3))]).stored)
+    return made, dict(snapshot_of(str(made), str(base), [("a", torch.zeros(3))]).stored)
 
 
 def test_a_snapshot_is_not_called_damaged(snapshot: tuple[Path, dict[str, str]]) -> None:

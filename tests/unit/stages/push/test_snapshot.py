@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bcpg_cluster.errors import DataError, NotFiniteError, RunDirectoryError, StoreError, TrainingDivergedError
-from bcpg_cluster.stages.push import snapshot as snapshot_module
 from bcpg_cluster.stages.push.digest import tensor_digest
 from bcpg_cluster.stages.push.file_digests import companion_digests, companion_faults
+from bcpg_cluster.stages.push.protocol import TensorSpec
 from bcpg_cluster.stages.push.snapshot import (
     read_digests,
     read_parameters,
@@ -25,6 +26,7 @@ from bcpg_cluster.stages.push.snapshot import (
     write_snapshot,
 )
 from bcpg_cluster.stages.push.wire import wire_digest
+from tests.snapshots import snapshot_of
 
 PARAMETERS = {
     "embed": torch.arange(12.0).reshape(3, 4),
@@ -46,7 +48,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def write(base: Path, path: Path, **options: int) -> dict[str, str]:
-    return dict(write_snapshot(str(path), str(base), PARAMETERS.items(), **options).stored)
+    return dict(snapshot_of(str(path), str(base), PARAMETERS.items(), **options).stored)
 
 
 def test_holds_weights_digests_and_companions(base: Path, tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_says_what_a_push_sends_of_the_same_tensors(base: Path, tmp_path: Path) 
     matrix, vector = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([1.5, -2.0])
     parameters = {"embed": matrix, "norm": vector}
     found = {
-        dtype: write_snapshot(str(tmp_path / dtype), str(base), parameters.items(), wire_dtype=dtype)
+        dtype: snapshot_of(str(tmp_path / dtype), str(base), parameters.items(), wire_dtype=dtype)
         for dtype in ("float32", "bfloat16")
     }
     assert found["float32"].wire == {"embed": wire_digest(matrix), "norm": wire_digest(vector)}
@@ -104,8 +106,9 @@ def test_a_failed_write_leaves_what_was_there(base: Path, tmp_path: Path) -> Non
         yield "embed", torch.zeros(2)
         raise RuntimeError("a rank is gone")
 
+    specs = [TensorSpec(name, "float32", (2,)) for name in ("embed", "layer")]
     with pytest.raises(RuntimeError, match="a rank is gone"):
-        write_snapshot(str(path), str(base), breaks())
+        write_snapshot(str(path), str(base), specs, breaks())
     assert verify_snapshot(str(path)) == before
     assert [entry.name for entry in path.parent.iterdir()] == ["3"]
 
@@ -135,16 +138,15 @@ def test_a_disk_that_fails_anywhere_leaves_what_was_there(
                 counted(os, "fsync", number, done)
                 counted(shutil, "copyfile", number, done)
                 counted(tempfile, "mkdtemp", number, done)
-                counted(snapshot_module, "save_file", number, done)
-                for name in ("rename", "mkdir", "write_text", "chmod"):
+                for name in ("open", "rename", "mkdir", "write_text", "chmod"):
                     counted(Path, name, number, done)
-                write_snapshot(str(path), str(base), [("other", torch.ones(2))])
+                snapshot_of(str(path), str(base), [("other", torch.ones(2))])
             break
         except RunDirectoryError as error:
             assert "No space left on device" in error.problem
             assert verify_snapshot(str(path)) == before
         assert [entry.name for entry in path.parent.iterdir()] == ["3"]
-    assert {"fsync", "copyfile", "mkdtemp", "save_file", "rename", "write_text"} <= set(done)
+    assert {"fsync", "copyfile", "mkdtemp", "open", "rename", "write_text"} <= set(done)
     assert set(verify_snapshot(str(path))) == {"other"}
 
 
@@ -153,9 +155,9 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(base: Path, tm
     path = tmp_path / "snapshots" / "3"
     weight = torch.tensor([1.0, value])
     with pytest.raises(TrainingDivergedError, match="layer is not finite after the last step"):
-        write_snapshot(str(path), str(base), [("embed", torch.ones(2)), ("layer", weight)])
+        snapshot_of(str(path), str(base), [("embed", torch.ones(2)), ("layer", weight)])
     assert list(path.parent.iterdir()) == []
-    write_snapshot(str(path), str(base), [("layer", torch.ones(2))])
+    snapshot_of(str(path), str(base), [("layer", torch.ones(2))])
     save_file({"layer": weight}, path / "model.safetensors")  # as a version before this one wrote it
     digests = {"layer": tensor_digest(weight)}
     with pytest.raises(NotFiniteError, match=r"layer in model\.safetensors has values that are not finite"):
@@ -180,7 +182,7 @@ def test_files_that_are_no_weights_are_compared_too(base: Path, tmp_path: Path) 
 def test_replaces_an_older_one(base: Path, tmp_path: Path) -> None:
     path = tmp_path / "snapshots" / "3"
     write(base, path)
-    digests = write_snapshot(str(path), str(base), [("other", torch.ones(2))])
+    digests = snapshot_of(str(path), str(base), [("other", torch.ones(2))])
     assert verify_snapshot(str(path)) == digests.stored
     assert [entry.name for entry in path.parent.iterdir()] == ["3"]
 
@@ -193,8 +195,50 @@ def test_reused_memory_does_not_reach_the_file(base: Path, tmp_path: Path) -> No
         for value in range(3):
             yield str(value), buffer.fill_(value)
 
-    write_snapshot(str(tmp_path / "snapshot"), str(base), gathered())
+    specs = [TensorSpec(str(value), "float32", (3,)) for value in range(3)]
+    write_snapshot(str(tmp_path / "snapshot"), str(base), specs, gathered())
     assert [float(tensor[0]) for _, tensor in read_parameters(str(tmp_path / "snapshot"))] == [0, 1, 2]
+
+
+def test_at_most_one_parameter_is_held(base: Path, tmp_path: Path) -> None:
+    """Each is on its way to the disk before the next is asked for."""
+    given: list[weakref.ref[torch.Tensor]] = []
+
+    def gathered() -> Iterator[tuple[str, torch.Tensor]]:
+        for number in range(4):
+            alive.append(sum(of() is not None for of in given))
+            tensor = torch.full((3,), float(number))
+            given.append(weakref.ref(tensor))
+            yield str(number), tensor
+            del tensor
+
+    alive: list[int] = []
+    specs = [TensorSpec(str(number), "float32", (3,)) for number in range(4)]
+    write_snapshot(str(tmp_path / "snapshot"), str(base), specs, gathered())
+    assert max(alive) <= 1, alive
+
+
+OTHERS = [("a", torch.zeros(2)), ("b", torch.zeros(2))]
+
+
+@pytest.mark.parametrize(
+    ("names", "tensors", "problem"),
+    [
+        ("ab", OTHERS[:1], "shorter"),
+        ("a", OTHERS, "longer"),
+        ("ba", OTHERS, "a came where b was announced"),
+        ("aa", [OTHERS[0], OTHERS[0]], "parameter 'a' came twice"),
+        ("a", [("a", torch.zeros(3))], r"a is float32\[3\] instead of float32\[2\]"),
+        ("a", [("a", torch.zeros(2).double())], r"a is float64\[2\] instead of float32\[2\]"),
+    ],
+)
+def test_what_comes_must_be_what_was_announced(
+    names: str, tensors: list[tuple[str, torch.Tensor]], problem: str, base: Path, tmp_path: Path
+) -> None:
+    specs = [TensorSpec(name, "float32", (2,)) for name in names]
+    with pytest.raises(ValueError, match=problem):
+        write_snapshot(str(tmp_path / "snapshot"), str(base), specs, tensors)
+    assert not (tmp_path / "snapshot").exists()
 
 
 def damage_byte(path: Path) -> None:
@@ -236,4 +280,4 @@ def test_harm_is_found(harm, base: Path, tmp_path: Path) -> None:  # type: ignor
 
 def test_wants_a_checkpoint_to_start_from(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"config\.json"):
-        write_snapshot(str(tmp_path / "snapshot"), str(tmp_path), PARAMETERS.items())
+        snapshot_of(str(tmp_path / "snapshot"), str(tmp_path), PARAMETERS.items())

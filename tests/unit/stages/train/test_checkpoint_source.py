@@ -1,4 +1,4 @@
-"""stages/train/checkpoint_source.py: directories as they are, hub ids from the hub's cache; weights that bfloat16 would round."""
+"""stages/train/checkpoint_source.py: directories as they are, hub ids from the hub's cache."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from bcpg_cluster.errors import DataError
-from bcpg_cluster.stages.push.adapters.merge import AdapterSet, merge_into, merged
-from bcpg_cluster.stages.train.checkpoint_source import Float32Weights, local_checkpoint
+from bcpg_cluster.stages.train.checkpoint_source import local_checkpoint
 
 
 def make_cached(cache: Path, id_: str, revision: str, files: tuple[str, ...]) -> Path:
@@ -58,30 +55,3 @@ def test_hub_ids_that_cannot_be_had(cache: Path) -> None:
         local_checkpoint("owner/none", "v1")
     with pytest.raises(DataError, match="is not available"):
         local_checkpoint("not/a/hub/id")
-
-
-def test_weights_that_bfloat16_would_round(tmp_path: Path) -> None:
-    finest = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    whole = {"f32.weight": finest, "f16.weight": finest.half(), "bf16.weight": finest.bfloat16()}
-    save_file({name: whole[name] for name in ("f32.weight", "bf16.weight")}, tmp_path / "model-1.safetensors")
-    save_file({"f16.weight": whole["f16.weight"]}, tmp_path / "model-2.safetensors")
-    weights = Float32Weights(str(tmp_path))
-    for name in ("f32.weight", "f16.weight"):
-        found = weights.get(name)
-        assert found is not None
-        assert found.dtype == torch.float32
-        assert torch.equal(found, whole[name].float())
-        assert not torch.equal(found, found.bfloat16().float())
-    assert weights.get("bf16.weight") is None
-    assert weights.get("other.weight") is None
-
-
-def test_engines_merge_into_float16_files_what_a_trainer_in_bfloat16_merges(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(1)
-    weight, down, up = (torch.randn(*shape, generator=generator) for shape in ((6, 5), (2, 5), (6, 2)))
-    save_file({"layer.weight": weight.half()}, tmp_path / "model.safetensors")
-    frozen = Float32Weights(str(tmp_path)).get("layer.weight")
-    assert frozen is not None
-    adapters = AdapterSet({"layer.weight": (down, up)}, 0.5)
-    ((_, by_engine),) = merge_into([("layer.weight", weight.half())], [adapters])
-    assert torch.equal(merged(frozen, down, up, 0.5), by_engine)

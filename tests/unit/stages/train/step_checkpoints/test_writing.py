@@ -39,15 +39,17 @@ import resource, sys
 from pathlib import Path
 import torch
 from bcpg_cluster.errors import RunDirectoryError
+from bcpg_cluster.stages.push.protocol import TensorSpec
 from bcpg_cluster.stages.push.snapshot import write_snapshot
 from bcpg_cluster.stages.train.step_checkpoints.writing import save_digested
+HEAD = TensorSpec("head", "float32", (100_000,))
 place = Path(sys.argv[1])
 (place / "base").mkdir()
 (place / "base/config.json").write_text("{}")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # files cannot grow beyond it, as on a full disk
 for write in (
     lambda: save_digested({"policy": torch.ones(100_000)}, place / "state.pt"),
-    lambda: write_snapshot(str(place / "v1"), str(place / "base"), [("head", torch.ones(100_000))]),
+    lambda: write_snapshot(str(place / "v1"), str(place / "base"), [HEAD], [("head", torch.ones(100_000))]),
 ):
     try:
         write()

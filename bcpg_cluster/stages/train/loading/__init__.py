@@ -1,0 +1,1 @@
+"""How a checkpoint becomes the model that is trained."""
