@@ -147,7 +147,8 @@ def test_the_index_has_every_pinned_wheel(python: str) -> None:
     with ThreadPoolExecutor(4) as threads:
         found = dict(zip(asked, threads.map(lambda name: _wheels(name, python), asked), strict=True))
     answered = {name: versions for name, versions in found.items() if versions is not None}
-    assert len(answered) > 40
+    if len(answered) <= 40:
+        pytest.skip(f"the package index answered for {len(answered)} of {len(asked)} packages")
     lacking = {name for name, versions in answered.items() if pins[name].removesuffix("+cpu") not in versions}
     assert lacking <= COMPILED_ON_THE_SPOT
 
@@ -195,7 +196,7 @@ def _tags(name: str) -> Iterator[str]:
 
 
 def _wheels(name: str, python: str) -> set[str] | None:
-    """The versions with a wheel for this Python and platform; ``None`` where the index cannot be reached."""
+    """The versions with a wheel for this Python and platform; ``None`` where the index cannot be reached, or not in two minutes."""
     command = [
         sys.executable,
         "-m",
@@ -207,7 +208,10 @@ def _wheels(name: str, python: str) -> set[str] | None:
         python,
         "--only-binary=:all:",
     ]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    except subprocess.TimeoutExpired:
+        return None
     _, _, versions = said.stdout.partition("Available versions: ")
     if not versions and ("Retrying" in said.stderr or "No matching distribution" not in said.stderr):
         return None
