@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bcpg_cluster.errors import EngineError, RunDirectoryError
+from bcpg_cluster.stages.push.file_digests import raise_if_exhausted
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -24,6 +25,7 @@ def decoded_content(path: Path, make: Callable[[], bytes]) -> bytes:
 
     Raises:
         RunDirectoryError: the disk does not take it.
+        OSError: the process lacks file handles or memory.
     """
     content = _whole(path)
     if content is None:
@@ -69,6 +71,7 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+        raise_if_exhausted(error)
         raise RunDirectoryError(
             f"decoded rows could not be written to {path}: {error.strerror or error}",
             rule="a training's rows lie decoded on a disk of every trainer's machine, some 13 bytes a token of the round",

@@ -15,13 +15,15 @@ import torch
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.file_digests import companion_faults, digest_file, file_faults
 from bcpg_cluster.stages.push.snapshot import verify_snapshot
+from bcpg_cluster.stages.train.loading.weight_files import WeightFiles
 from bcpg_cluster.stages.train.step_checkpoints.record import RECORD, check_step_checkpoint
+from bcpg_cluster.stages.train.table.decoded_file import decoded_content
 from tests.snapshots import snapshot_of
 
 
 @contextmanager
-def no_handles() -> Iterator[None]:
-    """The process has as many files open as it may."""
+def no_handles(but: int = 0) -> Iterator[None]:
+    """The process has as many files open as it may, or could open a few more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (64 + max(int(path.name) for path in Path("/proc/self/fd").iterdir()), hard)
@@ -31,6 +33,8 @@ def no_handles() -> Iterator[None]:
         with suppress(OSError):
             while True:
                 taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(but):
+            os.close(taken.pop())
         yield
     finally:
         for number in taken:
@@ -60,3 +64,37 @@ def test_a_snapshot_is_not_called_damaged(snapshot: tuple[Path, dict[str, str]])
         with no_handles(), pytest.raises(OSError) as caught:
             look()
         assert caught.value.errno == errno.EMFILE
+
+
+@pytest.mark.parametrize("but", [0, 1])
+def test_weights_that_cannot_be_opened_for_want_of_handles_are_neither_gone_nor_torn(
+    snapshot: tuple[Path, dict[str, str]], but: int
+) -> None:
+    """safetensors opens a file twice, and says that it is not there."""
+    path, digests = snapshot
+    weights = WeightFiles(str(path))
+    for read in (lambda: weights.get("a"), lambda: verify_snapshot(str(path), digests)):
+        with no_handles(but), pytest.raises(OSError) as caught:
+            read()
+        assert caught.value.errno == errno.EMFILE
+    assert verify_snapshot(str(path), digests) == digests
+
+
+def test_a_process_without_handles_says_nothing_of_a_disk_or_a_model(
+    snapshot: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    """No room has to be made, and no model copied again: the limit has to be raised."""
+    indexed, decoded = tmp_path / "indexed", tmp_path / "decoded/a.rows"
+    indexed.mkdir()
+    (indexed / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    for act in (
+        lambda: WeightFiles(str(indexed)),
+        lambda: WeightFiles(str(snapshot[0])),
+        lambda: decoded_content(decoded, lambda: b"rows"),
+        lambda: snapshot_of(str(snapshot[0]), str(tmp_path / "base"), [("a", torch.ones(3))]),
+    ):
+        with no_handles(), pytest.raises(OSError) as caught:
+            act()
+        assert caught.value.errno == errno.EMFILE
+    assert verify_snapshot(str(snapshot[0])) == snapshot[1]
+    assert [*decoded.parent.iterdir()] == []
