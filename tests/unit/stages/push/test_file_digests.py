@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bcpg_cluster.records import StepCheckpoint
-from bcpg_cluster.stages.push.file_digests import companion_faults, digest_file, file_faults
+from bcpg_cluster.stages.push.file_digests import companion_faults, digest_file, file_faults, raise_if_exhausted
 from bcpg_cluster.stages.push.snapshot import verify_snapshot
 from bcpg_cluster.stages.train.loading.weight_files import WeightFiles
 from bcpg_cluster.stages.train.step_checkpoints.record import RECORD, check_step_checkpoint
@@ -98,3 +98,22 @@ def test_a_process_without_handles_says_nothing_of_a_disk_or_a_model(
         assert caught.value.errno == errno.EMFILE
     assert verify_snapshot(str(snapshot[0])) == snapshot[1]
     assert [*decoded.parent.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (RuntimeError("unable to open file </m> in read-only mode: Too many open files (24)"), errno.EMFILE),
+        (RuntimeError("unable to mmap 8 bytes from file </m>: Cannot allocate memory (12)"), errno.ENOMEM),
+        (RuntimeError("Error: Too many open files in system (os error 23)"), errno.ENFILE),
+        (RuntimeError("unable to mmap 8 bytes from file </m>: Input/output error (5)"), None),
+        (OSError(errno.ENOSPC, "No space left on device"), None),
+    ],
+)
+def test_what_a_process_lacks_is_known_in_any_words(error: Exception, number: int | None) -> None:
+    if number is None:
+        raise_if_exhausted(error)
+        return
+    with pytest.raises(OSError) as caught:
+        raise_if_exhausted(error)
+    assert caught.value.errno == number
