@@ -22,7 +22,7 @@ from bcpg_cluster.stages.push.file_digests import WEIGHT_SUFFIXES, raise_if_exha
 from bcpg_cluster.stages.push.protocol import SnapshotDigests, TensorSpec
 from bcpg_cluster.stages.push.weight_file import opened_weights, stored_bytes, write_weight_file
 from bcpg_cluster.stages.push.wire import as_sent, wire_digest
-from bcpg_cluster.store.whole_files import whole_directory
+from bcpg_cluster.store.whole_files import what_helps, whole_directory
 
 DIGESTS_FILE = "digests.json"
 _INDEX_FILE = "model.safetensors.index.json"
@@ -56,7 +56,6 @@ def write_snapshot(
     Raises:
         TrainingDivergedError: a parameter is not finite.
         RunDirectoryError: the disk does not take it.
-        OSError: the process lacks file handles or memory.
         ValueError: what came is not what was announced.
     """
     target = Path(path)
@@ -73,11 +72,10 @@ def write_snapshot(
             digests = _write_weights(staging, specs, parameters, wire_dtype, max_shard_bytes)
             _write_json(staging / DIGESTS_FILE, {"format": 1, "parameters": digests.stored})
     except OSError as error:
-        raise_if_exhausted(error)
         raise RunDirectoryError(
             f"the snapshot {path} could not be written: {error}",
             rule="a snapshot appears under its name whole or not at all, and the disk must take it",
-            remedy="make room there, and run the same command again: training resumes from its last step checkpoint",
+            remedy=f"{what_helps(error)}, and run the same command again: training resumes from its last step checkpoint",
         ) from error
     return digests
 

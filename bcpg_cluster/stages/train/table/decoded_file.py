@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bcpg_cluster.errors import EngineError, RunDirectoryError
-from bcpg_cluster.stages.push.file_digests import raise_if_exhausted
+from bcpg_cluster.store.whole_files import what_helps
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -25,7 +25,6 @@ def decoded_content(path: Path, make: Callable[[], bytes]) -> bytes:
 
     Raises:
         RunDirectoryError: the disk does not take it.
-        OSError: the process lacks file handles or memory.
     """
     content = _whole(path)
     if content is None:
@@ -71,9 +70,8 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise_if_exhausted(error)
         raise RunDirectoryError(
             f"decoded rows could not be written to {path}: {error.strerror or error}",
             rule="a training's rows lie decoded on a disk of every trainer's machine, some 13 bytes a token of the round",
-            remedy="make room there, and run the same command again",
+            remedy=f"{what_helps(error)}, and run the same command again",
         ) from error

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from bcpg_cluster.errors import RunDirectoryError
 from bcpg_cluster.records import StepCheckpoint
 from bcpg_cluster.stages.push.file_digests import companion_faults, digest_file, file_faults, raise_if_exhausted
 from bcpg_cluster.stages.push.snapshot import verify_snapshot
 from bcpg_cluster.stages.train.loading.weight_files import WeightFiles
 from bcpg_cluster.stages.train.step_checkpoints.record import RECORD, check_step_checkpoint
+from bcpg_cluster.stages.train.step_checkpoints.writing import save_digested
 from bcpg_cluster.stages.train.table.decoded_file import decoded_content
 from tests.snapshots import snapshot_of
 
@@ -80,22 +82,25 @@ def test_weights_that_cannot_be_opened_for_want_of_handles_are_neither_gone_nor_
     assert verify_snapshot(str(path), digests) == digests
 
 
-def test_a_process_without_handles_says_nothing_of_a_disk_or_a_model(
+def test_a_process_without_handles_says_nothing_of_a_model(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with no_handles(), pytest.raises(OSError) as caught:
+        WeightFiles(str(tmp_path))
+    assert caught.value.errno == errno.EMFILE
+
+
+def test_what_cannot_be_written_for_want_of_handles_needs_no_room(
     snapshot: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
-    """No room has to be made, and no model copied again: the limit has to be raised."""
-    indexed, decoded = tmp_path / "indexed", tmp_path / "decoded/a.rows"
-    indexed.mkdir()
-    (indexed / "model.safetensors.index.json").write_text('{"weight_map": {}}')
-    for act in (
-        lambda: WeightFiles(str(indexed)),
-        lambda: WeightFiles(str(snapshot[0])),
+    decoded, state = tmp_path / "decoded/a.rows", tmp_path / "state.pt"
+    for write in (
         lambda: decoded_content(decoded, lambda: b"rows"),
         lambda: snapshot_of(str(snapshot[0]), str(tmp_path / "base"), [("a", torch.ones(3))]),
+        lambda: save_digested({"a": torch.ones(3)}, state),
     ):
-        with no_handles(), pytest.raises(OSError) as caught:
-            act()
-        assert caught.value.errno == errno.EMFILE
+        with no_handles(), pytest.raises(RunDirectoryError, match="Too many open files") as caught:
+            write()
+        assert caught.value.remedy.startswith("raise the limit of open files (`ulimit -n`) there, and run")
     assert verify_snapshot(str(snapshot[0])) == snapshot[1]
     assert [*decoded.parent.iterdir()] == []
 
