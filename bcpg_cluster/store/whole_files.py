@@ -5,6 +5,7 @@ In an object store a put is whole by itself (``store.path``); these functions ta
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -46,6 +47,12 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename, error.filename2 = str(path), None
         raise
+
+
+def what_helps(error: OSError) -> str:
+    """What lets a file be written there that was not: the beginning of a remedy."""
+    lacks_handles = error.errno in (errno.EMFILE, errno.ENFILE)
+    return "raise the limit of open files (`ulimit -n`) there" if lacks_handles else "make room there"
 
 
 def place_problem(path: Path) -> str | None:

@@ -93,12 +93,13 @@ def digest_file(path: Path) -> FileDigest:
 def raise_if_exhausted(error: Exception) -> None:
     """Raises OSError where it is the process that lacks file handles or memory: that says nothing of the file.
 
-    safetensors tells the system's errors in its own class, with their number in the text.
+    safetensors and torch tell the system's errors in classes of their own, with their number in the text.
     """
     number = error.errno if isinstance(error, OSError) else None
     for lacking in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-        if number == lacking or f"(os error {lacking})" in str(error):
-            raise OSError(lacking, os.strerror(lacking)) from error
+        why, told = os.strerror(lacking), str(error)
+        if number == lacking or f"(os error {lacking})" in told or f"{why} ({lacking})" in told:
+            raise OSError(lacking, why) from error
 
 
 def file_faults(directory: Path, expected: Mapping[str, FileDigest]) -> tuple[FileFault, ...]:

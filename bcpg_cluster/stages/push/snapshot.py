@@ -13,16 +13,16 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from bcpg_cluster.errors import DataError, NotFiniteError, RunDirectoryError, StoreError, TrainingDivergedError
 from bcpg_cluster.stages.push.buckets import cut
 from bcpg_cluster.stages.push.digest import is_finite, tensor_digest
 from bcpg_cluster.stages.push.file_digests import WEIGHT_SUFFIXES, raise_if_exhausted
 from bcpg_cluster.stages.push.protocol import SnapshotDigests, TensorSpec
-from bcpg_cluster.stages.push.weight_file import stored_bytes, write_weight_file
+from bcpg_cluster.stages.push.weight_file import opened_weights, stored_bytes, write_weight_file
 from bcpg_cluster.stages.push.wire import as_sent, wire_digest
-from bcpg_cluster.store.whole_files import whole_directory
+from bcpg_cluster.store.whole_files import what_helps, whole_directory
 
 DIGESTS_FILE = "digests.json"
 _INDEX_FILE = "model.safetensors.index.json"
@@ -71,11 +71,11 @@ def write_snapshot(
             _copy_companions(base, staging)
             digests = _write_weights(staging, specs, parameters, wire_dtype, max_shard_bytes)
             _write_json(staging / DIGESTS_FILE, {"format": 1, "parameters": digests.stored})
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise RunDirectoryError(
             f"the snapshot {path} could not be written: {error}",
             rule="a snapshot appears under its name whole or not at all, and the disk must take it",
-            remedy="make room there, and run the same command again: training resumes from its last step checkpoint",
+            remedy=f"{what_helps(error)}, and run the same command again: training resumes from its last step checkpoint",
         ) from error
     return digests
 
@@ -159,7 +159,7 @@ def read_parameters(path: str, digests: Mapping[str, str] | None = None) -> Iter
     seen: set[str] = set()
     for file in sorted(Path(path).glob("*.safetensors")):
         try:
-            with safe_open(file, framework="pt") as tensors:
+            with opened_weights(file) as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (not a dict: it has no __iter__)
                     tensor = tensors.get_tensor(name)
                     if digests.get(name) != tensor_digest(tensor):

@@ -1,15 +1,21 @@
-"""Files of weights in the safetensors format, written one tensor at a time: the header comes first, from names and shapes alone."""
+"""Files of weights in the safetensors format, written one tensor at a time: the header comes first, from names and shapes alone.
+And opened for reading, where what fails is told as the system tells it.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from bcpg_cluster.stages.push.buckets import dtype_of
+from bcpg_cluster.stages.push.file_digests import raise_if_exhausted
 from bcpg_cluster.stages.push.protocol import TensorSpec
 
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -57,3 +63,22 @@ def _header(specs: Sequence[TensorSpec]) -> bytes:
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _HEADER_ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
+
+
+@contextmanager
+def opened_weights(path: Path) -> Iterator[Any]:
+    """A file's tensors, as ``safe_open`` gives them.
+
+    Raises:
+        SafetensorError: the file is torn.
+        OSError: it cannot be opened, or the process lacks file handles or memory.
+    """
+    try:
+        # safetensors opens a file twice. It says of every file that it cannot open that it is not there.
+        with path.open("rb"), path.open("rb"):
+            pass
+        with safe_open(path, framework="pt") as tensors:
+            yield tensors
+    except Exception as error:
+        raise_if_exhausted(error)
+        raise

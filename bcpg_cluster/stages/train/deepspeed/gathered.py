@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter
+from bcpg_cluster.errors import BcpgError
 from bcpg_cluster.stages.push.adapters.merge import merged
 from bcpg_cluster.stages.push.adapters.versions import Carried
 from bcpg_cluster.stages.push.protocol import TensorSpec
@@ -75,7 +76,7 @@ class GatheredWeights:
     def each(self, carried: Carried = "weights") -> Iterator[NamedTensors]:
         """All weights with adapters merged in, or the adapters' matrices alone; each is valid until the next is asked for.
 
-        They are gathered to the end even if the consumer on this rank fails in the middle.
+        They are gathered to the end even if this rank fails in the middle, at giving or at taking one.
         """
         tensors = self._adapters() if carried == "adapters" else self._weights()
         try:
@@ -85,6 +86,7 @@ class GatheredWeights:
                 pass
 
     def _weights(self) -> NamedTensors:
+        problem: Exception | None = None
         for name, parameter in self._policy.checkpoint_parameters():
             self._progress.begin("parameter", name)
             adapter = self._policy.adapters.get(name)
@@ -92,15 +94,22 @@ class GatheredWeights:
                 if adapter is None and parameter.requires_grad:
                     yield name, weight
                     continue
-                # Frozen: what it was when the round began, at the precision it had then.
-                precise = self._precise.get(name) if self._precise and self._group.rank == 0 else None
-                if precise is not None:
-                    weight = precise.float().to(self._group.device)
+                try:
+                    weight = self._frozen(name, weight) if problem is None else weight
+                except (BcpgError, OSError) as error:
+                    problem = error  # raised when the others have had their part: no consumer takes it for the end
                 if adapter is None:
                     yield name, weight
                     continue
                 with self._whole(adapter.down) as down, self._whole(adapter.up) as up:
                     yield name, merged(weight, down, up, adapter.scaling)
+        if problem is not None:
+            raise problem
+
+    def _frozen(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """What a frozen weight was when the round began, at the precision it had then, where the weights are taken: on rank 0."""
+        precise = self._precise.get(name) if self._precise and self._group.rank == 0 else None
+        return weight if precise is None else precise.float().to(self._group.device)
 
     def _adapters(self) -> NamedTensors:
         for name, matrix in adapter_matrices(self._policy.adapters):

@@ -70,7 +70,10 @@ def _fill(
     cut_up = _CutUp(deepspeed_config(settings))
     for name, described, held_at in places(model):
         progress.begin("loading a weight", name)
-        weight = torch.empty(described.shape, dtype=described.dtype, device=group.device)
+        # Some models make single ones in float32 whatever is asked for (Zamba). DeepSpeed casts those of a whole model; of one that
+        # is cut up it takes no two dtypes.
+        dtype = policy_dtype(settings) if described.is_floating_point() else described.dtype
+        weight = torch.empty(described.shape, dtype=dtype, device=group.device)
         if group.rank == 0 and problem is None:
             try:
                 weight.copy_(files.get(name))  # type: ignore[arg-type]

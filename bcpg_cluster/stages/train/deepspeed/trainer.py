@@ -105,15 +105,16 @@ class DeepSpeedRank:
         policy = load_rank_policy(model_path, settings, self._group, self.progress)
         self.progress.begin("building the engine")
         with self._group.collective("building the engine"):
+            # Before the engine: it reads files, and an engine that is there has weights.
+            weights = GatheredWeights(policy, model_path, settings, self._group, self.progress)
             self._engine, *_ = deepspeed.initialize(
                 model=policy,
                 model_parameters=policy.trained_parameters(),
                 config=deepspeed_config(settings),
                 dist_init_required=False,
             )
-            self._policy, self._settings, self._model_path = policy, settings, model_path
+            self._policy, self._weights, self._settings, self._model_path = policy, weights, settings, model_path
             self._files = self._engine.checkpoint_engine = CheckedFiles(self._rank, self._engine.checkpoint_engine)
-            self._weights = GatheredWeights(policy, model_path, settings, self._group, self.progress)
             self._weights.restore_masters()
 
     def _free(self) -> None:

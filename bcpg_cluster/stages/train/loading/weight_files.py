@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from bcpg_cluster.errors import DataError
 from bcpg_cluster.stages.push.file_digests import raise_if_exhausted
+from bcpg_cluster.stages.push.weight_file import opened_weights
 
 FINER = frozenset({"F32", "F16"})
 """Dtypes that bfloat16 rounds, and float32 holds."""
@@ -35,6 +36,7 @@ class WeightFiles:
 
     Raises:
         DataError: a file is torn or not there.
+        OSError: the process lacks file handles or memory.
     """
 
     def __init__(self, model_path: str, dtypes: frozenset[str] | None = None) -> None:
@@ -80,13 +82,14 @@ def _files(path: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise_if_exhausted(error)
         raise _unread(path / _INDEX, error) from error
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
     try:
-        with safe_open(file, framework="pt") as tensors:
+        with opened_weights(file) as tensors:
             yield tensors
     except (SafetensorError, OSError) as error:
         raise_if_exhausted(error)

@@ -11,6 +11,7 @@ import torch
 from bcpg_cluster.errors import BcpgError, RunDirectoryError, TrainingDivergedError
 from bcpg_cluster.stages.push.digest import is_finite
 from bcpg_cluster.stages.push.file_digests import FileDigest, digested_file
+from bcpg_cluster.store.whole_files import what_helps
 
 
 def save_digested(content: object, path: Path) -> FileDigest:
@@ -38,7 +39,7 @@ def unwritten(path: Path, error: OSError) -> BcpgError:
     return RunDirectoryError(
         f"a step checkpoint could not be written to {path}: {error.strerror or error}",
         rule="the run directory must take what a training writes (train.checkpoint_every_steps; the last two are kept)",
-        remedy="make room there, and run the same command again: training resumes from the step checkpoint before",
+        remedy=f"{what_helps(error)}, and run the same command again: training resumes from the step checkpoint before",
     )
 
 

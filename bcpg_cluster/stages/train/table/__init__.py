@@ -1,1 +1,1 @@
-"""How sequences lie in a forward, and the proof that they stay apart there."""
+"""The rows of a round on disk, decoded once a machine and read one at a time."""

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bcpg_cluster.errors import EngineError, RunDirectoryError
+from bcpg_cluster.store.whole_files import what_helps
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -72,5 +73,5 @@ def _write(path: Path, content: bytes) -> None:
         raise RunDirectoryError(
             f"decoded rows could not be written to {path}: {error.strerror or error}",
             rule="a training's rows lie decoded on a disk of every trainer's machine, some 13 bytes a token of the round",
-            remedy="make room there, and run the same command again",
+            remedy=f"{what_helps(error)}, and run the same command again",
         ) from error
