@@ -7,11 +7,12 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.archives import unpack
 
 ROOT = Path(__file__).parents[2]
 INSTALLED_AS = {
@@ -84,8 +85,7 @@ def test_every_tracked_file_of_the_packages_is_in_it(built: dict[str, Path]) -> 
 
 
 def test_the_source_archive_makes_the_same_wheel(built: dict[str, Path], tmp_path: Path) -> None:
-    with tarfile.open(built["sdist"]) as archive:
-        archive.extractall(tmp_path / "source", filter="data")
+    unpack(built["sdist"], tmp_path / "source")
     (source,) = (tmp_path / "source").iterdir()
     assert (source / "LICENSE").is_file() and (source / "README.md").is_file()
     again, first = zipfile.ZipFile(build("build_wheel", source, tmp_path)), zipfile.ZipFile(built["wheel"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from bcpg_cluster.store.journals.mending import cut_manifest
 from bcpg_cluster.store.layout import LOCK, MANIFEST
 from bcpg_cluster.store.manifest import read_manifest
 from bcpg_cluster.store.shards import read_table
+from tests.archives import unpack
 from tests.reports import what_counts
 
 DATA = Path(__file__).parents[1] / "data"
@@ -58,8 +58,7 @@ def test_a_weighted_shard_lost_under_its_seal_is_not_trained_without(
 
 
 def test_the_same_in_a_run_made_before_lines_had_checksums(bcpg: Bcpg, tmp_path: Path, tree_digest: Tree):
-    with tarfile.open(DATA / "run-by-0ac596b-finished.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(DATA / "run-by-0ac596b-finished.tar.gz", tmp_path)
     run_dir = tmp_path / "finished"
     lose(run_dir, b'"event": "shard", "table": "weighted", "round": 2')
     before = tree_digest(run_dir, ignore=(LOCK,))

@@ -7,7 +7,6 @@ round 2. ``status-by-0ac596b.json`` is what its ``status --json`` said of the fi
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 
 from bcpg_cluster.run.directory import check_run_directory, load_run_config
 from bcpg_cluster.store.manifest import read_manifest
+from tests import archives
 from tests.chaos.damage import KINDS, damage
 
 DATA = Path(__file__).parents[1] / "data"
@@ -35,8 +35,7 @@ def said() -> dict[str, Any]:
 
 
 def unpack(name: str, folder: Path) -> Path:
-    with tarfile.open(DATA / f"run-by-0ac596b-{name}.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
+    archives.unpack(DATA / f"run-by-0ac596b-{name}.tar.gz", folder)
     return folder / name
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
-from typing import IO, cast
+from types import SimpleNamespace
+from typing import IO, Any, cast
 
 import torch
 
@@ -28,10 +31,23 @@ def save_digested(content: object, path: Path) -> FileDigest:
         )
     try:
         with digested_file(path) as file:
-            torch.save(content, cast(IO[bytes], file))  # it writes and flushes, and does nothing else with it
+            # It writes and flushes, and does nothing else with the file.
+            torch.save(content, cast(IO[bytes], file), pickle_module=_PICKLE)
         return file.digest()
     except OSError as error:
         raise unwritten(path, error) from error
+
+
+class _EnumsByValue(pickle.Pickler):
+    """Writes a member of an enumeration as its class and value. CPython 3.11.0 to 3.11.3 write ``getattr`` and its name, which no
+    checkpoint may hold: who reads one would have to allow any attribute of anything.
+    """
+
+    def reducer_override(self, value: Any) -> Any:
+        return (type(value), (value.value,)) if isinstance(value, Enum) else NotImplemented
+
+
+_PICKLE = SimpleNamespace(__name__="pickle", Pickler=_EnumsByValue)  # what torch uses of such a module
 
 
 def unwritten(path: Path, error: OSError) -> BcpgError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from bcpg_cluster.run.reproduce.contents import compare_runs
 from bcpg_cluster.run.reproduce.rerun import rerun
 from bcpg_cluster.store.manifest import Manifest, read_manifest
 from bcpg_cluster_cli.app import app
+from tests.archives import unpack
 from tests.rewritten import rewrite_manifest
 
 EARLIER = Path(__file__).parents[3] / "data" / "run-by-0ac596b-finished.tar.gz"
@@ -71,8 +71,7 @@ def test_made_again_it_is_equal_and_a_second_call_does_nothing_again(made: Path,
 
 
 def test_a_run_by_an_earlier_version_says_what_it_did_not_record(tmp_path: Path):
-    with tarfile.open(EARLIER) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(EARLIER, tmp_path)
     states = {found.what: found.state for found in check_run(tmp_path / "finished").items}
     assert states["configuration"] == "same"
     assert states["versions of packages"] == states["device"] == "not recorded"

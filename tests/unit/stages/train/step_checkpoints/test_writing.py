@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,21 @@ def test_what_is_written_is_what_was_digested(tmp_path: Path):
     loaded = torch.load(tmp_path / "state.pt", weights_only=True)
     assert torch.equal(loaded["policy"]["head"], torch.ones(3))
     assert loaded["optimizer"]["step"] == 7
+
+
+class Stage(IntEnum):
+    """Pickled as CPython 3.11.0 to 3.11.3 do it."""
+
+    TWO = 2
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return getattr, (Stage, self.name)
+
+
+def test_members_of_enumerations_are_written_by_value(tmp_path: Path):
+    save_digested({"zero_stage": Stage.TWO}, tmp_path / "state.pt")
+    with torch.serialization.safe_globals([Stage]):
+        assert torch.load(tmp_path / "state.pt", weights_only=True) == {"zero_stage": Stage.TWO}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
