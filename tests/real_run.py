@@ -125,7 +125,8 @@ class RealRun:
     Attributes:
         when_killed: the manifest at that time; ``shards`` are those that were there.
         killed: the exported metrics of the process that made the data and was killed.
-        series: those of the process that trained to the end, pushed and evaluated.
+        trained: those of the process that trained to the end, right after its push: in `series` round 2 may train already.
+        series: those of that process in the end; it pushed and evaluated.
         printed: what that process printed, and ``code`` how it ended.
     """
 
@@ -133,6 +134,7 @@ class RealRun:
     when_killed: ManifestState
     shards: Mapping[Path, int]
     killed: Series
+    trained: Series
     series: Series
     printed: str
     code: int
@@ -149,8 +151,10 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
         killed.wait_for(lambda state: in_training(state) and has_last_weights(killed.series, state))
     when_killed, shards = read_manifest(run_dir), shards_written(run_dir)
     with started(command, run_dir, folder / "printed.txt") as run:
-        # Here and above: metrics are exported a moment after they are set. Round 2 needs longer to set this one again.
-        run.wait_for(lambda state: 1 in state.reports and "ray_bcpg_push_seconds" in run.series.names())
+        # Here and above: metrics are exported a moment after they are set. Round 2 has its data to make before it sets these again.
+        run.wait_for(lambda state: 1 in state.pushes and "ray_bcpg_push_seconds" in run.series.names())
+        trained = run.series.copy()
+        run.wait_for(lambda state: 1 in state.reports)
         run.process.send_signal(signal.SIGINT)
         code = run.process.wait(TIMEOUT_S)
-    return RealRun(run_dir, when_killed, shards, killed.series, run.series, run.printed(), code)
+    return RealRun(run_dir, when_killed, shards, killed.series, trained, run.series, run.printed(), code)

@@ -24,6 +24,12 @@ class Series:
             others = [entry for entry in self._values.get(name, []) if entry[0] != found]
             self._values[name] = [*others, (found, float(value))]
 
+    def copy(self) -> Series:
+        """What has been read by now; what is read later changes it no more."""
+        taken = Series()
+        taken._values = dict(self._values)  # ``read`` replaces lists and alters none
+        return taken
+
     def names(self) -> set[str]:
         return set(self._values)
 

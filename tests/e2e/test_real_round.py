@@ -164,11 +164,11 @@ def test_its_metrics_were_exported(real_run: RealRun) -> None:
     for pool in ("rollout", "judge.llm", "prm", "cpu"):
         assert 0 <= killed.get("ray_bcpg_busy_share", pool=pool) <= 1, pool
         assert killed.get("ray_bcpg_pool_members", pool=pool, state="ready") >= 1, pool
-    train, push = state.snapshots[1].training, state.pushes[1]
+    train, push, trained = state.snapshots[1].training, state.pushes[1], real_run.trained
     assert train
-    assert series.get("ray_bcpg_loss") == pytest.approx(train.loss_last)
-    assert series.get("ray_bcpg_grad_norm") == pytest.approx(train.grad_norm_last)
-    assert series.get("ray_bcpg_delta_per_token", tokens="right") == pytest.approx(train.delta_per_token_right_last)
+    assert trained.get("ray_bcpg_loss") == pytest.approx(train.loss_last)
+    assert trained.get("ray_bcpg_grad_norm") == pytest.approx(train.grad_norm_last)
+    assert trained.get("ray_bcpg_delta_per_token", tokens="right") == pytest.approx(train.delta_per_token_right_last)
     assert series.get("ray_bcpg_push_seconds") == pytest.approx(push.seconds)
     assert series.get("ray_bcpg_push_worst_nats") == pytest.approx(push.worst_nats)
     assert series.get("ray_bcpg_policy_version", weights="served") == 1
