@@ -33,9 +33,14 @@ _DOCS = Path(__file__).parents[1] / "docs"
 
 
 def note_other(error: BaseException, other: BaseException | None, where: str) -> None:
-    """Have an error that is raised tell of another, which would be lost with it. A wanted stop is none, nor is one told already."""
-    if other is not None and other is not error and not isinstance(other, Interrupted):
-        error.add_note(f"{where}: {type(other).__name__}: {other}")
+    """Have an error that is raised tell of another, which would be lost with it. A wanted stop is none, nor is one told already,
+    nor what the system refuses for the same reason: that is one disk, or one limit.
+    """
+    if other is None or other is error or isinstance(other, Interrupted):
+        return
+    if isinstance(error, OSError) and isinstance(other, OSError) and error.errno == other.errno:
+        return
+    error.add_note(f"{where}: {type(other).__name__}: {other}")
 
 
 def page(name: str) -> str:
