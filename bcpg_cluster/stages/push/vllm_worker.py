@@ -131,7 +131,7 @@ class PushWorker:
 
 def read_checkpoint(path: str) -> Iterator[tuple[str, torch.Tensor]]:
     """All tensors of a Hugging Face checkpoint directory (safetensors, one file or an index)."""
-    from safetensors import safe_open
+    from bcpg_cluster.stages.push.weight_file import opened_weights
 
     directory = Path(path)
     index = directory / "model.safetensors.index.json"
@@ -142,6 +142,6 @@ def read_checkpoint(path: str) -> Iterator[tuple[str, torch.Tensor]]:
     if not files:
         raise PushError(f"no safetensors in {path}")
     for file in files:
-        with safe_open(file, framework="pt", device="cpu") as tensors:
+        with opened_weights(file) as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
                 yield name, tensors.get_tensor(name)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from bcpg_cluster.errors import ConfigError
 from bcpg_cluster.stages.push.adapters.versions import DOWN, UP
+from bcpg_cluster.stages.push.weight_file import opened_weights
 from bcpg_cluster.stages.train.protocol import LoraSettings
 
 _EXACT = ("F32", "BF16", "F16")  # safetensors' names of dtypes that float32 holds
@@ -135,7 +135,7 @@ def _check_mergeable(model: Path, layers: list[str]) -> None:
     """Raises :class:`ConfigError` unless the files hold every layer's weight as the trainer merges into it: in float32."""
     held: dict[str, str] = {}
     for file in model.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as tensors:
+        with opened_weights(file) as tensors:
             held.update((name, tensors.get_slice(name).get_dtype()) for name in tensors.keys())  # noqa: SIM118
     odd = [name for layer in layers if held.get(name := f"{layer}.weight") not in _EXACT]
     if odd:

@@ -13,6 +13,7 @@ from bcpg_cluster.cluster.liveness.rank_progress import ProgressReporter, RankPr
 from bcpg_cluster.cluster.node_address import own_address
 from bcpg_cluster.errors import RunDirectoryError, StoreError
 from bcpg_cluster.records import Receipt, StepCheckpoint
+from bcpg_cluster.stages.graph import REFERENCE
 from bcpg_cluster.stages.push.adapters.versions import Carried
 from bcpg_cluster.stages.push.arrivals import VerifySnapshot
 from bcpg_cluster.stages.push.file_digests import FileFault, companion_digests
@@ -202,7 +203,7 @@ class TrainWorker:
         num_tokens = sum(len(row.logprobs) + len(row.rival_logprobs) for row in found)
         return write_shard(
             job.run_dir,
-            table="reference",
+            table=REFERENCE,
             round_=job.round,
             shard=reference_shard(piece.shard, self._rank, self._world_size),
             attempt=attempt,

@@ -129,12 +129,13 @@ def pair_rows(backbone: Any, model: str, engine_args: Mapping[str, Any], pair: S
 def checkpoint_tensors(model: str, engine_args: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The checkpoint's tensors whose names start with ``prefix`` (safetensors or PyTorch files, in shards or not)."""
     import torch
-    from safetensors import safe_open
+
+    from bcpg_cluster.stages.push.weight_file import opened_weights
 
     found: dict[str, Any] = {}
     for path in _weight_files(model, engine_args, prefix):
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
+            with opened_weights(path) as file:
                 found |= {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
