@@ -34,7 +34,7 @@ class Points:
     )
     further: str = f"asymre,kto,nft,topr_nsa@{HEADLINE:g},grpo_nsa@{HEADLINE:g}"
     betas: tuple[float, ...] = (0.5, 0.0, -0.5, -1.0)
-    noises: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
+    noises: tuple[float, ...] = (0.0, 0.15, 0.3)
     shares: tuple[float, ...] = (0.125, 0.25, 0.5)
     rounds: int = 5
 

@@ -230,6 +230,8 @@ def claims(config: Config, at: Points, numbers: Numbers) -> list[Claim]:
     against = [BCPG, RFT, "topr", "dpo", "grpo_offline", "weighted_reinforce", CONTROL, f"bcpg_prefix@{HEADLINE:g}"]
     found = [Claim(f"{ours} ahead of {method_of(name).title}", (NSA, 1), (name, 1)) for name in against]
     found += [
+        Claim(f"{method_of(BCPG).title} ahead of {method_of(RFT).title}", (BCPG, 1), (RFT, 1)),
+        Claim("the control gains: ahead of the start", (CONTROL, 1), (START, 0)),
         Claim("a negative β ahead of the paper's 0.5", (NSA, 1), ("bcpg_nsa@0.5", 1)),
         *(Claim(f"consensus ahead of {name} alone", (NSA, 1), (f"labels-{name}", 1)) for name in config.voters),
         Claim("consensus ahead of a majority of 3", (NSA, 1), ("labels-majority", 1)),

@@ -83,10 +83,10 @@ def test_whose_labels_an_arm_mines_by(make_config: Callable[..., Config], arms: 
     voting = {name: arm_config(config, arm, 0, None).voters for name, arm in by_name.items()}
     assert voting["labels-llm"] == ("llm",) and voting["labels-prm"] == ("prm",)
     assert voting["labels-majority"] == ("llm", "prm", "third")
-    local = arm_config(config, by_name["truth-local-beta0.5-noise0.2"], 0, None)
+    local = arm_config(config, by_name["truth-local-beta0.5-noise0.15"], 0, None)
     assert local.voters == ("truth_local",) and local.judges["truth_local"].rule == "local"
-    assert (local.weigh.beta, local.weigh.flip_rate) == (0.5, 0.2)
-    assert len(by_name) == 1 + 3 + (1 + 2 * 4 * 4)  # the truth of `labels` is one of `rules`
+    assert (local.weigh.beta, local.weigh.flip_rate) == (0.5, 0.15)
+    assert len(by_name) == 1 + 3 + (1 + 2 * 3 * 4)  # the truth of `labels` is one of `rules`
 
 
 def test_equal_settings_are_an_arm_of_their_own_only_where_they_differ(
