@@ -20,28 +20,24 @@ from pathlib import Path
 from measure import facts
 from rich.console import Console
 
-from bcpg_cluster.comparison.setup import Arm, Setup, split_validation
+from bcpg_cluster.comparison.setup import Arm, Setup, Tuned, split_validation
 from bcpg_cluster.errors import Interrupted
 from bcpg_cluster.prompts.files import write_prompts
 from bcpg_cluster.watch.report.comparison_report import ArmResult
 from bcpg_cluster_cli.runs.compare import make_setup, open_comparison
 
 BETAS = (1.0, 0.5, 0.0, -0.5)
-OTHERS = ((1e-4, 2), (5e-5, 6), (2e-4, 6))
-"""Pairs of learning rate and epochs, besides the configuration's own."""
+OTHERS = (Tuned(1e-4, 2), Tuned(5e-5, 6), Tuned(2e-4, 6))
+"""Learning rates and epochs besides the configuration's own."""
 
 
-def candidate(beta: float, rounds: int, rate: float | None = None, epochs: int | None = None) -> Arm:
-    """The default with another beta, or also with another learning rate (and a tenth of it in the end) and epochs."""
-    if rate is None:
-        return Arm(f"beta{beta:g}", (f"weigh.beta={beta}",), rounds=rounds)
-    settings = (
-        f"weigh.beta={beta}",
-        f"train.learning_rate={rate!r}",
-        f"train.min_learning_rate={rate / 10!r}",
-        f"train.epochs={epochs}",
-    )
-    return Arm(f"beta{beta:g}-rate{rate:g}-epochs{epochs}", settings, rounds=rounds)
+def candidate(beta: float, rounds: int, tuned: Tuned | None = None) -> Arm:
+    """The default with another beta, or also with another learning rate and epochs, which the comparison is told of."""
+    settings = (f"weigh.beta={beta}",)
+    if tuned is None:
+        return Arm(f"beta{beta:g}", settings, rounds=rounds)
+    name = f"beta{beta:g}-rate{tuned.learning_rate:g}-epochs{tuned.epochs}"
+    return Arm(name, settings, tuned_as=str(tuned), rounds=rounds)
 
 
 def score(result: ArmResult) -> tuple[float, float, float]:
@@ -53,10 +49,12 @@ def score(result: ArmResult) -> tuple[float, float, float]:
 
 
 def rows(found: Sequence[list[ArmResult]]) -> list[str]:
-    """A table, best first: means over the seeds there are, of every round."""
+    """A table, best first: means over the seeds there are, of every round. Candidates with a run that diverged come last."""
     by_arm: dict[str, list[list[ArmResult]]] = {}
     for results in found:
         by_arm.setdefault(results[0].arm, []).append(results)
+    diverged = {results[0].arm for results in found if any(result.status == "diverged" for result in results)}
+    measured = {arm: runs for arm, runs in by_arm.items() if arm not in diverged}
 
     def mean(runs: list[list[ArmResult]], round_: int, of: int) -> float:
         return 100 * statistics.mean(score(run[round_])[of] for run in runs)
@@ -65,12 +63,12 @@ def rows(found: Sequence[list[ArmResult]]) -> list[str]:
         "| candidate | seeds | sampled by round | greedy by round | mean of both, last round |",
         "|---|---|---|---|---|",
     ]
-    for arm, runs in sorted(by_arm.items(), key=lambda item: -mean(item[1], -1, 2)):
+    for arm, runs in sorted(measured.items(), key=lambda item: -mean(item[1], -1, 2)):
         rounds = range(len(runs[0]))
         sampled, greedy = (", ".join(f"{mean(runs, round_, of):.1f}" for round_ in rounds) for of in (0, 1))
         seeds = ", ".join(str(run[0].seed) for run in runs)
         lines.append(f"| {arm} | {seeds} | {sampled} | {greedy} | {mean(runs, -1, 2):.1f} |")
-    return lines
+    return [*lines, *(f"| {arm} | | diverged | | |" for arm in sorted(diverged))]
 
 
 def make(arguments: argparse.Namespace, console: Console) -> None:
@@ -80,13 +78,15 @@ def make(arguments: argparse.Namespace, console: Console) -> None:
     until = time.monotonic() + 60 * arguments.budget_minutes
     arms = [candidate(beta, arguments.rounds) for beta in arguments.betas]
     if arguments.others_at is not None:
-        arms += [candidate(arguments.others_at, arguments.rounds, *pair) for pair in OTHERS]
+        arms += [candidate(arguments.others_at, arguments.rounds, tuned) for tuned in OTHERS]
     seeds = [setup.config.seed + index for index in range(arguments.seeds)]
     found: list[list[ArmResult]] = []
     try:
         with open_comparison(
             out / "comparison", setup, "local", console, inline=False, may_begin=lambda: time.monotonic() < until
         ) as comparison:
+            for tuned in OTHERS:
+                comparison.take(str(tuned), tuned)
             for results in comparison.runs((arm, seed) for seed in seeds for arm in arms):
                 found.append(results)
     except Interrupted as stop:

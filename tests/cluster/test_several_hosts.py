@@ -59,7 +59,8 @@ def _config() -> dict[str, Any]:
         config["train"]["kind"] = "fake"
         pools["judge.prm"] = pools.pop("prm")
         pools["trainer"]["members"] = 1
-        # The judge is the slowest by far, so that one of its two members is in the middle of a shard when its host is cut off.
+        # The judge is slower than the rollouts that feed it, so that one of its two members is in the middle of a shard
+        # when its host is cut off.
         for name, latency_s in (("rollout", "1"), ("judge.llm", "4"), ("trainer", "10")):
             pools[name]["env"] = {"BCPG_FAKE_LATENCY_S": latency_s}
     return config

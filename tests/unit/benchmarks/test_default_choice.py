@@ -39,6 +39,12 @@ def test_the_best_by_both_measures_in_the_last_round_comes_first(choice: ModuleT
     ]
 
 
+def test_a_candidate_that_diverged_is_told_and_has_no_figures(choice: ModuleType):
+    good = [result("good", 0, 1, 0.4, 0.6)]
+    bad = [ArmResult("bad", 0, 1, "diverged", 1e-3, None, "loss is not finite", 6)]
+    assert choice.rows([bad, good])[2:] == ["| good | 0 | 40.0 | 60.0 | 50.0 |", "| bad | | diverged | | |"]
+
+
 def test_a_run_that_was_not_measured_is_no_zero(choice: ModuleType):
     with pytest.raises(ValueError, match="x, seed 3, round 1 was not measured"):
         choice.score(result("x", 3, 1, 0.5, None))
@@ -53,10 +59,7 @@ def test_candidates_are_the_default_but_for_what_they_are_named_by(choice: Modul
 
     plain = arm_config(base, choice.candidate(-0.5, 3), 0, None)
     assert settings(plain) == (-0.5, base.train.learning_rate, base.train.min_learning_rate, base.train.epochs)
-    for rate, epochs in choice.OTHERS:
-        assert settings(arm_config(base, choice.candidate(0.0, 3, rate, epochs), 0, None)) == (
-            0.0,
-            rate,
-            rate / 10,
-            epochs,
-        )
+    for tuned in choice.OTHERS:
+        arm, rate = choice.candidate(0.0, 3, tuned), tuned.learning_rate
+        assert arm.tuned_as == str(tuned)
+        assert settings(arm_config(base, arm, 0, tuned)) == (0.0, rate, pytest.approx(rate / 10), tuned.epochs)
