@@ -14,7 +14,7 @@ setup-dev:
 iterate: setup
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/bcpg-cluster iterate --rounds $(ROUNDS) $(ARGS)
 
-# Two processes: one has the engines, the other everything that needs none (tests/two_workers.py).
+# Two processes: one has the engines, the other everything else (tests/two_workers.py).
 PYTEST = PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m pytest -n 2 --durations=25 $(PYTEST_ARGS)
 
 test: setup-dev

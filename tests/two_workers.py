@@ -1,6 +1,7 @@
 """Which of pytest-xdist's workers has which tests: one all files with engines, the others the rest, file by file.
 
-Two sets of engines at once are too much for a small machine, and one set can be shared. (Its own way to say this, `--dist
+Two sets of engines at once are too much for a small machine, and one set can be shared. Files that make hosts of their own on
+this machine run fakes and wait most of the time; they follow each other too, beside the engines. (Its own way to say this, `--dist
 loadgroup`, has no effect with pytest 9.2: it sets an attribute of test items that is gone.)
 """
 
@@ -14,22 +15,24 @@ import pytest
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
-ENGINES = "files with engines"
+TOGETHER = {"files with hosts": "missing_parts()", "files with engines": "pytest.mark.engine"}
+"""What each of the files that one worker has one after the other says; the first that holds."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     from xdist.scheduler import LoadScopeScheduling
 
-    is_with_engines: dict[str, bool] = {}
+    scopes: dict[str, str] = {}
 
     class EnginesTogether(LoadScopeScheduling):
         """Gives out the scope of most tests first, which is the engines'."""
 
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            if file not in is_with_engines:
-                is_with_engines[file] = "pytest.mark.engine" in (Path(config.rootpath) / file).read_text()
-            return ENGINES if is_with_engines[file] else file
+            if file not in scopes:
+                content = (Path(config.rootpath) / file).read_text()
+                scopes[file] = next((scope for scope, said in TOGETHER.items() if said in content), file)
+            return scopes[file]
 
     return EnginesTogether(config, log)

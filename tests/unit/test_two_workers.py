@@ -1,4 +1,4 @@
-"""Where pytest-xdist's workers run what: everything with engines in one of them."""
+"""Where pytest-xdist's workers run what: everything with engines in one of them, everything with hosts in another."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ import os, pytest
 def test_engine(n): print(end=f"engine in {os.getpid()};")
 def test_beside(): print(end=f"engine in {os.getpid()};")
 """
+WITH_HOSTS = """
+import os, pytest
+missing_parts = lambda: None
+_MISSING = missing_parts()
+@pytest.mark.engine
+def test_hosts(): print(end=f"hosts in {os.getpid()};")
+"""
 WITHOUT = """
 import os, pytest
 @pytest.mark.parametrize("n", range(3))
@@ -22,7 +29,8 @@ def test_quick(n): print(end=f"quick in {os.getpid()};")
 
 
 def test_files_with_engines_share_one_worker(tmp_path: Path) -> None:
-    for name, content in (("a", WITH_ENGINES), ("b", WITHOUT), ("c", WITH_ENGINES)):
+    files = {"a": WITH_ENGINES, "b": WITHOUT, "c": WITH_ENGINES, "d": WITH_HOSTS, "e": WITH_HOSTS}
+    for name, content in files.items():
         (tmp_path / f"test_{name}.py").write_text(content)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = engine\n")
     (tmp_path / "two_workers.py").write_text((ROOT / "tests" / "two_workers.py").read_text())
@@ -33,7 +41,8 @@ def test_files_with_engines_share_one_worker(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     said = [part.strip() for part in done.stdout.replace("\n", ";").split(";") if " in " in part]
     engines = [part for part in said if part.startswith("engine in ")]
-    quick = [part for part in said if part.startswith("quick in ")]
-    assert (len(engines), len(quick)) == (8, 3)
-    assert len(set(engines)) == 1
-    assert {part.split()[-1] for part in engines}.isdisjoint({part.split()[-1] for part in quick})
+    beside = {what: [part for part in said if part.startswith(f"{what} in ")] for what in ("hosts", "quick")}
+    assert (len(engines), len(beside["hosts"]), len(beside["quick"])) == (8, 2, 3)
+    assert len(set(engines)) == len(set(beside["hosts"])) == 1
+    for parts in beside.values():
+        assert {part.split()[-1] for part in engines}.isdisjoint({part.split()[-1] for part in parts})
