@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,9 +36,12 @@ class Page:
 
 
 def look_at(url: str, words: list[str], *, cookies: Mapping[str, str], deadline_s: float) -> Page:
-    """Open the page and wait until all ``words`` are on it, at most until the deadline; the page as it is then."""
+    """The page once all ``words`` are on it, each as often as it is listed; past the deadline an error with what it says."""
     with start_browser() as browser, browser.open_page(url, width=1600, height=1000, cookies=cookies) as page:
-        wanted = f"{json.dumps(words)}.every(word => document.body.innerText.includes(word))"
+        wanted = (
+            f"Object.entries({json.dumps(Counter(words))})"
+            ".every(([word, times]) => document.body.innerText.split(word).length > times)"
+        )
         page.wait_for(wanted, deadline_s=deadline_s)
         return Page(page.text(), page.screenshot())
 

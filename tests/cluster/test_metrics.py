@@ -183,7 +183,8 @@ def test_the_dashboard_shows_the_actors_by_their_roles(watched: Watched, tmp_pat
         pytest.skip("no browser is installed (Debian: chromium)")
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
     cookies = {"ray-authentication-token": token.read_text().strip()} if token.is_file() else {}
-    page = look_at(f"{watched.url}/#/actors", ACTORS, cookies=cookies, deadline_s=300.0)
+    words = [*ACTORS, *["ALIVE"] * len(ACTORS)]  # the dashboard hears of a state later than of an actor
+    page = look_at(f"{watched.url}/#/actors", words, cookies=cookies, deadline_s=300.0)
     folder = Path(os.environ.get("BCPG_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "actors.png").write_bytes(page.png)
