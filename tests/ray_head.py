@@ -35,8 +35,8 @@ class Head:
 
 def start_head(folder: Path, *options: str, **variables: str) -> Head:
     """`ray start --head` with a folder, port and token of its own, and further options and environment variables."""
-    with socket.create_server(("", 0)) as probe:
-        port = probe.getsockname()[1]
+    with socket.create_server(("", 0)) as probe, socket.create_server(("127.0.0.1", 0)) as other:
+        port, unused = probe.getsockname()[1], other.getsockname()[1]
     folder.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {
@@ -53,7 +53,8 @@ def start_head(folder: Path, *options: str, **variables: str) -> Head:
     log = (folder / "log.txt").open("wb")
     with log:
         process = subprocess.Popen(
-            [*command, "--include-dashboard=false", *options],
+            # Ray wants the dashboard's port to be free, also where there is to be none.
+            [*command, "--include-dashboard=false", f"--dashboard-port={unused}", *options],
             env=environment,
             stdout=log,
             stderr=log,
