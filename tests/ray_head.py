@@ -60,7 +60,7 @@ def start_head(folder: Path, *options: str, **variables: str) -> Head:
             stderr=log,
             start_new_session=True,
         )
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 120
     while "Ray runtime started" not in (folder / "log.txt").read_text():
         assert process.poll() is None and time.monotonic() < deadline, (folder / "log.txt").read_text()
         time.sleep(0.2)

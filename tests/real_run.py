@@ -12,17 +12,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
-from tests.scrape import Series, scrape
+from tests.scrape import Series, listening
 
 # Everything of configs/laptop.yaml stays; only the sizes shrink.
 SMALL = [
@@ -86,21 +85,11 @@ def started(command: list[str], run_dir: Path, log: Path) -> Iterator[UnderWay]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     run = UnderWay(run_dir, process, log)
-    is_over = threading.Event()
-
-    def listen() -> None:
-        while not is_over.wait(0.3):
-            scrape(ray_folder / "ray" / "session_latest", run.series)
-
-    listener = threading.Thread(target=listen)
-    listener.start()
-    try:
+    with ExitStack() as at_the_end:  # backwards: the kill comes first, at once
+        at_the_end.callback(shutil.rmtree, ray_folder, ignore_errors=True)
+        at_the_end.enter_context(listening(ray_folder / "ray" / "session_latest", run.series))
+        at_the_end.callback(run.kill)
         yield run
-    finally:
-        run.kill()
-        is_over.set()
-        listener.join()
-        shutil.rmtree(ray_folder, ignore_errors=True)
 
 
 def is_in_training(run_dir: Path) -> Callable[[ManifestState], bool]:

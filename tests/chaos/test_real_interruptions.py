@@ -16,6 +16,7 @@ from bcpg_cluster.store.shards import read_table
 from tests.real_run import (
     TIMEOUT_S,
     RealRun,
+    is_in_training,
     iterate_command,
     real_environment,
     shards_written,
@@ -68,15 +69,20 @@ def assert_only_linear_layers_changed(snapshot: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_before_the_push(tmp_path: Path) -> None:
-    """With adapters; the run that the tests share trains whole weights, and is killed in training."""
+def test_killed_in_training_and_before_the_push(tmp_path: Path) -> None:
+    """With adapters; whole weights are trained by the run that the tests share."""
     run_dir = tmp_path / "run"
     command = iterate_command(
         run_dir, 1, "train.lora={rank: 16}", "train.learning_rate=3.0e-3", "train.min_learning_rate=3.0e-4"
     )
     with started(command, run_dir, tmp_path / "first.txt") as run:
+        run.wait_for(is_in_training(run_dir))
+    sealed, shards = read_manifest(run_dir), shards_written(run_dir)
+    assert 1 not in sealed.snapshots, "it should have been killed before the snapshot"
+
+    with started(command, run_dir, tmp_path / "second.txt") as run:
         run.wait_for(lambda state: 1 in state.snapshots)
-    between, shards = read_manifest(run_dir), shards_written(run_dir)
+    between = read_manifest(run_dir)
     assert 1 not in between.reports
 
     done = subprocess.run(command, env=real_environment(), capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -87,6 +93,7 @@ def test_killed_before_the_push(tmp_path: Path) -> None:
     assert state.snapshots[1] == between.snapshots[1]
     now = shards_written(run_dir)
     assert {path: now[path] for path in shards} == shards, "sealed shards were written again"
+    assert state.receipts(1, "weighted") == sealed.receipts(1, "weighted")
     assert_only_linear_layers_changed(run_dir / state.snapshots[1].path)
 
 

@@ -37,7 +37,7 @@ from bcpg_cluster.watch.prometheus.catalog import METRICS
 from bcpg_cluster.watch.prometheus.grafana import dashboard
 from benchmarks.measure import free_port
 from tests.browser import PROGRAM, look_at
-from tests.scrape import Series, scrape
+from tests.scrape import Series, listening, scrape
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -52,6 +52,7 @@ class Watched:
     url: str
     reports: dict[int, dict[str, Any]]
     state: ManifestState
+    series: Series  # as exported while the run went on
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +72,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[...,
         with open_run(tmp_path_factory.mktemp("watched") / "run", config) as manifest:
             prompts = read_all_prompts(config)
             with listeners(SilentObserver(), config, manifest, runtime) as observer:
-                reports = build_coordinator(config, manifest, runtime, observer, lambda: False, prompts).run(2)
+                with listening(folder / "ray" / "session_latest", series := Series()):
+                    reports = build_coordinator(config, manifest, runtime, observer, lambda: False, prompts).run(2)
                 assert runtime.dashboard_url is not None
                 yield Watched(
                     folder / "ray",
                     runtime.dashboard_url,
                     {r: report.plain() for r, report in reports.items()},
                     read_manifest(manifest.run_dir),
+                    series,
                 )
     finally:
         if runtime is not None:
@@ -97,7 +100,7 @@ def until(look: Callable[[], bool], why_not: Callable[[], object], seconds: floa
 def test_every_metric_is_exported_by_rays_agent(watched: Watched) -> None:
     expected = {metric.series for metric in METRICS if metric.name not in SILENT}
     last = watched.reports[2]
-    series = Series()
+    series = watched.series
 
     def is_missing() -> set[str]:
         scrape(watched.ray_folder / "session_latest", series)
@@ -111,7 +114,8 @@ def test_every_metric_is_exported_by_rays_agent(watched: Watched) -> None:
             made = sum(receipt.metrics[what] for receipt in receipts if receipt.table == table)
             assert series.get(f"ray_bcpg_{what}_total", stage=stage) == made, (stage, what)
     assert series.get("ray_bcpg_pool_members", pool="rollout", state="ready") == 2
-    assert 0 <= series.get("ray_bcpg_busy_share", pool="judge.llm") <= 1  # 0 when it has been idle for ten seconds
+    assert series.get("ray_bcpg_busy_share", pool="judge.llm") <= 1  # 0 again after ten idle seconds
+    assert series.was_positive("ray_bcpg_busy_share", pool="judge.llm")
     assert 0 < series.get("ray_bcpg_round_busy_share", pool="judge.llm") <= 1
     assert series.get("ray_bcpg_accuracy", decoding="greedy") == pytest.approx(last["accuracy_greedy"])
     agreement = last["judges"]["agreement"]["llm+prm"]["agreement"]
