@@ -38,10 +38,14 @@ class Points:
     shares: tuple[float, ...] = (0.125, 0.25, 0.5)
     rounds: int = 5
 
+    def of_main(self, *names: str) -> tuple[str, ...]:
+        """Those of these methods that the main set has: only they are followed over rounds and shares."""
+        return tuple(name for name in names if name in self.main.split(","))
+
 
 ALL = Points()
 FEW = Points(
-    main=f"{CONTROL},{RFT},{BCPG},{NSA}",
+    main=f"{CONTROL},{RFT},{NSA}",
     further=f"topr_nsa@{HEADLINE:g}",
     betas=(HEADLINE,),
     noises=(0.3,),
@@ -151,7 +155,7 @@ def equal_name(name: str, chosen: Chosen) -> str:
 
 def round_arms(config: Config, at: Points, chosen: Chosen) -> list[Titled]:
     """Later rounds, at each method's own setting and at one for all."""
-    arms = [method_arm(config, name, rounds=at.rounds) for name in (NSA, BCPG, RFT, CONTROL)]
+    arms = [method_arm(config, name, rounds=at.rounds) for name in at.of_main(NSA, BCPG, RFT, CONTROL)]
     for arm, title in arms[1:]:
         equal = equal_name(arm.name, chosen)
         if equal != arm.name:
@@ -167,7 +171,7 @@ def share_name(name: str, share: float) -> str:
 def share_arms(config: Config, at: Points, chosen: Chosen) -> list[Titled]:
     """How much data it takes."""
     arms = []
-    for name in (NSA, BCPG, RFT):
+    for name in at.of_main(NSA, BCPG, RFT):
         arm, title = method_arm(config, name)
         arms.append((arm, title))
         for share in at.shares:
@@ -185,8 +189,8 @@ SETS = {
     "main": ArmSet("Which method learns most from the same offline data?", main_arms, lambda at: tuple(at.main.split(","))),
     "sft": ArmSet("What do wrong responses alone teach?", sft_arms, lambda at: (RFT, CONTROL, "sft_wrong"), RFT),
     "labels": ArmSet("Which labels mine best?", label_arms, lambda at: (NSA,)),
-    "shares": ArmSet("How much data does it take?", share_arms, lambda at: (NSA, BCPG, RFT)),
-    "rounds": ArmSet("Do later rounds help?", round_arms, lambda at: (NSA, BCPG, RFT, CONTROL)),
+    "shares": ArmSet("How much data does it take?", share_arms, lambda at: at.of_main(NSA, BCPG, RFT)),
+    "rounds": ArmSet("Do later rounds help?", round_arms, lambda at: at.of_main(NSA, BCPG, RFT, CONTROL)),
     "rules": ArmSet("Which rule and which beta, as labels get worse?", rule_arms, lambda at: (NSA,), PLAIN),
     "further": ArmSet(
         "And the objectives the paper does not have?", further_arms, lambda at: (NSA, *at.further.split(","))

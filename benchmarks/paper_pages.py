@@ -185,11 +185,29 @@ def best_beta(values: Values, rule: str, noise: float, at: Points) -> float | No
     return max(known, key=lambda beta: known[beta]) if len(known) == len(means) else None
 
 
+def gain_as_labels_get_worse(values: Values, rule: str, key: str, at: Points) -> PairedDifference | None:
+    """How much more the highest β below 1 gains on the headline's with the most labels flipped than with the fewest.
+
+    A difference of two differences, paired by seed; ``None`` where one of the four arms was not run.
+    """
+    high, few, many = max(at.betas), min(at.noises), max(at.noises)
+
+    def gains(noise: float) -> dict[int, float]:
+        above, below = (values.by_seed((rule_name(rule, beta, noise), 1), key) for beta in (high, HEADLINE))
+        return {seed: above[seed] - below[seed] for seed in above.keys() & below.keys()}
+
+    at_many, at_few = gains(many), gains(few)
+    shared = sorted(at_many.keys() & at_few.keys())
+    if high == HEADLINE or few == many or not shared:
+        return None
+    return paired_test([at_many[s] for s in shared], [at_few[s] for s in shared])
+
+
 def round_page(results: list[ArmResult], at: Points, numbers: Numbers, out: Path) -> list[str]:
     """Accuracy by round, at own settings and at one for all."""
     values, tuned, lines = Values(results), numbers.tuned(), []
     for kind in ("own", "equal"):
-        arms = {n: n if kind == "own" else equal_name(n, tuned) for n in (NSA, BCPG, RFT, CONTROL)}
+        arms = {n: n if kind == "own" else equal_name(n, tuned) for n in at.of_main(NSA, BCPG, RFT, CONTROL)}
         of_kind: dict[str, Line] = {
             method_of(name).title: [(0.0, (START, 0)), *((float(r), (arm, r)) for r in range(1, at.rounds + 1))]
             for name, arm in arms.items()
@@ -203,7 +221,7 @@ def share_page(results: list[ArmResult], at: Points, out: Path) -> list[str]:
     """Accuracy over the share of the data."""
     lines: dict[str, Line] = {
         method_of(name).title: [(100 * s, (share_name(name, s), 1)) for s in (*at.shares, 1.0)]
-        for name in (NSA, BCPG, RFT)
+        for name in at.of_main(NSA, BCPG, RFT)
     }
     values = Values(results)
     draw(values, out / "shares", "share of the offline set, %", lines)
@@ -289,6 +307,10 @@ def write_claims(config: Config, numbers: Numbers, seeds: Sequence[int], at: Poi
         said = "not run" if len(known) < max(len(best), 2) else "**yes**" if rises else "**no**"
         text = ", ".join("–" if beta is None else f"{beta:g}" for beta in best)
         lines.append(f"| the best β rises as {rule} labels get worse | {text} | {said} | | |")
+        worse = [gain_as_labels_get_worse(values, rule, key, at) for key in MEASURES.values()]
+        cells = [cell for each in worse for cell in (difference_text(each), verdict(each))]
+        text = f"β = {max(at.betas):g} gains on {HEADLINE:g} as {100 * max(at.noises):g} % of {rule} labels are flipped"
+        lines.append(f"| {text} | {' | '.join(cells)} |")
     lines += [
         "",
         "Differences in points, paired by seed, with the 95 % t interval and the two-sided p of the paired t test, not corrected "

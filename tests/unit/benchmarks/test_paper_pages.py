@@ -155,6 +155,20 @@ def test_the_best_beta_needs_all_points(pages: ModuleType, arms: ModuleType):
     assert pages.best_beta(pages.Values(found), "local", 0.1, at) == 0.5
 
 
+def test_what_a_higher_beta_gains_as_labels_get_worse(pages: ModuleType, arms: ModuleType):
+    at = arms.Points(betas=(0.5, -0.5), noises=(0.0, 0.3))
+    sampled = {(0.5, 0.0): (0.70, 0.72), (-0.5, 0.0): (0.71, 0.74), (0.5, 0.3): (0.66, 0.65), (-0.5, 0.3): (0.60, 0.62)}
+    found = [
+        result(f"truth-local-beta{beta:g}-noise{noise:g}", seed, value)
+        for (beta, noise), values in sampled.items()
+        for seed, value in enumerate(values)
+    ]
+    gained = pages.gain_as_labels_get_worse(pages.Values(found), "local", "accuracy", at)
+    assert gained.mean == pytest.approx(((0.06 - -0.01) + (0.03 - -0.02)) / 2) and gained.n == 2
+    assert pages.gain_as_labels_get_worse(pages.Values(found), "propagated", "accuracy", at) is None
+    assert pages.gain_as_labels_get_worse(pages.Values(found), "local", "accuracy", arms.FEW) is None
+
+
 def test_runs_are_made_once_with_the_most_rounds(numbers: Callable[..., Any], tmp_path: Path):
     from paper_tables import missing
 
