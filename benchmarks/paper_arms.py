@@ -45,7 +45,7 @@ class Points:
 
 ALL = Points()
 FEW = Points(
-    main=f"{CONTROL},{RFT},{NSA}",
+    main=f"{RFT},{NSA}",
     further=f"topr_nsa@{HEADLINE:g}",
     betas=(HEADLINE,),
     noises=(0.3,),
