@@ -188,7 +188,8 @@ def best_beta(values: Values, rule: str, noise: float, at: Points) -> float | No
 def gain_as_labels_get_worse(values: Values, rule: str, key: str, at: Points) -> PairedDifference | None:
     """How much more the highest β below 1 gains on the headline's with the most labels flipped than with the fewest.
 
-    A difference of two differences, paired by seed; ``None`` where one of the four arms was not run.
+    A difference of two differences, paired by seed; ``None`` where one of the four arms was not run, or there is but one β or
+    share of flips to compare.
     """
     high, few, many = max(at.betas), min(at.noises), max(at.noises)
 
@@ -307,8 +308,8 @@ def write_claims(config: Config, numbers: Numbers, seeds: Sequence[int], at: Poi
         said = "not run" if len(known) < max(len(best), 2) else "**yes**" if rises else "**no**"
         text = ", ".join("–" if beta is None else f"{beta:g}" for beta in best)
         lines.append(f"| the best β rises as {rule} labels get worse | {text} | {said} | | |")
-        worse = [gain_as_labels_get_worse(values, rule, key, at) for key in MEASURES.values()]
-        cells = [cell for each in worse for cell in (difference_text(each), verdict(each))]
+        gained = [gain_as_labels_get_worse(values, rule, key, at) for key in MEASURES.values()]
+        cells = [cell for each in gained for cell in (difference_text(each), verdict(each))]
         text = f"β = {max(at.betas):g} gains on {HEADLINE:g} as {100 * max(at.noises):g} % of {rule} labels are flipped"
         lines.append(f"| {text} | {' | '.join(cells)} |")
     lines += [
