@@ -60,6 +60,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[...,
     """A run of two rounds whose actors still live; a Ray in a folder of its own, which hands metrics on every second."""
     pools = {name.partition("/")[0]: {"num_cpus": 0.01} for name in ACTORS}
     pools["rollout"] |= {"members": 2}
+    pools["judge.llm"] |= {"env": {"BCPG_FAKE_LATENCY_S": "1.2"}}  # longer than from one look at the pools to the next
     judges = {"llm": {"kind": "fake", "pool": "judge.llm"}, "prm": {"kind": "fake", "pool": "prm"}}
     config = make_config(pools=pools, judges=judges)
     folder = Path(tempfile.mkdtemp(prefix="bcpg-ray-", dir="/tmp"))  # Ray's sockets need a short path
@@ -72,8 +73,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[...,
         with open_run(tmp_path_factory.mktemp("watched") / "run", config) as manifest:
             prompts = read_all_prompts(config)
             with listeners(SilentObserver(), config, manifest, runtime) as observer:
+                coordinator = build_coordinator(config, manifest, runtime, observer, lambda: False, prompts)
                 with listening(folder / "ray" / "session_latest", series := Series()):
-                    reports = build_coordinator(config, manifest, runtime, observer, lambda: False, prompts).run(2)
+                    reports = coordinator.run(2)
                 assert runtime.dashboard_url is not None
                 yield Watched(
                     folder / "ray",
@@ -82,6 +84,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[...,
                     read_manifest(manifest.run_dir),
                     series,
                 )
+                del coordinator  # held until here: Ray ends the actors that no handle refers to any more
     finally:
         if runtime is not None:
             runtime.shutdown()
