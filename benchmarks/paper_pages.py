@@ -260,6 +260,7 @@ def claims(config: Config, at: Points, numbers: Numbers) -> list[Claim]:
     for share in at.shares:
         of_data = f"{ours} with {100 * share:g} % of the data ahead of RFT with all of it"
         found.append(Claim(of_data, (share_name(NSA, share), 1), (RFT, 1)))
+    found.append(Claim(f"{ours}: round 1 ahead of the start", (NSA, 1), (START, 0)))
     for round_ in range(2, at.rounds + 1):
         found.append(Claim(f"{ours}: round {round_} ahead of round {round_ - 1}", (NSA, round_), (NSA, round_ - 1)))
     tuned = numbers.tuned()
