@@ -12,6 +12,8 @@ from bcpg_cluster.config.run import Config
 
 HEADLINE = -0.5
 NSA, BCPG, RFT, CONTROL = f"bcpg_nsa@{HEADLINE:g}", "bcpg", "rft", "sft_all"
+PAPERS = "bcpg_nsa@0.5"
+"""The paper's weight of mined tokens."""
 RULES = ("propagated", "local")
 PLAIN = "no-labels"
 """The arm of beta 1: no token is mined, so it is one for all labels."""
@@ -30,7 +32,7 @@ class Points:
     """
 
     main: str = (
-        f"{CONTROL},{RFT},dpo,topr,grpo_offline,weighted_reinforce,{BCPG},bcpg_nsa@0.5,{NSA},bcpg_prefix@{HEADLINE:g}"
+        f"{CONTROL},{RFT},dpo,topr,grpo_offline,weighted_reinforce,{BCPG},{PAPERS},{NSA},bcpg_prefix@{HEADLINE:g}"
     )
     further: str = f"asymre,kto,nft,topr_nsa@{HEADLINE:g},grpo_nsa@{HEADLINE:g}"
     betas: tuple[float, ...] = (0.5, 0.0, -0.5, -1.0)
@@ -154,13 +156,13 @@ def equal_name(name: str, chosen: Chosen) -> str:
 
 
 def round_arms(config: Config, at: Points, chosen: Chosen) -> list[Titled]:
-    """Later rounds, at each method's own setting and at one for all."""
+    """Later rounds, at each method's own setting and at one for all; the paper's β at its own alone."""
     arms = [method_arm(config, name, rounds=at.rounds) for name in at.of_main(NSA, BCPG, RFT, CONTROL)]
     for arm, title in arms[1:]:
         equal = equal_name(arm.name, chosen)
         if equal != arm.name:
             arms.append((replace(arm, name=equal, tuned_as=NSA), f"{title}, tuned as {method_of(NSA).title}"))
-    return arms
+    return arms + [method_arm(config, name, rounds=at.rounds) for name in at.of_main(PAPERS)]
 
 
 def share_name(name: str, share: float) -> str:
@@ -190,7 +192,7 @@ SETS = {
     "sft": ArmSet("What do wrong responses alone teach?", sft_arms, lambda at: (RFT, CONTROL, "sft_wrong"), RFT),
     "labels": ArmSet("Which labels mine best?", label_arms, lambda at: (NSA,)),
     "shares": ArmSet("How much data does it take?", share_arms, lambda at: at.of_main(NSA, BCPG, RFT)),
-    "rounds": ArmSet("Do later rounds help?", round_arms, lambda at: at.of_main(NSA, BCPG, RFT, CONTROL)),
+    "rounds": ArmSet("Do later rounds help?", round_arms, lambda at: at.of_main(NSA, BCPG, RFT, CONTROL, PAPERS)),
     "rules": ArmSet("Which rule and which beta, as labels get worse?", rule_arms, lambda at: (NSA,), PLAIN),
     "further": ArmSet(
         "And the objectives the paper does not have?", further_arms, lambda at: (NSA, *at.further.split(","))

@@ -11,6 +11,7 @@ from paper_arms import (
     CONTROL,
     HEADLINE,
     NSA,
+    PAPERS,
     PLAIN,
     RFT,
     RULES,
@@ -208,7 +209,10 @@ def round_page(results: list[ArmResult], at: Points, numbers: Numbers, out: Path
     """Accuracy by round, at own settings and at one for all."""
     values, tuned, lines = Values(results), numbers.tuned(), []
     for kind in ("own", "equal"):
-        arms = {n: n if kind == "own" else equal_name(n, tuned) for n in at.of_main(NSA, BCPG, RFT, CONTROL)}
+        followed = at.of_main(NSA, BCPG, RFT, CONTROL)
+        arms = {name: equal_name(name, tuned) for name in followed}
+        if kind == "own":
+            arms = {name: name for name in (*followed, *at.of_main(PAPERS))}
         of_kind: dict[str, Line] = {
             method_of(name).title: [(0.0, (START, 0)), *((float(r), (arm, r)) for r in range(1, at.rounds + 1))]
             for name, arm in arms.items()
@@ -251,7 +255,7 @@ def claims(config: Config, at: Points, numbers: Numbers) -> list[Claim]:
     found += [
         Claim(f"{method_of(BCPG).title} ahead of {method_of(RFT).title}", (BCPG, 1), (RFT, 1)),
         Claim("the control gains: ahead of the start", (CONTROL, 1), (START, 0)),
-        Claim("a negative β ahead of the paper's 0.5", (NSA, 1), ("bcpg_nsa@0.5", 1)),
+        Claim("a negative β ahead of the paper's 0.5", (NSA, 1), (PAPERS, 1)),
         *(Claim(f"consensus ahead of {name} alone", (NSA, 1), (f"labels-{name}", 1)) for name in config.voters),
         Claim("consensus ahead of a majority of 3", (NSA, 1), ("labels-majority", 1)),
         Claim("true labels ahead of the judges'", (truth, 1), (NSA, 1)),
@@ -268,6 +272,9 @@ def claims(config: Config, at: Points, numbers: Numbers) -> list[Claim]:
         text, last = f"after round {at.rounds} ahead of {method_of(name).title}", at.rounds
         found.append(Claim(f"{text}, own settings", (NSA, last), (name, last)))
         found.append(Claim(f"{text}, equal settings", (NSA, last), (equal_name(name, tuned), last)))
+    for name in (NSA, BCPG, RFT):
+        text = f"{method_of(PAPERS).title} after round {at.rounds} ahead of {method_of(name).title}, own settings"
+        found.append(Claim(text, (PAPERS, at.rounds), (name, at.rounds)))
     return found
 
 

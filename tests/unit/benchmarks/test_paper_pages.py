@@ -94,7 +94,11 @@ def test_equal_settings_are_an_arm_of_their_own_only_where_they_differ(
 ):
     chosen = {arms.NSA: Tuned(1e-4, 2), arms.BCPG: Tuned(1e-4, 2), arms.RFT: Tuned(3e-4, 5)}
     titled = arms.SETS["rounds"].arms(base(make_config, arms), arms.ALL, chosen)
-    assert [(arm.name, arm.tuned_as) for arm, _ in titled][4:] == [("rft-equal", arms.NSA), ("sft_all-equal", arms.NSA)]
+    assert [(arm.name, arm.tuned_as) for arm, _ in titled][4:] == [
+        ("rft-equal", arms.NSA),
+        ("sft_all-equal", arms.NSA),
+        (arms.PAPERS, arms.PAPERS),
+    ]
     assert {arm.rounds for arm, _ in titled} == {5}
 
 
