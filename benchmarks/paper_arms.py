@@ -14,6 +14,8 @@ HEADLINE = -0.5
 NSA, BCPG, RFT, CONTROL = f"bcpg_nsa@{HEADLINE:g}", "bcpg", "rft", "sft_all"
 PAPERS = "bcpg_nsa@0.5"
 """The paper's weight of mined tokens."""
+FOLLOWED = (NSA, BCPG, RFT, CONTROL)
+"""Over rounds, at own and at equal settings."""
 RULES = ("propagated", "local")
 PLAIN = "no-labels"
 """The arm of beta 1: no token is mined, so it is one for all labels."""
@@ -157,7 +159,7 @@ def equal_name(name: str, chosen: Chosen) -> str:
 
 def round_arms(config: Config, at: Points, chosen: Chosen) -> list[Titled]:
     """Later rounds, at each method's own setting and at one for all; the paper's β at its own alone."""
-    arms = [method_arm(config, name, rounds=at.rounds) for name in at.of_main(NSA, BCPG, RFT, CONTROL)]
+    arms = [method_arm(config, name, rounds=at.rounds) for name in at.of_main(*FOLLOWED)]
     for arm, title in arms[1:]:
         equal = equal_name(arm.name, chosen)
         if equal != arm.name:
@@ -192,7 +194,7 @@ SETS = {
     "sft": ArmSet("What do wrong responses alone teach?", sft_arms, lambda at: (RFT, CONTROL, "sft_wrong"), RFT),
     "labels": ArmSet("Which labels mine best?", label_arms, lambda at: (NSA,)),
     "shares": ArmSet("How much data does it take?", share_arms, lambda at: at.of_main(NSA, BCPG, RFT)),
-    "rounds": ArmSet("Do later rounds help?", round_arms, lambda at: at.of_main(NSA, BCPG, RFT, CONTROL, PAPERS)),
+    "rounds": ArmSet("Do later rounds help?", round_arms, lambda at: at.of_main(*FOLLOWED, PAPERS)),
     "rules": ArmSet("Which rule and which beta, as labels get worse?", rule_arms, lambda at: (NSA,), PLAIN),
     "further": ArmSet(
         "And the objectives the paper does not have?", further_arms, lambda at: (NSA, *at.further.split(","))

@@ -9,6 +9,7 @@ from pathlib import Path
 from paper_arms import (
     BCPG,
     CONTROL,
+    FOLLOWED,
     HEADLINE,
     NSA,
     PAPERS,
@@ -208,11 +209,9 @@ def gain_as_labels_get_worse(values: Values, rule: str, key: str, at: Points) ->
 def round_page(results: list[ArmResult], at: Points, numbers: Numbers, out: Path) -> list[str]:
     """Accuracy by round, at own settings and at one for all."""
     values, tuned, lines = Values(results), numbers.tuned(), []
-    for kind in ("own", "equal"):
-        followed = at.of_main(NSA, BCPG, RFT, CONTROL)
-        arms = {name: equal_name(name, tuned) for name in followed}
-        if kind == "own":
-            arms = {name: name for name in (*followed, *at.of_main(PAPERS))}
+    own = {name: name for name in at.of_main(*FOLLOWED, PAPERS)}
+    equal = {name: equal_name(name, tuned) for name in at.of_main(*FOLLOWED)}
+    for kind, arms in (("own", own), ("equal", equal)):
         of_kind: dict[str, Line] = {
             method_of(name).title: [(0.0, (START, 0)), *((float(r), (arm, r)) for r in range(1, at.rounds + 1))]
             for name, arm in arms.items()

@@ -31,6 +31,7 @@ from bcpg_cluster.run.build.assembly import build_coordinator
 from bcpg_cluster.run.directory import open_run
 from bcpg_cluster.run.listeners import listeners
 from bcpg_cluster.run.preflight.prompts import read_all_prompts
+from bcpg_cluster.stages.fakes.faults import LATENCY
 from bcpg_cluster.store.manifest import ManifestState, read_manifest
 from bcpg_cluster.watch.observer import SilentObserver
 from bcpg_cluster.watch.prometheus.catalog import METRICS
@@ -60,7 +61,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[...,
     """A run of two rounds whose actors still live; a Ray in a folder of its own, which hands metrics on every second."""
     pools = {name.partition("/")[0]: {"num_cpus": 0.01} for name in ACTORS}
     pools["rollout"] |= {"members": 2}
-    pools["judge.llm"] |= {"env": {"BCPG_FAKE_LATENCY_S": "1.2"}}  # longer than from one look at the pools to the next
+    pools["judge.llm"] |= {"env": {LATENCY: "1.2"}}  # longer than from one look at the pools to the next
     judges = {"llm": {"kind": "fake", "pool": "judge.llm"}, "prm": {"kind": "fake", "pool": "prm"}}
     config = make_config(pools=pools, judges=judges)
     folder = Path(tempfile.mkdtemp(prefix="bcpg-ray-", dir="/tmp"))  # Ray's sockets need a short path

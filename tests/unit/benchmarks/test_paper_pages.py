@@ -102,6 +102,26 @@ def test_equal_settings_are_an_arm_of_their_own_only_where_they_differ(
     assert {arm.rounds for arm, _ in titled} == {5}
 
 
+def test_the_claims_on_rounds_begin_with_the_start_and_end_with_the_last_round(
+    make_config: Callable[..., Config], arms: ModuleType, pages: ModuleType, numbers: Callable[..., Any], tmp_path: Path
+):
+    made = numbers(tmp_path / "n.json", task="chain")
+    for name, rate in ((arms.NSA, 3e-4), (arms.BCPG, 3e-4), (arms.RFT, 1e-4)):
+        made.chosen[name] = {"learning_rate": rate, "epochs": 6, "validation": []}
+    found = pages.claims(base(make_config, arms), arms.ALL, made)
+    assert len({claim.text for claim in found}) == len(found)
+    places = [(claim.place, claim.other) for claim in found]
+    first = places.index(((arms.NSA, 1), (START, 0)))
+    assert places[first + 1 : first + 5] == [((arms.NSA, n + 1), (arms.NSA, n)) for n in (1, 2, 3, 4)]
+    assert places[first + 5 :] == [
+        ((arms.NSA, 5), (arms.BCPG, 5)),
+        ((arms.NSA, 5), (arms.BCPG, 5)),  # tuned to the same: no arm of its own
+        ((arms.NSA, 5), (arms.RFT, 5)),
+        ((arms.NSA, 5), ("rft-equal", 5)),
+        *[((arms.PAPERS, 5), (name, 5)) for name in (arms.NSA, arms.BCPG, arms.RFT)],
+    ]
+
+
 def test_numbers_survive_the_file_and_are_few(numbers: Callable[..., Any], tmp_path: Path):
     made = numbers(tmp_path / "n.json", task="chain")
     made.add([result(START, 0, 0.3, 0), result("rft", 0, 0.5)])
