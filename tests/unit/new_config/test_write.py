@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from bcpg_cluster.new_config.schema import config_schema
 from bcpg_cluster.new_config.write import SCHEMA_FILE, Wanted, run_name, write_first_config
 from bcpg_cluster.records import StopReason
 from bcpg_cluster.stages.verify.exact import ExactVerifier
+from tests.loopback_server import LoopbackServer
 
 TINY = "embedded:chain/policy"  # answers chains such as "29 +39 *9"
 
@@ -56,7 +57,7 @@ def endpoint() -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = LoopbackServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
