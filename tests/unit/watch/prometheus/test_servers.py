@@ -1,4 +1,7 @@
-"""Prometheus and Grafana beside Ray: what is written and started, and what is said when it cannot be."""
+"""Prometheus and Grafana beside Ray: what is written and started, and what is said when it cannot be.
+
+Ports are below those that Linux gives to outgoing connections (32768 to 60999), so that none is taken by chance.
+"""
 
 from __future__ import annotations
 
@@ -77,8 +80,8 @@ def test_prometheus_follows_rays_file_and_listens_on_loopback_alone(
 ) -> None:
     programs("prometheus")
     session = servers.find_session(ray_folder)
-    server = servers.prometheus_server(session, tmp_path / "data", 45901, 2.5)
-    assert "--web.listen-address=127.0.0.1:45901" in server.command
+    server = servers.prometheus_server(session, tmp_path / "data", 15901, 2.5)
+    assert "--web.listen-address=127.0.0.1:15901" in server.command
     assert f"--storage.tsdb.path={tmp_path / 'data' / 'data'}" in server.command
     written = yaml.safe_load((tmp_path / "data" / "prometheus.yml").read_text())
     assert written["global"] == {"scrape_interval": "2500ms", "scrape_timeout": "2500ms"}
@@ -91,11 +94,11 @@ def test_grafana_takes_rays_settings_and_listens_on_loopback_alone(
 ) -> None:
     programs("grafana")
     session = servers.find_session(ray_folder)
-    server = servers.grafana_server(session, tmp_path / "data", 45902)
+    server = servers.grafana_server(session, tmp_path / "data", 15902)
     assert server.command[1] == "server" and server.command[-1] == str(session / "metrics/grafana/grafana.ini")
     assert (server.environment["GF_SERVER_HTTP_ADDR"], server.environment["GF_SERVER_HTTP_PORT"]) == (
         "127.0.0.1",
-        "45902",
+        "15902",
     )
 
 
@@ -118,28 +121,28 @@ def test_what_is_not_installed(
         monkeypatch.setenv("PATH", str(tmp_path))
         if Path("/usr/sbin/prometheus").exists():
             pytest.skip("Prometheus is installed where it cannot be hidden")
-    ended = bcpg("monitor", "--ray-folder", ray_folder, "--port", 45903, "--grafana-port", 45904, *arguments)
+    ended = bcpg("monitor", "--ray-folder", ray_folder, "--port", 15903, "--grafana-port", 15904, *arguments)
     assert ended.code == 2 and f"{name} is not installed" in ended.err
     assert ("apt-get install prometheus" if name == "Prometheus" else "grafana.com") in ended.err
 
 
 def monitor(ray_folder: Path, *arguments: str) -> subprocess.Popen[str]:
     code = "import sys; from bcpg_cluster_cli.app import main; sys.argv[0] = 'bcpg-cluster'; main()"
-    command = [sys.executable, "-c", code, "monitor", "--ray-folder", str(ray_folder), "--port", "45905", *arguments]
+    command = [sys.executable, "-c", code, "monitor", "--ray-folder", str(ray_folder), "--port", "15905", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def test_monitor_starts_both_and_stops_both(ray_folder: Path, tmp_path: Path, programs: Callable[..., Path]) -> None:
     said = [programs("prometheus"), programs("grafana")]
-    process = monitor(ray_folder, "--grafana", "--grafana-port", "45906")
+    process = monitor(ray_folder, "--grafana", "--grafana-port", "15906")
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(4)]  # the last one says how to stop it
     while not all(path.exists() and path.read_text().endswith("\n") for path in said):
-        assert process.poll() is None
+        assert process.poll() is None, lines
     process.terminate()
     assert process.wait(60) == 0
-    assert "http://127.0.0.1:45905" in lines[1] and "http://127.0.0.1:45906/d/bcpgCluster" in lines[2]
-    assert said[1].read_text().strip().endswith("grafana.ini 127.0.0.1:45906")
+    assert "http://127.0.0.1:15905" in lines[1] and "http://127.0.0.1:15906/d/bcpgCluster" in lines[2]
+    assert said[1].read_text().strip().endswith("grafana.ini 127.0.0.1:15906")
     assert (ray_folder / "session_1/metrics/grafana/dashboards/bcpg_grafana_dashboard.json").is_file()
 
 
