@@ -6,8 +6,8 @@ from http.server import ThreadingHTTPServer
 
 
 class LoopbackServer(ThreadingHTTPServer):
-    """At most 128 connections wait to be accepted, not five: a sixth is reset (or sent a cookie first) where the accepting thread
-    gets no processor, and what a test then sees is a lost engine.
+    """At most 128 connections wait to be accepted, not five: a later one may be reset where the accepting thread gets no
+    processor, and what a test then sees is a lost engine.
     """
 
     request_queue_size = 128
